@@ -1,0 +1,162 @@
+"""Deterministic batches: which examples make step s of epoch e, and who computes them.
+
+A step is planned for the whole world first, then dealt out to processes and micro-batches, so that the same recipe sees the
+same examples in the same steps on one process or eight. What sample i of epoch e looks like depends on (seed, e, i) alone:
+samplers yield `Position`s, and no loader worker has a state worth keeping.
+
+Shapes: B examples in a micro-batch, L tokens, N examples in a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+# Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random.
+POOL = 50
+
+
+class Samples(Protocol):
+    """A split, preprocessed on demand.
+
+    `ids` name the samples, `labels` are class indices, `lengths` are in tokens (None for pictures).
+    """
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> Sequence[int]: ...
+    @property
+    def lengths(self) -> Sequence[int] | None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+        """What sample `index` looks like in `epoch`; `position` is (epoch, index)."""
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Model inputs by the names of `forward`, plus "labels" (B,) and "index" (B,), both int64."""
+
+
+class Position(NamedTuple):
+    """One place in a batch. A filler has `counts` False: it keeps a process busy and is left out of every sum."""
+
+    epoch: int
+    index: int
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process computes at once."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    """(B,) int64 class indices."""
+    index: torch.Tensor
+    """(B,) int64 places in the split."""
+    weight: torch.Tensor
+    """(B,) float32: 1 / examples of the whole step in training, 1 in evaluation; 0 for a filler."""
+    completes_step: bool = True
+
+    def to(self, device: torch.device) -> Batch:
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device), self.index.to(device), self.weight.to(device), self.completes_step)
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Optimizer steps of one epoch; the last one may be smaller, none is dropped. ``steps_per_epoch(100, 32) == 4``."""
+    return -(-size // batch_size)
+
+
+def plan_epoch(size: int, *, batch_size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices of each step of an epoch, every example once, in an order that depends on (seed, epoch) alone.
+
+    With `lengths`, examples of similar length share a step: each pool of 50 random batches is sorted by length, cut, and the
+    batches are shuffled.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(size)
+    if lengths is not None:
+        known = np.asarray(lengths)
+        pools = [order[start : start + POOL * batch_size] for start in range(0, size, POOL * batch_size)]
+        order = np.concatenate([pool[np.argsort(known[pool], kind="stable")] for pool in pools])
+    steps = [order[start : start + batch_size].tolist() for start in range(0, size, batch_size)]
+    if lengths is not None:
+        steps = [steps[place] for place in generator.permutation(len(steps))]
+    return steps
+
+
+def deal(step: Sequence[int], *, epoch: int, accumulation: int, processes: int, rank: int) -> list[list[Position]]:
+    """The micro-batches of one step that process `rank` computes; one filler where there is no example left for it.
+
+    Seven examples, two micro-batches, two processes: rank 0 gets [0, 4] and [1, 5], rank 1 gets [2, 6] and [3].
+    """
+    micro_batches = [
+        [Position(epoch, index) for index in step[part::accumulation][rank::processes]] for part in range(accumulation)
+    ]
+    return [micro_batch or [Position(epoch, step[0], counts=False)] for micro_batch in micro_batches]
+
+
+def training_batches(
+    samples: Samples,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    accumulation: int = 1,
+    processes: int = 1,
+    rank: int = 0,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Micro-batches of one epoch for one process, in order; `completes_step` marks the last one of each step."""
+    steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=samples.lengths)
+    dealt = [
+        (micro_batch, len(step), part == accumulation - 1)
+        for step in steps
+        for part, micro_batch in enumerate(deal(step, epoch=epoch, accumulation=accumulation, processes=processes, rank=rank))
+    ]
+    loader = _loader(samples, [positions for positions, _, _ in dealt], workers)
+    for (positions, size, last), tensors in zip(dealt, loader, strict=True):
+        yield _batch(tensors, [position.counts / size for position in positions], completes_step=last)
+
+
+def evaluation_batches(
+    samples: Samples, *, batch_size: int, processes: int = 1, rank: int = 0, workers: int = 0
+) -> Iterator[Batch]:
+    """Every sample once over all processes, longest first, as many batches for each process (fillers make up the number)."""
+    lengths = samples.lengths
+    order = np.arange(len(samples)) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable")
+    batches = [
+        [Position(0, int(index)) for index in order[start : start + batch_size]] for start in range(0, len(order), batch_size)
+    ]
+    while len(batches) % processes:
+        batches.append([Position(0, int(order[-1]), counts=False)])
+    mine = batches[rank::processes]
+    for positions, tensors in zip(mine, _loader(samples, mine, workers), strict=True):
+        yield _batch(tensors, [float(position.counts) for position in positions], completes_step=True)
+
+
+class _AtPositions(Dataset[dict[str, Any]]):
+    """Looks samples up by position, in the loader's workers."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, position: Position) -> dict[str, Any]:
+        return self.samples[position.epoch, position.index]
+
+
+def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> DataLoader[dict[str, Any]]:
+    pinned = torch.cuda.is_available()
+    return DataLoader(
+        _AtPositions(samples), batch_sampler=batches, collate_fn=samples.collate, num_workers=workers, pin_memory=pinned
+    )
+
+
+def _batch(tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:
+    inputs = {name: tensor for name, tensor in tensors.items() if name not in {"labels", "index"}}
+    return Batch(inputs, tensors["labels"], tensors["index"], torch.tensor(weights, dtype=torch.float32), completes_step)

@@ -1,0 +1,68 @@
+"""The few exceptions a user can meet.
+
+Each one says where, what was found, what is allowed and the nearest guess; all problems of a pass come in one report. The
+command line prints the message alone, without a traceback, and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: `where` (a dotted key, a file, a row), `what`, and further lines of help."""
+
+    where: str
+    what: str
+    help: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([f"  {self.where}: {self.what}", *(f"      {line}" for line in self.help)])
+
+
+class HftlError(Exception):
+    """Anything hftl refuses to do, with the reason and the way out."""
+
+    exit_code = 2
+
+
+class _Report(HftlError):
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{count} in {source}", *map(str, self.problems)]))
+
+    @classmethod
+    def single(cls, where: str, what: str, *help: str, source: str = "recipe") -> Self:
+        """A report with one problem."""
+        return cls(source, [Problem(where, what, help)])
+
+
+class RecipeError(_Report):
+    """The recipe cannot be carried out as written."""
+
+
+class DataError(_Report):
+    """The data cannot be used as they are."""
+
+
+class RunError(HftlError):
+    """A run directory is missing, unfinished, in use, or not what was expected."""
+
+
+class MissingExtraError(HftlError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'{package} is not installed. It comes with an extra: pip install "hftl[{extra}]"')
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """A guess to end an error with: ``' Did you mean "layer4"?'``, or nothing when no name is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,484 @@
+"""Predictions, and the metrics that are computed from them alone.
+
+Point values come from `evaluate.Metric` subclasses that need no network and write no file; intervals say how far they would move
+on another sample of the same size. Everything is finite or None: no nan reaches a JSON file.
+
+Shapes: N examples, K classes, R resamples, C non-empty cells of a confusion matrix.
+
+References: Wilson 1927, doi:10.1080/01621459.1927.10502953 (interval of a share); Efron & Tibshirani 1993, chapter 13 (percentile
+bootstrap); DeLong et al. 1988, doi:10.2307/2531595, in ranks as in Sun & Xu 2014, doi:10.1109/LSP.2014.2337313 (interval of an
+AUC); Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006 (Matthews correlation of K classes); Guo et al. 2017, arXiv:1706.04599
+(expected calibration error).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import datasets
+import evaluate
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import norm, rankdata
+
+from hftl.errors import DataError, Problem, RunError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+BINS = 15
+RESAMPLES = 1_000
+LEVEL = 0.95
+Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96
+
+_LABEL_NAMES = b"hftl.label_names"
+# Resamples are drawn in portions of about this many counts, 8 bytes each: 32 MB.
+_PORTION = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about each example of a split.
+
+    Args:
+        ids: N names of examples, each once.
+        labels: (N,) int64 true class indices, each in 0..K-1.
+        logits: (N, K) float32.
+
+    Raises:
+        DataError: no example, shapes that do not fit, a repeated id, a label out of range, or logits that are not finite.
+    """
+
+    ids: list[str]
+    labels: Integers
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        count = len(self.ids)
+        if (
+            count == 0
+            or self.labels.shape != (count,)
+            or self.logits.ndim != 2
+            or self.logits.shape[0] != count
+            or self.logits.shape[1] < 2
+        ):
+            what = f"{count} ids, labels {self.labels.shape}, logits {self.logits.shape}"
+            raise DataError.single("shapes", what, "needed are N >= 1 ids, labels (N,), logits (N, K >= 2)", source="predictions")
+        classes = self.logits.shape[1]
+        problems = []
+        if len(set(self.ids)) != count:
+            problems.append(Problem("ids", f"{count - len(set(self.ids))} of {count} are repeated; each example is predicted once"))
+        bad = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
+        if bad.size:
+            problems.append(Problem("labels", f"outside 0..{classes - 1} for {_named(self.ids, bad)}"))
+        bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
+        if bad.size:
+            help = ("the model has diverged on them; lower the learning rate, or look at these examples",)
+            problems.append(Problem("logits", f"not finite for {_named(self.ids, bad)}", help))
+        if problems:
+            raise DataError("predictions", problems)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """(N, K) softmax of the logits, in float64."""
+        return np.asarray(softmax(self.logits.astype(np.float64), axis=1))
+
+    @cached_property
+    def predicted(self) -> Integers:
+        """(N,) index of the largest logit; of equal ones the first."""
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+    def save(self, path: Path, label_names: Sequence[str]) -> None:
+        """Write a Parquet file from which every metric can be computed again.
+
+        Columns: `id`, `label` and `prediction` (class names), `label_index`, `probability` (K float64 in class order), `logits`
+        (K float32). The class names, in order, are also in the schema's metadata. The file appears whole or not at all.
+        """
+        _check_label_names(self, label_names)
+        classes = self.logits.shape[1]
+        table = pa.table(
+            {
+                "id": pa.array(self.ids, pa.string()),
+                "label": pa.array([label_names[i] for i in self.labels], pa.string()),
+                "prediction": pa.array([label_names[i] for i in self.predicted], pa.string()),
+                "label_index": pa.array(self.labels, pa.int64()),
+                "probability": _list_column(self.probabilities, pa.float64(), classes),
+                "logits": _list_column(self.logits, pa.float32(), classes),
+            }
+        ).replace_schema_metadata({_LABEL_NAMES: json.dumps(list(label_names), ensure_ascii=False).encode()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        pq.write_table(table, beside)
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: no such file, or not a file of predictions.
+        """
+        table = _read_table(path)
+        classes = len(_label_names(table, path))
+        logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        labels = table["label_index"].to_numpy()
+        return cls(table["id"].to_pylist(), labels.astype(np.int64), logits.astype(np.float32).reshape(len(labels), classes))
+
+
+def stored_label_names(path: Path) -> tuple[str, ...]:
+    """Class names, in order, of a file that `Predictions.save` wrote.
+
+    Raises:
+        RunError: no such file, or not a file of predictions.
+    """
+    return _label_names(_read_table(path), path)
+
+
+# --- metrics as evaluate.Metric -----------------------------------------------------------------------------------------------
+
+
+class _LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+    """A metric that lives in memory: no network, no cache file. The library insists on a folder, so it gets a temporary one."""
+
+    uses_logits = False
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="hftl-metric-") as folder:
+            super().__init__(keep_in_memory=True, cache_dir=folder, seed=0)
+
+    def _info(self) -> evaluate.MetricInfo:
+        index = datasets.Value("int64")
+        features = {"logits": datasets.List(datasets.Value("float32"))} if self.uses_logits else {"predictions": index}
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "", citation="", features=datasets.Features({**features, "references": index})
+        )
+
+
+class Accuracy(_LocalMetric):
+    """Share of the examples whose predicted class is the true one."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"accuracy": float(np.mean(np.equal(predictions, references)))}
+
+
+class MacroF1(_LocalMetric):
+    """Mean F1 over the classes that occur in the references (see `macro_f1`)."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"macro_f1": float(macro_f1(*_margins(predictions, references)))}
+
+
+class MatthewsCorrelation(_LocalMetric):
+    """Matthews correlation coefficient of K classes (see `matthews_correlation`)."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"mcc": float(matthews_correlation(*_margins(predictions, references)))}
+
+
+class LogLoss(_LocalMetric):
+    """Mean of -log p(true class), natural logarithm, from logits; nothing is clipped."""
+
+    uses_logits = True
+
+    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
+        log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+        return {"log_loss": float(-log_probabilities[np.arange(len(references)), np.asarray(references)].mean())}
+
+
+class RocAuc(_LocalMetric):
+    """Area under the ROC curve from logits: class 1 against class 0, or the mean over classes of each against the rest.
+
+    No "auc" in the result when a class is absent from the references.
+    """
+
+    uses_logits = True
+
+    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
+        probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
+        auc = _auc_with_interval(probabilities, np.asarray(references))
+        return {} if isinstance(auc, str) else {"auc": auc[0]}
+
+
+class ExpectedCalibrationError(_LocalMetric):
+    """Expected calibration error of the top probability, from logits (see `expected_calibration_error`)."""
+
+    uses_logits = True
+
+    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
+        probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
+        return {"expected_calibration_error": expected_calibration_error(probabilities, np.asarray(references))}
+
+
+def classification_metrics(*, calibration: bool = False) -> evaluate.CombinedEvaluations:
+    """The metrics of a classifier as one streaming `evaluate` object.
+
+    Feed it with ``add_batch(predictions=(B,), references=(B,), logits=(B, K))`` and end with ``compute()``.
+    """
+    metrics = [Accuracy(), MacroF1(), MatthewsCorrelation(), LogLoss(), RocAuc()]
+    return evaluate.combine([*metrics, ExpectedCalibrationError()] if calibration else metrics)
+
+
+def quick_metrics(predictions: Predictions) -> dict[str, float]:
+    """accuracy, macro_f1, mcc, log_loss, and auc where it is defined; without intervals, for the end of each epoch."""
+    return _point_values(predictions, calibration=False)
+
+
+def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
+    """Every metric of a split, JSON-ready: floats are finite, what is undefined is None.
+
+    - `accuracy` with its Wilson interval; all intervals are at 95 %.
+    - `macro_f1` is scikit-learn's ``f1_score(labels=present, average="macro")``, where the present classes are those with an
+      example in the split (or in the resample); `mcc` is scikit-learn's ``matthews_corrcoef``. Their intervals are percentile
+      bootstrap intervals over 1,000 resamples of the examples with a fixed seed; None when the resamples do not differ (nothing,
+      or everything, is wrong), where the bootstrap would claim a certainty that it does not have.
+    - `auc` with DeLong's interval on the logit scale; both None when a class is absent, and then `auc_undefined` says why.
+      At an `auc` of exactly 0 or 1 DeLong's variance is 0 and says nothing: `auc_interval` is None.
+    - `log_loss`, natural logarithm. `expected_calibration_error` over 15 bins, and `mean_confidence`, the mean top probability.
+    - `majority_label`, the split's most frequent class, and `majority_accuracy`, what always answering it reaches on these rows.
+    - `per_class`: a class without examples has n 0 and recall and f1 None; precision is None where a class was never predicted.
+    - `confusion`: K x K counts, rows true, columns predicted.
+
+    Raises:
+        DataError: there are not K label names.
+    """
+    _check_label_names(predictions, label_names)
+    labels, predicted, probabilities = predictions.labels, predictions.predicted, predictions.probabilities
+    point = _point_values(predictions, calibration=True)
+    confusion = confusion_matrix(predicted, labels, classes=len(label_names))
+    correct = int(np.trace(confusion))
+    f1_interval, mcc_interval = _bootstrap_intervals(confusion)
+    auc = _auc_with_interval(probabilities, labels, label_names)
+    majority = int(confusion.sum(axis=1).argmax())
+    return {
+        "n": len(predictions),
+        "accuracy": point["accuracy"],
+        "accuracy_interval": wilson_interval(correct, len(predictions)),
+        "macro_f1": point["macro_f1"],
+        "macro_f1_interval": f1_interval,
+        "mcc": point["mcc"],
+        "mcc_interval": mcc_interval,
+        "log_loss": point["log_loss"],
+        "auc": point.get("auc"),
+        "auc_interval": None if isinstance(auc, str) else auc[1],
+        **({"auc_undefined": auc} if isinstance(auc, str) else {}),
+        "expected_calibration_error": point["expected_calibration_error"],
+        "mean_confidence": float(probabilities.max(axis=1).mean()),
+        "majority_accuracy": int(confusion.sum(axis=1).max()) / len(predictions),
+        "majority_label": label_names[majority],
+        "per_class": _per_class(confusion, label_names),
+        "confusion": confusion.tolist(),
+    }
+
+
+# --- definitions --------------------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(predicted: Sequence[int] | Integers, labels: Sequence[int] | Integers, *, classes: int) -> Integers:
+    """(K, K) counts, rows true, columns predicted."""
+    cells = np.asarray(labels, dtype=np.int64) * classes + np.asarray(predicted, dtype=np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def macro_f1(true_positives: NDArray[Any], true_counts: NDArray[Any], predicted_counts: NDArray[Any]) -> Floats:
+    """Mean over the classes with examples of F1 = 2 TP / (examples + predictions); (..., K) each, result (...).
+
+    A class without examples does not enter the mean, although predicting it costs the others their recall.
+    """
+    present = true_counts > 0
+    f1 = np.divide(2.0 * true_positives, true_counts + predicted_counts, out=np.zeros(true_counts.shape), where=present)
+    return np.asarray(f1.sum(axis=-1) / present.sum(axis=-1))
+
+
+def matthews_correlation(true_positives: NDArray[Any], true_counts: NDArray[Any], predicted_counts: NDArray[Any]) -> Floats:
+    """Correlation of true and predicted class, -1 to 1; (..., K) each, result (...). 0 when either is constant (Gorodkin 2004)."""
+    t, p = true_counts.astype(np.float64), predicted_counts.astype(np.float64)
+    size = t.sum(axis=-1)
+    covariance = true_positives.sum(axis=-1) * size - (t * p).sum(axis=-1)
+    variance = (size**2 - (t * t).sum(axis=-1)) * (size**2 - (p * p).sum(axis=-1))
+    return np.asarray(np.divide(covariance, np.sqrt(variance), out=np.zeros(covariance.shape), where=variance > 0))
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The examples whose top probability lies in (low, high]."""
+
+    low: float
+    high: float
+    n: int
+    correct: int
+    confidence: float | None
+    """Mean top probability; None when the bin is empty."""
+
+
+def calibration_bins(probabilities: Floats, labels: Integers, *, bins: int = BINS) -> list[CalibrationBin]:
+    """Examples by their top probability, in `bins` bins of equal width over (0, 1], each closed on the right."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    place = np.searchsorted(edges[1:-1], confidence, side="left")
+    n = np.bincount(place, minlength=bins)
+    right = np.bincount(place, weights=correct, minlength=bins)
+    total = np.bincount(place, weights=confidence, minlength=bins)
+    return [
+        CalibrationBin(float(edges[i]), float(edges[i + 1]), int(n[i]), int(right[i]), float(total[i] / n[i]) if n[i] else None)
+        for i in range(bins)
+    ]
+
+
+def expected_calibration_error(probabilities: Floats, labels: Integers, *, bins: int = BINS) -> float:
+    """Sum over the bins b of n_b / N * |accuracy_b - mean confidence_b| (Guo et al. 2017, equation 3)."""
+    filled = [b for b in calibration_bins(probabilities, labels, bins=bins) if b.confidence is not None]
+    return sum(abs(b.correct - b.n * b.confidence) for b in filled if b.confidence is not None) / len(labels)
+
+
+def wilson_interval(successes: int, trials: int) -> list[float]:
+    """95 % Wilson score interval of a share. ``wilson_interval(8, 10)`` is [0.490, 0.943]."""
+    share, z2 = successes / trials, Z * Z
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    return [max(0.0, float(middle - half)), min(1.0, float(middle + half))]
+
+
+def _per_class(confusion: Integers, label_names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for index, name in enumerate(label_names):
+        hits, n, predicted = int(confusion[index, index]), int(confusion[index].sum()), int(confusion[:, index].sum())
+        rows.append(
+            {
+                "label": name,
+                "precision": hits / predicted if predicted else None,
+                "recall": hits / n if n else None,
+                "f1": 2 * hits / (n + predicted) if n else None,
+                "n": n,
+            }
+        )
+    return rows
+
+
+def _bootstrap_intervals(confusion: Integers) -> tuple[list[float] | None, list[float] | None]:
+    """Percentile intervals of macro F1 and MCC.
+
+    Both depend on the examples through the confusion matrix alone, and a resample of N examples with replacement changes its
+    cells by a multinomial draw: exact, and as fast for a million examples as for ten.
+    """
+    classes = len(confusion)
+    true, predicted = np.nonzero(confusion)
+    counts = confusion[true, predicted]
+    cells = np.arange(len(counts))
+    of_true = csr_array((np.ones(len(cells)), (cells, true)), shape=(len(cells), classes))  # (C, K)
+    of_predicted = csr_array((np.ones(len(cells)), (cells, predicted)), shape=(len(cells), classes))
+    of_hit = csr_array(((true == predicted).astype(np.float64), (cells, true)), shape=(len(cells), classes))
+    generator = np.random.default_rng(0)
+    portion = max(1, min(RESAMPLES, _PORTION // max(len(cells), classes)))
+    f1, mcc = [], []
+    for start in range(0, RESAMPLES, portion):
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=min(portion, RESAMPLES - start))  # (R, C)
+        margins = drawn @ of_hit, drawn @ of_true, drawn @ of_predicted  # (R, K) each
+        f1.append(macro_f1(*margins))
+        mcc.append(matthews_correlation(*margins))
+    return _percentiles(np.concatenate(f1)), _percentiles(np.concatenate(mcc))
+
+
+def _percentiles(values: Floats) -> list[float] | None:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return None if low == high else [float(low), float(high)]
+
+
+def _auc_with_interval(
+    probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None
+) -> tuple[float, list[float] | None] | str:
+    """AUC and its 95 % interval, or the reason why there is none.
+
+    For one class against the rest, V(i) of a positive example is the share of negatives it beats, of a negative the share of
+    positives that beat it, ties counting half; the AUC is the mean of V over either. DeLong's variance is
+    var(V over m positives) / m + var(V over n negatives) / n. Written as a sum over examples of each one's influence on the AUC, it
+    also holds for a mean of K AUCs, whose influences add up. The interval is symmetric in logit(AUC), so it stays in (0, 1).
+    """
+    size, classes = probabilities.shape
+    counts = np.bincount(labels, minlength=classes)
+    if (counts == 0).any():
+        absent = [label_names[k] if label_names else str(k) for k in np.flatnonzero(counts == 0).tolist()]
+        return f"no example of {_named(absent, np.arange(len(absent)))} in the split"
+    versus = [1] if classes == 2 else list(range(classes))
+    area, influence = 0.0, np.zeros(size)
+    for k in versus:
+        positive = labels == k
+        m, n = int(positive.sum()), int((~positive).sum())
+        ranks = rankdata(probabilities[:, k])
+        above = np.empty(size)
+        above[positive] = (ranks[positive] - rankdata(probabilities[positive, k])) / n
+        above[~positive] = 1.0 - (ranks[~positive] - rankdata(probabilities[~positive, k])) / m
+        auc = float(above[positive].mean())
+        area += auc / len(versus)
+        # m - 1 and n - 1 as in an unbiased variance; a single example has no spread to estimate and adds nothing.
+        influence += (above - auc) / np.where(positive, np.sqrt(m * max(1, m - 1)), np.sqrt(n * max(1, n - 1))) / len(versus)
+    area = min(1.0, area)  # a mean of ones may round to more
+    error = float(np.sqrt((influence**2).sum()))
+    if error == 0.0 or area in (0.0, 1.0):
+        return area, None
+    spread = Z * error / (area * (1.0 - area))
+    return area, [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------------------
+
+
+def _point_values(predictions: Predictions, *, calibration: bool) -> dict[str, float]:
+    metrics = classification_metrics(calibration=calibration)
+    metrics.add_batch(predictions=predictions.predicted, references=predictions.labels, logits=predictions.logits)
+    values: dict[str, float] = metrics.compute()
+    return values
+
+
+def _margins(predicted: Sequence[int], labels: Sequence[int]) -> tuple[Integers, Integers, Integers]:
+    """True positives, examples and predictions of each class, (K,) each."""
+    z, y = np.asarray(predicted), np.asarray(labels)
+    classes = int(max(z.max(), y.max())) + 1
+    return np.bincount(y[z == y], minlength=classes), np.bincount(y, minlength=classes), np.bincount(z, minlength=classes)
+
+
+def _list_column(values: NDArray[Any], type: pa.DataType, width: int) -> pa.Array:
+    offsets = np.arange(0, values.size + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).ravel(), type))
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; the run is not finished, or it has no such split") from None
+    except pa.ArrowInvalid as error:
+        raise RunError(f"{path}: not a Parquet file: {error}") from None
+
+
+def _label_names(table: pa.Table, path: Path) -> tuple[str, ...]:
+    missing = [name for name in ("id", "label_index", "logits") if name not in table.column_names]
+    names = (table.schema.metadata or {}).get(_LABEL_NAMES)
+    if names is None or missing:
+        what = f"no column {', '.join(missing)}" if missing else "no class names in its metadata"
+        raise RunError(f"{path}: not a file of predictions ({what})")
+    return tuple(json.loads(names))
+
+
+def _check_label_names(predictions: Predictions, label_names: Sequence[str]) -> None:
+    classes = predictions.logits.shape[1]
+    if len(label_names) != classes:
+        raise DataError.single("label_names", f"{len(label_names)} names for {classes} classes", source="predictions")
+
+
+def _named(names: Sequence[str], places: NDArray[Any], *, most: int = 5) -> str:
+    shown = ", ".join(f'"{names[i]}"' for i in places[:most])
+    return f"{shown} and {len(places) - most} more" if len(places) > most else shown

@@ -1,0 +1,51 @@
+"""Predictions over a split, exact across processes.
+
+Shapes: N examples in the split, B in a batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+class EvaluationBatch(Protocol):
+    """Inputs, places in the split and weights of a batch; weight 0 marks a filler that keeps a process busy."""
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]: ...
+    @property
+    def index(self) -> torch.Tensor: ...
+    @property
+    def weight(self) -> torch.Tensor: ...
+
+
+def predict_logits(model: nn.Module, batches: Iterable[EvaluationBatch], accelerator: Accelerator, *, size: int) -> np.ndarray:
+    """Logits (N, K) float32 of a whole split in its own order, the same on every process.
+
+    `batches` are this process's share. That every example was predicted exactly once, over all processes, is checked.
+    """
+    model.eval()
+    places, logits = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.inputs.items()}
+            predicted = model(**inputs).logits.float()
+            kept = batch.weight.to(predicted.device) > 0
+            logits.append(predicted[kept])
+            places.append(batch.index.to(predicted.device)[kept])
+    mine = torch.cat(places), torch.cat(logits)
+    # Processes hold different numbers of examples: pad to the longest for the gather, with place -1.
+    padded = accelerator.pad_across_processes(mine[0], dim=0, pad_index=-1), accelerator.pad_across_processes(mine[1], dim=0)
+    all_places, all_logits = accelerator.gather(padded[0]), accelerator.gather(padded[1])
+    kept = all_places >= 0
+    all_places, all_logits = all_places[kept].cpu(), all_logits[kept].cpu()
+    order = all_places.argsort()
+    if not torch.equal(all_places[order], torch.arange(size)):
+        raise RuntimeError(f"{len(all_places)} predictions for {size} examples: every example must be predicted exactly once")
+    return np.asarray(all_logits[order].numpy(), dtype=np.float32)

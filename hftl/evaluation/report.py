@@ -1,0 +1,319 @@
+"""The figures of a run: learning curves, confusion matrix, calibration.
+
+They are drawn from history.jsonl, metrics.json and the predictions alone, on figures of their own (pyplot's global state is never
+touched), for the width of a page on the Hub. Colours are Okabe & Ito's, which colour-blind readers tell apart
+(https://jfly.uni-koeln.de/color/), and matplotlib's cividis and Blues, which order by lightness.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from hftl.errors import RunError
+from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
+from hftl.run import RunDirectory, read_json
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, QUIET, BAND = "#333333", "#8a8a8a", "#f3f3f3"
+STYLE: dict[str, Any] = {
+    "figure.dpi": 150,
+    "figure.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "text.parse_math": False,  # a class called "$x" is not a formula
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
+NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
+LONGEST = 24  # characters of a class name
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
+
+
+def write_figures(run: RunDirectory) -> list[Path]:
+    """Draw learning_curves.png, confusion_matrix_<split>.png and calibration.png into the run's figures; returns their paths.
+
+    The split is test, or validation where there is no test split.
+
+    Raises:
+        RunError: the run is not finished, or has no history.
+    """
+    metrics = read_json(run.metrics)
+    history = run.read_history()
+    if not any(record["event"] == "evaluation" for record in history):
+        raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
+    split = "test" if "test" in metrics else "validation"
+    values = metrics[split]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs want each key as a literal
+        return [
+            _save(learning_curves(history), run.figures / "learning_curves.png"),
+            _save(confusion_figure(values, split), run.figures / f"confusion_matrix_{split}.png"),
+            _save(calibration_figure(Predictions.load(run.predictions(split)), values, split), run.figures / "calibration.png"),
+        ]
+
+
+# --- learning curves ----------------------------------------------------------------------------------------------------------
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, validation metrics and the learning rate of each layer group, over the steps of all stages."""
+    steps = _by_step(history, "step")
+    evaluations = _by_step(history, "evaluation")
+    figure = Figure(figsize=(WIDTH, 7.0), layout="constrained")
+    loss, quality, rates = figure.subplots(3, 1, sharex=True, height_ratios=[1.15, 1.0, 1.0])
+    _stage_bands((loss, quality, rates), [*steps, *evaluations])
+
+    if steps:
+        loss.plot(
+            [r["step"] for r in steps], [r["loss"] for r in steps], color=BLUE, alpha=0.3, linewidth=1, label="train, as logged"
+        )
+    at = [r["step"] for r in evaluations]
+    dots = {"marker": "o", "markersize": 4}
+    loss.plot(at, [r["train_loss"] for r in evaluations], color=BLUE, label="train, epoch", **dots)
+    loss.plot(at, [r["validation"]["log_loss"] for r in evaluations], color=VERMILION, label="validation", **dots)
+    loss.set_ylabel("loss")
+    loss.set_ylim(bottom=0)
+
+    quality.plot(at, [r["validation"]["accuracy"] for r in evaluations], color=BLUE, label="accuracy", **dots)
+    quality.plot(
+        at, [r["validation"]["macro_f1"] for r in evaluations], color=ORANGE, linestyle=(0, (4, 2)), label="macro F1", **dots
+    )
+    kept = {r["stage"]: r for r in evaluations if r["best"]}.values()  # the last one of a stage that was its best so far
+    ring = {"linestyle": "none", "marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": INK}
+    quality.plot([r["step"] for r in kept], [r["validation"]["accuracy"] for r in kept], label="weights kept", **ring)
+    quality.set_ylabel("validation")
+    quality.margins(y=0.15)
+    for panel in (loss, quality):
+        panel.legend(**BESIDE)
+
+    _learning_rates(rates, steps)
+    rates.set_xlabel("step")
+    rates.set_xlim(left=0)
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _by_step(history: Sequence[Mapping[str, Any]], event: str) -> list[Mapping[str, Any]]:
+    """Records of one kind in the order of their steps; a resumed run repeats some, and the later line counts."""
+    latest = {record["step"]: record for record in history if record["event"] == event}
+    return [latest[step] for step in sorted(latest)]
+
+
+def _stage_bands(panels: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:
+    ends: dict[str, int] = {}
+    for record in sorted(records, key=lambda record: record["step"]):
+        ends[record["stage"]] = record["step"]
+    start, whole = 0, max(ends.values())
+    for number, (name, end) in enumerate(ends.items(), start=1):
+        for panel in panels:
+            if number % 2 == 0:
+                panel.axvspan(start, end, color=BAND, zorder=0, linewidth=0)
+            if start:
+                panel.axvline(start, color="#cfcfcf", linewidth=0.8, zorder=1)
+        label = _short(f"{number} {name}", max(4, round(90 * (end - start) / whole)))
+        panels[0].annotate(
+            label, ((start + end) / 2, 1.0), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center"
+        )
+        start = end
+
+
+def _learning_rates(panel: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each layer group, dark at the input, bright at the output; groups with the same rates share a line."""
+    by_width = sorted(steps, key=lambda record: -len(record["lr"]))  # a step names the groups that train, in the chain's order
+    names = dict.fromkeys(name for record in by_width for name in record["lr"])
+    curves: dict[tuple[float, ...], list[str]] = {}
+    for name in names:
+        # A rate of 0 (the first step of a warmup) has no place on a log scale.
+        curve = tuple(record["lr"].get(name) or 0.0 for record in steps)
+        curves.setdefault(curve, []).append(name)
+    colours = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(curves)))
+    at = np.array([record["step"] for record in steps])
+    stages = np.array([record["stage"] for record in steps])
+    for (curve, members), colour in zip(curves.items(), colours, strict=True):
+        label = members[0] if len(members) == 1 else f"{members[0]} to {members[-1]}"
+        for stage in dict.fromkeys(stages.tolist()):  # no line from one stage's last rate to the next one's first
+            here = stages == stage
+            rates = np.array(curve)[here]
+            panel.plot(
+                at[here],
+                np.where(rates > 0, rates, np.nan),
+                color=colour,
+                label=label,
+                marker="o" if here.sum() == 1 else None,
+                markersize=4,
+            )
+            label = "_"
+    panel.set_yscale("log")
+    rates = [rate for curve in curves for rate in curve if rate > 0]
+    if rates:  # schedules that end near 0 leave the frame there, so that the groups can be told apart above
+        panel.set_ylim(max(0.7 * min(rates), 1e-4 * max(rates)), 1.6 * max(rates))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.0e}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.set_ylabel("learning rate")
+    handles, labels = panel.get_legend_handles_labels()
+    handles, labels = handles[::-1], labels[::-1]  # the head is the highest line
+    if len(labels) > 9:
+        places = np.unique(np.linspace(0, len(labels) - 1, 9).round().astype(int))
+        handles, labels = [handles[i] for i in places], [labels[i] for i in places]
+    if labels:
+        panel.legend(handles, [_short(label) for label in labels], **BESIDE)
+
+
+# --- confusion matrix ---------------------------------------------------------------------------------------------------------
+
+
+def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
+    """The confusion matrix: colour is the share of the row (of the true class), numbers are counts and shares.
+
+    With more than twelve classes the cells have colour only (on a square root scale, so that a rare confusion is seen), columns
+    are numbered as the rows are, and the most frequent confusions are written below.
+    """
+    confusion = np.array(values["confusion"])
+    classes = len(confusion)
+    n = confusion.sum(axis=1)
+    shares = np.divide(confusion, n[:, None], out=np.zeros(confusion.shape), where=n[:, None] > 0)
+    names = [_short(row["label"]) for row in values["per_class"]]
+    rows = [f"{name}  ({count:,})" for name, count in zip(names, n, strict=True)]
+    if classes <= NUMBERED:
+        figure = Figure(figsize=(WIDTH, 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0), layout="constrained")
+        panel = figure.subplots()
+        panel.set_anchor("W")
+        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        rotated = max(map(len, names)) * classes > 60
+        panel.set_yticks(range(classes), rows)
+        panel.set_xticks(
+            range(classes), names, rotation=45 if rotated else 0, rotation_mode="anchor", ha="right" if rotated else "center"
+        )
+        if not rotated:
+            panel.tick_params(axis="x", pad=10)
+        size = 12 if classes == 2 else 10 if classes <= 6 else 8
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            text = f"{confusion[row, column]:,}\n{_percent(shares[row, column])}"
+            colour = "white" if shares[row, column] > 0.5 else INK
+            panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.25)
+        panel.set_xlabel("predicted")
+    else:
+        room_for_the_list = ConstrainedLayoutEngine(rect=(0.0, 0.15, 1.0, 0.85))
+        figure = Figure(figsize=(WIDTH, 8.8), layout=room_for_the_list)
+        panel = figure.subplots()
+        panel.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+        size = 9 if classes <= 20 else 7 if classes <= 40 else 5
+        panel.set_yticks(range(classes), [f"{name}   {i}" for i, name in enumerate(rows, start=1)], fontsize=size)
+        panel.set_xticks(range(classes), [str(i) for i in range(1, classes + 1)], fontsize=size, rotation=90 if classes > 25 else 0)
+        panel.set_xlabel("predicted (numbered as the rows)")
+        figure.text(0.02, 0.14, "Most frequent confusions (share of the true class)", va="top", fontsize=9).set_in_layout(False)
+        lines = _worst_confusions(confusion, n, names)
+        for x, half in ((0.02, lines[: -(-len(lines) // 2)]), (0.51, lines[-(-len(lines) // 2) :])):
+            figure.text(x, 0.115, "\n".join(half), va="top", fontsize=7.5, linespacing=1.5).set_in_layout(False)
+    panel.set_ylabel("true (examples)")
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    # White lines between the cells.
+    panel.grid(False)
+    panel.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    panel.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    panel.grid(True, which="minor", color="white", linewidth=1.5 if classes <= NUMBERED else 0.5)
+    figure.suptitle(
+        f"{split.capitalize()} split, n = {values['n']:,}, accuracy {values['accuracy']:.3f}", x=0.01, ha="left", fontsize=11
+    )
+    return figure
+
+
+def _worst_confusions(confusion: Integers, n: Integers, names: Sequence[str], *, most: int = 12) -> list[str]:
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    return [f"{names[i]} as {names[j]}: {wrong[i, j]:,} ({_percent(wrong[i, j] / n[i])})" for i, j in places if wrong[i, j]]
+
+
+# --- calibration --------------------------------------------------------------------------------------------------------------
+
+
+def calibration_figure(predictions: Predictions, values: Mapping[str, Any], split: str) -> Figure:
+    """Reliability diagram: how often predictions of a given confidence are right, and how many there are of each."""
+    bins = [b for b in calibration_bins(predictions.probabilities, predictions.labels) if b.confidence is not None]
+    confidence = np.array([b.confidence for b in bins])
+    accuracy = np.array([b.correct / b.n for b in bins])
+    low, high = np.array([wilson_interval(b.correct, b.n) for b in bins]).T
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    reliability, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    left = min(b.low for b in bins)
+    reliability.plot([left, 1], [left, 1], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="perfectly calibrated")
+    reliability.vlines(confidence, accuracy, confidence, color=VERMILION, linewidth=5, alpha=0.35, label="gap")
+    reliability.errorbar(
+        confidence,
+        accuracy,
+        yerr=[np.maximum(0, accuracy - low), np.maximum(0, high - accuracy)],
+        color=BLUE,
+        marker="o",
+        markersize=6,
+        linewidth=1.2,
+        capsize=2,
+        linestyle="none",
+        label="predictions of a bin, 95 % interval",
+    )
+    reliability.set_ylabel("share that is right")
+    reliability.set_ylim(-0.02, 1.02)
+    reliability.legend(loc="lower right")
+    error = values["expected_calibration_error"]
+    reliability.set_title(f"{split.capitalize()} split, n = {values['n']:,}, expected calibration error {error:.3f}")
+    widths = [b.high - b.low for b in bins]
+    histogram.bar(
+        [b.low for b in bins], [b.n / len(predictions) for b in bins], widths, align="edge", color=BLUE, edgecolor="white"
+    )
+    histogram.set_ylabel("predictions")
+    histogram.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    histogram.set_xlabel("confidence (probability of the predicted class)")
+    histogram.set_xlim(left - 0.01, 1.01)
+    return figure
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------------------
+
+
+def _short(name: str, longest: int = LONGEST) -> str:
+    name = " ".join(name.split())
+    if len(name) <= longest:
+        return name
+    tail = longest // 3  # names often differ at their end
+    return f"{name[: longest - 1 - tail]}…{name[-tail:]}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
+    figure.savefig(beside, metadata={"Software": None})
+    beside.replace(path)
+    return path

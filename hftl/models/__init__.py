@@ -1,0 +1,61 @@
+"""Models of every family behind one interface: build from a recipe, save, load again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hftl.errors import RecipeError, RunError
+from hftl.models import glove, transformer, vision
+from hftl.models.classifier import Classifier
+from hftl.recipe import BiLSTM, ImageData, Recipe, TextCNN, TextData, Timm
+from hftl.run import read_json
+
+
+def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
+    """The recipe's model with a new head for `label_names`, its preprocessing and its chain; float32, on the CPU.
+
+    `texts` are the training texts, from which the GloVe families take their vocabulary.
+
+    Raises:
+        RecipeError: no such checkpoint or vectors, or they do not fit the recipe.
+    """
+    spec, data = recipe.model, recipe.data
+    if isinstance(spec, Timm):
+        assert isinstance(data, ImageData)  # the recipe checks that family and data go together
+        return vision.build(spec, label_names, image_size=data.image_size)
+    assert isinstance(data, TextData)
+    if isinstance(spec, TextCNN | BiLSTM):
+        classifier = glove.build(spec, label_names, texts=texts)
+    else:
+        classifier = transformer.build(spec, label_names)
+    longest = classifier.facts.get("max_positions")
+    if longest is not None and data.max_length > longest:
+        what = f"{data.max_length} is longer than the {longest} positions of {classifier.facts['base_model']}"
+        raise RecipeError.single("data.max_length", what, f"write data.max_length={longest} or less")
+    # Saved with the tokenizer, so that `pipeline(..., truncation=True)` cuts where training did.
+    classifier.preprocessor.model_max_length = data.max_length
+    return classifier
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Write weights and preprocessor so that `from_pretrained` and `pipeline` load them."""
+    _family(str(classifier.model.config.model_type)).save(classifier, folder)
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Read what `save_classifier` wrote.
+
+    Raises:
+        RunError: the folder holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder}: no model here (there is no config.json in it)")
+    config = read_json(folder / "config.json")
+    return _family(config.get("model_type", "timm_wrapper" if "architecture" in config else "")).load(folder)
+
+
+def _family(model_type: str):  # type: ignore[no-untyped-def]  # a module
+    if model_type == "timm_wrapper":
+        return vision
+    return glove if model_type.startswith("hftl_") else transformer

@@ -1,0 +1,274 @@
+"""Pretrained transformers with a classification head (`AutoModelForSequenceClassification`).
+
+The chain is embeddings -> layer.0 ... layer.N-1 -> head for every architecture whose body is one list of layers: BERT and its
+kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders and other bodies are refused.
+
+Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hftl.errors import RecipeError
+from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, chain_of_layers
+from hftl.models.checkpoint import Checkpoint, find_checkpoint, quiet_loading, refused, run_error
+from hftl.models.classifier import Classifier
+from hftl.recipe import Transformer
+
+# A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
+STRAY_PIECES = 2
+
+
+def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
+    """A pretrained transformer with a head for `label_names`, float32, on the CPU; random weights where `spec.pretrained` is false.
+
+    The head of a checkpoint is kept only if it names the same classes in the same order; every other head is drawn anew, and
+    `facts["new_parameters"]` lists what was.
+
+    Raises:
+        RecipeError: no such checkpoint, no safetensors in it, not a text classifier, backbone weights missing, a tokenizer that
+            does not fit, or an architecture that is no chain.
+    """
+    checkpoint = find_checkpoint(spec)
+    with quiet_loading():
+        config = _config(checkpoint)
+        same_labels = _label_names(config) == tuple(label_names)
+        _set_labels(config, label_names)
+        if spec.dropout is not None:
+            _set_dropout(config, spec.dropout)
+        tokenizer = _tokenizer(checkpoint)
+        _agree_on_padding(checkpoint, tokenizer, config)
+        if spec.pretrained:
+            model, missing = _load(checkpoint, config)
+        else:
+            model, missing = _make(config), set()
+        _check_vocabulary(checkpoint, tokenizer, model)
+        layers = chain(model)
+    if spec.pretrained:
+        lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
+        if lost:
+            raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {_some(lost)}")
+        if not same_labels:
+            missing |= _draw_output_anew(model)
+    facts = {
+        **_facts(model, tokenizer),
+        "base_model": checkpoint.base_model if spec.pretrained else None,
+        "revision": checkpoint.commit,
+        "pretrained": spec.pretrained,
+        "new_parameters": sorted(missing),
+    }
+    return Classifier(model, tokenizer, layers, facts)
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write weights (safetensors), config and tokenizer as `from_pretrained` and `pipeline` want them; no path goes with them."""
+    with quiet_loading():
+        classifier.model.save_pretrained(folder)
+        classifier.preprocessor.save_pretrained(folder)
+
+
+def load(folder: Path) -> Classifier:
+    """Read what `save` wrote.
+
+    Raises:
+        RunError: there is no complete model in the folder.
+    """
+    try:
+        return _load_saved(Checkpoint(str(folder)))
+    except RecipeError as error:
+        raise run_error(folder, error) from None
+
+
+def _load_saved(checkpoint: Checkpoint) -> Classifier:
+    with quiet_loading():
+        model, missing = _load(checkpoint, _config(checkpoint))
+        if missing:
+            raise checkpoint.refused(f"is not complete; missing: {_some(sorted(missing))}")
+        tokenizer = _tokenizer(checkpoint)
+        return Classifier(model, tokenizer, chain(model), _facts(model, tokenizer))
+
+
+def chain(model: PreTrainedModel) -> Chain:
+    """embeddings -> layer.0 ... layer.N-1 -> head, of any model whose body is one list of layers.
+
+    The layers are the model's only outermost `ModuleList`. What first runs after them (final norm, pooler, classifier and its
+    dropout) is head; the rest is embeddings: also what the layers share, such as rotary embeddings, DeBERTa's relative positions
+    and convolution, ELECTRA's projection. ALBERT, whose layers share their weights, has one layer for each set of weights.
+
+    Raises:
+        RecipeError: no such list, several of them (an encoder-decoder), or its layers do not run in order.
+    """
+    lists = dict(_outermost_lists(model))
+    if len(lists) != 1:
+        found = f"found {', '.join(lists)}" if lists else "found none"
+        raise refused(f"{type(model).__name__} is not a chain of layers: it needs exactly one list of layers; {found}")
+    [(name, layers)] = lists.items()
+    groups = [LayerGroup(f"layer.{i}", (f"{name}.{i}",)) for i in range(len(layers))]
+    # Four tokens show the order as well as a text does.
+    tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
+    try:
+        return chain_of_layers(model, groups, first="embeddings", run=lambda: model(tokens, attention_mask=torch.ones_like(tokens)))
+    except ChainError as error:
+        raise refused(f"{type(model).__name__} is not a chain of layers", str(error)) from None
+
+
+def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield path + name, child
+        else:
+            yield from _outermost_lists(child, f"{path}{name}.")
+
+
+def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    checkpoint.file("config.json")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise checkpoint.refused("cannot be read as a transformer", error) from None
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
+    return cast(PreTrainedConfig, config)
+
+
+def _label_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Class names of a config, in order."""
+    id2label = cast(dict[int, str], config.id2label)
+    return tuple(id2label[i] for i in sorted(id2label))
+
+
+def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(label_names))  # num_labels follows
+    config.label2id = {name: i for i, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set every dropout rate of a config. The names differ: `hidden_dropout_prob`, `attention_dropout`, `resid_pdrop`.
+
+    Raises:
+        RecipeError: the config has none.
+    """
+    values = config.to_dict()
+    names = [name for name, value in values.items() if _is_rate(value) and ("dropout" in name or name.endswith("pdrop"))]
+    if not names:
+        raise RecipeError.single("model.dropout", f'a "{config.model_type}" model has no dropout; leave it out', source="model")
+    for name in names:
+        setattr(config, name, dropout)
+
+
+def _is_rate(value: Any) -> bool:
+    """None is how BERT's `classifier_dropout` says "as in the body"."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise checkpoint.refused("has no tokenizer that can be read", error) from None
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= STRAY_PIECES:
+        raise checkpoint.refused(
+            "has no tokenizer: its vocabulary is empty", None, "Put tokenizer.json or the vocabulary beside the weights."
+        )
+    return tokenizer
+
+
+def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """One padding token for both. GPT-like models have none: the model's own id is taken, or the end of text."""
+    expected: int | None = getattr(config, "pad_token_id", None)
+    if tokenizer.pad_token_id is None:
+        token = tokenizer.eos_token if expected is None else tokenizer.convert_ids_to_tokens(expected)
+        if token is None:
+            raise checkpoint.refused("has a tokenizer with neither a padding token nor an end of text, so texts cannot be batched")
+        tokenizer.pad_token = token
+    if expected is not None and expected != tokenizer.pad_token_id:
+        found = f"the tokenizer pads with token {tokenizer.pad_token_id}, the model with {expected}"
+        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, found)
+    config.pad_token_id = tokenizer.pad_token_id
+
+
+def _load(checkpoint: Checkpoint, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of the parameters that the checkpoint did not give (absent, or of another shape)."""
+    arguments: dict[str, Any] = {"config": config, "revision": checkpoint.revision, "dtype": torch.float32}
+    # A head for other classes has another shape. What else may be missing, the caller checks by name.
+    arguments |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise checkpoint.refused("has no weights that can be read; hftl reads safetensors only", error) from None
+    return model, {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+
+
+def _make(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model with random weights, by the library's own initialisation."""
+    return cast(
+        PreTrainedModel,
+        AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False),  # type: ignore[no-untyped-call]
+    )
+
+
+def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    rows = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        found = f"the tokenizer counts its tokens up to {largest}, the model has {rows} embeddings, for 0 to {rows - 1}"
+        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, found)
+
+
+def _in_body(model: PreTrainedModel, name: str) -> bool:
+    """Whether a parameter of the head comes with the pretrained body. A final norm does; BERT's pooler often does not."""
+    body = model.base_model_prefix
+    return name.startswith(f"{body}.") and not name.startswith(f"{body}.pooler.")
+
+
+def _draw_output_anew(model: PreTrainedModel) -> set[str]:
+    """Draw the weights of the last linear layer, one output a class, anew; the names of its parameters."""
+    name, output = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    assert output.out_features == model.config.num_labels, name
+    nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", 0.02))
+    if output.bias is not None:
+        nn.init.zeros_(output.bias)
+    return {f"{name}.{parameter}" for parameter, _ in output.named_parameters()}
+
+
+def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary_size": len(tokenizer),
+        "max_positions": _max_positions(model),
+    }
+
+
+def _max_positions(model: PreTrainedModel) -> int | None:
+    """Longest input in tokens, special tokens included; None where the architecture has no limit.
+
+    RoBERTa and its kin count positions from the padding id on, so its table of 514 rows holds 512: 514 - 1 - 1.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _some(names: Sequence[str]) -> str:
+    """At most five names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,337 @@
+"""timm classifiers behind `TimmWrapperForImageClassification`.
+
+The chain is stem -> timm's own groups -> head: each timm model says by its `group_matcher` which parts belong together, for a
+ResNet stem -> layer1 -> layer2 -> layer3 -> layer4 -> head. What is saved loads in transformers and in timm alike.
+
+Shapes: pixel_values (B, 3, S, S) -> logits (B, K): B pictures of S x S pixels, RGB, normalised as in pretraining; K classes.
+timm: Wightman 2019, https://github.com/huggingface/pytorch-image-models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+
+from hftl.errors import RecipeError, did_you_mean
+from hftl.models.chain import Chain, ChainError, LayerGroup, chain_of_layers
+from hftl.models.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, quiet_loading, refused, run_error
+from hftl.models.classifier import Classifier
+from hftl.recipe import Timm
+from hftl.run import write_json
+
+WRAPPER = "timm_model"
+"""How transformers' wrapper calls the timm model in it; parameters are named `timm_model.conv1.weight`."""
+
+# A module with what timm's models have and torch's do not: `group_matcher`, `get_classifier`, `reset_classifier`.
+TimmModel: TypeAlias = Any
+
+# Keys of timm's `pretrained_cfg` that say where weights were once found: not true of ours, and one of them is a path.
+SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}
+# Keys that describe the classes and the test-time size of the checkpoint rather than of what is built from it.
+REPLACED = {"num_classes", "label_names", "label_descriptions", "label_offset", "test_input_size", "test_crop_pct"}
+# A number that timm's matchers give to what runs right after a group and belongs to it.
+WITH_PREVIOUS = 99999.0
+
+
+def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> Classifier:
+    """A timm model with a head for `label_names`, float32, on the CPU; random weights where `spec.pretrained` is false.
+
+    The head is always new, also where the checkpoint's has as many classes; all other weights must be in the checkpoint.
+    Pictures are prepared as in pretraining (mean, std, size, crop, interpolation); `image_size` replaces the size, in pixels.
+
+    Raises:
+        RecipeError: no such checkpoint or architecture, no safetensors, missing or superfluous weights, pictures of other than 3
+            channels, no groups, or a size that the network cannot take.
+    """
+    checkpoint = None if _is_architecture(spec) else find_checkpoint(spec)
+    description = _describe_architecture(spec.checkpoint) if checkpoint is None else _read_description(checkpoint)
+    if image_size is not None:
+        _set_size(description, image_size)
+    description["model_args"]["drop_rate"] = spec.dropout
+    if spec.pretrained:
+        assert checkpoint is not None  # an architecture's name has no weights; _is_architecture refused it
+        timm_model = _load(checkpoint, description, checkpoint.file(WEIGHTS))
+        timm_model.reset_classifier(len(label_names))
+    else:
+        timm_model = _create(description, num_classes=len(label_names))
+    return _classifier(
+        timm_model,
+        description,
+        label_names,
+        {
+            "base_model": checkpoint.base_model if checkpoint is not None and spec.pretrained else None,
+            "revision": None if checkpoint is None else checkpoint.commit,
+            "pretrained": spec.pretrained,
+            "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
+        },
+    )
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write weights and config so that transformers (`from_pretrained`, `pipeline`) and timm (`local-dir:FOLDER`) both load them.
+
+    It is timm's format: names without the wrapper's prefix, the class names as `label_names`, and no `num_classes` among
+    `model_args`, where transformers would meet it twice. The preprocessing is part of config.json.
+    """
+    timm_model: TimmModel = classifier.model.timm_model
+    config = classifier.model.config
+    folder.mkdir(parents=True, exist_ok=True)
+    # A network trained in channels_last has weights that safetensors does not take as they lie in memory.
+    weights = {name: tensor.contiguous() for name, tensor in timm_model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    description = {
+        "architecture": config.architecture,
+        "num_classes": timm_model.num_classes,
+        "num_features": timm_model.num_features,
+        "label_names": list(cast(dict[int, str], config.id2label).values()),
+        "model_args": config.model_args,
+        "pretrained_cfg": config.pretrained_cfg,
+    }
+    write_json(folder / "config.json", description)
+
+
+def load(folder: Path) -> Classifier:
+    """Read what `save` wrote.
+
+    Raises:
+        RunError: there is no complete model in the folder.
+    """
+    try:
+        return _load_saved(Checkpoint(str(folder)))
+    except RecipeError as error:
+        raise run_error(folder, error) from None
+
+
+def _load_saved(checkpoint: Checkpoint) -> Classifier:
+    description = _read_description(checkpoint)
+    label_names = description["label_names"]
+    if label_names is None:
+        raise checkpoint.refused("names no classes")
+    return _classifier(_load(checkpoint, description, checkpoint.file(WEIGHTS)), description, label_names, {})
+
+
+# --- where it comes from --------------------------------------------------------------------------------------------------------
+
+
+def _is_architecture(spec: Timm) -> bool:
+    """Whether the recipe names a bare architecture ("resnet18", "resnet18.a1_in1k"), which has no weights of its own.
+
+    Raises:
+        RecipeError: weights are asked for, or timm knows no such architecture.
+    """
+    name = spec.checkpoint
+    if "/" in name or name.startswith(("~", ".")) or Path(name).is_dir():
+        return False
+    if not timm.is_model(name):
+        raise refused(f'no such folder, and timm knows no architecture "{name}".{did_you_mean(name, timm.list_models())}')
+    if spec.pretrained:
+        source = _registered(name).get("hf_hub_id")
+        hub_id = f"write {source} for its weights on the Hub, or " if source else ""
+        raise refused(f'"{name}" is an architecture, without weights', f"{hub_id}model.pretrained=false for random ones.")
+    return True
+
+
+def _registered(architecture: str) -> dict[str, Any]:
+    """What timm's registry says of an architecture's pretraining."""
+    try:
+        found = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:  # no such tag
+        raise refused(f'timm knows no "{architecture}"', str(error)) from None
+    return {} if found is None else dict(found.to_dict())  # type: ignore[no-untyped-call]
+
+
+def _describe_architecture(name: str) -> dict[str, Any]:
+    return _description(name.partition(".")[0], {}, _registered(name))
+
+
+def _read_description(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the checkpoint's config.json, in timm's format, says."""
+    try:
+        found = json.loads(checkpoint.file("config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise checkpoint.refused("has a config.json that is not JSON", error) from None
+    if not isinstance(found, dict) or not isinstance(found.get("pretrained_cfg"), dict) or "architecture" not in found:
+        raise checkpoint.refused('is no timm model: its config.json has no "architecture" and "pretrained_cfg"')
+    architecture, source = str(found["architecture"]), found["pretrained_cfg"]
+    if not timm.is_model(architecture):
+        guess = did_you_mean(architecture, timm.list_models())
+        raise checkpoint.refused(f'has the architecture "{architecture}", which timm {timm.__version__} does not know.{guess}')
+    description = _description(architecture, found.get("model_args") or {}, source)
+    description["num_classes"] = found.get("num_classes", source.get("num_classes", 1000))
+    description["label_names"] = found.get("label_names")
+    channels = description["pretrained_cfg"]["input_size"][0]
+    if channels != 3:
+        raise checkpoint.refused(f"takes pictures of {channels} channels; hftl prepares RGB, which has 3")
+    return description
+
+
+def _description(architecture: str, arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": architecture,
+        # Our own config.json has no `num_classes` here; one that timm wrote has.
+        "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
+        "pretrained_cfg": {"input_size": [3, 224, 224]} | {k: v for k, v in source.items() if k not in SOURCES | REPLACED},
+    }
+
+
+def _set_size(description: dict[str, Any], image_size: int) -> None:
+    """Let the model be made for that size where its weights depend on it (a ViT's positions); timm resamples them on loading."""
+    if description["pretrained_cfg"].get("fixed_input_size") or "img_size" in description["model_args"]:
+        description["model_args"]["img_size"] = image_size
+    description["image_size"] = image_size
+
+
+def _create(description: dict[str, Any], **arguments: Any) -> TimmModel:
+    """A timm model with timm's own initialisation.
+
+    Raises:
+        RecipeError: timm cannot make it with these arguments.
+    """
+    architecture, stored = description["architecture"], description["model_args"]
+    try:
+        return timm.create_model(architecture, **stored, **arguments)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise refused(f"timm cannot make {architecture} with {stored}", str(error)) from None
+
+
+def _load(checkpoint: Checkpoint, description: dict[str, Any], weights: Path) -> TimmModel:
+    """The model as it was stored, its head included: timm then asks for every weight, and for no other."""
+    classes = description["num_classes"]
+    source = {**description["pretrained_cfg"], "num_classes": classes, "file": str(weights), "custom_load": False}
+    try:
+        return _create(description, pretrained=True, pretrained_cfg=source, num_classes=classes)
+    except (RuntimeError, SafetensorError) as error:
+        raise checkpoint.refused(f"has weights that do not fit {description['architecture']}", error) from None
+
+
+# --- what is made of it ---------------------------------------------------------------------------------------------------------
+
+
+def _classifier(
+    timm_model: TimmModel, description: dict[str, Any], label_names: Sequence[str], facts: dict[str, Any]
+) -> Classifier:
+    preprocessing = dict(description["pretrained_cfg"])
+    image_size = description.get("image_size")
+    if image_size is not None:
+        preprocessing |= {"input_size": [3, image_size, image_size], "pool_size": None}
+    config = TimmWrapperConfig(  # type: ignore[call-arg]  # it keeps every key it is given
+        architecture=description["architecture"],
+        model_args=description["model_args"],
+        pretrained_cfg=preprocessing,
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+    )
+    # The wrapper makes and initialises a model of its own; on "meta" that costs nothing, and ours takes its place.
+    with quiet_loading(), torch.device("meta"):
+        model = TimmWrapperForImageClassification(config)
+    setattr(model, WRAPPER, timm_model.float().eval())
+    processor = TimmWrapperImageProcessor(pretrained_cfg=preprocessing, architecture=config.architecture)
+    used = processor.data_config
+    try:
+        groups = chain(model, tuple(used["input_size"]))
+    except (AssertionError, RuntimeError) as error:
+        if image_size is None:
+            raise
+        what = f"{config.architecture} cannot take pictures of {image_size} x {image_size} pixels"
+        raise RecipeError.single("data.image_size", what, " ".join(str(error).split()), source="model") from None
+    known = {
+        "architecture": config.architecture,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input_size": list(used["input_size"]),
+        "mean": list(used["mean"]),
+        "std": list(used["std"]),
+        "interpolation": used["interpolation"],
+        "crop_pct": used["crop_pct"],
+    }
+    return Classifier(model, processor, groups, known | facts)
+
+
+def _classifier_parameters(timm_model: TimmModel) -> list[str]:
+    """Names of the parameters of the last layer, with the wrapper's prefix."""
+    found = timm_model.get_classifier()
+    heads = found if isinstance(found, tuple | list) else [found]
+    new = {id(parameter) for head in heads for parameter in head.parameters()}
+    return sorted(f"{WRAPPER}.{name}" for name, parameter in timm_model.named_parameters() if id(parameter) in new)
+
+
+def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, int]) -> Chain:
+    """stem -> timm's coarse groups -> head, named as timm calls their parts: layer1, stages.0, blocks.11.
+
+    What timm numbers is a layer. What it does not number goes where it runs: before the layers to the stem, after them to the head,
+    a final norm also where timm counts it to the last layer. `input_size` is (channels, height, width), in pixels.
+
+    Raises:
+        RecipeError: timm says of this architecture no groups, or they do not run one after the other.
+    """
+    name = model.config.architecture
+    layers = _layers(model.timm_model, name)
+    picture = torch.zeros(1, *input_size, device=model.device)
+    try:
+        made = chain_of_layers(model, layers, first="stem", run=lambda: model(picture))
+    except ChainError as error:
+        raise refused(f"{name} is not a chain of layers", str(error)) from None
+    astray = [
+        parameter for parameter in _classifier_parameters(model.timm_model) if parameter not in made.parameters[made.names[-1]]
+    ]
+    if astray:
+        raise refused(f"{name} is not a chain of layers: its classifier ({', '.join(astray)}) is not at the end")
+    return made
+
+
+def _layers(timm_model: TimmModel, name: str) -> list[LayerGroup]:
+    """The numbered groups of timm's matcher, which maps a name to regular expressions over parameter names."""
+    if not hasattr(timm_model, "group_matcher"):
+        raise refused(f"{name} says nothing about its layer groups (no group_matcher in timm)")
+    try:
+        matcher = timm_model.group_matcher(coarse=True)
+    except AssertionError as error:
+        raise refused(f"{name} has no coarse layer groups in timm", str(error)) from None
+    if not isinstance(matcher, dict):
+        raise refused(f"{name} describes its layer groups in a way that gives them no names")
+    members: dict[tuple[float, ...], dict[str, list[nn.Parameter]]] = {}
+    for parameter_name, parameter in timm_model.named_parameters():
+        matched = _match(parameter_name, matcher)
+        if matched is not None:
+            place, part = matched
+            members.setdefault(place, {}).setdefault(part, []).append(parameter)
+    groups: list[list[str]] = []
+    for place in sorted(members):
+        parts = members[place]
+        if place[-1] != WITH_PREVIOUS or not groups:
+            groups.append(list(parts))
+        elif any(parameter.ndim > 1 for parameters in parts.values() for parameter in parameters):
+            groups[-1].extend(
+                parts
+            )  # a convolution with its norm, such as EfficientNet's conv_head; a norm alone belongs to the head
+    if not groups:
+        raise refused(f"{name} has no numbered layer groups in timm")
+    return [LayerGroup(parts[0], tuple(f"{WRAPPER}.{part}" for part in parts)) for parts in groups]
+
+
+def _match(parameter_name: str, matcher: dict[str, Any]) -> tuple[tuple[float, ...], str] | None:
+    r"""The place of a parameter among the numbered groups, and the part of the model it is in.
+
+    "layer1.0.conv1.weight" is at (1, 1), in "layer1", by the matcher's second entry, "^layer(\d+)". None where nothing matches, or
+    where the first expression that does gives no number (the stem).
+    """
+    for ordinal, specification in enumerate(matcher.values()):
+        for expression, suffix in [(specification, None)] if isinstance(specification, str) else specification or []:
+            match = re.match(expression, parameter_name)
+            if match is None:
+                continue
+            numbers = [float(number) for number in (*match.groups(), *(suffix or ())) if number is not None]
+            # The expression may end within a part: "^layer(\d+)" in "layer1.0", "^norm" in "norm_pre.weight".
+            end = parameter_name.find(".", match.end())
+            part = parameter_name if end < 0 else parameter_name[:end]
+            return ((float(ordinal), *numbers), part) if numbers else None
+    return None

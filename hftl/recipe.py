@@ -1,0 +1,464 @@
+"""The recipe: one whole experiment as typed, frozen data.
+
+A recipe is built in Python (a script under recipes/) or read from YAML, changed by dotted key (`stages.all.lr=3e-5`), checked
+as a whole, and written back as YAML into the run directory. The YAML is data only: no code, no class paths.
+"""
+
+from __future__ import annotations
+
+import runpy
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hftl.errors import Problem, RecipeError, did_you_mean
+
+
+def _not_zero(rate: float) -> float:
+    if rate == 0.0:
+        raise ValueError("0.0 does not freeze a group; leave the group out of `unfreeze` instead.")
+    if rate < 0.0:
+        raise ValueError("a learning rate is greater than 0.")
+    return rate
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
+
+
+class _Section(BaseModel):
+    # Numbers become strings where a string is asked for, so that `data.revision=1234567` on the command line is no error.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Data(_Section):
+    source: str = Field(min_length=1)
+    """A Hub id ("stanfordnlp/imdb"), or a local CSV, JSONL or Parquet file, or a folder of them, or an image folder."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub data set."""
+    config: str | None = None
+    """Name of a Hub data set's configuration."""
+    label_column: str = "label"
+    train_split: str = "train"
+    validation_split: str | None = None
+    """None: the split called "validation" where there is one, otherwise made from train. Never the test split."""
+    test_split: str | None = None
+    """None: the split called "test" where there is one, otherwise made from train by `test_fraction`."""
+    validation_fraction: Fraction = 0.1
+    """Share of train, stratified by label, that becomes the validation split when the source has none."""
+    test_fraction: Fraction = 0.0
+    """Share of train, stratified by label, set aside as the test split when the source has none."""
+    max_train_samples: Positive | None = None
+    """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
+    max_validation_samples: Positive | None = None
+    max_test_samples: Positive | None = None
+
+
+class TextData(_Data):
+    """Texts and labels."""
+
+    kind: Literal["text"] = "text"
+    text_column: str = "text"
+    max_length: Positive = 256
+    """Longest input in tokens, special tokens included; the rest of a text is cut off."""
+
+
+class ImageData(_Data):
+    """Pictures and labels."""
+
+    kind: Literal["image"] = "image"
+    image_column: str = "image"
+    image_size: Positive | None = None
+    """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
+    augmentation: str | dict[str, Any] = "none"
+    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`)."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB colour, 0 to 255, on which transparent pictures are composed."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
+
+
+# --- model --------------------------------------------------------------------------------------------------------------------
+
+
+class _Pretrained(_Section):
+    checkpoint: str = Field(min_length=1)
+    """A Hub id or a local folder."""
+    revision: str | None = None
+    pretrained: bool = True
+    """False: the same architecture with random weights, for a baseline."""
+
+
+class Transformer(_Pretrained):
+    """A pretrained transformer with a classification head (`AutoModelForSequenceClassification`)."""
+
+    family: Literal["transformer"] = "transformer"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout everywhere in the model; None: what the checkpoint's config says."""
+
+
+class Timm(_Pretrained):
+    """A timm classifier (`TimmWrapperForImageClassification`). `checkpoint` may also be a timm architecture name with
+    `pretrained` false."""
+
+    family: Literal["timm"] = "timm"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the classifier."""
+
+
+class _Glove(_Section):
+    vectors: str = Field(min_length=1)
+    """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
+    Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt"."""
+    max_words: Positive = 60_000
+    """Size of the vocabulary: the most frequent words of the training texts."""
+    min_count: Positive = 2
+    """Words seen less often in the training texts, and not in `vectors`, are treated as unknown."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+
+
+class TextCNN(_Glove):
+    """Convolutions over word vectors, max over time (Kim 2014, arXiv:1408.5882)."""
+
+    family: Literal["textcnn"] = "textcnn"
+    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1)
+    channels: Positive = 100
+    """Feature maps per kernel width."""
+    trainable_dim: Annotated[int, Field(ge=0)] = 0
+    """Width of a second, randomly initialised embedding beside the vectors, in dimensions; 0: none."""
+
+
+class BiLSTM(_Glove):
+    """A bidirectional LSTM over word vectors."""
+
+    family: Literal["bilstm"] = "bilstm"
+    hidden_size: Positive = 100
+    layers: Positive = 2
+    pooling: Literal["ends", "max", "mean"] = "ends"
+    """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
+    trainable_dim: Annotated[int, Field(ge=0)] = 0
+
+
+# --- stages -------------------------------------------------------------------------------------------------------------------
+
+
+class Stage(_Section):
+    """One entry of the training plan: what trains, at which rates, for how long."""
+
+    lr: LearningRate
+    """Learning rate of the last layer group before multipliers."""
+    unfreeze: str | tuple[str, ...] = "all"
+    """"head", "last 4" (groups, the head counted), "all", or the names of layer groups."""
+    epochs: Positive = 1
+    batch_size: Positive | None = None
+    """Examples an optimizer step sees over all processes; None: `run.batch_size`."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Group i of n, input first, gets ``lr * layer_decay ** (n - 1 - i)``."""
+    head_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """For sgd and rmsprop."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Off for biases, norms and embeddings."""
+    schedule: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle", "slanted_triangular"] = "linear"
+    warmup: Fraction = 0.0
+    """Share of the stage's steps over which the rates rise from 0; one_cycle and slanted_triangular have their own rise."""
+    step_epochs: Positive = 1
+    """step: epochs between two drops."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """step: factor of a drop; exponential: factor of the whole stage, from first step to last."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    focal_gamma: Annotated[float, Field(ge=0.0)] = 2.0
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    early_stopping: Positive | None = None
+    """Stop the stage after that many epochs without a better validation metric; None: never."""
+
+
+# --- run and card -------------------------------------------------------------------------------------------------------------
+
+
+class Run(_Section):
+    """How the experiment is run, whatever it trains."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """"auto": bf16 where the machine computes it natively, fp32 elsewhere. Weights are always float32."""
+    batch_size: Positive = 32
+    """Examples an optimizer step sees over all processes, so a recipe means the same on one machine or eight."""
+    gradient_accumulation: Positive = 1
+    """Micro-batches a step is cut into, to save memory; does not change what the step computes."""
+    evaluation_batch_size: Positive = 64
+    """Examples of an evaluation batch, a process."""
+    metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
+    """Validation metric that picks the best weights of a stage."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes beside each training process."""
+    log_every: Positive = 10
+    """Steps between two lines of history.jsonl."""
+    trackers: tuple[str, ...] = ()
+    """Accelerate trackers by name, such as "tensorboard"."""
+
+
+class Card(_Section):
+    """Facts for the model card that only a person knows. What is left out is written "not recorded"."""
+
+    title: str | None = None
+    summary: str | None = None
+    intended_use: str | None = None
+    limitations: str | None = None
+    training_data: str | None = None
+    license: str | None = None
+    """An identifier the Hub knows, such as "apache-2.0"."""
+    language: str | None = None
+    """An ISO 639 code such as "en", for texts."""
+    tags: tuple[str, ...] = ()
+    base_model: str | None = None
+    """Hub id of the base model where the checkpoint is a local folder."""
+    dataset: str | None = None
+    """Hub id of the data set where the source is local."""
+    dataset_name: str | None = None
+    """How people call the data set."""
+    authors: tuple[str, ...] = ()
+    citation: str | None = None
+
+
+AnyData = Annotated[TextData | ImageData, Field(discriminator="kind")]
+AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM, Field(discriminator="family")]
+
+
+class Recipe(_Section):
+    """A whole experiment.
+
+    Raises:
+        RecipeError: from the functions of this module, with every problem in one report.
+    """
+
+    name: Name
+    """Name of the run directory."""
+    data: AnyData
+    model: AnyModel
+    stages: dict[Name, Stage] = Field(min_length=1)
+    """In the order in which they run."""
+    run: Run = Run()
+    card: Card = Card()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(_recipe_name(values), list(_problems(error))) from None
+
+    @model_validator(mode="after")
+    def _model_fits_data(self) -> Self:
+        if (self.model.family == "timm") != (self.data.kind == "image"):
+            raise ValueError(
+                f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"; pictures go with timm'
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; `load_recipe` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _recipe_name(values: Mapping[str, Any]) -> str:
+    name = values.get("name")
+    return f'recipe "{name}"' if isinstance(name, str) else "recipe"
+
+
+def parse_recipe(text: str, *, source: str) -> Recipe:
+    """Read a recipe from YAML text; `source` is named in errors.
+
+    Raises:
+        RecipeError: not YAML, or not a recipe.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(source, [Problem("YAML", " ".join(str(error).split()))]) from None
+    if not isinstance(values, dict):
+        raise RecipeError(source, [Problem("recipe", f"expected a mapping, found {type(values).__name__}")])
+    return _build(values, source)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a script that defines `recipe`, from a YAML file, or from a run directory's recipe.yaml.
+
+    Raises:
+        RecipeError: no such file, another kind of file, or an invalid recipe.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    source = str(path)
+    if not path.is_file():
+        raise RecipeError(
+            source, [Problem("recipe", "no such file. A recipe is a script such as recipes/bert_imdb.py, or a recipe.yaml.")]
+        )
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            return parse_recipe(path.read_text(encoding="utf-8"), source=source)
+        except UnicodeDecodeError as error:
+            raise RecipeError(source, [Problem(f"byte {error.start}", "not UTF-8 text")]) from None
+    if path.suffix != ".py":
+        raise RecipeError(source, [Problem("recipe", f'"{path.suffix}" is not a kind of recipe: allowed are .py and .yaml')])
+    try:
+        found = runpy.run_path(str(path), run_name="hftl_recipe").get("recipe")
+    except SyntaxError as error:
+        raise RecipeError(source, [Problem(f"line {error.lineno}", f"not valid Python: {error.msg}")]) from None
+    except RecipeError as error:
+        raise RecipeError(source, error.problems) from None
+    if not isinstance(found, Recipe):
+        raise RecipeError(source, [Problem("recipe", "the script defines no `recipe = hftl.Recipe(...)`")])
+    return found
+
+
+def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None = None) -> Recipe:
+    """A copy of `recipe` with `key=value` assignments applied: ``override(recipe, ["stages.all.lr=3e-5"])``.
+
+    Values are read as YAML, so ``null``, ``true``, ``0.1`` and ``[layer4, head]`` mean what they say.
+
+    Raises:
+        RecipeError: no "=", an unknown key, or a value that does not fit.
+    """
+    source = source or f'recipe "{recipe.name}"'
+    values = recipe.model_dump(mode="json")
+    problems: list[Problem] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            problems.append(Problem(assignment, "an override is written key=value, for example data.max_length=128"))
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        problems.extend(_assign(values, key, value))
+    if problems:
+        raise RecipeError(source, problems)
+    return _build(values, source)
+
+
+def difference(before: Recipe, after: Recipe) -> list[str]:
+    """The dotted keys whose values differ, as lines ``key: old -> new``."""
+    old, new = dict(_leaves(before.model_dump(mode="json"))), dict(_leaves(after.model_dump(mode="json")))
+    missing = "(absent)"
+    return [
+        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
+        for key in {**old, **new}
+        if old.get(key, missing) != new.get(key, missing)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
+    *parents, last = key.split(".")
+    place: Any = values
+    for depth, part in enumerate(parents):
+        if not isinstance(place, dict) or part not in place or not isinstance(place[part], dict):
+            names = list(place) if isinstance(place, dict) else []
+            where = ".".join(parents[:depth])
+            what = f'no stage "{part}".' if where == "stages" else f'no section "{part}"{f" in {where}" if where else ""}.'
+            yield Problem(key, what + did_you_mean(part, names), (f"allowed: {', '.join(names)}",) if names else ())
+            return
+        place = place[part]
+    # An unknown last part is found by validation, with all other problems; a new stage or class name is legal there.
+    place[last] = value
+
+
+def _build(values: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe(**values)
+    except RecipeError as error:
+        raise RecipeError(source, error.problems) from None
+
+
+# --- from pydantic's errors to ours -------------------------------------------------------------------------------------------
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for item in error.errors(include_url=False):
+        keys, section = _walk(item["loc"])
+        where = ".".join(keys) or "recipe"
+        # A field that may be one of several types reports each failed attempt: one line a place is enough.
+        if where in seen and item["type"] != "extra_forbidden":
+            continue
+        seen.add(where)
+        if item["type"] == "extra_forbidden":
+            allowed = list(section.model_fields) if section else []
+            yield Problem(where, f'unknown key "{keys[-1]}".{did_you_mean(keys[-1], allowed)}', (f"allowed: {', '.join(allowed)}",))
+        elif item["type"] == "missing":
+            yield Problem(where, "missing, and it has no default")
+        elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+            tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
+            allowed = ["text", "image"] if where == "data" else ["transformer", "timm", "textcnn", "bilstm"]
+            found = item["ctx"].get("tag")
+            what = f'"{found}" is not one of them.{did_you_mean(str(found), allowed)}' if found else "missing"
+            yield Problem(f"{where}.{tag}", what, (f"allowed: {', '.join(allowed)}",))
+        elif item["type"] == "value_error":
+            yield Problem(where, str(item["ctx"]["error"]))
+        else:
+            yield Problem(where, f"{item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}")
+
+
+def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+    """Dotted keys of a pydantic location without the union tags in it, and the section that holds its last key."""
+    keys: list[str] = []
+    annotation: Any = Recipe
+    section: type[BaseModel] | None = None
+    for part in loc:
+        options = _options(annotation)
+        tagged = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel) and part in _tags(o)), None)
+        if len(options) > 1 and tagged is not None:
+            annotation = tagged
+            continue
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        mapping = next((o for o in options if typing.get_origin(o) is dict), None)
+        if model is not None:
+            keys.append(str(part))
+            section = model
+            annotation = model.model_fields[str(part)].annotation if part in model.model_fields else None
+        elif str(part).startswith(("literal[", "dict[", "[key]")):
+            continue  # pydantic's name for the member of a union that it tried
+        elif mapping is not None:
+            keys.append(str(part))
+            section, annotation = None, typing.get_args(mapping)[1]
+        elif isinstance(part, int):
+            keys.append(str(part))
+    return keys, section
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) is Annotated:
+        return _options(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    for field in ("kind", "family"):
+        if field in model.model_fields:
+            return typing.get_args(model.model_fields[field].annotation)
+    return ()

@@ -1,0 +1,210 @@
+"""The run directory: the names of its files, its append-only history, and the record of where it ran.
+
+The training wing writes it, the publishing wing reads it, and neither knows the other. Everything in it is data that a person
+can open: YAML, JSON, Parquet, PNG, safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hftl.errors import RunError
+from hftl.recipe import Recipe, load_recipe
+
+PACKAGES = (
+    "hftl",
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "albumentations",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run; see docs/run_directory.md for what is in each."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def data(self) -> Path:
+        """Counts, class names and fingerprints of the splits; lengths, unknown words, what was skipped."""
+        return self.path / "data.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / "predictions" / f"{split}.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def test_openings(self) -> Path:
+        """One line each time the sealed test split was evaluated."""
+        return self.path / "test_openings.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def finished(self) -> bool:
+        """metrics.json is written last of what the training wing writes."""
+        return self.metrics.is_file()
+
+    def load_recipe(self) -> Recipe:
+        """The resolved recipe of this run.
+
+        Raises:
+            RunError: this is no run directory.
+        """
+        if not self.recipe.is_file():
+            raise RunError(f"{self.path}: no run here (there is no recipe.yaml in it)")
+        return load_recipe(self.recipe)
+
+    def append_history(self, record: Mapping[str, Any]) -> None:
+        append_json_line(self.history, record)
+
+    def read_history(self) -> list[dict[str, Any]]:
+        return list(read_json_lines(self.history))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside, flushed, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all; NaN is an error."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of a run.
+
+    Raises:
+        RunError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; the run is not finished, or this is no run directory") from None
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}: not JSON: {error}") from None
+
+
+def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line to a .jsonl file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a .jsonl file; none where there is no file."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def now() -> str:
+    """UTC time as ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment_record() -> dict[str, Any]:
+    """What this process runs on: versions, machine, git commit. Holds no host name, user name, path or environment variable."""
+    return {
+        "time": now(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str | None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _git_commit() -> str | None:
+    """Commit of the working directory, with "+changes" when it differs from that commit; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (FileNotFoundError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if changed else commit

@@ -1,0 +1,136 @@
+"""An experiment ready to run: the recipe's data, model and preprocessing, introduced to each other.
+
+Data and models never import each other; this is where they meet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from datasets import Dataset, disable_progress_bars
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+from hftl.data.image import ImageSamples, write_grid
+from hftl.data.loader import Samples
+from hftl.data.source import Splits, load_splits
+from hftl.data.text import TextSamples, text_facts
+from hftl.models import build_classifier
+from hftl.models.classifier import Classifier
+from hftl.recipe import ImageData, Recipe, TextData
+from hftl.training.machine import matrix_rate, mixed_precision
+from hftl.training.plan import Plan, build_plan, forward_flops
+
+# So many training texts tell the plan how long a typical one is.
+TYPICAL = 512
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a stage needs, before anything is trained."""
+
+    recipe: Recipe
+    splits: Splits
+    classifier: Classifier
+
+
+def prepare_experiment(recipe: Recipe) -> Experiment:
+    """Read the data and build the model; the seed is set before random weights are drawn.
+
+    Raises:
+        DataError, RecipeError: the data or the checkpoint cannot be used.
+    """
+    disable_progress_bars()  # of datasets: the run's own lines say what happens
+    splits = load_splits(recipe.data, seed=recipe.run.seed)
+    set_seed(recipe.run.seed)
+    texts = splits.train["text"] if isinstance(recipe.data, TextData) else ()
+    return Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=texts))
+
+
+def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
+    """A split with the preprocessing of the classifier, and with the recipe's augmentation where `train`."""
+    if isinstance(recipe.data, ImageData):
+        assert isinstance(classifier.preprocessor, BaseImageProcessor)
+        return ImageSamples(
+            dataset,
+            classifier.preprocessor,
+            augmentation=recipe.data.augmentation,
+            background=recipe.data.background,
+            seed=recipe.run.seed,
+            train=train,
+        )
+    assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
+    return TextSamples(dataset, classifier.preprocessor, max_length=recipe.data.max_length)
+
+
+def class_counts(experiment: Experiment) -> list[int]:
+    """Training examples of each class, in the order of the class names."""
+    counts = Counter(experiment.splits.train["label"])
+    return [counts[index] for index in range(len(experiment.splits.label_names))]
+
+
+def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.device | None = None) -> Plan:
+    """The plan of an experiment; with `measure`, this device's matrix rate turns operations into a lower bound of the time.
+
+    Raises:
+        RecipeError: a stage names a layer group that the model does not have.
+    """
+    recipe, classifier = experiment.recipe, experiment.classifier
+    rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
+    return build_plan(
+        recipe,
+        classifier.model,
+        classifier.chain,
+        train_examples=len(experiment.splits.train),
+        forward=forward_flops(classifier.model, classifier.chain, typical_inputs(experiment)),
+        flops_per_second=rate,
+        source=source,
+    )
+
+
+def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:
+    """Model inputs of one example: a text of mean length (over 512 training texts), or a picture."""
+    recipe, classifier, train = experiment.recipe, experiment.classifier, experiment.splits.train
+    samples = make_samples(recipe, classifier, train.select(range(min(TYPICAL, len(train)))), train=False)
+    index = 0
+    if samples.lengths is not None:
+        mean = sum(samples.lengths) / len(samples.lengths)
+        index = min(range(len(samples)), key=lambda i: abs(samples.lengths[i] - mean))  # type: ignore[index]
+    inputs = samples.collate([samples[0, index]])
+    return {name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}}
+
+
+def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
+    """What data.json records: the splits, the lengths or sizes of what training sees, and the model's own facts."""
+    recorded: dict[str, Any] = dict(experiment.splits.facts)
+    if isinstance(samples, TextSamples):
+        recorded["text"] = text_facts(samples)
+    recorded["model"] = experiment.classifier.facts
+    return recorded
+
+
+def write_augmentation_grid(experiment: Experiment, path: Path) -> None:
+    """A PNG of what training will see: a row for each of some training pictures."""
+    samples = make_samples(experiment.recipe, experiment.classifier, experiment.splits.train, train=True)
+    assert isinstance(samples, ImageSamples)
+    write_grid(samples, path)
+
+
+def describe_texts(experiment: Experiment, *, texts: int = 5, tokens: int = 40) -> Iterator[str]:
+    """Some training texts as the model reads them, and what the limit on length costs."""
+    dataset = experiment.splits.train.select(range(min(TYPICAL, len(experiment.splits.train))))
+    samples = make_samples(experiment.recipe, experiment.classifier, dataset, train=False)
+    tokenizer = experiment.classifier.preprocessor
+    assert isinstance(samples, TextSamples) and isinstance(tokenizer, PreTrainedTokenizerBase)
+    for index in range(min(texts, len(samples))):
+        ids = samples[0, index]["input_ids"]
+        shown = " ".join(tokenizer.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
+        yield f"{samples.ids[index]}  {experiment.splits.label_names[samples.labels[index]]}  {len(ids)} tokens\n  {shown}\n"
+    yield f"over {len(samples)} training texts: " + ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(samples).items()
+    )

@@ -1,0 +1,111 @@
+"""What a run says while it runs: history.jsonl for programs, log.txt and the terminal for people, Accelerate's trackers.
+
+Only the main process speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hftl.run import RunDirectory, now
+
+
+class Journal:
+    """Writes and prints the course of one run; a context manager that owns the progress bar."""
+
+    def __init__(self, run: RunDirectory, accelerator: Accelerator, console: Console) -> None:
+        self.run = run
+        self.accelerator = accelerator
+        self.console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (accelerator.is_main_process and console.is_terminal),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._note = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        if self.accelerator.trackers:
+            self.accelerator.end_training()
+
+    def say(self, text: str) -> None:
+        """One line, on the terminal and in log.txt."""
+        if self.accelerator.is_main_process:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with self.run.log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{now()} {text}\n")
+
+    def record(self, event: str, **values: Any) -> None:
+        """One line of history.jsonl."""
+        if self.accelerator.is_main_process:
+            self.run.append_history({"event": event, "time": now(), **values})
+
+    def stage_start(
+        self, name: str, *, number: int, stages: int, step: int, done: int, steps: int, trains: tuple[str, ...]
+    ) -> None:
+        self.record("stage_start", stage=name, step=step, steps=steps, trains=list(trains))
+        self.say(f"stage {number} of {stages}: {name} (trains {', '.join(trains)}; {steps} steps)")
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._note = ""
+        self._task = self._bar.add_task(f"stage {number} of {stages}  {name}", total=steps, completed=done, note="")
+
+    def advance(self) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task)
+
+    def step(self, stage: str, *, epoch: int, step: int, loss: float, grad_norm: float | None, lr: Mapping[str, float]) -> None:
+        self.record("step", stage=stage, epoch=epoch, step=step, loss=loss, grad_norm=grad_norm, lr=dict(lr))
+        if self._task is not None:
+            self._bar.update(self._task, note=f"loss {loss:.3f}{self._note}")
+        if self.accelerator.trackers:
+            rates = {f"lr/{group}": rate for group, rate in lr.items()}
+            self.accelerator.log({"train/loss": loss, **rates}, step=step)
+
+    def evaluation(
+        self,
+        stage: str,
+        *,
+        epoch: int,
+        epochs: int,
+        step: int,
+        train_loss: float,
+        validation: Mapping[str, float],
+        metric: str,
+        best: bool,
+        seconds: float,
+    ) -> None:
+        self.record(
+            "evaluation",
+            stage=stage,
+            epoch=epoch,
+            step=step,
+            train_loss=train_loss,
+            validation=dict(validation),
+            best=best,
+            seconds=round(seconds, 2),
+        )
+        self._note = f" · validation {metric} {validation[metric]:.3f}"
+        self.say(
+            f"  epoch {epoch}/{epochs}  train loss {train_loss:.3f}  validation {metric} {validation[metric]:.4f}"
+            f"  log loss {validation['log_loss']:.3f}  {seconds:.0f} s{'  best' if best else ''}"
+        )
+        if self.accelerator.trackers:
+            self.accelerator.log({f"validation/{name}": value for name, value in validation.items()}, step=step)

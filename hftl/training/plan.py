@@ -1,0 +1,289 @@
+"""The plan: which layer groups train in which stage, at which rate, and what that costs, before compute is spent.
+
+Costs are counted, not guessed: the floating point operations of one forward pass of a typical example are counted group by
+group (torch's FlopCounterMode); the backward pass of a group costs as much again for its weights' gradients and as much again
+for its input's. Groups below the lowest training group need no backward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hftl.data.loader import steps_per_epoch
+from hftl.errors import Problem, RecipeError
+from hftl.models.chain import Chain, UnknownGroup
+from hftl.recipe import Recipe, Stage
+from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One layer group in one stage."""
+
+    name: str
+    trains: bool
+    lr: float | None
+    """None when it is frozen."""
+    weight_decay: float
+    """For its matrices and filters; 0 for its biases, norms and embeddings."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One column of the table."""
+
+    name: str
+    unfreeze: tuple[str, ...]
+    epochs: int
+    batch_size: int
+    steps: int
+    optimizer: str
+    schedule: str
+    loss: str
+    trainable_parameters: int
+    trainable_share: float
+    optimizer_bytes: int
+    flops: float
+    """Floating point operations of all its training steps."""
+    cost_share: float
+    """`flops` over what training every group for as many epochs would take."""
+    groups: tuple[GroupPlan, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole table."""
+
+    model: str
+    parameters: int
+    train_examples: int
+    groups: tuple[dict[str, Any], ...]
+    """{"name", "parameters"} of each layer group, input first."""
+    stages: tuple[StagePlan, ...]
+    flops: float
+    at_least_minutes: float | None
+    """`flops` at the matrix rate measured on this machine: a lower bound, since real steps do not reach it. None: not measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def resolve_stages(recipe: Recipe, chain: Chain, *, source: str) -> dict[str, tuple[str, ...]]:
+    """Stage name -> the layer groups it trains.
+
+    Raises:
+        RecipeError: stages that name groups the model does not have, all of them in one report.
+    """
+    resolved: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for name, stage in recipe.stages.items():
+        try:
+            resolved[name] = chain.select(stage.unfreeze)
+        except UnknownGroup as error:
+            problems.append(Problem(f"stages.{name}.unfreeze", str(error), (f"groups, input to output: {', '.join(chain.names)}",)))
+    if problems:
+        raise RecipeError(source, problems)
+    return resolved
+
+
+def forward_flops(model: nn.Module, chain: Chain, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Floating point operations of one forward pass, by layer group."""
+    counts = dict.fromkeys(chain.names, 0)
+    owner = {name: group for group in chain.names for name in chain.modules[group]}
+    with _counting_mode(model) as counter:
+        handles = []
+        for name, module in model.named_modules():
+            # Only the top modules of a group: what they call is counted with them.
+            if name in owner and owner.get(name.rpartition(".")[0]) != owner[name]:
+                started: list[int] = []
+                group = owner[name]
+
+                def before(*_: Any, started: list[int] = started) -> None:
+                    started.append(counter.get_total_flops())
+
+                def after(*_: Any, started: list[int] = started, group: str = group) -> None:
+                    counts[group] += counter.get_total_flops() - started.pop()
+
+                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        model(**inputs)
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+@contextmanager
+def _counting_mode(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """No gradients and no fused kernels (which the counter cannot look into), the model in evaluation mode; all put back after."""
+    was_training, was_enabled = model.training, torch.backends.mkldnn.enabled
+    model.eval()
+    torch.backends.mkldnn.enabled = False  # its fused LSTM is one operation of unknown size
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mkldnn.enabled = was_enabled
+        model.train(was_training)
+
+
+def step_flops(forward: Mapping[str, int], trains: Sequence[str]) -> int:
+    """Operations of a training step on one example.
+
+    Three groups of 10 of which the last trains: 30 forward, 20 backward. The last two: 30 + 40. First and last: 30 + 20 + 10 + 20.
+    """
+    names = list(forward)
+    lowest = min(names.index(name) for name in trains)
+    backward = sum((2 if name in trains else 1) * forward[name] for name in names[lowest:])
+    return sum(forward.values()) + backward
+
+
+def build_plan(
+    recipe: Recipe,
+    model: nn.Module,
+    chain: Chain,
+    *,
+    train_examples: int,
+    forward: Mapping[str, int],
+    flops_per_second: float | None,
+    source: str = "recipe",
+) -> Plan:
+    """The plan of a recipe on a model; `forward` is the cost of a typical example from `forward_flops`.
+
+    Raises:
+        RecipeError: a stage names a layer group that the model does not have.
+    """
+    resolved = resolve_stages(recipe, chain, source=source)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    of_group = {group: sum(sizes[name] for name in chain.parameters[group]) for group in chain.names}
+    decayed = decayed_parameters(model)
+    stages = tuple(
+        _stage_plan(name, stage, recipe, resolved[name], of_group, chain, decayed, train_examples, forward)
+        for name, stage in recipe.stages.items()
+    )
+    flops = sum(stage.flops for stage in stages)
+    return Plan(
+        model=type(model).__name__,
+        parameters=sum(of_group.values()),
+        train_examples=train_examples,
+        groups=tuple({"name": name, "parameters": count} for name, count in of_group.items()),
+        stages=stages,
+        flops=flops,
+        at_least_minutes=None if flops_per_second is None else flops / flops_per_second / 60,
+    )
+
+
+def _stage_plan(
+    name: str,
+    stage: Stage,
+    recipe: Recipe,
+    trains: tuple[str, ...],
+    parameters: Mapping[str, int],
+    chain: Chain,
+    decayed: set[str],
+    train_examples: int,
+    forward: Mapping[str, int],
+) -> StagePlan:
+    batch_size = stage.batch_size or recipe.run.batch_size
+    rates = group_rates(chain.names, stage)
+    trainable = sum(parameters[group] for group in trains)
+    seen = train_examples * stage.epochs
+    flops = seen * step_flops(forward, trains)
+    return StagePlan(
+        name=name,
+        unfreeze=trains,
+        epochs=stage.epochs,
+        batch_size=batch_size,
+        steps=stage.epochs * steps_per_epoch(train_examples, batch_size),
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        loss=stage.loss,
+        trainable_parameters=trainable,
+        trainable_share=trainable / sum(parameters.values()),
+        optimizer_bytes=4 * optimizer_slots(stage) * trainable,
+        flops=flops,
+        cost_share=flops / max(1, seen * step_flops(forward, chain.names)),
+        groups=tuple(
+            GroupPlan(
+                group,
+                trains=group in trains,
+                lr=rates[group] if group in trains else None,
+                weight_decay=stage.weight_decay if group in trains and decayed & set(chain.parameters[group]) else 0.0,
+            )
+            for group in chain.names
+        ),
+    )
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan for a terminal: a row for each layer group, a column for each stage."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", padding=(0, 2))
+    table.add_column("group", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for number, stage in enumerate(plan.stages, start=1):
+        table.add_column(f"{number} {stage.name}", justify="right", no_wrap=True)
+    for row, group in enumerate(plan.groups):
+        rates = [stage.groups[row].lr for stage in plan.stages]
+        table.add_row(
+            group["name"], f"{group['parameters']:,}", *("[dim]frozen[/dim]" if rate is None else f"{rate:.1e}" for rate in rates)
+        )
+
+    def total(label: str, whole: str, cells: Iterator[str]) -> None:
+        table.add_row(label, whole, *cells, style="cyan")
+
+    table.add_section()
+    stages = plan.stages
+    total("trains", f"{plan.parameters:,}", (_percent(stage.trainable_share) for stage in stages))
+    total("epochs x batch", "", (f"{stage.epochs} x {stage.batch_size}" for stage in stages))
+    total("steps", f"{sum(stage.steps for stage in stages):,}", (f"{stage.steps:,}" for stage in stages))
+    total("optimizer", "", (stage.optimizer for stage in stages))
+    total("schedule", "", (stage.schedule for stage in stages))
+    total("optimizer memory", "", (_bytes(stage.optimizer_bytes) for stage in stages))
+    total("cost", _flops(plan.flops), (_flops(stage.flops) for stage in stages))
+    total("of training all", "", (_percent(stage.cost_share) for stage in stages))
+    return table
+
+
+def plan_footer(plan: Plan) -> str:
+    """What the table means, in a line or two."""
+    sentence = f"{plan.model}, {plan.train_examples:,} training examples."
+    if plan.at_least_minutes is None:
+        return sentence
+    least = _duration(plan.at_least_minutes)
+    return f"{sentence} At this machine's matrix rate that is {least} of training at the least; real steps take longer."
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %") if share < 0.9995 else "100 %"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _flops(count: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if count < 1000:
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    return f"{count:.3g} EFLOP"
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 1:
+        return f"{max(1, round(minutes * 60))} s"
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"

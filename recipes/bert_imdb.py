@@ -1,0 +1,36 @@
+"""BERT on IMDb in three stages: head, upper layers, all.
+
+python recipes/bert_imdb.py
+accelerate launch --num_processes 4 recipes/bert_imdb.py
+hftl plan recipes/bert_imdb.py stages.all.layer_decay=0.9
+"""
+
+import hftl
+
+recipe = hftl.Recipe(
+    name="bert-imdb",
+    data=hftl.TextData(source="stanfordnlp/imdb", max_length=256, validation_fraction=0.1),
+    model=hftl.Transformer(checkpoint="google-bert/bert-base-uncased"),
+    stages={
+        # A linear probe first: a random head would send large, useless gradients into the pretrained layers.
+        "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=1),
+        # The upper layers adapt most to the task; each layer below gets 0.8 of the rate above it.
+        "top": hftl.Stage(unfreeze="last 4", lr=5e-5, layer_decay=0.8, head_lr_multiplier=10, epochs=1, warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=3e-5, layer_decay=0.8, epochs=1, warmup=0.1),
+    },
+    run=hftl.Run(batch_size=32, seed=0),
+    card=hftl.Card(
+        title="BERT, fine-tuned on IMDb film reviews",
+        summary="Tells positive from negative English film reviews.",
+        intended_use="Sentiment of English film reviews of some sentences or paragraphs.",
+        limitations="Other domains and languages were not measured. Reviews longer than 256 word pieces are cut.",
+        training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews; at most 30 reviews a film.",
+        license="apache-2.0",
+        language="en",
+        dataset="stanfordnlp/imdb",
+        dataset_name="IMDb",
+    ),
+)
+
+if __name__ == "__main__":
+    hftl.main(recipe)

@@ -1,0 +1,39 @@
+"""A bidirectional LSTM over GloVe vectors on IMDb: frozen vectors beside a second, trained embedding.
+
+python recipes/bilstm_imdb.py
+python recipes/bilstm_imdb.py model.vectors=glove.6B.zip:glove.6B.100d.txt
+"""
+
+import hftl
+
+recipe = hftl.Recipe(
+    name="bilstm-imdb",
+    data=hftl.TextData(source="stanfordnlp/imdb", max_length=300, validation_fraction=0.1),
+    model=hftl.BiLSTM(
+        vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
+        hidden_size=64,
+        layers=1,
+        pooling="max",
+        trainable_dim=100,
+    ),
+    stages={
+        # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
+        "new": hftl.Stage(unfreeze=("trainable_embedding", "lstm.0", "head"), lr=4e-3, epochs=1, schedule="constant", warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=4e-3, epochs=2, warmup=0.05, early_stopping=1),
+    },
+    run=hftl.Run(batch_size=32, seed=0),
+    card=hftl.Card(
+        title="GloVe BiLSTM on IMDb film reviews",
+        summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",
+        intended_use="Sentiment of English film reviews, where a small model is wanted.",
+        limitations="Other domains and languages were not measured. Reviews longer than 300 words are cut.",
+        training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
+        license="apache-2.0",
+        language="en",
+        dataset="stanfordnlp/imdb",
+        dataset_name="IMDb",
+    ),
+)
+
+if __name__ == "__main__":
+    hftl.main(recipe)

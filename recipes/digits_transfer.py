@@ -1,0 +1,67 @@
+"""A small ResNet that knows the digits 0 to 4 learns 5 to 9 from eight examples of each.
+
+    python recipes/digits_transfer.py
+
+Three runs: the source task from random weights; the transfer, in two stages; and the same network from random weights on the
+same few examples, for as many epochs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+import hftl
+from hftl.run import RunDirectory, read_json
+from hftl.samples.digits import write_digits
+
+FEW = 8
+
+source = hftl.Recipe(
+    name="digits-0-to-4",
+    data=hftl.ImageData(source="runs/data/digits-0-to-4", image_size=32, augmentation="none"),
+    model=hftl.Timm(checkpoint="test_resnet", pretrained=False),
+    stages={"all": hftl.Stage(unfreeze="all", lr=3e-3, epochs=8, schedule="one_cycle")},
+    run=hftl.Run(batch_size=32),
+)
+
+recipe = hftl.Recipe(
+    name="digits-transfer",
+    data=hftl.ImageData(source=f"runs/data/digits-5-to-9-few-{FEW}", image_size=32, augmentation="none", validation_fraction=0.25),
+    model=hftl.Timm(checkpoint="runs/digits-0-to-4/model"),
+    stages={
+        "head": hftl.Stage(unfreeze="head", lr=1e-2, epochs=15),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, layer_decay=0.7, epochs=15, schedule="cosine"),
+    },
+    run=hftl.Run(batch_size=10),
+)
+
+
+def main() -> None:
+    """Write the pictures, train the three runs, print the comparison."""
+    console = Console(soft_wrap=True)
+    write_digits(Path(source.data.source), range(5), train_per_class=140)
+    write_digits(Path(recipe.data.source), range(5, 10), train_per_class=FEW)
+    scratch = hftl.override(
+        recipe, ["model.pretrained=false", "stages.head.unfreeze=all", "stages.head.lr=1e-3", "name=digits-from-scratch"]
+    )
+    for one in (source, recipe, scratch):
+        run = RunDirectory(Path("runs") / one.name)
+        shutil.rmtree(run.path, ignore_errors=True)
+        console.print(f"\n== {one.name}")
+        hftl.train_recipe(one, run_dir=run.path, console=console, source="recipes/digits_transfer.py")
+    console.print()
+    for one in (recipe, scratch):
+        test = read_json(RunDirectory(Path("runs") / one.name).metrics)["test"]
+        low, high = test["accuracy_interval"]
+        console.print(
+            f"{one.name:<20} test accuracy {test['accuracy']:.3f} [{low:.2f}, {high:.2f}], n = {test['n']}",
+            markup=False,
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

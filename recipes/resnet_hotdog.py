@@ -1,0 +1,29 @@
+"""ResNet-18 tells hot dogs from other food, in two stages: head, then all with a smaller rate the deeper the layer.
+
+python recipes/resnet_hotdog.py
+python recipes/resnet_hotdog.py data.source=photos/ data.augmentation=strong
+hftl show recipes/resnet_hotdog.py
+"""
+
+import hftl
+
+recipe = hftl.Recipe(
+    name="resnet-hotdog",
+    data=hftl.ImageData(source="truepositive/hotdog_nothotdog", augmentation="standard", validation_fraction=0.1),
+    model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
+    stages={
+        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
+        "all": hftl.Stage(unfreeze="all", lr=3e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule="cosine", warmup=0.1),
+    },
+    run=hftl.Run(batch_size=32, seed=0),
+    card=hftl.Card(
+        title="ResNet-18: hot dog or not",
+        summary="Tells photos of hot dogs from photos of other things.",
+        intended_use="Demonstration of transfer learning on a small set of photos.",
+        limitations="Drawings, crowded tables and food that looks like a hot dog were not measured apart.",
+        dataset_name="hotdog",
+    ),
+)
+
+if __name__ == "__main__":
+    hftl.main(recipe)

@@ -1,0 +1,41 @@
+"""ResNet-50 on the 37 breeds of Oxford-IIIT Pet: gradual unfreezing in three stages, strong augmentation, smoothed labels.
+
+python recipes/resnet_pets.py
+python recipes/resnet_pets.py data.source=photos/ model.checkpoint=timm/resnet18.tv_in1k
+"""
+
+import hftl
+
+recipe = hftl.Recipe(
+    name="resnet-pets",
+    data=hftl.ImageData(source="timm/oxford-iiit-pet", augmentation="standard", validation_fraction=0.15),
+    model=hftl.Timm(checkpoint="timm/resnet50.a1_in1k"),
+    stages={
+        # 3,128 pets / 32 a step = 98 steps an epoch.
+        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2, label_smoothing=0.1),
+        "top": hftl.Stage(
+            unfreeze="last 3", lr=5e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1, label_smoothing=0.1
+        ),
+        "all": hftl.Stage(
+            unfreeze="all",
+            lr=5e-4,
+            layer_decay=0.7,
+            head_lr_multiplier=2,
+            epochs=5,
+            schedule="cosine",
+            warmup=0.1,
+            label_smoothing=0.1,
+        ),
+    },
+    run=hftl.Run(batch_size=32, seed=0, metric="macro_f1"),
+    card=hftl.Card(
+        title="ResNet-50: breeds of cats and dogs",
+        summary="Names the breed of a cat or a dog, out of 37.",
+        intended_use="Photos with one animal in the middle.",
+        dataset="timm/oxford-iiit-pet",
+        dataset_name="Oxford-IIIT Pet",
+    ),
+)
+
+if __name__ == "__main__":
+    hftl.main(recipe)

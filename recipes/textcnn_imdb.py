@@ -1,0 +1,40 @@
+"""TextCNN over GloVe vectors on IMDb (Kim 2014, arXiv:1408.5882): frozen vectors beside a second, trained embedding.
+
+python recipes/textcnn_imdb.py
+python recipes/textcnn_imdb.py model.vectors=glove.6B.zip:glove.6B.100d.txt
+"""
+
+import hftl
+
+recipe = hftl.Recipe(
+    name="textcnn-imdb",
+    data=hftl.TextData(source="stanfordnlp/imdb", max_length=400, validation_fraction=0.1),
+    model=hftl.TextCNN(
+        vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
+        kernel_widths=(1, 2, 3),
+        channels=100,
+        trainable_dim=100,
+    ),
+    stages={
+        # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
+        "new": hftl.Stage(
+            unfreeze=("trainable_embedding", "convolutions", "head"), lr=4e-3, epochs=2, schedule="constant", warmup=0.1
+        ),
+        "all": hftl.Stage(unfreeze="all", lr=4e-3, epochs=3, warmup=0.05, early_stopping=1),
+    },
+    run=hftl.Run(batch_size=32, seed=0),
+    card=hftl.Card(
+        title="GloVe TextCNN on IMDb film reviews",
+        summary="Tells positive from negative English film reviews, with a convolutional network over word vectors.",
+        intended_use="Sentiment of English film reviews, where a small and fast model is wanted.",
+        limitations="Other domains and languages were not measured. Reviews longer than 400 words are cut.",
+        training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
+        license="apache-2.0",
+        language="en",
+        dataset="stanfordnlp/imdb",
+        dataset_name="IMDb",
+    ),
+)
+
+if __name__ == "__main__":
+    hftl.main(recipe)

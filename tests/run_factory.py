@@ -1,0 +1,305 @@
+"""A finished run directory made of small real arrays, for tests of what reads one.
+
+Nothing is trained: the logits are drawn so that some classes are harder than others, and every file is written by the same
+functions, or in the same form, as a training run writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
+from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.run import RunDirectory, append_json_line, read_json, write_json, write_text
+
+REVIEWS = ("neg", "pos")
+CLOTHES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+COMMIT = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
+TEXT_GROUPS = {
+    "embeddings": 1_114_368,
+    "layer.0": 198_272,
+    "layer.1": 198_272,
+    "layer.2": 198_272,
+    "layer.3": 198_272,
+    "head": 16_770,
+}
+IMAGE_GROUPS = {"stem": 9_536, "layer1": 147_968, "layer2": 525_568, "layer3": 2_099_712, "layer4": 8_393_728, "head": 5_130}
+WORD_GROUPS = {"embedding": 600_000, "convolutions": 120_300, "head": 602}
+
+
+def make_predictions(label_names: tuple[str, ...], n: int, *, seed: int, split: str = "test", skill: float = 2.5) -> Predictions:
+    """Predictions of a model that knows more about the last classes than about the first; each class has at least one example."""
+    rng, classes = np.random.default_rng(seed), len(label_names)
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)]).astype(np.int64)
+    logits = rng.normal(size=(n, classes))
+    logits[np.arange(n), labels] += skill * (0.5 + labels / classes)
+    return Predictions([f"{split}/{i}" for i in range(n)], labels, logits.astype(np.float32))
+
+
+def make_recipe(family: str = "transformer", **card: Any) -> Recipe:
+    """A recipe in three stages; local sources and checkpoints are absolute paths, as users write them."""
+    stages = {
+        "head": Stage(lr=1e-3, unfreeze="head", epochs=2, schedule="constant"),
+        "top": Stage(
+            lr=3e-4, unfreeze="last 3" if family in {"transformer", "timm"} else "last 2", epochs=2, layer_decay=0.8, warmup=0.1
+        ),
+        "all": Stage(
+            lr=3e-4,
+            unfreeze="all",
+            epochs=3,
+            layer_decay=0.8,
+            head_lr_multiplier=10,
+            schedule="slanted_triangular",
+            early_stopping=2,
+        ),
+    }
+    model: Any
+    match family:
+        case "transformer":
+            model = Transformer(checkpoint="/home/secret/models/bert-nano")
+        case "timm":
+            model = Timm(checkpoint="timm/resnet18.a1_in1k")
+        case "textcnn":
+            model = TextCNN(vectors="/home/secret/vectors/glove.6B.50d.txt")
+        case _:
+            model = BiLSTM(vectors="/home/secret/vectors/glove.6B.zip:glove.6B.50d.txt")
+    data: Any = (
+        ImageData(source="/home/secret/data/clothing/", augmentation="standard")
+        if family == "timm"
+        else TextData(source="stanfordnlp/imdb")
+    )
+    return Recipe(name=f"{family}-trial", data=data, model=model, stages=stages, run=Run(batch_size=16), card=Card(**card))
+
+
+def make_run(
+    path: Path,
+    *,
+    family: str = "transformer",
+    label_names: tuple[str, ...] | None = None,
+    test: bool = True,
+    n: int = 160,
+    openings: int = 1,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+) -> RunDirectory:
+    """Write a whole finished run (without model/) into `path`."""
+    run = RunDirectory(path)
+    names = label_names or (CLOTHES if family == "timm" else REVIEWS)
+    recipe = recipe or make_recipe(family)
+    write_text(run.recipe, recipe.to_yaml())
+    metrics, counts = {}, {}
+    for offset, split in enumerate(["validation", "test"] if test else ["validation"]):
+        predictions = make_predictions(names, n, seed=seed + offset, split=split)
+        predictions.save(run.predictions(split), names)
+        metrics[split] = compute_metrics(predictions, names)
+        counts[split] = dict(zip(names, np.bincount(predictions.labels, minlength=len(names)).tolist(), strict=True))
+    counts = {"train": dict(zip(names, (40 + 7 * (i % 4) for i in range(len(names))), strict=True)), **counts}
+    write_json(run.plan, _plan(recipe, family, train_examples=sum(counts["train"].values())))
+    write_json(run.data, _data(recipe, family, counts))
+    write_json(run.environment, ENVIRONMENT)
+    _write_history(run, names, n)
+    if test:
+        for number in range(openings):
+            record = {"time": f"2026-11-2{number}T10:11:12+00:00", "by": "hftl train" if number == 0 else "hftl evaluate"}
+            append_json_line(run.test_openings, record)
+    write_json(run.metrics, metrics)
+    return run
+
+
+def _groups(family: str) -> dict[str, int]:
+    return {"transformer": TEXT_GROUPS, "timm": IMAGE_GROUPS}.get(family, WORD_GROUPS)
+
+
+def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]:
+    groups = _groups(family)
+    names, total = list(groups), sum(groups.values())
+    stages = []
+    for name, stage in recipe.stages.items():
+        count = {"head": 1, "all": len(names)}.get(str(stage.unfreeze)) or int(str(stage.unfreeze).split()[1])
+        trains, size = names[-count:], stage.batch_size or recipe.run.batch_size
+        rates = {g: stage.lr * stage.layer_decay ** (len(names) - 1 - i) for i, g in enumerate(names)}
+        rates["head"] *= stage.head_lr_multiplier
+        trainable = sum(groups[g] for g in trains)
+        stages.append(
+            {
+                "name": name,
+                "unfreeze": trains,
+                "epochs": stage.epochs,
+                "batch_size": size,
+                "steps": stage.epochs * -(-train_examples // size),
+                "optimizer": stage.optimizer,
+                "schedule": stage.schedule,
+                "loss": stage.loss,
+                "trainable_parameters": trainable,
+                "trainable_share": trainable / total,
+                "optimizer_bytes": 8 * trainable,
+                "flops": 1e9 * stage.epochs,
+                "cost_share": 0.5,
+                "groups": [
+                    {
+                        "name": g,
+                        "trains": g in trains,
+                        "lr": rates[g] if g in trains else None,
+                        "weight_decay": 0.01 if g in trains else 0.0,
+                    }
+                    for g in names
+                ],
+            }
+        )
+    return {
+        "model": "BertForSequenceClassification",
+        "parameters": total,
+        "train_examples": train_examples,
+        "groups": [{"name": g, "parameters": count} for g, count in groups.items()],
+        "stages": stages,
+        "flops": 7e9,
+        "at_least_minutes": 0.2,
+    }
+
+
+def _data(recipe: Recipe, family: str, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    image = family == "timm"
+    facts: dict[str, Any] = {
+        "source": recipe.data.source,
+        "revision": None if image else COMMIT,
+        "config": None,
+        "kind": recipe.data.kind,
+        "format": "image folder" if image else "hub",
+        "label_names": list(counts["train"]),
+        "splits": {
+            split: {"n": sum(of.values()), "per_class": of, "fingerprint": hashlib.sha256(split.encode()).hexdigest()}
+            for split, of in counts.items()
+        },
+        "validation": "made from train: 10 %, stratified, seed 0",
+        "test": "given" if "test" in counts else "none",
+        "skipped": [{"id": "train/shirt/broken.jpg", "why": "/home/secret/data/clothing/train/shirt/broken.jpg is empty"}]
+        if image
+        else [],
+        "ignored_files": 0,
+    }
+    if image:
+        facts["model"] = {
+            "architecture": "resnet18",
+            "parameters": 11_181_642,
+            "input_size": [3, 224, 224],
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bicubic",
+            "crop_pct": 0.95,
+            "base_model": "timm/resnet18.a1_in1k",
+            "revision": COMMIT,
+            "pretrained": True,
+            "new_parameters": ["fc.weight", "fc.bias"],
+        }
+        return facts
+    facts["text"] = {
+        "length_mean": 231.4,
+        "length_median": 174.0,
+        "length_p95": 598.0,
+        "share_truncated": 0.271,
+        "share_unknown": 0.0012,
+        "empty": 0,
+    }
+    facts["model"] = {
+        "architecture": "BertForSequenceClassification",
+        "base_model": "/home/secret/models/bert-nano",
+        "revision": None,
+        "parameters": 1_924_226,
+    }
+    if family != "transformer":
+        facts["model"] = {
+            "architecture": "TextCNNForSequenceClassification" if family == "textcnn" else "BiLSTMForSequenceClassification",
+            "base_model": "glove.6B.50d.txt",
+            "revision": None,
+            "parameters": 720_902,
+            "vector_dim": 50,
+            "vocabulary": {
+                "words": 12_000,
+                "in_vectors": 11_159,
+                "share_in_vectors": 0.862,
+                "share_unknown": 0.0312,
+                "frequent_without_vector": ["terrible", "1/10"],
+            },
+        }
+    return facts
+
+
+def _write_history(run: RunDirectory, names: tuple[str, ...], n: int) -> None:
+    groups = [group["name"] for group in read_json(run.plan)["groups"]]
+    rng, step = np.random.default_rng(3), 0
+    epochs = {"head": 2, "top": 2, "all": 3}
+    per_epoch, done, whole = 25, 0, sum(epochs.values())
+    for stage, trains in zip(epochs, (groups[-1:], groups[-3:], groups), strict=True):
+        run.append_history(
+            {"event": "stage_start", "time": "2026-11-20T10:00:00+00:00", "stage": stage, "step": step, "trains": trains}
+        )
+        length = epochs[stage] * per_epoch
+        for epoch in range(1, epochs[stage] + 1):
+            losses = []
+            for place in range((epoch - 1) * per_epoch, epoch * per_epoch):
+                step += 1
+                losses.append(0.15 + 0.55 * float(np.exp(-step / 70)) + 0.05 * float(rng.normal()))
+                if step % 5 == 0:
+                    base = 1e-3 if stage == "head" else 3e-4 * max(0.0, 1 - place / length)
+                    rates = {g: base * 0.8 ** (len(groups) - 1 - groups.index(g)) for g in trains}
+                    record = {
+                        "event": "step",
+                        "stage": stage,
+                        "epoch": epoch,
+                        "step": step,
+                        "loss": losses[-1],
+                        "grad_norm": 1.0,
+                        "lr": rates,
+                    }
+                    run.append_history(record)
+            done += 1
+            validation = quick_metrics(make_predictions(names, n, seed=20 + done, split="validation", skill=2.7 * done / whole))
+            run.append_history(
+                {
+                    "event": "evaluation",
+                    "stage": stage,
+                    "epoch": epoch,
+                    "step": step,
+                    "train_loss": float(np.mean(losses)),
+                    "validation": validation,
+                    "best": epoch == epochs[stage],
+                    "seconds": 12.25,
+                }
+            )
+        record = {
+            "event": "stage_end",
+            "stage": stage,
+            "best_epoch": epochs[stage],
+            "best_metric": validation["accuracy"],
+            "stopped_early": False,
+        }
+        run.append_history(record)
+    run.append_history({"event": "finished", "seconds": 97.5, "training_seconds": 85.75})
+
+
+ENVIRONMENT: dict[str, Any] = {
+    "time": "2026-11-20T10:00:00+00:00",
+    "python": "3.11.9",
+    "packages": {
+        "hftl": "0.1.0",
+        "torch": "2.14.1",
+        "transformers": "5.23.0",
+        "timm": "1.0.31",
+        "datasets": "5.2.0",
+        "accelerate": "1.15.0",
+    },
+    "platform": "Linux x86_64",
+    "cpu": "AMD EPYC 9655 96-Core Processor",
+    "cores": 2,
+    "memory_bytes": 25_769_803_776,
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "processes": 1,
+    "distributed": "NO",
+    "device": "cpu",
+    "precision": "bf16",
+    "seconds": 85.8,
+}

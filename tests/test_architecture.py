@@ -1,0 +1,292 @@
+"""The arrows of the architecture, as a table: what each module of hftl may import, and a few things that are nowhere allowed.
+
+A change that fails here has either taken a wrong turn, or found that the table is wrong: then the table, README.md and the code
+change together. A new module needs no line where its package has one; a new package does.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "hftl"
+
+# --- the table ----------------------------------------------------------------------------------------------------------------
+
+GROUND = ("hftl.errors", "hftl.recipe", "hftl.run")
+WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
+EVERYTHING = ("hftl",)
+
+# Module or package -> what of hftl it may import beside its own package; the longest name that fits counts.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
+    "hftl.errors": (),
+    "hftl.recipe": ("hftl.errors",),
+    "hftl.run": ("hftl.errors", "hftl.recipe"),
+    # Three neighbours that never import each other: the training engine introduces them.
+    "hftl.data": GROUND,
+    "hftl.models": GROUND,
+    "hftl.evaluation": GROUND,
+    "hftl.training": WINGS,
+    "hftl.inference": (*WINGS, "hftl.training"),
+    # The publishing wing meets the training wing on disk only. The card needs less still.
+    "hftl.sharing": (*GROUND, "hftl.evaluation.metrics"),
+    "hftl.sharing.card": GROUND,
+    # What helps when something else is broken or missing.
+    "hftl.doctor": ("hftl.errors", "hftl.run"),
+    "hftl.samples": ("hftl.errors",),
+    "hftl.launch": ("hftl.errors",),
+    "hftl.cli": EVERYTHING,
+}
+
+# Module or package -> the only libraries it may import, where that is part of its promise; the standard library is always allowed.
+LIBRARIES: dict[str, frozenset[str]] = {
+    "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
+    "hftl.errors": frozenset(),
+    "hftl.recipe": frozenset({"pydantic", "yaml"}),
+    "hftl.run": frozenset(),
+    "hftl.doctor": frozenset({"packaging"}),
+    "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),
+}
+
+# Library -> the one module that may import it.
+ONLY_IN = {"albumentations": "hftl.data.image"}
+
+
+# --- reading the code ---------------------------------------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of hftl."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, known: frozenset[str]) -> set[str]:
+    """Dotted names that a file imports, anywhere in it: at its top, inside functions, for types only, or by `import_module`.
+
+    ``from hftl import run`` is an import of `hftl.run` where that is in `known`, otherwise one of the facade `hftl`.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            module = node.module or ""
+            found.update(name if (name := f"{module}.{alias.name}") in known else module for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"} and node.args:
+            found.update(str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+    return found
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def entry(name: str, table: Iterable[str]) -> str | None:
+    """The longest name in a table that a module is within; "hftl" stands for the facade alone."""
+    fitting = [key for key in table if name == key or (key != "hftl" and is_within(name, key))]
+    return max(fitting, key=len, default=None)
+
+
+def may_import(name: str, other: str) -> bool:
+    """Whether the table lets module `name` import `other`, both of hftl."""
+    key = entry(name, MAY_IMPORT)
+    assert key is not None, f"{name} is not in the table"
+    allowed = MAY_IMPORT[key]
+    if allowed == EVERYTHING:
+        return True
+    if other == "hftl":
+        return False  # the facade is above every module
+    package = ".".join(name.split(".")[:2])
+    own = (package,) if (PACKAGE / package.removeprefix("hftl.")).is_dir() and key == package else ()
+    return any(is_within(other, part) for part in (*allowed, *own))
+
+
+def files() -> list[Path]:
+    """Every file of the repository that .gitignore does not leave out."""
+    lines = (REPOSITORY / ".gitignore").read_text(encoding="utf-8").split()
+    ignored = [".git", *(line.strip("/") for line in lines if not line.startswith("#"))]
+
+    def walk(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            if any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                yield from walk(path)
+            else:
+                yield path
+
+    return list(walk(REPOSITORY))
+
+
+FILES = files()
+PYTHON = [path for path in FILES if path.suffix == ".py"]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+# --- the table holds ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_walk_finds_the_code_it_is_about() -> None:
+    assert {"hftl.errors", "hftl.recipe", "hftl.run", "hftl.data.loader", "hftl.models.chain", "hftl.doctor"} <= set(MODULES)
+    assert len(MODULES) > 15
+    assert {"hftl/errors.py", "tests/test_architecture.py", "pyproject.toml", "Makefile", ".ci/run"} <= {
+        relative(path) for path in FILES
+    }
+    assert not any(relative(path).startswith((".venv/", ".git/")) for path in FILES)
+
+
+def test_every_module_is_in_the_table_and_every_line_of_the_table_is_about_something() -> None:
+    assert [name for name in MODULES if entry(name, MAY_IMPORT) is None] == []
+    for name in {*MAY_IMPORT, *LIBRARIES, *ONLY_IN.values()}:
+        assert any(is_within(module, name) for module in MODULES), f"{name} is in the table and not in the code"
+
+
+def test_every_package_has_an_init() -> None:
+    folders = {path.parent for path in MODULES.values()}
+    assert [relative(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_floors_below_it(name: str) -> None:
+    own = {other for other in imports(MODULES[name], frozenset(MODULES)) if is_within(other, "hftl")}
+    assert sorted(other for other in own if not may_import(name, other)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if entry(name, LIBRARIES)])
+def test_a_module_that_promises_to_be_light_imports_only_the_libraries_it_names(name: str) -> None:
+    key = entry(name, LIBRARIES)
+    assert key is not None
+    libraries = {other.split(".")[0] for other in imports(MODULES[name], frozenset(MODULES))} - sys.stdlib_module_names - {"hftl"}
+    assert sorted(libraries - LIBRARIES[key]) == []
+
+
+@pytest.mark.parametrize(("library", "only"), ONLY_IN.items())
+def test_a_library_that_may_have_to_be_replaced_is_behind_one_module(library: str, only: str) -> None:
+    users = [
+        name for name, path in MODULES.items() if any(is_within(other, library) for other in imports(path, frozenset(MODULES)))
+    ]
+    assert users == [only]
+
+
+@pytest.mark.parametrize("module", ["hftl.doctor", "hftl.sharing.card", "hftl.recipe"])
+def test_what_must_work_beside_a_broken_installation_loads_no_heavy_library(module: str) -> None:
+    heavy = ["torch", "torchvision", "transformers", "datasets", "timm", "accelerate", "albumentations"]
+    code = f"import {module}, sys; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_table_itself_refuses_what_it_should() -> None:
+    assert may_import("hftl.training.engine", "hftl.data.loader")
+    assert may_import("hftl.models.vision", "hftl.models.chain")
+    assert may_import("hftl.sharing.hub", "hftl.sharing.card")
+    assert not may_import("hftl.recipe", "hftl.run")
+    assert not may_import("hftl.data.loader", "hftl.models.chain")
+    assert not may_import("hftl.evaluation.report", "hftl.data")
+    assert not may_import("hftl.data.source", "hftl.training.plan")
+    assert not may_import("hftl.training.engine", "hftl.sharing.card")
+    assert not may_import("hftl.sharing.card", "hftl.evaluation.metrics")
+    assert not may_import("hftl.sharing.hub", "hftl.evaluation.report")
+    assert not may_import("hftl.errors", "hftl")
+    assert entry("hftl.utils", MAY_IMPORT) is None
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom hftl import run, Recipe\nif TYPE_CHECKING:\n    import torch.nn as nn\n"
+        "def late():\n    from hftl.models import chain\n    importlib.import_module('timm.data')\n",
+        encoding="utf-8",
+    )
+    found = imports(tmp_path / "module.py", frozenset({"hftl", "hftl.run", "hftl.models", "hftl.models.chain"}))
+    assert found == {"typing", "hftl.run", "hftl", "torch.nn", "hftl.models.chain", "timm.data"}
+
+
+# --- packaging ----------------------------------------------------------------------------------------------------------------
+
+
+def declared(*, extras: bool) -> set[str]:
+    """Names of the libraries that pyproject.toml asks for, with those of the extras or without."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *(project["optional-dependencies"].values() if extras else ())]
+    return {canonical(text) for texts in lists for text in texts} - {"hftl"}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", name, maxsplit=1)[0]).lower()
+
+
+def test_every_library_that_hftl_imports_is_declared() -> None:
+    owners = metadata.packages_distributions()
+    imported = {other.split(".")[0] for path in MODULES.values() for other in imports(path, frozenset(MODULES))}
+    libraries = imported - sys.stdlib_module_names - {"hftl"}
+    assert {"torch", "pydantic"} <= libraries
+    known = declared(extras=False)
+    assert [name for name in sorted(libraries) if not known & {canonical(owner) for owner in owners.get(name, [])}] == []
+
+
+def test_constraints_pin_every_declared_library_exactly_and_name_no_place() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+    pinned = {canonical(line): line.partition("==")[2] for line in pins}
+    assert sorted(declared(extras=True) - set(pinned)) == []
+    assert (pinned["torch"], pinned["torchvision"]) == ("2.14.1", "0.29.1")
+
+
+# --- nowhere allowed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_nobody_catches_every_exception(path: Path) -> None:
+    caught = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ExceptHandler)]
+    kinds = [(node.lineno, ast.unparse(node.type) if node.type else "everything") for node in caught]
+    assert [(line, kind) for line, kind in kinds if kind == "everything" or "Exception" in re.findall(r"\w+", kind)] == []
+
+
+def test_there_is_no_room_for_things_without_a_place() -> None:
+    assert [relative(path) for path in PYTHON if path.stem in {"utils", "util", "helpers", "common", "misc"}] == []
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    # A test may make up a home folder, to show that it does not leak into a card.
+    everywhere, outside_tests = (re.compile(rf"(?<![\w.~/:}}-])/({names})\b") for names in ("work|root|tmp", "home|Users"))
+    text_suffixes = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jinja", ".cfg", ".sh", ""}
+    read = [path for path in FILES if path.suffix in text_suffixes and path.stat().st_size < 1_000_000]
+    assert len(read) > 20
+    found = [
+        f"{relative(path)}:{number}: {line.strip()[:80]}"
+        for path in read
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if everywhere.search(line) or (path.parent.name != "tests" and outside_tests.search(line))
+    ]
+    assert found == []
+
+
+def test_no_file_is_larger_than_ten_megabytes_nor_are_the_samples_together() -> None:
+    limit = 10_000_000
+    assert [relative(path) for path in FILES if path.stat().st_size > limit] == []
+    samples = [path for path in FILES if path.is_relative_to(PACKAGE / "samples")]
+    assert samples
+    assert sum(path.stat().st_size for path in samples) <= limit

@@ -1,0 +1,275 @@
+"""The command line as a user meets it: exit codes, messages, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from hftl.cli import main
+from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
+from hftl.run import RunDirectory
+from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples.digits import write_digits
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Hftl = Callable[..., Outcome]
+
+
+@pytest.fixture
+def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
+    def run(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as exited:
+            main(argv=[str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        code = exited.value.code
+        return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run
+
+
+def text_recipe(**data: Any) -> Recipe:
+    values = {
+        "source": REVIEWS,
+        "max_length": 32,
+        "max_train_samples": 48,
+        "max_validation_samples": 20,
+        "max_test_samples": 20,
+        **data,
+    }
+    return Recipe(
+        name="cli",
+        data=TextData(**values),
+        model=Transformer(checkpoint=BERT_NANO),
+        stages={"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-3, layer_decay=0.5)},
+        run=Run(batch_size=16, precision="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(text_recipe().to_yaml())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    path = tmp_path_factory.mktemp("runs") / "cli"
+    with pytest.raises(SystemExit) as exited:
+        main(argv=["train", str(recipe_file), "--run-dir", str(path)])
+    assert exited.value.code == 0
+    return RunDirectory(path)
+
+
+def test_help_teaches_each_command_without_loading_a_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hftl.cli", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    assert done.returncode == 0
+    for command in ("plan", "train", "evaluate", "predict", "show", "card", "doctor"):
+        assert command in done.stdout
+
+
+def test_plan_prints_the_table_and_trains_nothing(
+    hftl: Hftl, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = hftl("plan", recipe_file)
+    rows = {line.split()[0]: line.split()[1:] for line in outcome.out.splitlines() if line.strip()}
+    assert outcome.code == 0
+    assert rows["embeddings"][:2] == ["1,114,624", "frozen"]
+    assert rows["layer.3"] == ["198,272", "frozen", "5.0e-04"]
+    assert rows["head"] == ["16,770", "1.0e-03", "1.0e-03"]
+    assert rows["steps"] == ["6", "3", "3"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_as_json_is_for_programs(hftl: Hftl, recipe_file: Path) -> None:
+    outcome = hftl("plan", recipe_file, "stages.all.lr=2e-3", "--json")
+    plan = json.loads(outcome.out)
+    assert [stage["name"] for stage in plan["stages"]] == ["head", "all"]
+    assert plan["stages"][1]["groups"][-1] == {"name": "head", "trains": True, "lr": 0.002, "weight_decay": 0.01}
+
+
+def test_train_writes_a_card_and_says_what_to_do_next(run: RunDirectory) -> None:
+    assert run.card.read_text().startswith("---\n")
+    assert run.figures.is_dir()
+
+
+def test_card_is_written_again_from_the_run_alone(hftl: Hftl, run: RunDirectory) -> None:
+    before = run.card.read_text()
+    run.card.unlink()
+    assert hftl("card", run.path).code == 0
+    assert run.card.read_text() == before
+
+
+def test_evaluate_shows_the_numbers_beside_those_on_record(hftl: Hftl, run: RunDirectory) -> None:
+    outcome = hftl("evaluate", run.path)
+    line = next(line for line in outcome.out.splitlines() if line.startswith("accuracy")).split()
+    assert outcome.code == 0 and line[1] == line[2]
+
+
+def test_predict_reads_texts_files_folders_and_tables(hftl: Hftl, run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("A joy.\nA waste of time.\n")
+    (tmp_path / "table.csv").write_text('id,text\n1,"Lovely, in a way."\n')
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("One whole\ndocument.")
+    output = tmp_path / "out.csv"
+    outcome = hftl(
+        "predict",
+        run.path,
+        "=cmd() is how it starts",
+        tmp_path / "lines.txt",
+        tmp_path / "table.csv",
+        folder,
+        "",
+        "--output",
+        output,
+    )
+    assert outcome.code == 0, outcome.err
+    with output.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["input"] for row in rows] == [
+        "'=cmd() is how it starts",
+        "A joy.",
+        "A waste of time.",
+        "Lovely, in a way.",
+        "One whole\ndocument.",
+        "",
+    ]
+    assert all(row["label"] in {"negative", "positive"} for row in rows)
+    assert float(rows[0]["p(negative)"]) + float(rows[0]["p(positive)"]) == pytest.approx(1.0)
+
+
+def test_predict_prints_a_table_for_people(hftl: Hftl, run: RunDirectory) -> None:
+    outcome = hftl("predict", run.path, "A slow start, but what an ending.")
+    assert outcome.code == 0
+    assert "A slow start, but what an ending." in outcome.out
+
+
+def test_show_prints_texts_as_tokens(hftl: Hftl, recipe_file: Path) -> None:
+    outcome = hftl("show", recipe_file)
+    assert outcome.code == 0 and "[CLS]" in outcome.out and "share truncated" in outcome.out
+
+
+def test_show_draws_a_grid_of_augmented_pictures(hftl: Hftl, tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", range(3), train_per_class=8)
+    recipe = Recipe(
+        name="digits",
+        data=ImageData(source=str(tmp_path / "digits"), image_size=32, augmentation="standard", validation_fraction=0.25),
+        model=Timm(checkpoint="test_resnet", pretrained=False),
+        stages={"all": Stage(lr=1e-3)},
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    outcome = hftl("show", tmp_path / "recipe.yaml", "--output", tmp_path / "grid.png")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- mistakes: one message with everything that is wrong, exit code 2, nothing written ----------------------------------------
+
+
+def refused(hftl: Hftl, run_dir: Path, *arguments: object) -> str:
+    outcome = hftl("train", *arguments, "--run-dir", run_dir)
+    assert outcome.code == 2, outcome.err
+    assert "Traceback" not in outcome.err and outcome.out == ""
+    assert not run_dir.exists()
+    return outcome.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.max_lenght=3"], 'unknown key "max_lenght". Did you mean "max_length"?'),
+        (["data.max_length=long"], "input should be a valid integer"),
+        (["stages.all.lr=0"], "0.0 does not freeze a group"),
+        (["stages.all.unfreeze=[layer.7]"], 'no layer group "layer.7".'),
+        (["model.checkpoint=./no/such/folder"], "no/such/folder"),
+        (["data.text_column=review"], "review"),
+        (["stages.all.lr=0", "run.sed=1"], "2 problems in"),
+    ],
+)
+def test_a_recipe_error_is_one_message(hftl: Hftl, recipe_file: Path, tmp_path: Path, overrides: list[str], expected: str) -> None:
+    assert expected in refused(hftl, tmp_path / "run", recipe_file, *overrides)
+
+
+def test_a_recipe_that_does_not_exist_is_one_message(hftl: Hftl, tmp_path: Path) -> None:
+    assert "no such file" in refused(hftl, tmp_path / "run", tmp_path / "nothing.py")
+
+
+def write_table(tmp_path: Path, rows: str) -> Path:
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "train.csv").write_text(rows)
+    (source / "test.csv").write_text("text,label\ngood,a\nbad,b\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text_recipe(source=str(source)).to_yaml())
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("review,label\nx,a\ny,b\n", 'no column "text"'),
+        ("text,label\nx,a\ny,a\nz,a\n", "one class"),
+        ("text,label\nx,a\ny,\nz,b\nw, \n", "label"),
+        ("text,label\nx,a\ny,b,c\n", "line 3"),
+    ],
+)
+def test_a_data_error_is_one_message(hftl: Hftl, tmp_path: Path, rows: str, expected: str) -> None:
+    message = refused(hftl, tmp_path / "run", write_table(tmp_path, rows))
+    assert message.startswith("DataError: ") and expected in message
+
+
+def test_an_empty_text_is_no_error(hftl: Hftl, tmp_path: Path) -> None:
+    rows = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20)) + ",a\n"
+    recipe = write_table(tmp_path, rows)
+    outcome = hftl("train", recipe, "--run-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["text"]["empty"] in {0, 1}  # 1 unless it fell to validation
+
+
+def test_pictures_that_cannot_be_read_are_all_named(hftl: Hftl, tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "digits", range(2), train_per_class=8)
+    (folder / "train" / "0" / "empty.png").write_bytes(b"")
+    (folder / "train" / "1" / "text.jpg").write_text("this is no picture")
+    recipe = Recipe(
+        name="digits",
+        data=ImageData(source=str(folder), image_size=32, validation_fraction=0.25),
+        model=Timm(checkpoint="test_resnet", pretrained=False),
+        stages={"all": Stage(lr=1e-3)},
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    message = refused(hftl, tmp_path / "run", tmp_path / "recipe.yaml")
+    assert "empty.png" in message and "text.jpg" in message
+
+
+def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
+    outcome = hftl("predict", tmp_path / "nothing", "text")
+    assert outcome.code == 2 and "no model here" in outcome.err
+
+
+def test_doctor_says_what_it_found(hftl: Hftl) -> None:
+    outcome = hftl("doctor")
+    assert "torch" in outcome.out and outcome.code in {0, 1}

@@ -1,0 +1,225 @@
+"""Whole runs on the packaged sample: what is promised about stages, resume, processes and the run directory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hftl.errors import DataError, RecipeError, RunError
+from hftl.evaluation.metrics import Predictions
+from hftl.recipe import Recipe, Run, Stage, TextData, Transformer, override
+from hftl.run import RunDirectory, read_json
+from hftl.samples import BERT_NANO, REVIEWS
+from hftl.training import engine
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def tiny_recipe(*changes: str) -> Recipe:
+    recipe = Recipe(
+        name="tiny",
+        data=TextData(source=REVIEWS, max_length=48, max_train_samples=72, max_validation_samples=41, max_test_samples=37),
+        model=Transformer(checkpoint=BERT_NANO),
+        stages={
+            "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
+            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.1),
+        },
+        run=Run(batch_size=16, precision="fp32", log_every=2),
+    )
+    return override(recipe, changes)
+
+
+def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
+    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()), **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train(tiny_recipe(), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_leaves_everything_that_its_card_needs(run: RunDirectory) -> None:
+    for path in (run.recipe, run.plan, run.environment, run.data, run.history, run.log, run.metrics, run.test_openings):
+        assert path.stat().st_size > 0, path
+    assert {path.name for path in run.figures.iterdir()} == {"learning_curves.png", "confusion_matrix_test.png", "calibration.png"}
+    metrics = read_json(run.metrics)
+    assert (metrics["validation"]["n"], metrics["test"]["n"]) == (41, 37)
+    assert metrics["test"]["accuracy_interval"][0] < metrics["test"]["accuracy"] < metrics["test"]["accuracy_interval"][1]
+    assert run.load_recipe() == tiny_recipe()
+    assert len(run.test_openings.read_text().splitlines()) == 1
+
+
+def test_the_history_tells_each_stage_with_its_steps_and_rates(run: RunDirectory) -> None:
+    history = run.read_history()
+    assert [r["stage"] for r in history if r["event"] == "evaluation"] == ["head", "head", "top", "top"]
+    # 72 examples / 16 a step = 5 steps an epoch (the last of 8), 20 in all; every second one is logged, and the last of each epoch.
+    steps = [r for r in history if r["event"] == "step"]
+    assert [r["step"] for r in steps] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert set(steps[0]["lr"]) == {"head"} and set(steps[-1]["lr"]) == {"layer.3", "head"}
+    assert history[-1]["event"] == "finished"
+
+
+def test_a_group_that_no_stage_trains_keeps_its_weights_bit_for_bit(run: RunDirectory) -> None:
+    before, after = load_file(Path(BERT_NANO) / "model.safetensors"), load_file(run.model / "model.safetensors")
+    backbone = [name for name in before if name.startswith(("bert.embeddings", "bert.encoder.layer"))]
+    assert len(backbone) > 60
+    changed = {".".join(name.split(".")[:4]) for name in backbone if not torch.equal(before[name], after[name])}
+    assert changed == {"bert.encoder.layer.3"}
+
+
+def test_the_saved_model_gives_the_stored_predictions_in_a_pipeline(run: RunDirectory) -> None:
+    stored = Predictions.load(run.predictions("test"))
+    reviews = [json.loads(line)["text"] for line in (Path(REVIEWS) / "test.jsonl").read_text().splitlines()]
+    places = [int(name.rpartition("/")[2]) for name in stored.ids]
+    classify = pipeline("text-classification", model=str(run.model), device="cpu")
+    served = classify([reviews[place] for place in places], truncation=True, top_k=None)
+    names = ["negative", "positive"]
+    probabilities = np.array([[next(row["score"] for row in rows if row["label"] == name) for name in names] for rows in served])
+    np.testing.assert_allclose(probabilities, stored.probabilities, atol=1e-5)
+
+
+def test_the_metrics_can_be_recomputed_from_the_stored_predictions(run: RunDirectory) -> None:
+    for split in ("validation", "test"):
+        stored = Predictions.load(run.predictions(split))
+        accuracy = float((stored.logits.argmax(1) == stored.labels).mean())
+        assert accuracy == pytest.approx(read_json(run.metrics)[split]["accuracy"])
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
+    # A rate of 30 throws the weights far away in the second epoch of a schedule that starts near 0.
+    recipe = tiny_recipe(
+        "stages.head.epochs=1", "stages.top.epochs=3", "stages.top.warmup=0.9", "stages.top.lr=3", "stages.top.max_grad_norm=null"
+    )
+    run = train(recipe, tmp_path / "run")
+    rows = [r for r in run.read_history() if r["event"] == "evaluation" and r["stage"] == "top"]
+    best = max(range(3), key=lambda i: (rows[i]["validation"]["accuracy"], -rows[i]["validation"]["log_loss"]))
+    assert [i for i, row in enumerate(rows) if row["best"]][-1] == best
+    assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(rows[best]["validation"]["log_loss"], rel=1e-4)
+
+
+def test_early_stopping_ends_a_stage_that_no_longer_gets_better(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        "stages.head.epochs=6", "stages.head.early_stopping=1", "stages.head.lr=1e-12", "run.metric=log_loss", "stages.top.epochs=1"
+    )
+    run = train(recipe, tmp_path / "run")
+    ended = next(r for r in run.read_history() if r["event"] == "stage_end")
+    assert ended["stopped_early"]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
+    tmp_path: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    saved, save = [], engine.save_checkpoint
+
+    def stop(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == stop_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe(), tmp_path / "run")
+    continued = train(tiny_recipe(), tmp_path / "run", resume=True)
+    whole, resumed = load_file(run.model / "model.safetensors"), load_file(continued.model / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_resumed_run_with_another_recipe_is_refused_with_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), tmp_path / "run")
+    with pytest.raises(RunError, match=r"stages\.top\.lr: 0.001 -> 0.002"):
+        train(tiny_recipe("stages.top.lr=0.002"), tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_is_never_written_over(run: RunDirectory) -> None:
+    before = run.metrics.read_bytes()
+    with pytest.raises(RunError, match="is not empty"):
+        train(tiny_recipe(), run.path)
+    with pytest.raises(RunError, match="this run is finished"):
+        train(tiny_recipe(), run.path, resume=True)
+    assert run.metrics.read_bytes() == before
+
+
+def test_a_mistake_in_the_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r'no layer group "layer\.9"'):
+        train(tiny_recipe("stages.top.unfreeze=[layer.9, head]"), tmp_path / "run")
+    with pytest.raises(DataError, match="no such file"):
+        train(tiny_recipe("data.source=./nowhere/"), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"data.max_length: 600 is longer than the 512 positions"):
+        train(tiny_recipe("data.max_length=600"), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r'run.trackers: no tracker "tensorbord". Did you mean "tensorboard"?'):
+        train(tiny_recipe("run.trackers=[tensorbord]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"stage head, step \d+: the loss is .* examples: train/"):
+        train(tiny_recipe("stages.head.lr=1e38", "stages.head.max_grad_norm=null", "stages.head.optimizer=sgd"), tmp_path / "run")
+
+
+def test_micro_batches_change_the_memory_and_not_the_weights(tmp_path: Path) -> None:
+    # SGD: Adam would blow rounding up to whole steps where the true gradient is 0, as that of attention's key biases is.
+    sgd = ("stages.head.optimizer=sgd", "stages.top.optimizer=sgd", "stages.head.lr=0.1", "stages.top.lr=0.1")
+    settings = ("model.dropout=0", "stages.head.epochs=1", "stages.top.epochs=1", *sgd)
+    whole = train(tiny_recipe(*settings), tmp_path / "whole")
+    cut = train(tiny_recipe(*settings, "run.gradient_accumulation=3"), tmp_path / "cut")
+    a, b = load_file(whole.model / "model.safetensors"), load_file(cut.model / "model.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
+
+
+def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> None:
+    recipe = tiny_recipe("model.dropout=0", "stages.head.epochs=1", "stages.top.epochs=1")
+    one = train(recipe, tmp_path / "one")
+    (tmp_path / "recipe.py").write_text(
+        f"import hftl\nrecipe = hftl.load_recipe({str(one.recipe)!r})\nif __name__ == '__main__':\n    hftl.main(recipe)\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, str(tmp_path / "recipe.py"), "--run-dir", str(tmp_path / "two")]
+    # Accelerate leaves its own variables behind in this process; a user's shell has none of them.
+    left_behind = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_behind} | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    two = RunDirectory(tmp_path / "two")
+    assert read_json(two.environment)["processes"] == 2
+    for split in ("validation", "test"):
+        ours, theirs = Predictions.load(one.predictions(split)), Predictions.load(two.predictions(split))
+        assert ours.ids == theirs.ids
+        np.testing.assert_allclose(ours.logits, theirs.logits, atol=2e-3)
+        assert read_json(one.metrics)[split]["accuracy"] == read_json(two.metrics)[split]["accuracy"]
+    assert done.stderr.count("the model card") == 1  # only the main process speaks
+
+
+def test_evaluating_again_gives_the_recorded_numbers_and_writes_the_opening_down(run: RunDirectory) -> None:
+    now, recorded = engine.evaluate(run, split="test")
+    assert recorded is not None and now["accuracy"] == recorded["accuracy"]
+    assert len(run.test_openings.read_text().splitlines()) == 2
+    with pytest.raises(RunError, match='no split "tset"'):
+        engine.evaluate(run, split="tset")
+
+
+def test_a_tracker_gets_the_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the tensorboard extra")
+    run = train(tiny_recipe("run.trackers=[tensorboard]", "stages.head.epochs=1", "stages.top.epochs=1"), tmp_path / "run")
+    assert list(run.path.rglob("events.out.tfevents.*"))

@@ -1,0 +1,533 @@
+"""GloVe families: vector files, vocabulary, tokenizer, the two models, and their way to disk and back."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
+
+from hftl.errors import RecipeError, RunError
+from hftl.models import glove, glove_modeling
+from hftl.models.classifier import Classifier
+from hftl.models.glove_modeling import (
+    BidirectionalLSTM,
+    BiLSTMForSequenceClassification,
+    GloveBiLSTMConfig,
+    GloveTextCNNConfig,
+    TextCNNForSequenceClassification,
+)
+from hftl.recipe import BiLSTM, TextCNN
+
+SIX_WORDS = b"the 1.0 2.0\nfilm 3.0 -4.0\ngood 0.5 0.25\nbad -0.5 0.75\n, 0.0 0.125\nn't 2.0 2.0\n"
+TEXTS = ["The film, the GOOD film.", "the film isn't good", "", "a bad bad plot"]
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> str:
+    path = tmp_path / "six.2d.txt"
+    path.write_bytes(SIX_WORDS)
+    return str(path)
+
+
+def textcnn(**values: Any) -> TextCNNForSequenceClassification:
+    torch.manual_seed(0)
+    config = GloveTextCNNConfig(**{"vocab_size": 30, "vector_dim": 6, "channels": 5, "kernel_widths": (2, 4), **values})
+    model = TextCNNForSequenceClassification(config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def bilstm(**values: Any) -> BiLSTMForSequenceClassification:
+    torch.manual_seed(0)
+    config = GloveBiLSTMConfig(**{"vocab_size": 30, "vector_dim": 6, "hidden_size": 7, **values})
+    model = BiLSTMForSequenceClassification(config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+EVERY_MODEL = [
+    pytest.param(lambda: textcnn(), id="textcnn"),
+    pytest.param(lambda: textcnn(trainable_dim=3), id="textcnn with a trained table"),
+    *(
+        pytest.param(lambda pooling=pooling: bilstm(pooling=pooling, trainable_dim=2), id=f"bilstm {pooling}")
+        for pooling in ("ends", "max", "mean")
+    ),
+]
+
+
+def batch_of(texts: list[list[int]], length: int) -> dict[str, Tensor]:
+    ids = torch.tensor([text + [0] * (length - len(text)) for text in texts], dtype=torch.int64).reshape(len(texts), length)
+    mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts], dtype=torch.int64).reshape(ids.shape)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+# --- the models ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL)
+def test_a_text_gets_the_same_logits_alone_and_padded_in_a_batch(make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
+    texts = [[5], [6, 7], [8, 9, 10], [11, 12, 13, 14, 15, 16, 17], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]
+    with torch.no_grad():
+        alone = torch.cat([model(**batch_of([text], len(text))).logits for text in texts])
+        for length in (11, 30):
+            together = model(**batch_of(texts, length)).logits
+            torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-6)
+    assert len({round(float(value), 5) for value in alone[:, 0]}) == len(texts)  # the texts do differ
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL)
+def test_what_stands_under_the_padding_does_not_matter(make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
+    batch = batch_of([[5, 6, 7]], 8)
+    junk = {**batch, "input_ids": torch.tensor([[5, 6, 7, 20, 21, 22, 23, 24]])}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**junk).logits, model(**batch).logits, rtol=0.0, atol=0.0)
+        # Without a mask, <pad> is what is not a word.
+        torch.testing.assert_close(model(batch["input_ids"]).logits, model(**batch).logits, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL)
+def test_an_empty_text_is_read_as_one_unknown_word(make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
+    with torch.no_grad():
+        unknown = model(**batch_of([[1]], 1)).logits
+        # As tokenizers give it: a tensor of no columns, which torch makes float32.
+        alone = model(input_ids=torch.empty(1, 0), attention_mask=torch.empty(1, 0)).logits
+        beside = model(**batch_of([[], [5, 6, 7]], 3)).logits[:1]
+    torch.testing.assert_close(alone, unknown, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(beside, unknown, rtol=0.0, atol=1e-6)
+
+
+def test_a_convolution_by_hand() -> None:
+    # Words a, b, c with vectors 1, -2, 3; one feature map of width 2 with weights (1, 2) and bias 0.5.
+    layer = glove_modeling.MaxOverTimeConvolution(1, 1, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[[1.0, 2.0]]]))
+        layer.bias.fill_(0.5)  # type: ignore[union-attr]
+    a, b, c = 1.0, -2.0, 3.0
+    words = torch.tensor([[a, b, c], [a, 0, 0], [b, 0, 0], [c, b, 0]])[:, :, None]
+    features = layer(words, torch.tensor([3, 1, 1, 2]))
+    # a b c: max(1 - 4 + 0.5, -2 + 6 + 0.5) = 4.5.   a, filled up: 1 + 0 + 0.5 = 1.5.   b: -2 + 0.5 < 0, so 0.
+    # c b: 3 - 4 + 0.5 < 0, so 0; the windows (b, pad) and (pad, pad), whose bias alone is 0.5, do not count.
+    torch.testing.assert_close(features, torch.tensor([[4.5], [1.5], [0.0], [0.0]]), rtol=0.0, atol=0.0)
+
+
+def reference_states(model: BiLSTMForSequenceClassification, text: list[int]) -> Tensor:
+    """The (n, 2H) states of one text from torch's own bidirectional LSTM with the model's weights."""
+    states = model.embedding(torch.tensor([text]))
+    for layer in model.lstm:
+        assert isinstance(layer, BidirectionalLSTM)
+        plain = nn.LSTM(states.shape[2], model.config.hidden_size, batch_first=True, bidirectional=True)
+        weights = dict(layer.left_to_right.named_parameters())
+        weights |= {f"{name}_reverse": weight for name, weight in layer.right_to_left.named_parameters()}
+        plain.load_state_dict(weights)
+        states, _ = plain(states)
+    return torch.as_tensor(states[0])
+
+
+@pytest.mark.parametrize("pooling", ["ends", "max", "mean"])
+def test_the_bilstm_equals_torchs_bidirectional_lstm(pooling: str) -> None:
+    model = bilstm(pooling=pooling)
+    texts = [[5], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15]]
+    with torch.no_grad():
+        logits = model(**batch_of(texts, 9)).logits
+        for text, found in zip(texts, logits, strict=True):
+            states = reference_states(model, text)
+            features = {
+                "ends": torch.cat([states[-1, :7], states[0, 7:]]),
+                "max": states.max(dim=0).values,
+                "mean": states.mean(dim=0),
+            }[pooling]
+            torch.testing.assert_close(found, model.head(features), rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", EVERY_MODEL)
+def test_every_parameter_learns_and_padding_stays_zero(make: Callable[[], PreTrainedModel]) -> None:
+    model = make().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batch = {**batch_of([[5, 6, 7, 8, 9], [10, 11, 12]], 6), "labels": torch.tensor([0, 1])}
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+        if "embedding" in name:
+            assert torch.equal(parameter[0], torch.zeros_like(parameter[0])), name
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    model = textcnn()
+    labels = torch.tensor([1, 0])
+    output = model(**batch_of([[5, 6], [7]], 2), labels=labels)
+    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(output.logits, labels))
+    assert model(**batch_of([[5, 6]], 2)).loss is None
+
+
+def test_only_token_type_ids_are_taken_and_ignored() -> None:
+    model = textcnn()
+    batch = batch_of([[5, 6, 7]], 3)
+    assert torch.equal(model(**batch, token_type_ids=torch.ones(1, 3)).logits, model(**batch).logits)
+    with pytest.raises(TypeError, match="position_ids"):
+        model(**batch, position_ids=torch.ones(1, 3))
+
+
+def test_the_vectors_stay_frozen_while_the_second_table_trains() -> None:
+    model = bilstm(trainable_dim=3, pooling="mean").train()  # every word counts in a mean
+    model.embedding.requires_grad_(False)
+    assert model.trainable_embedding is not None
+    vectors, second = model.embedding.weight.clone(), model.trainable_embedding.weight.detach().clone()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    model(**batch_of([[5, 6, 7, 8]], 4), labels=torch.tensor([1])).loss.backward()
+    optimizer.step()
+    assert torch.equal(model.embedding.weight, vectors)
+    changed = (model.trainable_embedding.weight != second).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [5, 6, 7, 8]
+
+
+def test_the_chains_are_those_of_the_design() -> None:
+    assert glove.chain(textcnn()).names == ("embedding", "convolutions", "head")
+    assert glove.chain(textcnn(trainable_dim=3)).names == ("embedding", "trainable_embedding", "convolutions", "head")
+    assert glove.chain(bilstm()).names == ("embedding", "lstm.0", "lstm.1", "head")
+    chain = glove.chain(bilstm(trainable_dim=3, layers=11))
+    assert chain.names == ("embedding", "trainable_embedding", *(f"lstm.{i}" for i in range(11)), "head")
+    # A frozen lower layer ends before the next one's dropout, so that its output can be stored.
+    assert "lstm.1.dropout" in chain.modules["lstm.1"]
+    assert chain.parameters["head"] == ("head.linear.weight", "head.linear.bias")
+
+
+def test_a_forget_gate_starts_open_and_a_new_table_small() -> None:
+    layer = bilstm().lstm[1]
+    assert isinstance(layer, BidirectionalLSTM)
+    bias = dict(layer.right_to_left.named_parameters())["bias_ih_l0"]
+    assert bias.tolist() == [0.0] * 7 + [1.0] * 7 + [0.0] * 14
+    table = textcnn(vocab_size=2000, trainable_dim=50).trainable_embedding
+    assert table is not None
+    assert float(table.weight[1:].detach().std()) == pytest.approx(0.1, rel=0.02)
+
+
+def test_the_modelling_file_needs_torch_and_transformers_only() -> None:
+    tree = ast.parse(Path(glove_modeling.__file__).read_text(encoding="utf-8"))
+    imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    imported |= {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == {"__future__", "collections", "typing", "torch", "transformers"}
+
+
+# --- vector files -------------------------------------------------------------------------------------------------------------
+
+
+def as_text(folder: Path) -> str:
+    (folder / "v.txt").write_bytes(SIX_WORDS)
+    return str(folder / "v.txt")
+
+
+def as_gzip(folder: Path) -> str:
+    (folder / "v.txt.gz").write_bytes(gzip.compress(SIX_WORDS))
+    return str(folder / "v.txt.gz")
+
+
+def as_only_member(folder: Path) -> str:
+    with zipfile.ZipFile(folder / "one.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("v.txt", SIX_WORDS)
+    return str(folder / "one.zip")
+
+
+def as_named_member(folder: Path) -> str:
+    with zipfile.ZipFile(folder / "two.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("other.txt", b"the 1.0\n")
+        archive.writestr("deep/v.txt", SIX_WORDS)
+    return f"{folder / 'two.zip'}:deep/v.txt"
+
+
+def as_word2vec(folder: Path) -> str:
+    # fastText ends its lines with a space; Windows with a carriage return.
+    (folder / "v.vec").write_bytes(b"6 2\n" + SIX_WORDS.replace(b"\n", b" \r\n"))
+    return str(folder / "v.vec")
+
+
+@pytest.mark.parametrize("write", [as_text, as_gzip, as_only_member, as_named_member, as_word2vec])
+def test_every_format_gives_the_same_vectors(write: Callable[[Path], str], tmp_path: Path) -> None:
+    words, found = glove.read_vectors(write(tmp_path))
+    assert words == ["the", "film", "good", "bad", ",", "n't"]
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1.0, 2.0], [3.0, -4.0], [0.5, 0.25], [-0.5, 0.75], [0.0, 0.125], [2.0, 2.0]]
+
+
+def test_only_wanted_words_are_kept_and_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"a 1 2\nb x y\na nan 1\nb 3 4\nc 5 6\n")
+    words, found = glove.read_vectors(str(path), {"c", "d"})
+    assert (words, found.tolist()) == (["c"], [[5.0, 6.0]])
+
+
+def test_a_word_may_hold_spaces_and_be_first(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b". . . 1 2 3\nat name@domain.com 4 5 6\nthe 7 8 9\na 7 8 9\nof 7 8 9\n")
+    words, found = glove.read_vectors(str(path))
+    assert words == [". . .", "at name@domain.com", "the", "a", "of"]
+    assert found[:2].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def test_unicode_line_ends_and_spaces_inside_a_word_do_not_break_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_text("the 1 2\n\x85 3 4\n1\xa01/2 5 6\n", encoding="utf-8")
+    assert glove.read_vectors(str(path))[0] == ["the", "\x85", "1\xa01/2"]
+
+
+PLAIN = b"the 1 2 3\nof 1 2 3\nand 1 2 3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PLAIN + b"cut 1 2\n", "line 4: 2 numbers where 3 were expected"),
+        (PLAIN + b"wide 1 2 3 4\n", "line 4: 4 numbers where 3 were expected"),
+        (PLAIN + b"\n", "line 4: 0 numbers where 3 were expected"),
+        (b"cut 1 2\n" + PLAIN, "line 1: 2 numbers where 3 were expected"),
+        (PLAIN + b"odd 1 two 3\n", "line 4: \"odd\": could not convert string to float: b'two'"),
+        (PLAIN + b"gap 1  3\n", "line 4: \"gap\": could not convert string to float: b''"),
+        (PLAIN + b"odd 1 nan 3\n", 'line 4: "odd" has a NaN or infinite number'),
+        (PLAIN + b"odd 1 -inf 3\n", 'line 4: "odd" has a NaN or infinite number'),
+        (PLAIN + b"odd 1 1e39 3\n", 'line 4: "odd" has a NaN or infinite number'),  # beyond float32
+        (PLAIN + b"of 1 2 3\n", 'line 4: "of" a second time, after line 2'),
+        (PLAIN + b"\xff\xfe 1 2 3\n", "line 4: the word is not UTF-8 text: b'\\xff\\xfe'"),
+        (b"4 3\n" + PLAIN, "the header says 4 words, the file has 3: is it whole?"),
+        (b"3 2\n" + PLAIN, "line 2: 3 numbers where 2 were expected"),
+        (b"", "no vectors in it"),
+        (b"3 2\n", "no vectors in it"),
+        (b"the\nof\n", "line 1: a word and its numbers, separated by spaces, were expected"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        glove.read_vectors(str(path))
+    assert (caught.value.problems[0].where, caught.value.problems[0].what) == ("model.vectors", message)
+    assert str(path) in str(caught.value)
+
+
+def test_all_problems_come_in_one_report_up_to_ten(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(PLAIN + b"odd 1 nan 3\ncut 1\nof 1 2 3\n")
+    with pytest.raises(RecipeError, match="3 problems in") as caught:
+        glove.read_vectors(str(path))
+    assert [problem.what.split(":")[0] for problem in caught.value.problems] == ["line 4", "line 5", "line 6"]
+    path.write_bytes(PLAIN + b"cut 1\n" * 30)
+    with pytest.raises(RecipeError, match="further problems were not looked for") as caught:
+        glove.read_vectors(str(path))
+    assert len(caught.value.problems) == 10
+
+
+def test_a_file_that_is_not_there_or_not_readable_is_an_error_of_the_recipe(tmp_path: Path) -> None:
+    whole = gzip.compress(SIX_WORDS * 100)
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "not.gz").write_bytes(SIX_WORDS)
+    (tmp_path / "not.zip").write_bytes(SIX_WORDS)
+    as_named_member(tmp_path)
+    for name, message in {
+        "absent.txt": "model.vectors: no such file",
+        "absent.zip:a.txt": "model.vectors: no such file",
+        "cut.gz": "model.vectors: cannot be read: Compressed file ended",
+        "not.gz": "model.vectors: cannot be read: Not a gzipped file",
+        "not.zip": "model.vectors: cannot be read: File is not a zip file",
+        "": "model.vectors: cannot be read: .*Is a directory",
+        "two.zip": "the archive has 2 members\n      write .*two.zip:other.txt",
+        "two.zip:deep/w.txt": 'no member "deep/w.txt" in .*two.zip. Did you mean "deep/v.txt"?',
+    }.items():
+        with pytest.raises(RecipeError, match=message):
+            glove.read_vectors(f"{tmp_path}/{name}")
+
+
+def test_the_name_of_a_vectors_file_leaves_its_folder_out() -> None:
+    assert glove.file_name("/home/me/glove.6B.100d.txt") == "glove.6B.100d.txt"
+    assert glove.file_name("/home/me/glove.6B.zip:inside/glove.6B.100d.txt") == "glove.6B.100d.txt"
+    assert glove.file_name("/home/me/glove.6B.zip") == "glove.6B.zip"
+
+
+# --- words --------------------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_split_as_glove_splits_them() -> None:
+    text = "It's GREAT,<br /><br />didn\u2019t can't we'll... “8/10” 1,000 well-made cafe\u0301 'quoted' rock'n'roll"
+    words = [
+        *("it", "'s", "great", ",", "did", "n't", "ca", "n't", "we", "'ll", "...", '"', "8", "/", "10", '"', "1,000"),
+        *("well", "-", "made", "café", "'", "quoted", "'", "rock", "'", "n", "'", "roll"),
+    ]
+    assert glove.make_tokenizer(sorted(set(words))).tokenize(text) == words
+
+
+def test_a_text_that_names_special_tokens_is_no_padding(tmp_path: Path) -> None:
+    tokenizer = glove.make_tokenizer(["<", ">", "pad"])
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("<pad> <unk>").input_ids == [2, 4, 3, 2, 1, 3]
+        batch = one(["pad", "pad pad nothing"], padding=True)
+        assert batch.input_ids == [[4, 0, 0], [4, 4, 1]]
+        assert list(batch) == ["input_ids", "attention_mask"]
+        assert one("").input_ids == []
+
+
+def test_counting_by_distinct_runs_equals_counting_text_by_text() -> None:
+    texts = ["A b<br />c  d\n\te's", "a\u00a0b <br> didn't e\u0301 e \u0301", "", "<BR/>isn't\u2028a"]
+    counts = glove.count_words(texts)
+    tokenizer = glove.make_tokenizer(sorted(counts))
+    assert counts == Counter(word for text in texts for word in tokenizer.tokenize(text))  # one not counted would be <unk>
+
+
+def test_the_vocabulary_is_the_most_frequent_then_alphabetical() -> None:
+    counts = {"b": 2, "a": 2, "z": 5, "once": 1, "known": 1, "never": 0}
+    assert glove.choose_vocabulary(counts, {"known"}, max_words=10, min_count=2) == ["z", "a", "b", "known"]
+    assert glove.choose_vocabulary(counts, {"known"}, max_words=2, min_count=1) == ["z", "a"]
+
+
+def test_words_without_a_vector_are_drawn_from_the_vectors_own_cloud() -> None:
+    known = np.array([[1.0, -2.0], [3.0, -2.0]], dtype=np.float32)
+    vocabulary = ["x", "one", "two", *(f"w{i}" for i in range(4000))]
+    torch.manual_seed(0)
+    rows = glove.embedding_rows(vocabulary, {"one": 0, "two": 1}, known)
+    assert rows[0].tolist() == [0.0, 0.0]
+    assert rows[1].tolist() == [2.0, -2.0]  # the mean
+    assert rows[3:5].tolist() == known.tolist()
+    drawn = torch.cat([rows[2:3], rows[5:]])
+    assert drawn.mean(dim=0).tolist() == pytest.approx([2.0, -2.0], abs=0.05)  # sd 1 / sqrt(4001) = 0.016
+    assert drawn.std(dim=0).tolist() == pytest.approx([1.0, 0.0], abs=0.05)
+    rows = glove.embedding_rows(vocabulary, {"<unk>": 1, "one": 0}, known)
+    assert rows[1].tolist() == [3.0, -2.0]  # the file's own
+
+
+# --- build, save, load --------------------------------------------------------------------------------------------------------
+
+SPECS = [
+    pytest.param({"family": "textcnn", "channels": 4}, id="textcnn"),
+    pytest.param({"family": "bilstm", "hidden_size": 4, "trainable_dim": 3, "pooling": "max"}, id="bilstm"),
+]
+
+
+def tokenizer_of(classifier: Classifier) -> PreTrainedTokenizerBase:
+    assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
+    return classifier.preprocessor
+
+
+def build(vectors: str, values: dict[str, Any]) -> Classifier:
+    family = TextCNN if values["family"] == "textcnn" else BiLSTM
+    torch.manual_seed(0)
+    return glove.build(family(vectors=vectors, **values), ["sad", "glad", "mixed"], texts=TEXTS)
+
+
+@pytest.mark.parametrize("values", SPECS)
+def test_a_built_model_holds_the_vectors_and_says_what_they_cover(vectors: str, values: dict[str, Any]) -> None:
+    classifier = build(vectors, values)
+    facts = classifier.facts
+    # the film , the good film . | the film is n't good | a bad bad plot: 7 + 5 + 4 = 16 words.
+    # With a vector: the 3, film 3, bad 2, good 2, "," 1, n't 1 = 12; without: "." a is plot, once each, so unknown.
+    assert facts["vocabulary"] == {
+        "words": 6,
+        "in_vectors": 6,
+        "share_in_vectors": 12 / 16,
+        "share_unknown": 4 / 16,
+        "frequent_without_vector": [],
+    }
+    assert facts["base_model"] == "six.2d.txt"
+    assert facts["architecture"] == type(classifier.model).__name__
+    assert facts["parameters"] == sum(parameter.numel() for parameter in classifier.model.parameters())
+    assert classifier.model.config.id2label == {0: "sad", 1: "glad", 2: "mixed"}
+    assert classifier.model.config.label2id == {"sad": 0, "glad": 1, "mixed": 2}
+    ids = tokenizer_of(classifier)(["the film film"], return_tensors="pt")["input_ids"]
+    assert ids.tolist() == [[3, 2, 2]]  # film and the, three each, come first, by the alphabet
+    assert classifier.model.get_input_embeddings()(ids)[0].tolist() == [[1.0, 2.0], [3.0, -4.0], [3.0, -4.0]]
+    again = build(vectors, values)
+    assert all(map(torch.equal, classifier.model.state_dict().values(), again.model.state_dict().values()))
+
+
+def test_words_without_a_vector_are_listed_by_frequency(vectors: str) -> None:
+    facts = build(vectors, {"family": "textcnn", "min_count": 1}).facts["vocabulary"]
+    assert facts["frequent_without_vector"] == [".", "a", "is", "plot"]
+    assert (facts["words"], facts["share_unknown"]) == (10, 0.0)
+    assert build(vectors, {"family": "textcnn", "max_words": 2}).facts["vocabulary"]["share_unknown"] == 10 / 16
+
+
+def test_vectors_of_none_of_the_words_are_refused(vectors: str) -> None:
+    with pytest.raises(RecipeError, match=r"model.vectors: .* holds none of the 2 words of the training texts"):
+        glove.build(TextCNN(vectors=vectors), ["a", "b"], texts=["два слова", "слова"])
+
+
+@pytest.mark.parametrize("values", SPECS)
+def test_a_saved_model_gives_the_same_logits_and_label_names_everywhere(
+    vectors: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    classifier = build(vectors, values)
+    folder = tmp_path / "model"
+    glove.save(classifier, folder)
+    loaded = glove.load(folder)
+    automatic = AutoModelForSequenceClassification.from_pretrained(folder)
+    texts = ["a GOOD film isn't bad, the bad film", "good", ""]
+    batch = tokenizer_of(classifier)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = classifier.model(**batch).logits
+        assert torch.equal(loaded.model(**batch).logits, logits)
+        assert torch.equal(automatic(**batch).logits, logits)
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
+    assert loaded.chain.names == classifier.chain.names
+    assert tokenizer_of(loaded).get_vocab() == tokenizer_of(classifier).get_vocab()
+    assert loaded.facts == {name: fact for name, fact in classifier.facts.items() if name != "vocabulary"}
+    # A pipeline tokenises and runs the texts one by one: alone and padded are the same.
+    scores: Any = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")(texts)
+    for row, found in zip(logits.softmax(dim=1), scores, strict=True):
+        by_name = {entry["label"]: entry["score"] for entry in found}
+        assert [by_name[name] for name in ("sad", "glad", "mixed")] == pytest.approx(row.tolist(), abs=1e-6)
+
+
+def test_a_tokenizer_of_another_model_is_refused(vectors: str, tmp_path: Path) -> None:
+    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    glove.make_tokenizer(["other"]).save_pretrained(tmp_path / "model")
+    with pytest.raises(RunError, match="the tokenizer has 3 words, the model 8"):
+        glove.load(tmp_path / "model")
+
+
+# --- real vectors, real reviews -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("file", "dimension", "coverage"), [("glove.6B.50d.5k.txt", 50, 0.862), ("glove.twitter.27B.25d.12k.txt", 25, 0.771)]
+)
+def test_real_vectors_cover_real_reviews_and_learn_them(shared: Path, file: str, dimension: int, coverage: float) -> None:
+    words, found = glove.read_vectors(str(shared / "vectors" / file))
+    assert found.shape == (len(words), dimension)
+    table = pq.read_table(shared / "data" / "imdb" / "train.parquet").take(list(range(0, 25_000, 125)))
+    texts, labels = table["text"].to_pylist(), torch.tensor(table["label"].to_pylist())
+    torch.manual_seed(0)
+    spec = TextCNN(vectors=str(shared / "vectors" / file), channels=20, trainable_dim=10)
+    classifier = glove.build(spec, ["neg", "pos"], texts=texts)
+    assert classifier.facts["vocabulary"]["share_in_vectors"] == pytest.approx(coverage, abs=0.02)
+    known = set(words)
+    in_words = [word for word in tokenizer_of(classifier).get_vocab() if word in known]
+    assert classifier.facts["vocabulary"]["in_vectors"] == len(in_words)
+
+    batch = tokenizer_of(classifier)(texts[::4], truncation=True, max_length=100, padding=True, return_tensors="pt")
+    model = classifier.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = model(**batch, labels=labels[::4]).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

@@ -1,0 +1,378 @@
+"""Pictures: every kind of file decoded, the pixels that are served, augmentation that only (seed, epoch, index) decides."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import albumentations as A
+import numpy as np
+import pytest
+import timm
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.utils.data import DataLoader, Sampler
+from transformers import TimmWrapperImageProcessor
+from transformers.image_utils import load_image
+
+from hftl.data.image import POLICIES, BadImage, ImageSamples, augmentation_pipeline, decode, inspect, write_grid
+from hftl.errors import RecipeError
+
+WHITE = (255, 255, 255)
+FEATURES = Features({"id": Value("string"), "image": ImageFeature(decode=False), "label": ClassLabel(names=["cat", "dog"])})
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=format, **options)
+    return stream.getvalue()
+
+
+def noise(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """A smooth random picture: JPEG keeps it, and no two places look alike."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def processor() -> TimmWrapperImageProcessor:
+    # As pretrained, but 32 pixels wide: bicubic, crop 0.95, mean and deviation of ImageNet.
+    config = timm.get_pretrained_cfg("resnet18.a1_in1k")
+    assert config is not None
+    return TimmWrapperImageProcessor(config.to_dict() | {"input_size": (3, 32, 32)})  # type: ignore[no-untyped-call]
+
+
+def samples_of(pictures: list[bytes], processor: TimmWrapperImageProcessor, **settings: Any) -> ImageSamples:
+    rows = {
+        "id": [f"train/{row}" for row in range(len(pictures))],
+        "image": [{"bytes": picture, "path": None} for picture in pictures],
+        "label": [row % 2 for row in range(len(pictures))],
+    }
+    defaults: dict[str, Any] = {"augmentation": "none", "background": WHITE, "seed": 0, "train": True}
+    return ImageSamples(Dataset.from_dict(rows, features=FEATURES), processor, **defaults | settings)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "L", "1", "RGB"])
+def test_every_colour_mode_is_served_as_it_was_trained(mode: str, tmp_path: Path) -> None:
+    suffix = "jpg" if mode == "CMYK" else "png"
+    path = tmp_path / f"picture.{suffix}"
+    noise(40, 30).convert(mode).save(path)
+    assert np.array_equal(np.asarray(decode(path)), np.asarray(load_image(str(path))))
+    assert decode(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    image = noise(40, 30)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(image, "JPEG", exif=exif, quality=95)
+    upright = load_image(Image.open(io.BytesIO(content)))
+    assert decode(content).size == ((40, 30) if orientation < 5 else (30, 40))
+    assert np.array_equal(np.asarray(decode(content)), np.asarray(upright))
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    # 65,535 / 255 = 257 steps of the file to one of ours.
+    values = np.array([[0, 257, 514, 32_896, 65_535]], dtype=np.uint16)
+    assert np.asarray(decode(encoded(Image.fromarray(values), "PNG")))[0, :, 0].tolist() == [0, 1, 2, 128, 255]
+
+
+def test_float_pictures_are_scaled_by_the_white_that_holds_them() -> None:
+    unit = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    assert np.asarray(decode(encoded(Image.fromarray(unit), "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
+    bytes_ = np.array([[0.0, 17.0, 255.0]], dtype=np.float32)
+    assert np.asarray(decode(encoded(Image.fromarray(bytes_), "TIFF")))[0, :, 0].tolist() == [0, 17, 255]
+    with pytest.raises(BadImage, match="not numbers"):
+        decode(encoded(Image.fromarray(np.array([[np.nan]], dtype=np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette"])
+def test_alpha_is_composed_on_the_background(kind: str) -> None:
+    # Left pixel opaque black, right pixel transparent (its hidden colour is black too).
+    rgba = Image.fromarray(np.array([[[0, 0, 0, 255], [0, 0, 0, 0]]], dtype=np.uint8))
+    image = rgba.convert("LA") if kind == "LA" else rgba
+    content = encoded(rgba.convert("P"), "PNG", transparency=bytes([255])) if kind == "palette" else encoded(image, "PNG")
+    if kind == "palette":
+        palette = Image.new("P", (2, 1))
+        palette.putpalette([0, 0, 0, 9, 9, 9])
+        palette.putpixel((1, 0), 1)
+        content = encoded(palette, "PNG", transparency=1)
+    assert np.asarray(decode(content, background=(10, 200, 30))).tolist() == [[[0, 0, 0], [10, 200, 30]]]
+
+
+def test_half_transparent_white_on_black_is_grey() -> None:
+    content = encoded(Image.new("RGBA", (1, 1), (255, 255, 255, 128)), "PNG")
+    assert decode(content, background=(0, 0, 0)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_an_animation_gives_its_first_frame_and_is_noted() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(content).getpixel((4, 4)) == (200, 0, 0)
+    assert inspect(content) == "animated or of several pages: the first one is used"
+
+
+def promising_png(width: int, height: int) -> bytes:
+    """A PNG that promises any size in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    # From our limit on Pillow warns, from twice of it on it raises by itself.
+    with pytest.raises(BadImage, match=r"pixels"):
+        decode(promising_png(side, side))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "empty file, 0 bytes"),
+        (b"hot dog\n", "not a picture"),
+        (encoded(noise(64, 64), "JPEG")[:-200], "truncated"),
+        (encoded(noise(64, 64), "PNG")[:200], "truncated|broken|cannot be decoded"),
+        (encoded(noise(64, 64), "WEBP")[:100], "cannot be decoded|not a picture"),
+        (encoded(noise(64, 64), "BMP")[:400], "truncated"),
+        (encoded(noise(64, 64), "TIFF")[:400], "cannot be decoded|not a picture"),
+        (encoded(noise(64, 64), "GIF")[:1000], "truncated|cannot be decoded"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of broken TIFF metadata before it raises
+def test_broken_files_are_refused_by_decoding_and_by_the_scan(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(content)
+    for read in (decode, inspect):
+        with pytest.raises(BadImage, match=why):
+            read(content)
+        with pytest.raises(BadImage, match=why):
+            read(path)
+    with pytest.raises(BadImage, match="No such file"):
+        decode(tmp_path / "absent.jpg")
+
+
+def test_the_scan_finds_a_jpeg_cut_anywhere_although_it_decodes_an_eighth() -> None:
+    whole = encoded(noise(300, 200), "JPEG", quality=90)
+    assert inspect(whole) is None
+    for share in np.linspace(0.1, 0.98, 30):
+        with pytest.raises(BadImage):
+            inspect(whole[: int(share * len(whole))])
+
+
+def test_a_single_pixel_and_a_ribbon_are_noted_and_used(processor: TimmWrapperImageProcessor) -> None:
+    pictures = [encoded(noise(1, 1), "PNG"), encoded(noise(1, 4000), "PNG"), encoded(noise(4000, 2), "PNG")]
+    assert inspect(pictures[0]) == "a single pixel"
+    assert inspect(pictures[1]) == "1 x 4000 pixels: little of it is left in a square"
+    for policy in POLICIES:
+        samples = samples_of(pictures, processor, augmentation=policy)
+        assert {samples[0, index]["pixel_values"].shape for index in range(3)} == {(3, 32, 32)}
+
+
+def test_a_ribbon_cut_before_resizing_gives_the_processors_pixels(processor: TimmWrapperImageProcessor) -> None:
+    ribbon = noise(900, 6)  # 150 : 1
+    pixels = samples_of([encoded(ribbon, "PNG")], processor)[0, 0]["pixel_values"]
+    assert torch.allclose(pixels, processor(ribbon)["pixel_values"][0], atol=0.02)  # one step of 255 is 0.017
+
+
+def test_a_large_jpeg_is_decoded_smaller_for_training_but_never_below_what_is_asked() -> None:
+    content = encoded(noise(1600, 1200), "JPEG")
+    assert decode(content, at_least=256).size == (400, 300)  # an eighth would be 200 x 150
+    assert decode(content, at_least=1000).size == (1600, 1200)
+    assert decode(content).size == (1600, 1200)
+
+
+# --- samples ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(50, 40), (20, 90), (32, 32)])
+@pytest.mark.parametrize("train", [False, True])
+def test_without_augmentation_the_pixels_are_exactly_the_processors(
+    size: tuple[int, int], train: bool, processor: TimmWrapperImageProcessor, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.jpg"
+    noise(*size).save(path)
+    samples = samples_of([path.read_bytes()], processor, train=train, augmentation="none" if train else "strong")
+    served = processor(load_image(str(path)))["pixel_values"][0]
+    assert torch.equal(samples[3, 0]["pixel_values"], served)
+    # The picture of it, normalised again, is the same up to rounding.
+    mean, std = (torch.tensor(processor.data_config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    again = (torch.from_numpy(samples.plain(0)).permute(2, 0, 1) / 255 - mean) / std
+    assert torch.allclose(again, served, atol=1e-5)
+
+
+def test_an_augmented_sample_is_its_view_normalised(processor: TimmWrapperImageProcessor) -> None:
+    samples = samples_of([encoded(noise(60, 50), "PNG")], processor, augmentation="strong")
+    view = samples.augmented(0, 5)
+    assert view.shape == (32, 32, 3)
+    assert view.dtype == np.uint8
+    mean, std = (np.array(processor.data_config[key], dtype=np.float32) for key in ("mean", "std"))
+    expected = ((view / 255 - mean) / std).transpose(2, 0, 1)
+    assert np.allclose(samples[5, 0]["pixel_values"], expected, atol=1e-5)
+
+
+def test_seed_epoch_and_index_each_change_the_view_and_nothing_else_does(processor: TimmWrapperImageProcessor) -> None:
+    pictures = [encoded(noise(60, 50), "PNG")] * 2  # the same picture twice: only the index differs
+    samples = samples_of(pictures, processor, augmentation="standard", seed=1)
+    view = samples.augmented(0, 0)
+    samples.augmented(1, 7)
+    assert np.array_equal(samples.augmented(0, 0), view)
+    assert not np.array_equal(samples.augmented(0, 1), view)
+    assert not np.array_equal(samples.augmented(1, 0), view)
+    assert not np.array_equal(samples_of(pictures, processor, augmentation="standard", seed=2).augmented(0, 0), view)
+
+
+class Pairs(Sampler[tuple[int, int]]):
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        self.pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.pairs)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_workers_and_order_change_no_pixel(reverse: bool, processor: TimmWrapperImageProcessor) -> None:
+    pictures = [encoded(noise(60, 50, seed=seed), "PNG") for seed in range(6)]
+    samples = samples_of(pictures, processor, augmentation="strong")
+    pairs = [(epoch, index) for epoch in range(2) for index in range(6)]
+    seen: dict[int, dict[tuple[int, int], torch.Tensor]] = {}
+    for workers in (0, 2):
+        order = pairs[::-1] if reverse and workers else pairs
+        # The loader asks a data set for __len__ and __getitem__ alone; the sampler says with what.
+        data = cast("torch.utils.data.Dataset[Any]", samples)
+        loader = DataLoader(data, batch_size=3, sampler=Pairs(order), num_workers=workers, collate_fn=samples.collate)
+        pixels = torch.cat([batch["pixel_values"] for batch in loader])
+        seen[workers] = dict(zip(order, pixels, strict=True))
+    assert len(seen[0]) == 12
+    assert all(torch.equal(seen[0][pair], seen[2][pair]) for pair in pairs)
+
+
+def test_a_batch_has_the_names_of_the_models_inputs(processor: TimmWrapperImageProcessor) -> None:
+    samples = samples_of([encoded(noise(40, 40, seed=seed), "PNG") for seed in range(3)], processor)
+    batch = samples.collate([samples[0, 2], samples[0, 1]])
+    assert set(batch) == {"pixel_values", "labels", "index"}
+    assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 32, 32), torch.float32)
+    assert (batch["labels"].tolist(), batch["index"].tolist(), samples.lengths) == ([0, 1], [2, 1], None)
+
+
+def test_a_picture_that_became_unreadable_is_named(processor: TimmWrapperImageProcessor) -> None:
+    with pytest.raises(BadImage, match="train/0: empty file"):
+        samples_of([b""], processor)[0, 0]
+
+
+# --- augmentation -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_transforms_of_one_pipeline_are_drawn_independently(processor: TimmWrapperImageProcessor) -> None:
+    # Seeded through Compose.set_random_seed both flips would always come together: two kinds of view instead of four.
+    flips = A.to_dict(A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]))
+    corners = Image.fromarray(np.array([[0, 80], [160, 240]], dtype=np.uint8)).resize((32, 32), Image.Resampling.NEAREST)
+    samples = samples_of([encoded(corners, "PNG")], processor, augmentation=flips)
+    views = [int(samples.augmented(0, epoch)[0, 0, 0]) for epoch in range(100)]
+    assert {value: views.count(value) > 10 for value in (0, 80, 160, 240)} == dict.fromkeys((0, 80, 160, 240), True)
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_a_policy_changes_pictures_and_keeps_them_recognisable(policy: str, processor: TimmWrapperImageProcessor) -> None:
+    samples = samples_of([encoded(noise(64, 64), "PNG")], processor, augmentation=policy)
+    views = np.stack([samples.augmented(0, epoch) for epoch in range(40)]).astype(float)
+    assert views.std(axis=0).mean() > 5
+    means = views.mean(axis=(1, 2, 3))
+    assert abs(means.mean() - samples.plain(0).mean()) < 30
+    assert means.min() > 30
+    assert means.max() < 230
+
+
+def test_an_own_pipeline_sees_the_whole_picture_and_is_resized_to_the_input(processor: TimmWrapperImageProcessor) -> None:
+    left_half = A.to_dict(A.Compose([A.Crop(0, 0, 40, 80, p=1.0)]))
+    picture = Image.new("RGB", (80, 80), (250, 0, 0))
+    picture.paste((0, 0, 250), (40, 0, 80, 80))
+    for augmentation in (left_half, left_half["transform"]):
+        samples = samples_of([encoded(picture, "PNG")], processor, augmentation=augmentation)
+        view = samples.augmented(0, 0)
+        assert view.shape == (32, 32, 3)
+        assert (view == (250, 0, 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "why"),
+    [
+        ("strng", 'no policy "strng". Did you mean "strong"?'),
+        ({"transforms": []}, 'no "__class_fullname__" in it'),
+        (
+            {"__class_fullname__": "HorizontalFlop", "p": 0.5},
+            'no transform "HorizontalFlop" in albumentations. Did you mean "HorizontalFlip"?',
+        ),
+        ({"__class_fullname__": "os.system", "command": "true"}, 'no transform "os.system"'),
+        ({"__class_fullname__": "Lambda", "__name__": "f", "p": 1.0}, 'no transform "Lambda"'),
+        ({"__class_fullname__": "HorizontalFlip", "p": 0.5, "strength": 2}, "strength"),
+        ({"__class_fullname__": "HorizontalFlip"}, "no 'p' parameter"),
+        ({"__class_fullname__": "GaussianBlur", "p": 1.0, "blur_limit": "much"}, "blur_limit"),
+        ({"__class_fullname__": "Normalize", "p": 0.5}, "leave out Normalize"),
+        ({"__class_fullname__": "FDA", "p": 1.0, "reference_images": ["/etc/passwd"]}, '"reference_images" reads files'),
+        (
+            {"__class_fullname__": "Compose", "p": 1.0, "transforms": [{"__class_fullname__": "a.B", "p": 1.0}]},
+            'no transform "a.B"',
+        ),
+    ],
+)
+def test_an_augmentation_that_is_not_plain_and_working_data_is_refused(augmentation: Any, why: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        augmentation_pipeline(augmentation, 32)
+    assert caught.value.problems[0].where == "data.augmentation"
+    assert why in str(caught.value)
+
+
+def test_a_pipeline_that_fails_on_one_picture_says_on_which_size(processor: TimmWrapperImageProcessor) -> None:
+    crop = {"__class_fullname__": "RandomCrop", "height": 300, "width": 300, "p": 1.0}
+    samples = samples_of([encoded(noise(80, 60), "PNG")], processor, augmentation=crop)
+    with pytest.raises(RecipeError, match="80 x 60 pixels"):
+        samples.augmented(0, 0)
+
+
+# --- the grid -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_shows_each_class_as_evaluation_and_as_training_see_it(
+    processor: TimmWrapperImageProcessor, tmp_path: Path
+) -> None:
+    colours = [(200, 30, 30), (30, 30, 200)]
+    pictures = [encoded(Image.new("RGB", (50, 50), colours[row % 2]), "PNG") for row in range(6)]
+    path = tmp_path / "figures" / "augmentation.png"
+    write_grid(samples_of(pictures, processor, augmentation="light"), path, rows=2, views=3)
+    with Image.open(path) as image:
+        grid = np.asarray(image)
+    # 168 x 168 pixels a cell: 4 of each class's colour (one original, three views).
+    for colour in colours:
+        assert (grid == colour).all(axis=2).sum() == 4 * 168 * 168
+    again = tmp_path / "again.png"
+    write_grid(samples_of(pictures, processor, augmentation="light"), again, rows=2, views=3)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_fewer_samples_than_rows_give_a_smaller_grid(processor: TimmWrapperImageProcessor, tmp_path: Path) -> None:
+    write_grid(samples_of([encoded(noise(40, 40), "PNG")], processor), tmp_path / "grid.png", rows=4, views=1)
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.height < 300
+
+
+def test_real_photos_pass_the_scan_and_every_policy(shared: Path, processor: TimmWrapperImageProcessor) -> None:
+    paths = sorted((shared / "data" / "hymenoptera" / "train").rglob("*.jpg"))[::20]
+    assert len(paths) > 10
+    assert [inspect(path) for path in paths] == [None] * len(paths)
+    samples = samples_of([path.read_bytes() for path in paths], processor, augmentation="strong")
+    assert all(torch.isfinite(samples[0, index]["pixel_values"]).all() for index in range(len(samples)))

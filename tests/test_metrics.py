@@ -1,0 +1,310 @@
+"""Metrics against scikit-learn and hand-worked numbers; intervals against their definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_factory import CLOTHES, REVIEWS, make_predictions
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
+
+from hftl.errors import DataError, RunError
+from hftl.evaluation.metrics import (
+    Predictions,
+    _auc_with_interval,
+    calibration_bins,
+    classification_metrics,
+    compute_metrics,
+    expected_calibration_error,
+    matthews_correlation,
+    quick_metrics,
+    stored_label_names,
+    wilson_interval,
+)
+
+
+def predictions_of(labels: list[int], logits: list[list[float]]) -> Predictions:
+    return Predictions(
+        [f"test/{i}" for i in range(len(labels))], np.array(labels, dtype=np.int64), np.array(logits, dtype=np.float32)
+    )
+
+
+def sure_of(classes: list[int], *, count: int) -> list[list[float]]:
+    """Logits that predict each of these classes."""
+    return [[4.0 * (k == wanted) for k in range(count)] for wanted in classes]
+
+
+@pytest.mark.parametrize("names", [REVIEWS, CLOTHES], ids=["2 classes", "10 classes"])
+def test_every_metric_equals_scikit_learns(names: tuple[str, ...]) -> None:
+    predictions = make_predictions(names, 300, seed=1)
+    y, z, p = predictions.labels, predictions.predicted, predictions.probabilities
+    values = compute_metrics(predictions, names)
+    assert values["n"] == 300
+    assert values["accuracy"] == pytest.approx(reference.accuracy_score(y, z))
+    assert values["macro_f1"] == pytest.approx(reference.f1_score(y, z, average="macro"))
+    assert values["mcc"] == pytest.approx(reference.matthews_corrcoef(y, z))
+    assert values["log_loss"] == pytest.approx(reference.log_loss(y, p))
+    score = p[:, 1] if len(names) == 2 else p
+    assert values["auc"] == pytest.approx(reference.roc_auc_score(y, score, multi_class="ovr", average="macro"))
+    assert values["confusion"] == reference.confusion_matrix(y, z).tolist()
+    precision, recall, f1, n = reference.precision_recall_fscore_support(y, z)
+    for k, row in enumerate(values["per_class"]):
+        assert row["label"] == names[k]
+        assert [row["precision"], row["recall"], row["f1"], row["n"]] == pytest.approx([precision[k], recall[k], f1[k], n[k]])
+    assert values["majority_accuracy"] == max(n) / 300
+    assert values["majority_label"] == names[int(np.argmax(n))]
+
+
+def test_quick_metrics_are_the_same_numbers_without_intervals() -> None:
+    predictions = make_predictions(CLOTHES, 120, seed=2)
+    values = compute_metrics(predictions, CLOTHES)
+    quick = quick_metrics(predictions)
+    assert set(quick) == {"accuracy", "macro_f1", "mcc", "log_loss", "auc"}
+    assert quick == {name: values[name] for name in quick}
+
+
+def test_batches_streamed_through_evaluate_give_the_metrics_of_the_whole() -> None:
+    predictions = make_predictions(CLOTHES, 100, seed=3)
+    metrics = classification_metrics(calibration=True)
+    for part in np.array_split(np.arange(100), 7):
+        metrics.add_batch(
+            predictions=predictions.predicted[part], references=predictions.labels[part], logits=predictions.logits[part]
+        )
+    streamed = metrics.compute()
+    whole = compute_metrics(predictions, CLOTHES)
+    assert streamed == {name: pytest.approx(whole[name], abs=1e-12) for name in streamed}
+    assert all(isinstance(metric, evaluate.Metric) for metric in metrics.evaluation_modules)
+
+
+def test_metrics_leave_no_file_and_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a metric opened a connection"))
+    quick_metrics(make_predictions(REVIEWS, 20, seed=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wilson_interval_of_8_in_10() -> None:
+    # (0.8 + 3.8415 / 20) / 1.38415 = 0.71674; half: 1.96 / 1.38415 * sqrt(0.016 + 0.0096037) = 0.22658
+    assert wilson_interval(8, 10) == pytest.approx([0.49016, 0.94332], abs=1e-5)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@settings(max_examples=50, deadline=None)
+def test_wilson_interval_is_scipys(case: tuple[int, int]) -> None:
+    expected = binomtest(*case).proportion_ci(method="wilson")
+    assert wilson_interval(*case) == pytest.approx([expected.low, expected.high], abs=1e-12)
+
+
+def test_a_class_without_examples_is_listed_and_left_out_of_the_macro_mean() -> None:
+    # True: a a a a b b. Predicted: a a a c b b, so a has TP 3 of 4 examples and 3 predictions, b 2 of 2, c one false prediction.
+    names = ("a", "b", "c", "d")
+    predictions = predictions_of([0, 0, 0, 0, 1, 1], sure_of([0, 0, 0, 2, 1, 1], count=4))
+    values = compute_metrics(predictions, names)
+    assert values["macro_f1"] == pytest.approx((6 / 7 + 1) / 2)
+    expected = reference.f1_score(predictions.labels, predictions.predicted, labels=[0, 1], average="macro")
+    assert values["macro_f1"] == pytest.approx(expected)
+    assert values["per_class"][2] == {"label": "c", "precision": 0.0, "recall": None, "f1": None, "n": 0}
+    assert values["per_class"][3] == {"label": "d", "precision": None, "recall": None, "f1": None, "n": 0}
+    assert values["auc"] is None and values["auc_interval"] is None
+    assert values["auc_undefined"] == 'no example of "c", "d" in the split'
+    assert "auc" not in quick_metrics(predictions)
+
+
+def test_a_split_of_one_class_gives_json_without_nan() -> None:
+    values = compute_metrics(predictions_of([1, 1, 1], sure_of([1, 0, 1], count=2)), REVIEWS)
+    assert "NaN" not in json.dumps(values, allow_nan=False)
+    assert values["auc_undefined"] == 'no example of "neg" in the split'
+    assert values["mcc"] == 0.0
+    assert values["majority_accuracy"] == 1.0
+
+
+def test_perfect_predictions_claim_no_interval_that_the_bootstrap_cannot_give() -> None:
+    classes = [0, 1] * 10
+    values = compute_metrics(predictions_of(classes, sure_of(classes, count=2)), REVIEWS)
+    assert (values["accuracy"], values["macro_f1"], values["mcc"], values["auc"]) == (1.0, 1.0, 1.0, 1.0)
+    assert values["macro_f1_interval"] is values["mcc_interval"] is values["auc_interval"] is None
+    # Wilson with k = n = 20: 1 / (1 + 3.8415 / 20) = 0.8389
+    assert values["accuracy_interval"] == pytest.approx([0.8389, 1.0], abs=1e-4)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 40), st.floats(0.0, 200.0))
+@settings(max_examples=20, deadline=None)
+def test_no_predictions_whatever_give_a_nan(seed: int, classes: int, n: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    names = [str(k) for k in range(classes)]
+    predictions = predictions_of(rng.integers(0, classes, n).tolist(), (scale * rng.normal(size=(n, classes))).tolist())
+    values = compute_metrics(predictions, names)
+    json.dumps(values, allow_nan=False)
+    for name in ("accuracy", "macro_f1", "mcc", "auc"):
+        if values[f"{name}_interval"] is not None:
+            low, high = values[f"{name}_interval"]
+            assert (-1.0 if name == "mcc" else 0.0) <= low <= high <= 1.0
+
+
+def test_bootstrap_intervals_are_those_of_resampled_examples() -> None:
+    """The multinomial draw over the confusion matrix against resampling the examples one by one."""
+    predictions = make_predictions(("a", "b", "c"), 150, seed=5, skill=1.5)
+    values = compute_metrics(predictions, ("a", "b", "c"))
+    rng = np.random.default_rng(1)
+    f1, mcc = [], []
+    for _ in range(300):
+        drawn = rng.integers(0, 150, 150)
+        y, z = predictions.labels[drawn], predictions.predicted[drawn]
+        f1.append(reference.f1_score(y, z, average="macro"))
+        mcc.append(reference.matthews_corrcoef(y, z))
+    assert values["macro_f1_interval"] == pytest.approx(np.quantile(f1, [0.025, 0.975]).tolist(), abs=0.02)
+    assert values["mcc_interval"] == pytest.approx(np.quantile(mcc, [0.025, 0.975]).tolist(), abs=0.03)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_auc_interval_is_near_that_of_a_bootstrap(classes: int) -> None:
+    names = tuple(str(k) for k in range(classes))
+    predictions = make_predictions(names, 250, seed=6, skill=1.2)
+    y, p = predictions.labels, predictions.probabilities
+    low, high = compute_metrics(predictions, names)["auc_interval"]
+    rng = np.random.default_rng(1)
+    areas = []
+    for _ in range(200):
+        drawn = rng.integers(0, 250, 250)
+        areas.append(reference.roc_auc_score(y[drawn], p[drawn, 1] if classes == 2 else p[drawn], multi_class="ovr"))
+    assert [low, high] == pytest.approx(np.quantile(areas, [0.025, 0.975]).tolist(), abs=0.02)
+
+
+def test_delongs_variance_by_hand() -> None:
+    # Positives score 0.9, 0.4, negatives 0.1, 0.6. Shares of negatives beaten: 1, 1/2; shares of positives above: 1, 1/2. AUC 3/4.
+    # Variance: var(1, 1/2) / 2 + var(1, 1/2) / 2 = 0.125 / 2 + 0.125 / 2 = 0.125; on the logit scale +- 1.96 * 0.35355 / 0.1875.
+    scores = np.array([0.9, 0.4, 0.1, 0.6])
+    result = _auc_with_interval(np.stack([1 - scores, scores], axis=1), np.array([1, 1, 0, 0]))
+    assert not isinstance(result, str)
+    area, interval = result
+    assert area == pytest.approx(0.75)
+    spread = 1.959964 * math.sqrt(0.125) / (0.75 * 0.25)
+    expected = [1 / (1 + math.exp(-(math.log(3) + sign * spread))) for sign in (-1, 1)]
+    assert interval == pytest.approx(expected, abs=1e-6)
+
+
+def test_ties_count_half_in_the_auc() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.5, 0.5], [0.7, 0.3]])
+    result = _auc_with_interval(probabilities, np.array([1, 0, 0]))
+    assert not isinstance(result, str)
+    assert result[0] == pytest.approx(0.75)  # one negative tied, one beaten
+
+
+def test_calibration_error_by_hand() -> None:
+    # Four predictions at 0.95, three right: |0.75 - 0.95| = 0.2. One at 0.55, wrong: 0.55. (4 * 0.2 + 0.55) / 5 = 0.27
+    top = np.array([0.95, 0.95, 0.95, 0.95, 0.55])
+    probabilities = np.stack([top, 1 - top], axis=1)
+    assert expected_calibration_error(probabilities, np.array([0, 0, 0, 1, 1])) == pytest.approx(0.27)
+
+
+def test_calibration_bins_are_scikit_learns_and_hold_every_example() -> None:
+    predictions = make_predictions(CLOTHES, 400, seed=7)
+    confidence = predictions.probabilities.max(axis=1)
+    right = predictions.predicted == predictions.labels
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15, strategy="uniform")
+    bins = [b for b in calibration_bins(predictions.probabilities, predictions.labels) if b.n]
+    assert sum(b.n for b in bins) == 400
+    assert [b.correct / b.n for b in bins] == pytest.approx(accuracy.tolist())
+    assert [b.confidence for b in bins] == pytest.approx(mean.tolist())
+
+
+def test_a_probability_of_one_is_in_the_last_bin() -> None:
+    bins = calibration_bins(np.array([[1.0, 0.0]]), np.array([0]))
+    assert [b.n for b in bins] == [0] * 14 + [1]
+
+
+def test_the_matthews_correlation_of_a_large_split_does_not_overflow() -> None:
+    counts = np.array([5 * 10**8, 5 * 10**8])
+    assert float(matthews_correlation(counts, counts, counts)) == pytest.approx(1.0)
+
+
+def test_25_000_reviews_take_less_than_three_seconds() -> None:
+    predictions = make_predictions(REVIEWS, 25_000, seed=8)
+    started = time.process_time()  # of this process alone: the machine may be busy
+    values = compute_metrics(predictions, REVIEWS)
+    assert time.process_time() - started < 3.0
+    assert values["n"] == 25_000
+
+
+def test_metrics_computed_twice_are_equal() -> None:
+    predictions = make_predictions(CLOTHES, 90, seed=9)
+    np.random.seed(1)
+    first = compute_metrics(predictions, CLOTHES)
+    np.random.seed(2)
+    assert compute_metrics(predictions, CLOTHES) == first
+
+
+def test_metrics_can_be_computed_again_from_the_saved_file(tmp_path: Path) -> None:
+    predictions = make_predictions(CLOTHES, 80, seed=10)
+    path = tmp_path / "predictions" / "test.parquet"
+    predictions.save(path, CLOTHES)
+    loaded = Predictions.load(path)
+    assert loaded.ids == predictions.ids
+    assert np.array_equal(loaded.logits, predictions.logits) and loaded.logits.dtype == np.float32
+    assert stored_label_names(path) == CLOTHES
+    assert compute_metrics(loaded, stored_label_names(path)) == compute_metrics(predictions, CLOTHES)
+
+
+def test_the_saved_file_can_be_read_without_hftl(tmp_path: Path) -> None:
+    predictions = predictions_of([1, 0], [[0.0, math.log(3)], [1.0, 2.0]])
+    predictions.save(tmp_path / "p.parquet", REVIEWS)
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert table.column_names == ["id", "label", "prediction", "label_index", "probability", "logits"]
+    assert table.schema.field("probability").type == pa.list_(pa.float64())
+    first, second = table.to_pylist()
+    assert (first["id"], first["label"], first["prediction"], first["label_index"]) == ("test/0", "pos", "pos", 1)
+    assert first["probability"] == pytest.approx([0.25, 0.75])
+    assert (second["label"], second["prediction"]) == ("neg", "pos")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_probabilities_of_large_logits_are_finite() -> None:
+    predictions = predictions_of([0, 1], [[1e30, -1e30], [5e4, 0.0]])
+    assert predictions.probabilities.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert quick_metrics(predictions)["log_loss"] == pytest.approx(2.5e4)
+    assert predictions.probabilities == pytest.approx(softmax(predictions.logits.astype(np.float64), axis=1))
+
+
+def test_everything_wrong_with_predictions_is_named_at_once() -> None:
+    with pytest.raises(DataError) as caught:
+        Predictions(["a", "b", "b"], np.array([0, 2, 1]), np.array([[0, 1], [1, 0], [np.nan, 0]], dtype=np.float32))
+    assert [problem.where for problem in caught.value.problems] == ["ids", "labels", "logits"]
+    assert 'outside 0..1 for "b"' in str(caught.value)
+
+
+def test_no_predictions_at_all_are_refused() -> None:
+    with pytest.raises(DataError, match="0 ids"):
+        Predictions([], np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32))
+
+
+def test_label_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    predictions = make_predictions(REVIEWS, 10, seed=0)
+    with pytest.raises(DataError, match="3 names for 2 classes"):
+        compute_metrics(predictions, ("a", "b", "c"))
+    with pytest.raises(DataError, match="3 names for 2 classes"):
+        predictions.save(tmp_path / "p.parquet", ("a", "b", "c"))
+
+
+def test_a_file_that_holds_no_predictions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such file"):
+        Predictions.load(tmp_path / "test.parquet")
+    (tmp_path / "text.parquet").write_text("not parquet")
+    with pytest.raises(RunError, match="not a Parquet file"):
+        Predictions.load(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"id": ["a"], "label_index": [0]}), tmp_path / "other.parquet")
+    with pytest.raises(RunError, match="no column logits"):
+        Predictions.load(tmp_path / "other.parquet")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftl.errors import RecipeError
+from hftl.recipe import (
+    BiLSTM,
+    ImageData,
+    Recipe,
+    Run,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    Transformer,
+    difference,
+    load_recipe,
+    override,
+    parse_recipe,
+)
+
+
+def small(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "small",
+        "data": TextData(source="reviews/"),
+        "model": Transformer(checkpoint="bert"),
+        "stages": {"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=3e-5)},
+    }
+    return Recipe(**{**values, **changes})
+
+
+def test_a_recipe_reads_back_equal_from_its_own_yaml() -> None:
+    recipes = [
+        small(),
+        small(model=TextCNN(vectors="glove.txt", kernel_widths=(2, 3))),
+        small(model=BiLSTM(vectors="glove.txt", pooling="max")),
+        small(data=ImageData(source="photos", augmentation={"transform": {"p": 0.5}}), model=Timm(checkpoint="timm/resnet18")),
+        small(stages={"one": Stage(lr=0.1, unfreeze=("layer4", "head"), class_weights={"a": 1.0, "b": 2.5})}),
+    ]
+    for recipe in recipes:
+        assert parse_recipe(recipe.to_yaml(), source="x") == recipe
+
+
+@given(
+    lr=st.floats(min_value=1e-9, max_value=10, allow_nan=False),
+    seed=st.integers(min_value=0, max_value=2**31),
+    length=st.integers(min_value=1, max_value=10_000),
+    source=st.text(min_size=1, max_size=40).filter(lambda text: text.strip() != ""),
+)
+def test_any_legal_values_survive_yaml(lr: float, seed: int, length: int, source: str) -> None:
+    recipe = small(data=TextData(source=source, max_length=length), stages={"all": Stage(lr=lr)}, run=Run(seed=seed))
+    assert parse_recipe(recipe.to_yaml(), source="x") == recipe
+
+
+def test_an_override_changes_one_value_and_no_other() -> None:
+    changed = override(small(), ["stages.all.lr=2e-5"])
+    assert changed.stages["all"].lr == 2e-5
+    assert difference(small(), changed) == ["stages.all.lr: 3e-05 -> 2e-05"]
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "data.source=photos/",
+        "data.max_length=64",
+        "data.validation_fraction=0.2",
+        "data.max_train_samples=100",
+        "model.checkpoint=elsewhere",
+        "run.seed=7",
+        "run.precision=fp32",
+        "run.batch_size=8",
+        "stages.all.epochs=3",
+        "stages.all.lr=1e-4",
+        "stages.all.layer_decay=0.5",
+        "stages.all.head_lr_multiplier=10",
+        "stages.all.unfreeze=[layer.1, head]",
+        "data.revision=1234567",
+    ],
+)
+def test_the_keys_of_the_contract_exist(assignment: str) -> None:
+    assert override(small(), [assignment]) != small()
+
+
+def test_vectors_are_a_key_of_the_glove_families() -> None:
+    recipe = override(small(model=TextCNN(vectors="a.txt")), ["model.vectors=b.txt"])
+    assert isinstance(recipe.model, TextCNN) and recipe.model.vectors == "b.txt"
+
+
+def test_every_mistake_is_in_one_report_with_the_nearest_guess() -> None:
+    with pytest.raises(RecipeError) as caught:
+        override(
+            small(), ["data.max_lenght=3", "stages.all.lr=0", "run.precision=fp17", "data.max_length=many"], source="recipes/x.py"
+        )
+    message = str(caught.value)
+    assert message.startswith("4 problems in recipes/x.py")
+    assert 'data.max_lenght: unknown key "max_lenght". Did you mean "max_length"?' in message
+    assert "stages.all.lr: 0.0 does not freeze a group; leave the group out of `unfreeze` instead." in message
+    assert "run.precision: input should be 'auto', 'fp32' or 'bf16'; found 'fp17'" in message
+    assert "data.max_length: input should be a valid integer" in message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("stages.al.lr=1", 'no stage "al". Did you mean "all"?'),
+        ("dta.source=x", 'no section "dta". Did you mean "data"?'),
+        ("lr", "an override is written key=value"),
+        ("model.family=resnet", "allowed: transformer, timm, textcnn, bilstm"),
+        ("name=../escape", "name: "),
+        ("stages.all.lr=-1", "a learning rate is greater than 0"),
+        ("stages.all.lr=.nan", "stages.all.lr: input should be a finite number"),
+        ("stages.all.epochs=0", "stages.all.epochs: input should be greater than or equal to 1"),
+        ("stages.all.layer_decay=1.5", "stages.all.layer_decay: input should be less than or equal to 1"),
+        ("data.source=", "data.source: input should be a valid string"),
+    ],
+)
+def test_a_wrong_override_says_what_is_allowed(assignment: str, expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        override(small(), [assignment])
+    assert expected in str(caught.value)
+
+
+def test_pictures_and_texts_are_not_read_by_each_others_models() -> None:
+    with pytest.raises(RecipeError, match=r'model.family "timm" does not read data of kind "text"'):
+        small(model=Timm(checkpoint="timm/resnet18"))
+
+
+def test_a_recipe_without_stages_is_refused() -> None:
+    with pytest.raises(RecipeError, match="stages: dictionary should have at least 1 item"):
+        small(stages={})
+
+
+def test_a_recipe_is_read_from_a_script_a_yaml_file_and_a_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(small().to_yaml())
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib\nimport hftl.recipe as h\n"
+        f"text = pathlib.Path({str(tmp_path / 'recipe.yaml')!r}).read_text()\n"
+        "recipe = h.parse_recipe(text, source='x')\n"
+    )
+    assert load_recipe(script) == load_recipe(tmp_path / "recipe.yaml") == load_recipe(tmp_path) == small()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.yaml", "name: [", "YAML: "),
+        ("a.yaml", "- 1\n- 2\n", "expected a mapping, found list"),
+        ("a.yaml", "data: !!python/object/apply:os.system ['true']", "YAML: could not determine a constructor"),
+        ("a.py", "recipe = ", "line 1: not valid Python"),
+        ("a.py", "x = 1", "the script defines no `recipe = hftl.Recipe(...)`"),
+        ("a.txt", "", '".txt" is not a kind of recipe'),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_clear_error(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / name)
+    assert expected in str(caught.value)
+
+
+def test_a_missing_recipe_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such file"):
+        load_recipe(tmp_path / "nothing.py")

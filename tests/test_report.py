@@ -1,0 +1,186 @@
+"""Figures of finished runs: written, in the right number, from the three files they may read, and true to them."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import matplotlib.text
+import numpy as np
+import pytest
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from PIL import Image
+from run_factory import CLOTHES, make_run
+
+from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.report import calibration_figure, confusion_figure, learning_curves, write_figures
+from hftl.run import RunDirectory, read_json
+
+PETS = tuple(f"german_shorthaired_pointer_number_{i}" for i in range(37))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run with two classes and its figures; tests only read it."""
+    finished = make_run(tmp_path_factory.mktemp("runs") / "run")
+    write_figures(finished)
+    return finished
+
+
+def points(line: Line2D) -> list[list[float]]:
+    """[x, y] of each point of a line."""
+    found: list[list[float]] = np.asarray(line.get_xydata()).tolist()
+    return found
+
+
+def texts(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def test_three_figures_are_drawn_that_are_not_blank(run: RunDirectory) -> None:
+    paths = sorted(run.figures.iterdir())
+    assert [path.name for path in paths] == ["calibration.png", "confusion_matrix_test.png", "learning_curves.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.width == 1200
+            assert np.asarray(image.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize("names", [CLOTHES, PETS], ids=["10 classes", "37 classes"])
+def test_without_a_test_split_the_validation_split_is_drawn(tmp_path: Path, names: tuple[str, ...]) -> None:
+    paths = write_figures(make_run(tmp_path / "run", label_names=names, test=False))
+    assert [path.name for path in paths] == ["learning_curves.png", "confusion_matrix_validation.png", "calibration.png"]
+    assert all(path.is_file() for path in paths)
+
+
+def test_figures_read_only_history_metrics_and_predictions(run: RunDirectory, tmp_path: Path) -> None:
+    few = RunDirectory(tmp_path)
+    shutil.copytree(run.path / "predictions", few.path / "predictions")
+    for name in ("history.jsonl", "metrics.json"):
+        shutil.copy(run.path / name, few.path / name)
+    assert {path.name: path.read_bytes() for path in write_figures(few)} == {p.name: p.read_bytes() for p in run.figures.iterdir()}
+
+
+def test_drawing_leaves_matplotlibs_settings_and_pyplots_figures_alone(run: RunDirectory, tmp_path: Path) -> None:
+    copy = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    before = dict(mpl.rcParams)
+    write_figures(copy)
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []
+
+
+def test_an_unfinished_run_has_no_figures(run: RunDirectory, tmp_path: Path) -> None:
+    copy = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    copy.history.unlink()
+    with pytest.raises(RunError, match="no evaluation is recorded"):
+        write_figures(copy)
+    copy.metrics.unlink()
+    with pytest.raises(RunError, match="not finished"):
+        write_figures(copy)
+
+
+def test_the_learning_curves_show_each_stage_and_each_rate(run: RunDirectory) -> None:
+    history = run.read_history()
+    figure = learning_curves(history)
+    loss, quality, rates = figure.axes
+    assert {"1 head", "2 top", "3 all"} <= set(texts(figure))
+    legend = rates.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["head", "layer.3", "layer.2", "layer.1", "layer.0", "embeddings"]
+    # A group has a line for each stage it trains in, 1 + 3 + 6 of them; what it does not train in gives an empty one.
+    drawn = [line for line in rates.lines if len(points(line)) > 2 and np.isfinite(points(line)).all(axis=1).any()]
+    assert len(drawn) == 10
+    recorded = [record for record in history if record["event"] == "evaluation"]
+    curves = {line.get_label(): line for line in [*loss.lines, *quality.lines]}
+    assert [y for _, y in points(curves["validation"])] == [record["validation"]["log_loss"] for record in recorded]
+    assert [y for _, y in points(curves["accuracy"])] == [record["validation"]["accuracy"] for record in recorded]
+    assert [x for x, _ in points(curves["weights kept"])] == [50, 100, 175]
+    assert rates.get_yscale() == "log"
+
+
+def test_steps_that_a_resumed_run_repeats_are_drawn_once(run: RunDirectory) -> None:
+    history = run.read_history()
+    repeated = [record for record in history if record["event"] == "step" and record["step"] > 150]
+    assert repeated
+    once, twice = learning_curves(history), learning_curves([*history, *repeated])
+    assert [points(line) for line in once.axes[0].lines] == [points(line) for line in twice.axes[0].lines]
+
+
+def test_groups_with_the_same_rate_share_a_line() -> None:
+    rates = {"stem": 1e-3, "layer1": 1e-3, "layer2": 1e-3, "head": 1e-2}
+    history: list[dict[str, Any]] = [
+        {"event": "step", "stage": "all", "epoch": 1, "step": step, "loss": 0.5, "grad_norm": 1.0, "lr": rates} for step in (1, 2)
+    ]
+    history.append(
+        {
+            "event": "evaluation",
+            "stage": "all",
+            "epoch": 1,
+            "step": 2,
+            "train_loss": 0.5,
+            "validation": {"accuracy": 0.5, "macro_f1": 0.4, "log_loss": 0.7},
+            "best": True,
+        }
+    )
+    legend = learning_curves(history).axes[2].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["head", "stem to layer2"]
+
+
+def test_a_warmup_that_starts_at_zero_and_a_stage_too_short_to_be_logged_are_drawn(tmp_path: Path) -> None:
+    evaluation = {
+        "event": "evaluation",
+        "epoch": 1,
+        "train_loss": 0.5,
+        "validation": {"accuracy": 0.5, "macro_f1": 0.4, "log_loss": 0.7},
+        "best": True,
+    }
+    short = [{**evaluation, "stage": "head", "step": 3}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learning_curves(short).savefig(tmp_path / "short.png")
+        step = {"event": "step", "stage": "head", "epoch": 1, "loss": 0.5, "grad_norm": None}
+        warmup = [{**step, "step": 1, "lr": {"head": 0.0}}, {**step, "step": 2, "lr": {"head": 1e-3}}, *short]
+        learning_curves(warmup).savefig(tmp_path / "warmup.png")
+
+
+def test_each_cell_of_a_small_confusion_matrix_says_count_and_share(tmp_path: Path) -> None:
+    values = {
+        "n": 10,
+        "accuracy": 0.7,
+        "confusion": [[3, 1, 0], [2, 4, 0], [0, 0, 0]],
+        "per_class": [{"label": "cat", "n": 4}, {"label": "$dog$", "n": 6}, {"label": "a class with a very long name 1", "n": 0}],
+    }
+    figure = confusion_figure(values, "test")
+    shown = texts(figure)
+    assert {"3\n75 %", "1\n25 %", "2\n33 %", "4\n67 %"} <= set(shown)
+    assert {"cat  (4)", "$dog$  (6)", "Test split, n = 10, accuracy 0.700"} <= set(shown)
+    assert "a class with a …g name 1  (0)" in shown  # cut in the middle: names often differ at their end
+    figure.savefig(tmp_path / "confusion.png")
+
+
+def test_a_large_confusion_matrix_lists_the_most_frequent_confusions() -> None:
+    confusion = np.diag([10] * 20)
+    confusion[3, 7] = 5
+    values = {
+        "n": 205,
+        "accuracy": 200 / 205,
+        "confusion": confusion.tolist(),
+        "per_class": [{"label": f"breed {k}", "n": int(confusion[k].sum())} for k in range(20)],
+    }
+    assert "breed 3 as breed 7: 5 (33 %)" in texts(confusion_figure(values, "test"))
+
+
+def test_the_calibration_figure_shows_shares_of_all_predictions(run: RunDirectory) -> None:
+    predictions = Predictions.load(run.predictions("test"))
+    values = read_json(run.metrics)["test"]
+    figure = calibration_figure(predictions, values, "test")
+    heights = [patch.get_height() for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
+    assert sum(heights) == pytest.approx(1.0)
+    assert f"expected calibration error {values['expected_calibration_error']:.3f}" in " ".join(texts(figure))

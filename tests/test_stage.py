@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hftl.errors import RecipeError
+from hftl.models.chain import Chain, LayerGroup
+from hftl.recipe import Stage
+from hftl.training.stage import (
+    decayed_parameters,
+    freeze,
+    group_rates,
+    layer_learning_rates,
+    make_optimizer,
+    make_schedule,
+    optimizer_slots,
+    param_groups,
+    slanted_triangular,
+    train_mode,
+)
+
+NAMES = ("embeddings", "layer.0", "layer.1", "head")
+
+
+class Tiny(nn.Module):
+    """embeddings -> layer.0 -> layer.1 -> head, with what freezing has to handle: an embedding, BatchNorm, dropout, biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(7, 4)
+        self.layer = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)) for _ in range(2))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.embeddings(ids)
+        for layer in self.layer:
+            hidden = layer(hidden)
+        return self.head(hidden)
+
+
+def tiny() -> tuple[Tiny, Chain]:
+    torch.manual_seed(0)
+    model = Tiny()
+    return model, Chain(model, [LayerGroup(name, (name,)) for name in NAMES])
+
+
+def stage(**values: Any) -> Stage:
+    return Stage(**{"lr": 1e-3, **values})
+
+
+def test_rates_fall_by_the_decay_from_the_head_down() -> None:
+    assert layer_learning_rates(3, base_lr=1e-3, decay=0.5) == [2.5e-4, 5e-4, 1e-3]
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.01])
+def test_a_decay_outside_zero_to_one_is_refused(decay: float) -> None:
+    with pytest.raises(RecipeError, match="outside"):
+        layer_learning_rates(3, base_lr=1e-3, decay=decay)
+
+
+def test_the_head_multiplier_changes_the_heads_rate_alone() -> None:
+    plain = group_rates(NAMES, stage(layer_decay=0.5))
+    multiplied = group_rates(NAMES, stage(layer_decay=0.5, head_lr_multiplier=10))
+    assert plain == {"embeddings": 1.25e-4, "layer.0": 2.5e-4, "layer.1": 5e-4, "head": 1e-3}
+    assert multiplied == {**plain, "head": 1e-2}
+
+
+def test_unfreezing_a_group_keeps_the_other_learning_rates() -> None:
+    model, chain = tiny()
+    rates = []
+    for unfreeze in ("last 2", "last 3", "all"):
+        groups = param_groups(model, chain, stage(unfreeze=unfreeze, layer_decay=0.5, head_lr_multiplier=3))
+        rates.append({group["name"]: group["lr"] for group in groups})
+    assert rates[0] == {"layer.1": 5e-4, "head": 3e-3}
+    assert rates[1] == {"layer.0": 2.5e-4, **rates[0]}
+    assert rates[2] == {"embeddings": 1.25e-4, **rates[1]}
+
+
+def test_weight_decay_is_off_for_biases_norms_and_embeddings() -> None:
+    model, chain = tiny()
+    assert decayed_parameters(model) == {"layer.0.0.weight", "layer.1.0.weight", "head.weight"}
+    decays = {name: g["weight_decay"] for g in param_groups(model, chain, stage(weight_decay=0.1)) for name in g["parameter_names"]}
+    assert {name for name, decay in decays.items() if decay == 0.1} == decayed_parameters(model)
+    assert set(decays) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize("unfreeze", ["head", "last 2", ("layer.0", "head")])
+def test_frozen_groups_keep_every_weight_and_buffer_and_the_others_move(optimizer: Any, unfreeze: Any) -> None:
+    model, chain = tiny()
+    trains = chain.select(unfreeze)
+    freeze(model, chain, trains)
+    train_mode(model, chain, trains)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    steps = make_optimizer(stage(optimizer=optimizer), param_groups(model, chain, stage(unfreeze=unfreeze)))
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(model(torch.arange(6)), torch.tensor([0, 1, 2, 0, 1, 2]))
+        loss.backward()
+        steps.step()
+        steps.zero_grad()
+    moved = {chain.group_of(name) for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == set(trains)
+
+
+def test_frozen_groups_have_dropout_off_and_training_ones_on() -> None:
+    model, chain = tiny()
+    train_mode(model, chain, ("layer.1", "head"))
+    assert [layer[2].training for layer in model.layer] == [False, True]
+    train_mode(model, chain, chain.names)
+    assert [layer[2].training for layer in model.layer] == [True, True]
+
+
+def test_frozen_parameters_have_no_gradient_and_later_stages_give_it_back() -> None:
+    model, chain = tiny()
+    freeze(model, chain, ("head",))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    freeze(model, chain, chain.names)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def rates_of(schedule: str, steps: int, **values: Any) -> list[float]:
+    """The head's rate at each step, over a base rate of 1."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD(
+        [{"params": [parameter], "lr": 1.0}, {"params": [nn.Parameter(torch.zeros(1))], "lr": 0.5}], momentum=0.9
+    )
+    scheduler = make_schedule(optimizer, stage(schedule=schedule, **values), steps=steps, steps_per_epoch=steps // 2)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5 * rates[-1])  # ratios between groups stay
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_schedules_follow_their_formulas() -> None:
+    assert rates_of("constant", 4) == [1, 1, 1, 1]
+    assert rates_of("constant", 4, warmup=0.5) == [0, 0.5, 1, 1]
+    assert rates_of("linear", 4) == [1, 0.75, 0.5, 0.25]
+    assert rates_of("linear", 4, warmup=0.5) == [0, 0.5, 1, 0.5]
+    assert rates_of("cosine", 4) == pytest.approx([1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2])
+    assert rates_of("step", 4, gamma=0.1) == pytest.approx([1, 1, 0.1, 0.1])
+    assert rates_of("exponential", 4, gamma=0.0625) == pytest.approx([1, 0.5, 0.25, 0.125])
+
+
+def test_one_cycle_rises_to_the_rate_at_three_tenths_and_falls_to_almost_nothing() -> None:
+    rates = rates_of("one_cycle", 100)
+    assert rates[0] == pytest.approx(1 / 25)
+    assert max(rates) == pytest.approx(1.0, abs=1e-3) and rates.index(max(rates)) in range(27, 33)
+    assert rates[-1] < 0.01
+
+
+def test_slanted_triangular_rises_over_a_tenth_and_falls_to_a_thirty_second() -> None:
+    assert slanted_triangular(0, 100) == pytest.approx(1 / 32)
+    assert slanted_triangular(10, 100) == 1.0
+    assert slanted_triangular(55, 100) == pytest.approx((1 + 0.5 * 31) / 32)  # half way down
+    assert slanted_triangular(100, 100) == pytest.approx(1 / 32)
+
+
+def test_optimizer_memory_is_counted_in_numbers_a_parameter() -> None:
+    assert [optimizer_slots(stage(optimizer=o)) for o in ("adamw", "adam", "sgd", "rmsprop")] == [2, 2, 1, 2]
+    assert optimizer_slots(stage(optimizer="sgd", momentum=0)) == 0

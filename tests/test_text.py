@@ -1,0 +1,146 @@
+"""Tokenised texts: the cut is the tokenizer's own, counts are worked out by hand, padding is the tokenizer's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hftl.data.text import TextSamples, text_facts
+from hftl.errors import RecipeError
+
+WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "good": 5, "film": 6, "bad": 7}
+FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+
+
+def dataset(texts: list[str]) -> Dataset:
+    rows = {"id": [f"train/{row}" for row in range(len(texts))], "text": texts, "label": [row % 2 for row in range(len(texts))]}
+    return Dataset.from_dict(rows, features=FEATURES)
+
+
+def word_level(*, special: bool, **settings: Any) -> PreTrainedTokenizerBase:
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", **settings)  # type: ignore[no-untyped-call]
+    assert isinstance(made, PreTrainedTokenizerBase)
+    return made
+
+
+def ids_of(samples: TextSamples) -> list[list[int]]:
+    return [samples[0, index]["input_ids"].tolist() for index in range(len(samples))]
+
+
+def test_a_long_text_is_cut_between_its_special_tokens() -> None:
+    samples = TextSamples(dataset(["a good film a", "bad"]), word_level(special=True), max_length=5)
+    assert ids_of(samples) == [[2, 4, 5, 6, 3], [2, 7, 3]]
+    assert samples.lengths == [5, 3]
+    assert samples.full_lengths.tolist() == [6, 3]
+
+
+def test_a_word_level_tokenizer_without_special_tokens_works() -> None:
+    samples = TextSamples(dataset(["a good strange film", "bad"]), word_level(special=False), max_length=3)
+    assert ids_of(samples) == [[4, 5, 1], [7]]
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("max_length", [3, 4, 50])
+def test_the_cut_is_the_tokenizers_own_truncation(special: bool, side: str, max_length: int) -> None:
+    texts = ["a good film", "bad", "", "a a a good good good film film", "[SEP] a bad [CLS] film [SEP]"]
+    tokenizer = word_level(special=special, truncation_side=side)
+    expected = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    expected = [ids or [1] for ids in expected]
+    assert ids_of(TextSamples(dataset(texts), tokenizer, max_length=max_length)) == expected
+
+
+def test_a_tokenizer_file_with_its_own_truncation_and_padding_is_not_obeyed() -> None:
+    tokenizer = word_level(special=False)
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    samples = TextSamples(dataset(["a good film", "bad"]), tokenizer, max_length=4)
+    assert ids_of(samples) == [[4, 5, 6], [7]]
+
+
+def test_an_empty_text_becomes_one_unknown_token_where_there_are_no_special_ones() -> None:
+    samples = TextSamples(dataset(["", "  ", "film"]), word_level(special=False), max_length=4)
+    assert ids_of(samples) == [[1], [1], [6]]
+    assert samples.lengths == [1, 1, 1]
+    assert text_facts(samples)["empty"] == 2
+    assert ids_of(TextSamples(dataset([""]), word_level(special=True), max_length=4)) == [[2, 3]]
+
+
+def test_facts_are_counted_at_tokenisation() -> None:
+    # Lengths with [CLS] and [SEP]: 3, 5, 7, 2; two of four are over 4. Seen words: 1 + 2 + 2 + 0, one of them unknown ("odd").
+    samples = TextSamples(dataset(["film", "a odd film", "a good bad film film", ""]), word_level(special=True), max_length=4)
+    expected = {
+        "length_mean": 17 / 4,
+        "length_median": 4,
+        "max_length": 4,
+        "share_truncated": 0.5,
+        "share_unknown": 0.2,
+        "empty": 1,
+    }
+    # 95 %: position 0.95 * 3 = 2.85 of the sorted lengths 2, 3, 5, 7, so 5 + 0.85 * 2.
+    assert text_facts(samples) == pytest.approx(expected | {"length_p95": 6.7})
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_padded_as_the_tokenizer_pads_it(side: str) -> None:
+    tokenizer = word_level(special=True, padding_side=side)
+    samples = TextSamples(dataset(["a good film", "bad", "", "film film"]), tokenizer, max_length=8)
+    items = [samples[0, index] for index in (3, 0, 2)]
+    batch = samples.collate(items)
+    expected = tokenizer.pad({"input_ids": [item["input_ids"].tolist() for item in items]}, return_tensors="pt")
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "index"}
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    assert batch["labels"].tolist() == [1, 0, 0]
+    assert batch["index"].tolist() == [3, 0, 2]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_tokens_on_disk_are_found_again_and_another_length_is_not_mistaken_for_them(tmp_path: Path) -> None:
+    path = str(tmp_path / "train.parquet")
+    dataset(["a good film", "bad"]).to_parquet(path)
+    stored = Dataset.from_parquet(path, cache_dir=str(tmp_path / "cache"))
+    assert isinstance(stored, Dataset)
+    tokenizer = word_level(special=True)
+
+    def token_files() -> set[str]:
+        return {file.name for file in tmp_path.glob("cache/**/cache-*.arrow")}
+
+    TextSamples(stored, tokenizer, max_length=4)
+    once = token_files()
+    assert len(once) == 1
+    tokenizer("a", truncation=True, max_length=3, padding="max_length")  # changes the tokenizer's state, not its tokens
+    TextSamples(stored, tokenizer, max_length=4)
+    assert token_files() == once
+    assert ids_of(TextSamples(stored, tokenizer, max_length=3))[0] == [2, 4, 3]
+    assert len(token_files()) == 2
+
+
+def test_a_length_without_room_and_a_missing_padding_token_come_in_one_report() -> None:
+    tokenizer = word_level(special=True)
+    tokenizer.pad_token = None
+    with pytest.raises(RecipeError) as caught:
+        TextSamples(dataset(["a"]), tokenizer, max_length=2)
+    assert [problem.where for problem in caught.value.problems] == ["model", "data.max_length"]
+
+
+def test_real_reviews_are_cut_as_the_real_tokenizer_cuts_them(shared: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "bert-nano")
+    texts = pq.read_table(shared / "data" / "imdb" / "test.parquet").column("text")[:300].to_pylist()
+    samples = TextSamples(dataset(texts), tokenizer, max_length=128)
+    assert ids_of(samples) == tokenizer(texts, truncation=True, max_length=128)["input_ids"]
+    whole = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    assert samples.full_lengths.tolist() == whole
+    assert text_facts(samples)["share_truncated"] == np.mean([length > 128 for length in whole])
