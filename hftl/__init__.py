@@ -1,14 +1,21 @@
 """hftl: from a pretrained model and labelled data to a classifier that can be trusted and shared.
 
-Write a `Recipe`, look at its plan, train it: see recipes/ for whole examples. Importing hftl registers the GloVe families with
-transformers' Auto classes.
+Write a `Recipe`, look at its plan, train it: see recipes/ for whole examples. With hftl imported, transformers' Auto classes know
+the GloVe families; torch is not loaded for that, so the command line answers at once and `hftl doctor` works where torch does not.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
 from hftl.cli import main, train_recipe
 from hftl.errors import DataError, HftlError, RecipeError, RunError
-from hftl.models import glove as _glove  # noqa: F401  # registers the GloVe families with the Auto classes
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, load_recipe, override
 from hftl.run import RunDirectory
 
@@ -35,3 +42,31 @@ __all__ = [
     "override",
     "train_recipe",
 ]
+
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+
+
+class _AfterAutoClasses(MetaPathFinder):
+    """Registers the GloVe families the moment transformers' Auto classes have been imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != _AUTO_CLASSES:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module("hftl.models.glove")
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if _AUTO_CLASSES in sys.modules:
+    importlib.import_module("hftl.models.glove")
+else:
+    sys.meta_path.insert(0, _AfterAutoClasses())

@@ -10,13 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.data.image import ImageSamples
 from hftl.data.loader import Samples, evaluation_batches
@@ -55,7 +55,7 @@ def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) 
     run = RunDirectory(model_or_run)
     classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
     of_run = run.load_recipe().data if run.recipe.is_file() else None
-    if isinstance(classifier.preprocessor, BaseImageProcessor):
+    if isinstance(classifier.preprocessor, TimmWrapperImageProcessor):
         data = of_run if isinstance(of_run, ImageData) else ImageData(source=str(model_or_run))
         names, dataset = _pictures(inputs)
         samples: Samples = ImageSamples(
@@ -69,7 +69,8 @@ def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) 
         classifier.model.to(accelerator.device), evaluation_batches(samples, batch_size=batch_size), accelerator, size=len(samples)
     )
     probabilities = Predictions(list(samples.ids), np.zeros(len(samples), dtype=np.int64), logits).probabilities
-    labels = [classifier.model.config.id2label[index] for index in range(logits.shape[1])]
+    id2label = cast(dict[int, str], classifier.model.config.id2label)
+    labels = [id2label[index] for index in range(logits.shape[1])]
     return [
         Prediction(name, labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
         for name, row in zip(names, probabilities, strict=True)

@@ -53,7 +53,8 @@ class _Data(_Section):
     validation_split: str | None = None
     """None: the split called "validation" where there is one, otherwise made from train. Never the test split."""
     test_split: str | None = None
-    """None: the split called "test" where there is one, otherwise made from train by `test_fraction`."""
+    """None: the split called "test" where there is one, otherwise made from train by `test_fraction`. "none": leave the source's
+    own alone, where it has no labels."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes the validation split when the source has none."""
     test_fraction: Fraction = 0.0
@@ -125,6 +126,9 @@ class _Glove(_Section):
     min_count: Positive = 2
     """Words seen less often in the training texts, and not in `vectors`, are treated as unknown."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Of the features that enter the head, and between LSTM layers."""
+    word_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the words of a training text that the network does not see, drawn anew each time."""
 
 
 class TextCNN(_Glove):

@@ -14,12 +14,14 @@ recipe = hftl.Recipe(
         hidden_size=64,
         layers=1,
         pooling="max",
-        trainable_dim=100,
+        trainable_dim=50,
+        max_words=20_000,
+        word_dropout=0.2,
     ),
     stages={
         # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
-        "new": hftl.Stage(unfreeze=("trainable_embedding", "lstm.0", "head"), lr=4e-3, epochs=1, schedule="constant", warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=4e-3, epochs=2, warmup=0.05, early_stopping=1),
+        "new": hftl.Stage(unfreeze=("trainable_embedding", "lstm.0", "head"), lr=3e-3, epochs=2, schedule="constant", warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=1, warmup=0.05),
     },
     run=hftl.Run(batch_size=32, seed=0),
     card=hftl.Card(

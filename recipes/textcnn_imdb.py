@@ -13,14 +13,16 @@ recipe = hftl.Recipe(
         vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
         kernel_widths=(1, 2, 3),
         channels=100,
-        trainable_dim=100,
+        trainable_dim=50,
+        max_words=20_000,
+        word_dropout=0.2,
     ),
     stages={
         # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
         "new": hftl.Stage(
-            unfreeze=("trainable_embedding", "convolutions", "head"), lr=4e-3, epochs=2, schedule="constant", warmup=0.1
+            unfreeze=("trainable_embedding", "convolutions", "head"), lr=3e-3, epochs=2, schedule="constant", warmup=0.1
         ),
-        "all": hftl.Stage(unfreeze="all", lr=4e-3, epochs=3, warmup=0.05, early_stopping=1),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=2, warmup=0.05, early_stopping=1),
     },
     run=hftl.Run(batch_size=32, seed=0),
     card=hftl.Card(

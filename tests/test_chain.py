@@ -103,7 +103,7 @@ def test_a_buffer_left_over_is_refused_like_a_parameter() -> None:
 def test_one_tensor_under_names_of_two_groups_is_refused() -> None:
     model = Tiny()
     model.layers[1][0].weight = model.layers[0][0].weight  # type: ignore[index]
-    with pytest.raises(ChainError, match='"layers.0.0.weight" and "layers.1.0.weight" are one tensor in two layer groups'):
+    with pytest.raises(ChainError, match=r'"layers\.0\.0\.weight" and "layers\.1\.0\.weight" are one tensor in two layer groups'):
         Chain(model, GROUPS)
 
 
@@ -157,7 +157,7 @@ def test_all_unknown_groups_come_in_one_report(chain: Chain) -> None:
     assert str(caught.value) == 'no layer group "haed". Did you mean "head"? no layer group "stem".'
 
 
-# --- the chain of a row of layers ------------------------------------------------------------------------------------------------
+# --- the chain of a row of layers -----------------------------------------------------------------------------------------------
 
 LAYERS = [LayerGroup("layer.0", ("layers.0",)), LayerGroup("layer.1", ("layers.1",))]
 

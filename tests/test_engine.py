@@ -22,7 +22,7 @@ from hftl.evaluation.metrics import Predictions
 from hftl.recipe import Recipe, Run, Stage, TextData, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.training import engine
+from hftl.training import checkpoint, engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -84,7 +84,7 @@ def test_the_saved_model_gives_the_stored_predictions_in_a_pipeline(run: RunDire
     reviews = [json.loads(line)["text"] for line in (Path(REVIEWS) / "test.jsonl").read_text().splitlines()]
     places = [int(name.rpartition("/")[2]) for name in stored.ids]
     classify = pipeline("text-classification", model=str(run.model), device="cpu")
-    served = classify([reviews[place] for place in places], truncation=True, top_k=None)
+    served: Any = classify([reviews[place] for place in places], truncation=True, top_k=None)
     names = ["negative", "positive"]
     probabilities = np.array([[next(row["score"] for row in rows if row["label"] == name) for name in names] for rows in served])
     np.testing.assert_allclose(probabilities, stored.probabilities, atol=1e-5)
@@ -122,7 +122,7 @@ def test_early_stopping_ends_a_stage_that_no_longer_gets_better(tmp_path: Path) 
 def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
     tmp_path: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    saved, save = [], engine.save_checkpoint
+    saved, save = [], checkpoint.save_checkpoint
 
     def stop(*arguments: Any) -> None:
         save(*arguments)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hftl.data.loader import deal, evaluation_batches, plan_epoch, steps_per_epoch, training_batches
+from hftl.data.loader import Position, deal, evaluation_batches, plan_epoch, steps_per_epoch, training_batches
 
 
 class Numbers:
@@ -41,7 +41,7 @@ def test_seven_examples_are_dealt_to_two_processes_and_two_micro_batches() -> No
 
 def test_a_process_without_an_example_gets_a_filler_that_does_not_count() -> None:
     (micro_batch,) = deal([8], epoch=3, accumulation=1, processes=2, rank=1)
-    assert micro_batch == [(3, 8, False)]
+    assert micro_batch == [Position(3, 8, counts=False)]
 
 
 def test_the_last_step_may_be_smaller_and_none_is_dropped() -> None:

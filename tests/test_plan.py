@@ -19,17 +19,16 @@ class Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(7, 4)
-        self.layer = nn.ModuleList([nn.Linear(4, 4)])
+        self.layer = nn.ModuleList([nn.Linear(4, 4)])  # a list is never called itself, only what is in it
         self.head = nn.Linear(4, 3)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layer[0](self.embeddings(ids)))
+        logits: torch.Tensor = self.head(self.layer[0](self.embeddings(ids)))
+        return logits
 
 
 MODEL = Tiny()
-CHAIN = Chain(
-    MODEL, [LayerGroup("embeddings", ("embeddings",)), LayerGroup("layer.0", ("layer.0",)), LayerGroup("head", ("head",))]
-)
+CHAIN = Chain(MODEL, [LayerGroup("embeddings", ("embeddings",)), LayerGroup("layer.0", ("layer",)), LayerGroup("head", ("head",))])
 
 
 def recipe(**stages: Any) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -41,6 +42,8 @@ from transformers import (
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import transformer
+from hftl.models.chain import Chain
+from hftl.models.classifier import Classifier
 from hftl.recipe import Transformer
 
 LABELS = ("neg", "pos")
@@ -56,7 +59,19 @@ SMALL: dict[str, Any] = {
 }
 DECODER = {**SMALL, "num_key_value_heads": 1}
 BODY = ("embeddings", "layer.0", "layer.1", "layer.2", "head")
-DEBERTA = {"relative_attention": True, "max_relative_positions": 8, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16}
+DEBERTA: dict[str, Any] = {
+    "relative_attention": True,
+    "max_relative_positions": 8,
+    "pos_att_type": ["p2c", "c2p"],
+    "pooler_hidden_size": 16,
+}
+DEBERTA_V2: dict[str, Any] = {"conv_kernel_size": 3, "norm_rel_ebd": "layer_norm"}
+DEBERTA_V3: dict[str, Any] = {
+    "share_att_key": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
 
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "bert": BertConfig(**SMALL),
@@ -65,10 +80,8 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "xlm-roberta": XLMRobertaConfig(**SMALL),
     "electra": ElectraConfig(**SMALL, embedding_size=8),
     "deberta": DebertaConfig(**SMALL, **DEBERTA),
-    "deberta-v2": DebertaV2Config(**SMALL, **DEBERTA, conv_kernel_size=3, norm_rel_ebd="layer_norm"),
-    "deberta-v3": DebertaV2Config(
-        **SMALL, **DEBERTA, share_att_key=True, position_buckets=4, norm_rel_ebd="layer_norm", position_biased_input=False
-    ),
+    "deberta-v2": DebertaV2Config(**SMALL, **DEBERTA, **DEBERTA_V2),
+    "deberta-v3": DebertaV2Config(**SMALL, **DEBERTA, **DEBERTA_V3),
     "modernbert": ModernBertConfig(**SMALL, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
     "mpnet": MPNetConfig(**SMALL),
     "gpt2": GPT2Config(
@@ -82,13 +95,14 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 def small_model(config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def word_tokenizer(**tokens: str) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **tokens)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -101,7 +115,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def build(folder: Path | str, **recipe: Any) -> transformer.Classifier:
+def build(folder: Path | str, **recipe: Any) -> Classifier:
     torch.manual_seed(0)
     return transformer.build(Transformer(checkpoint=str(folder), **recipe), LABELS)
 
@@ -112,7 +126,7 @@ def rewrite(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-# --- the chain ---------------------------------------------------------------------------------------------------------------------
+# --- the chain ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -148,7 +162,7 @@ def test_a_change_in_a_group_shows_from_its_end_on_and_not_before(name: str) -> 
                 model.get_parameter(n).copy_(value)
 
 
-def entries(model: PreTrainedModel, chain: transformer.Chain) -> list[torch.Tensor]:
+def entries(model: PreTrainedModel, chain: Chain) -> list[torch.Tensor]:
     """The hidden state that enters each layer, and the logits."""
     found: list[torch.Tensor] = []
 
@@ -201,7 +215,7 @@ def test_an_encoder_decoder_is_refused_with_its_two_lists() -> None:
         transformer.chain(model)
 
 
-# --- building ----------------------------------------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_pretrained_body_gets_a_new_head(checkpoint: Path) -> None:
@@ -228,7 +242,7 @@ def test_the_facts_name_the_checkpoint_without_its_path(checkpoint: Path, tmp_pa
     assert facts["revision"] is None
     assert facts["vocabulary_size"] == 10
     assert facts["max_positions"] == 32
-    # embeddings (10 + 32 + 2) * 16 + 32; a layer 4 * (16 * 16 + 16) + 32 + 16 * 24 + 24 + 24 * 16 + 16 + 32 = 1,960; pooler and classifier
+    # Embeddings (10 + 32 + 2) * 16 + 32 = 736; a layer 4 * (16 * 16 + 16) + 32 + 16 * 24 + 24 + 24 * 16 + 16 + 32 = 1,960.
     assert facts["parameters"] == 736 + 3 * 1960 + 16 * 16 + 16 + 2 * 16 + 2
     assert str(tmp_path) not in json.dumps(facts)
 
@@ -236,12 +250,12 @@ def test_the_facts_name_the_checkpoint_without_its_path(checkpoint: Path, tmp_pa
 def test_loading_says_nothing_and_leaves_the_library_as_talkative_as_it_was(
     checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    verbosity = transformers.logging.get_verbosity()  # type: ignore[no-untyped-call]
+    verbosity = transformers.logging.get_verbosity()
     classifier = build(checkpoint)
     transformer.save(classifier, checkpoint.parent / "saved")
     transformer.load(checkpoint.parent / "saved")
     assert capfd.readouterr() == ("", "")
-    assert transformers.logging.get_verbosity() == verbosity  # type: ignore[no-untyped-call]
+    assert transformers.logging.get_verbosity() == verbosity
 
 
 def test_a_checkpoint_in_half_precision_becomes_float32(checkpoint: Path) -> None:
@@ -270,6 +284,15 @@ def test_dropout_is_set_everywhere(checkpoint: Path) -> None:
     assert kept == {0.1}  # BERT's own
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dropout_reaches_every_dropout_of_an_architecture(name: str) -> None:
+    config = copy.deepcopy(ARCHITECTURES[name])
+    transformer._set_dropout(config, 0.3)
+    rates = {module.p for module in small_model(config).modules() if isinstance(module, nn.Dropout)}
+    assert rates <= {0.3}  # none at all in Llama, whose only dropout is a number in its attention
+    assert rates or config.attention_dropout == 0.3
+
+
 def test_a_head_for_the_same_classes_is_kept_and_every_other_is_new(checkpoint: Path, tmp_path: Path) -> None:
     trained = build(checkpoint)
     transformer.save(trained, tmp_path / "trained")
@@ -294,10 +317,11 @@ def test_gpt2_without_a_padding_token_pads_with_its_end_of_text(tmp_path: Path) 
     small_model(config).save_pretrained(tmp_path)
     word_tokenizer(eos_token="[SEP]").save_pretrained(tmp_path)
     built = build(tmp_path)
-    assert built.preprocessor.pad_token == "[SEP]"  # type: ignore[union-attr]
+    tokenizer: Any = built.preprocessor
+    assert tokenizer.pad_token == "[SEP]"
     assert built.model.config.pad_token_id == 3
-    alone = built.preprocessor(["good film"], return_tensors="pt")
-    padded = built.preprocessor(["good film", "a not bad film"], padding=True, return_tensors="pt")
+    alone = tokenizer(["good film"], return_tensors="pt")
+    padded = tokenizer(["good film", "a not bad film"], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = built.model(**padded).logits
         assert torch.allclose(logits[0], built.model(**alone).logits[0], atol=1e-6)
@@ -308,7 +332,7 @@ def test_roberta_holds_two_positions_fewer_than_its_table_has_rows(tmp_path: Pat
     assert transformer._max_positions(small_model(RobertaConfig(**config))) == 32
     tokens = torch.full((1, 32), 5)
     small_model(RobertaConfig(**config))(tokens)  # 32 fit
-    with pytest.raises(IndexError):
+    with pytest.raises(RuntimeError, match="index 34 is out of bounds"):
         small_model(RobertaConfig(**config))(torch.full((1, 33), 5))
 
 
@@ -323,14 +347,14 @@ def test_a_hub_id_is_read_from_one_commit(checkpoint: Path, tmp_path: Path, monk
     assert facts["base_model"] == "somebody/small-bert"
     assert facts["revision"] == commit
     assert build("somebody/small-bert", revision=commit).facts["revision"] == commit
-    with pytest.raises(RecipeError, match="is no folder here, and the Hub gave no config.json of it"):
+    with pytest.raises(RecipeError, match=r"is no folder here, and the Hub gave no config\.json of it"):
         build("somebody/small-bert", revision="v2")
     (cache / "snapshots" / commit / "model.safetensors").rename(cache / "snapshots" / commit / "pytorch_model.bin")
     with pytest.raises(RecipeError, match="hftl reads safetensors only"):
         build("somebody/small-bert")
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -434,7 +458,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: C
     assert [problem.where for problem in caught.value.problems] == ["model.checkpoint"]
 
 
-def test_a_missing_pooler_is_new_and_a_missing_final_norm_is_refused(tmp_path: Path) -> None:
+def test_a_missing_final_norm_is_refused_although_it_is_in_the_head(tmp_path: Path) -> None:
     model = small_model(ARCHITECTURES["llama"])
     model.save_pretrained(tmp_path)
     word_tokenizer(pad_token="[PAD]").save_pretrained(tmp_path)
@@ -452,7 +476,7 @@ def test_a_revision_of_a_local_folder_is_refused(checkpoint: Path) -> None:
 
 
 def test_dropout_for_a_model_that_has_none_is_refused() -> None:
-    with pytest.raises(RecipeError, match="model.dropout: .* has no dropout"):
+    with pytest.raises(RecipeError, match=r"model\.dropout: .* has no dropout"):
         transformer._set_dropout(PreTrainedConfig(), 0.1)
 
 
@@ -463,21 +487,22 @@ def test_a_tokenizer_without_padding_and_end_of_text_is_refused(tmp_path: Path) 
         build(tmp_path)
 
 
-# --- saving and loading ------------------------------------------------------------------------------------------------------------
+# --- saving and loading ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_saved_model_loads_with_equal_logits_here_and_in_a_pipeline(checkpoint: Path, tmp_path: Path) -> None:
     built = build(checkpoint)
     folder = tmp_path / "saved"
     transformer.save(built, folder)
-    batch = built.preprocessor(["a good film", "not a good film [SEP] bad"], padding=True, return_tensors="pt")
+    tokenizer: Any = built.preprocessor
+    batch = tokenizer(["a good film", "not a good film [SEP] bad"], padding=True, return_tensors="pt")
     again = transformer.load(folder)
     with torch.no_grad():
         logits = built.model(**batch).logits
         assert torch.equal(again.model(**batch).logits, logits)
     assert again.chain.names == built.chain.names
     assert again.facts["parameters"] == built.facts["parameters"]
-    answers = pipeline("text-classification", model=str(folder), device="cpu")(["a good film"], top_k=None)
+    answers: Any = pipeline("text-classification", model=str(folder), device="cpu")(["a good film"], top_k=None)
     assert {answer["label"]: answer["score"] for answer in answers[0]} == pytest.approx(
         dict(zip(LABELS, logits[0].softmax(0).tolist(), strict=True)), abs=1e-6
     )
@@ -505,6 +530,7 @@ def test_an_incomplete_model_folder_is_refused(checkpoint: Path, tmp_path: Path)
         transformer.load(folder)
 
 
+@pytest.mark.shared
 def test_bert_nano_has_the_groups_that_its_config_says(shared: Path) -> None:
     built = build(shared / "models" / "bert-nano")
     sizes = {
@@ -518,6 +544,7 @@ def test_bert_nano_has_the_groups_that_its_config_says(shared: Path) -> None:
         built.model.get_parameter("bert.encoder.layer.3.output.dense.weight"), stored["bert.encoder.layer.3.output.dense.weight"]
     )
     body = AutoModel.from_pretrained(shared / "models" / "bert-nano", dtype=torch.float32, add_pooling_layer=False)
-    batch = built.preprocessor(["A slow start, but what an ending."], return_tensors="pt")
+    tokenizer: Any = built.preprocessor
+    batch = tokenizer(["A slow start, but what an ending."], return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(built.model.base_model(**batch).last_hidden_state, body(**batch).last_hidden_state)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ class Samples(Protocol):
         """Model inputs by the names of `forward`, plus "labels" (B,) and "index" (B,), both int64."""
 
 
-class Position(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Position:
     """One place in a batch. A filler has `counts` False: it keeps a process busy and is left out of every sum."""
 
     epoch: int

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, transformer, vision
@@ -34,6 +37,7 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
         what = f"{data.max_length} is longer than the {longest} positions of {classifier.facts['base_model']}"
         raise RecipeError.single("data.max_length", what, f"write data.max_length={longest} or less")
     # Saved with the tokenizer, so that `pipeline(..., truncation=True)` cuts where training did.
+    assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
     classifier.preprocessor.model_max_length = data.max_length
     return classifier
 
@@ -55,7 +59,14 @@ def load_classifier(folder: Path) -> Classifier:
     return _family(config.get("model_type", "timm_wrapper" if "architecture" in config else "")).load(folder)
 
 
-def _family(model_type: str):  # type: ignore[no-untyped-def]  # a module
+class _Family(Protocol):
+    """What the module of a family offers for every model of it."""
+
+    def save(self, classifier: Classifier, folder: Path) -> None: ...
+    def load(self, folder: Path) -> Classifier: ...
+
+
+def _family(model_type: str) -> _Family:
     if model_type == "timm_wrapper":
         return vision
     return glove if model_type.startswith("hftl_") else transformer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class Checkpoint:
         return Path(found)
 
     def refused(self, what: str, reason: BaseException | None = None, *help: str) -> RecipeError:
-        """The error that says what is wrong with this checkpoint; `reason` is what the library found."""
-        lines = [*([] if reason is None else [" ".join(str(reason).split())]), *help]
+        """The error that says what is wrong with this checkpoint; `reason` is what the library found, 300 characters of it."""
+        lines = [*([] if reason is None else [textwrap.shorten(str(reason), 300, placeholder=" ...")]), *help]
         if not self.local and is_offline_mode():
             lines.append("The Hub is switched off here (HF_HUB_OFFLINE): a Hub id must be in the cache, or write a local folder.")
         return refused(f'"{self.name}" {what}', *lines)
@@ -87,7 +88,7 @@ def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
         if spec.revision is not None:
             what = f'"{spec.revision}": a local folder has no revisions; leave model.revision out'
             raise RecipeError.single("model.revision", what, source="model")
-        return Checkpoint(name, None)
+        return Checkpoint(name)
     if Path(name).is_file():
         raise refused(f'"{spec.checkpoint}" is a file; write the folder that holds it')
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.models.chain import Chain
 
@@ -19,6 +19,6 @@ class Classifier:
     """
 
     model: PreTrainedModel
-    preprocessor: PreTrainedTokenizerBase | BaseImageProcessor
+    preprocessor: PreTrainedTokenizerBase | TimmWrapperImageProcessor
     chain: Chain
     facts: dict[str, Any]

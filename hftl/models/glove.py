@@ -84,6 +84,7 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
         "vector_dim": vectors.shape[1],
         "trainable_dim": spec.trainable_dim,
         "dropout": spec.dropout,
+        "word_dropout": spec.word_dropout,
         "vectors": file_name(spec.vectors),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},

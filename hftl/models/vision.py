@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -36,11 +37,24 @@ WRAPPER = "timm_model"
 TimmModel: TypeAlias = Any
 
 # Keys of timm's `pretrained_cfg` that say where weights were once found: not true of ours, and one of them is a path.
-SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}
+PLACES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}
 # Keys that describe the classes and the test-time size of the checkpoint rather than of what is built from it.
 REPLACED = {"num_classes", "label_names", "label_descriptions", "label_offset", "test_input_size", "test_crop_pct"}
 # A number that timm's matchers give to what runs right after a group and belongs to it.
 WITH_PREVIOUS = 99999.0
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a checkpoint's config.json, or timm's registry, says of a network."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    """Of `timm.create_model`; `model_args` in config.json."""
+    pretrained_cfg: dict[str, Any]
+    classes: int = 0
+    """Outputs of the head that is stored; 0: there is none."""
+    label_names: Sequence[str] | None = None
 
 
 def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> Classifier:
@@ -54,27 +68,23 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
             channels, no groups, or a size that the network cannot take.
     """
     checkpoint = None if _is_architecture(spec) else find_checkpoint(spec)
-    description = _describe_architecture(spec.checkpoint) if checkpoint is None else _read_description(checkpoint)
-    if image_size is not None:
-        _set_size(description, image_size)
-    description["model_args"]["drop_rate"] = spec.dropout
-    if spec.pretrained:
-        assert checkpoint is not None  # an architecture's name has no weights; _is_architecture refused it
-        timm_model = _load(checkpoint, description, checkpoint.file(WEIGHTS))
+    source = _registered(spec.checkpoint) if checkpoint is None else _read_source(checkpoint)
+    arguments = {**source.arguments, "drop_rate": spec.dropout}
+    if image_size is not None and (source.pretrained_cfg.get("fixed_input_size") or "img_size" in arguments):
+        arguments["img_size"] = image_size  # where weights depend on the size (a ViT's positions), timm resamples them
+    source = replace(source, arguments=arguments)
+    if checkpoint is not None and spec.pretrained:
+        timm_model = _load(checkpoint, source)
         timm_model.reset_classifier(len(label_names))
     else:
-        timm_model = _create(description, num_classes=len(label_names))
-    return _classifier(
-        timm_model,
-        description,
-        label_names,
-        {
-            "base_model": checkpoint.base_model if checkpoint is not None and spec.pretrained else None,
-            "revision": None if checkpoint is None else checkpoint.commit,
-            "pretrained": spec.pretrained,
-            "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
-        },
-    )
+        timm_model = _create(source, num_classes=len(label_names))
+    facts = {
+        "base_model": checkpoint.base_model if checkpoint is not None and spec.pretrained else None,
+        "revision": None if checkpoint is None else checkpoint.commit,
+        "pretrained": spec.pretrained,
+        "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
+    }
+    return _classifier(timm_model, source, label_names, image_size, facts)
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -113,11 +123,10 @@ def load(folder: Path) -> Classifier:
 
 
 def _load_saved(checkpoint: Checkpoint) -> Classifier:
-    description = _read_description(checkpoint)
-    label_names = description["label_names"]
-    if label_names is None:
+    source = _read_source(checkpoint)
+    if source.label_names is None:
         raise checkpoint.refused("names no classes")
-    return _classifier(_load(checkpoint, description, checkpoint.file(WEIGHTS)), description, label_names, {})
+    return _classifier(_load(checkpoint, source), source, source.label_names, None, {})
 
 
 # --- where it comes from --------------------------------------------------------------------------------------------------------
@@ -135,98 +144,81 @@ def _is_architecture(spec: Timm) -> bool:
     if not timm.is_model(name):
         raise refused(f'no such folder, and timm knows no architecture "{name}".{did_you_mean(name, timm.list_models())}')
     if spec.pretrained:
-        source = _registered(name).get("hf_hub_id")
-        hub_id = f"write {source} for its weights on the Hub, or " if source else ""
+        found = timm.get_pretrained_cfg(name)
+        hub_id = f"write {found.hf_hub_id} for its weights on the Hub, or " if found and found.hf_hub_id else ""
         raise refused(f'"{name}" is an architecture, without weights', f"{hub_id}model.pretrained=false for random ones.")
     return True
 
 
-def _registered(architecture: str) -> dict[str, Any]:
-    """What timm's registry says of an architecture's pretraining."""
+def _registered(name: str) -> _Source:
+    """What timm's registry says of an architecture, with the preprocessing of its tag, or of its first."""
     try:
-        found = timm.get_pretrained_cfg(architecture)
+        found = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # no such tag
-        raise refused(f'timm knows no "{architecture}"', str(error)) from None
-    return {} if found is None else dict(found.to_dict())  # type: ignore[no-untyped-call]
+        raise refused(f'timm knows no "{name}"', str(error)) from None
+    pretrained_cfg = {} if found is None else found.to_dict()  # type: ignore[no-untyped-call]
+    return _Source(name.partition(".")[0], {}, _without_places(pretrained_cfg))
 
 
-def _describe_architecture(name: str) -> dict[str, Any]:
-    return _description(name.partition(".")[0], {}, _registered(name))
-
-
-def _read_description(checkpoint: Checkpoint) -> dict[str, Any]:
+def _read_source(checkpoint: Checkpoint) -> _Source:
     """What the checkpoint's config.json, in timm's format, says."""
+    text = checkpoint.file("config.json").read_text(encoding="utf-8")
     try:
-        found = json.loads(checkpoint.file("config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
         raise checkpoint.refused("has a config.json that is not JSON", error) from None
     if not isinstance(found, dict) or not isinstance(found.get("pretrained_cfg"), dict) or "architecture" not in found:
         raise checkpoint.refused('is no timm model: its config.json has no "architecture" and "pretrained_cfg"')
-    architecture, source = str(found["architecture"]), found["pretrained_cfg"]
+    architecture, pretrained_cfg = str(found["architecture"]), _without_places(found["pretrained_cfg"])
     if not timm.is_model(architecture):
         guess = did_you_mean(architecture, timm.list_models())
         raise checkpoint.refused(f'has the architecture "{architecture}", which timm {timm.__version__} does not know.{guess}')
-    description = _description(architecture, found.get("model_args") or {}, source)
-    description["num_classes"] = found.get("num_classes", source.get("num_classes", 1000))
-    description["label_names"] = found.get("label_names")
-    channels = description["pretrained_cfg"]["input_size"][0]
+    channels = pretrained_cfg["input_size"][0]
     if channels != 3:
         raise checkpoint.refused(f"takes pictures of {channels} channels; hftl prepares RGB, which has 3")
-    return description
+    # timm writes the number of classes here too; where ours is another, the call would have it twice.
+    arguments = {key: value for key, value in (found.get("model_args") or {}).items() if key != "num_classes"}
+    classes = found.get("num_classes", pretrained_cfg.get("num_classes", 1000))
+    return _Source(architecture, arguments, pretrained_cfg, classes, found.get("label_names"))
 
 
-def _description(architecture: str, arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "architecture": architecture,
-        # Our own config.json has no `num_classes` here; one that timm wrote has.
-        "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
-        "pretrained_cfg": {"input_size": [3, 224, 224]} | {k: v for k, v in source.items() if k not in SOURCES | REPLACED},
-    }
+def _without_places(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
+    return {"input_size": [3, 224, 224]} | {key: value for key, value in pretrained_cfg.items() if key not in PLACES}
 
 
-def _set_size(description: dict[str, Any], image_size: int) -> None:
-    """Let the model be made for that size where its weights depend on it (a ViT's positions); timm resamples them on loading."""
-    if description["pretrained_cfg"].get("fixed_input_size") or "img_size" in description["model_args"]:
-        description["model_args"]["img_size"] = image_size
-    description["image_size"] = image_size
-
-
-def _create(description: dict[str, Any], **arguments: Any) -> TimmModel:
+def _create(source: _Source, **arguments: Any) -> TimmModel:
     """A timm model with timm's own initialisation.
 
     Raises:
         RecipeError: timm cannot make it with these arguments.
     """
-    architecture, stored = description["architecture"], description["model_args"]
     try:
-        return timm.create_model(architecture, **stored, **arguments)
+        return timm.create_model(source.architecture, **source.arguments, **arguments)
     except (TypeError, AssertionError, ValueError) as error:
-        raise refused(f"timm cannot make {architecture} with {stored}", str(error)) from None
+        raise refused(f"timm cannot make {source.architecture} with {source.arguments}", str(error)) from None
 
 
-def _load(checkpoint: Checkpoint, description: dict[str, Any], weights: Path) -> TimmModel:
+def _load(checkpoint: Checkpoint, source: _Source) -> TimmModel:
     """The model as it was stored, its head included: timm then asks for every weight, and for no other."""
-    classes = description["num_classes"]
-    source = {**description["pretrained_cfg"], "num_classes": classes, "file": str(weights), "custom_load": False}
+    stored = {"num_classes": source.classes, "file": str(checkpoint.file(WEIGHTS)), "custom_load": False}
     try:
-        return _create(description, pretrained=True, pretrained_cfg=source, num_classes=classes)
+        return _create(source, pretrained=True, pretrained_cfg=source.pretrained_cfg | stored, num_classes=source.classes)
     except (RuntimeError, SafetensorError) as error:
-        raise checkpoint.refused(f"has weights that do not fit {description['architecture']}", error) from None
+        raise checkpoint.refused(f"has weights that do not fit {source.architecture}", error) from None
 
 
 # --- what is made of it ---------------------------------------------------------------------------------------------------------
 
 
 def _classifier(
-    timm_model: TimmModel, description: dict[str, Any], label_names: Sequence[str], facts: dict[str, Any]
+    timm_model: TimmModel, source: _Source, label_names: Sequence[str], image_size: int | None, facts: dict[str, Any]
 ) -> Classifier:
-    preprocessing = dict(description["pretrained_cfg"])
-    image_size = description.get("image_size")
+    preprocessing = {key: value for key, value in source.pretrained_cfg.items() if key not in REPLACED}
     if image_size is not None:
         preprocessing |= {"input_size": [3, image_size, image_size], "pool_size": None}
     config = TimmWrapperConfig(  # type: ignore[call-arg]  # it keeps every key it is given
-        architecture=description["architecture"],
-        model_args=description["model_args"],
+        architecture=source.architecture,
+        model_args=source.arguments,
         pretrained_cfg=preprocessing,
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
@@ -235,17 +227,17 @@ def _classifier(
     with quiet_loading(), torch.device("meta"):
         model = TimmWrapperForImageClassification(config)
     setattr(model, WRAPPER, timm_model.float().eval())
-    processor = TimmWrapperImageProcessor(pretrained_cfg=preprocessing, architecture=config.architecture)
+    processor = TimmWrapperImageProcessor(pretrained_cfg=preprocessing, architecture=source.architecture)
     used = processor.data_config
     try:
         groups = chain(model, tuple(used["input_size"]))
     except (AssertionError, RuntimeError) as error:
         if image_size is None:
             raise
-        what = f"{config.architecture} cannot take pictures of {image_size} x {image_size} pixels"
+        what = f"{source.architecture} cannot take pictures of {image_size} x {image_size} pixels"
         raise RecipeError.single("data.image_size", what, " ".join(str(error).split()), source="model") from None
     known = {
-        "architecture": config.architecture,
+        "architecture": source.architecture,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "input_size": list(used["input_size"]),
         "mean": list(used["mean"]),

@@ -88,6 +88,11 @@ def load_training_state(checkpoint: Path, accelerator: Accelerator) -> None:
     accelerator.load_state(str(checkpoint))
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Free the space of a finished run's checkpoints."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

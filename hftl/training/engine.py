@@ -13,6 +13,7 @@ import copy
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from hftl.training.checkpoint import (
     load_best_weights,
     load_progress,
     load_training_state,
+    remove_checkpoints,
     save_checkpoint,
 )
 from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment
@@ -110,7 +112,7 @@ def _train_stage(
     accelerator: Accelerator,
     journal: Journal,
     progress: Progress,
-    checkpoint: object,
+    checkpoint: Path | None,
 ) -> Progress:
     """Train one stage, from its start or from a checkpoint inside it; the host model then holds the stage's best weights."""
     recipe, host, chain = experiment.recipe, experiment.classifier.model, experiment.classifier.chain
@@ -125,7 +127,7 @@ def _train_stage(
     optimizer = make_optimizer(stage, param_groups(working, chain, stage))
     schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
-    if progress.epoch > 0:
+    if checkpoint is not None:
         load_training_state(checkpoint, accelerator)
     weights = class_weights(stage, class_counts(experiment), experiment.splits.label_names)
     example_loss = make_loss(stage, weights)
@@ -216,7 +218,7 @@ def _train_stage(
         "stage_end",
         stage=name,
         best_epoch=progress.best_epoch,
-        best_metric=abs(progress.best_rank[0]),
+        best_metric=progress.best_rank[0] * (-1 if recipe.run.metric == "log_loss" else 1),
         stopped_early=epoch < stage.epochs,
     )
     accelerator.free_memory(model, optimizer, schedule)
@@ -250,6 +252,7 @@ def _finish(
             metrics[split] = compute_metrics(predicted, splits.label_names)
         write_json(run.environment, {**_environment(accelerator, recipe), "seconds": round(training_seconds, 1)})
         write_json(run.metrics, metrics)
+        remove_checkpoints(run.checkpoints)  # model/ has the best weights, and a finished run is not continued
         write_figures(run)
         for split, values in metrics.items():
             low, high = values["accuracy_interval"]
@@ -314,7 +317,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
     )
 
 
-def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> object:
+def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
     """The checkpoint to resume from, or None to start; refuses to write over anything."""
     if not resume:
         if run.path.exists() and any(run.path.iterdir()):

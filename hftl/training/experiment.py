@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
-from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.data.image import ImageSamples, write_grid
 from hftl.data.loader import Samples
@@ -55,7 +55,7 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
 def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
     """A split with the preprocessing of the classifier, and with the recipe's augmentation where `train`."""
     if isinstance(recipe.data, ImageData):
-        assert isinstance(classifier.preprocessor, BaseImageProcessor)
+        assert isinstance(classifier.preprocessor, TimmWrapperImageProcessor)
         return ImageSamples(
             dataset,
             classifier.preprocessor,

@@ -23,7 +23,7 @@ def process_state() -> PartialState:
 def has_native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products run in hardware there; emulated bf16 is slower than float32 and does not count."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

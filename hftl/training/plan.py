@@ -100,21 +100,22 @@ def forward_flops(model: nn.Module, chain: Chain, inputs: Mapping[str, torch.Ten
     """Floating point operations of one forward pass, by layer group."""
     counts = dict.fromkeys(chain.names, 0)
     owner = {name: group for group in chain.names for name in chain.modules[group]}
+    running: list[int] = []  # operations counted so far when each of the modules being run was entered
     with _counting_mode(model) as counter:
+
+        def enter(*_: Any) -> None:
+            running.append(counter.get_total_flops())
+
+        def leave(group: str) -> None:
+            started = running.pop()
+            if not running:  # what a module calls is counted with it
+                counts[group] += counter.get_total_flops() - started
+
         handles = []
         for name, module in model.named_modules():
-            # Only the top modules of a group: what they call is counted with them.
-            if name in owner and owner.get(name.rpartition(".")[0]) != owner[name]:
-                started: list[int] = []
-                group = owner[name]
-
-                def before(*_: Any, started: list[int] = started) -> None:
-                    started.append(counter.get_total_flops())
-
-                def after(*_: Any, started: list[int] = started, group: str = group) -> None:
-                    counts[group] += counter.get_total_flops() - started.pop()
-
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+            if name in owner:
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(lambda *_, group=owner[name]: leave(group)))
         model(**inputs)
         for handle in handles:
             handle.remove()
@@ -126,7 +127,8 @@ def _counting_mode(model: nn.Module) -> Iterator[FlopCounterMode]:
     """No gradients and no fused kernels (which the counter cannot look into), the model in evaluation mode; all put back after."""
     was_training, was_enabled = model.training, torch.backends.mkldnn.enabled
     model.eval()
-    torch.backends.mkldnn.enabled = False  # its fused LSTM is one operation of unknown size
+    # Its fused LSTM is one operation of unknown size. (torch declares no type for the flag.)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             yield counter

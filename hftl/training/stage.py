@@ -136,13 +136,14 @@ def make_schedule(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int,
     def after_warmup(factor: Callable[[int], float]) -> LRScheduler:
         return LambdaLR(optimizer, lambda step: step / warmup if step < warmup else factor(step))
 
+    # The schedules of transformers return a LambdaLR without saying so, hence the ignored types.
     match stage.schedule:
         case "constant":
-            return get_constant_schedule_with_warmup(optimizer, warmup)
+            return get_constant_schedule_with_warmup(optimizer, warmup)  # type: ignore[no-any-return]
         case "linear":
-            return get_linear_schedule_with_warmup(optimizer, warmup, steps)
+            return get_linear_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-any-return, no-untyped-call]
         case "cosine":
-            return get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+            return get_cosine_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-any-return]
         case "step":
             return after_warmup(lambda step: stage.gamma ** (step // (steps_per_epoch * stage.step_epochs)))
         case "exponential":

@@ -1,0 +1,1 @@
+"""Stages, plan, checkpoints and the engine: writes a run directory."""

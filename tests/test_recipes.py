@@ -1,0 +1,28 @@
+"""The recipe scripts themselves: they load, read back from YAML, and have what the command line promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hftl.recipe import load_recipe, parse_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.py"))
+
+
+def test_all_recipes_were_found() -> None:
+    expected = {"bert_imdb", "textcnn_imdb", "bilstm_imdb", "resnet_hotdog", "resnet_cats_vs_dogs", "resnet_pets", "quickstart"}
+    assert expected <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_script_loads_without_training_and_survives_yaml(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert parse_recipe(recipe.to_yaml(), source="x") == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_script_opens_with_its_command(path: Path) -> None:
+    head = path.read_text().split('"""')[1]
+    assert f"python recipes/{path.name}" in head
