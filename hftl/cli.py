@@ -36,7 +36,7 @@ RecipeArgument = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Changes to the recipe, such as `data.source=photos/ stages.all.lr=3e-5`.",
         show_default=False,
     ),
@@ -128,9 +128,11 @@ def predict(
     """
     from rich.table import Table
 
+    from hftl.inference import check_output, write_predictions
     from hftl.inference import predict as predict_inputs
-    from hftl.inference import write_predictions
 
+    if output is not None:
+        check_output(output)
     predictions = predict_inputs(model, inputs)
     if output is not None:
         write_predictions(predictions, output)

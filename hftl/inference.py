@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from datasets import Image as ImageFeature
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
-from hftl.data.image import ImageSamples
+from hftl.data.image import BadImage, ImageSamples, inspect
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import PICTURES, TABLES, read_column
 from hftl.data.text import TextSamples
@@ -29,6 +29,8 @@ from hftl.models import load_classifier
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData
 from hftl.run import RunDirectory
+
+OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -77,33 +79,34 @@ def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) 
     ]
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write predictions as .csv, .jsonl or .parquet, by the file's ending.
+def check_output(path: Path) -> None:
+    """Refuse an output that cannot be written, before anything is computed.
 
     Raises:
-        DataError: another ending.
+        DataError: another ending than .csv, .jsonl or .parquet, or no such folder.
     """
+    if path.suffix not in OUTPUTS:
+        allowed = f"allowed: {', '.join(OUTPUTS)}"
+        raise DataError.single("--output", f'predictions are not written to "{path.suffix}" files', allowed, source=str(path))
+    if not path.absolute().parent.is_dir():
+        raise DataError.single("--output", f"no such folder: {path.absolute().parent}", source=str(path))
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write predictions as .csv, .jsonl or .parquet, by the file's ending (see `check_output`)."""
     rows = [
         {"input": p.input, "label": p.label, "probability": p.probability, **{f"p({k})": v for k, v in p.probabilities.items()}}
         for p in predictions
     ]
-    match path.suffix:
-        case ".csv":
-            with path.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, list(rows[0]))
-                writer.writeheader()
-                writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        case ".parquet":
-            Dataset.from_list(rows).to_parquet(path)
-        case other:
-            raise DataError.single(
-                "--output",
-                f'"{other}" is not a kind of file that predictions are written to',
-                "allowed: .csv, .jsonl, .parquet",
-                source=str(path),
-            )
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        Dataset.from_list(rows).to_parquet(path)
 
 
 def _harmless(value: Any) -> Any:
@@ -120,43 +123,63 @@ def _max_length(classifier: Classifier) -> int:
 
 def _texts(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
     texts: list[str] = []
-    problems = []
+    problems: list[Problem] = []
     for given in inputs:
-        path = Path(given) if len(given) < 256 else None
+        path = _path(given)
         if path is not None and path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix == ".txt")
+            files = sorted(file for file in path.rglob("*.txt") if file.is_file())
             if not files:
                 problems.append(Problem(given, "no .txt files in this folder"))
-            texts += [file.read_text(encoding="utf-8-sig") for file in files]
-        elif path is not None and path.is_file() and path.suffix in TABLES:
+            texts += [_read(file, problems) for file in files]
+        elif path is not None and path.suffix.lower() in TABLES:
             texts += ["" if text is None else str(text) for text in read_column(path, "text")]
-        elif path is not None and path.is_file():
-            texts += path.read_text(encoding="utf-8-sig").splitlines()
+        elif path is not None:
+            texts += _read(path, problems).splitlines()
         else:
             texts.append(given)
     if problems or not texts:
-        raise DataError("inputs", problems or [Problem("inputs", "nothing to predict")])
+        raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
     return texts, Dataset.from_dict({"id": [str(place) for place in range(len(texts))], "text": texts, "label": [0] * len(texts)})
+
+
+def _path(given: str) -> Path | None:
+    """The file or folder that an input names; None: it is a text. ("" would be the folder one is in.)"""
+    if not given or len(given) > 255 or "\0" in given:
+        return None
+    return path if (path := Path(given)).exists() else None
+
+
+def _read(file: Path, problems: list[Problem]) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(Problem(str(file), f"not UTF-8 at byte {error.start}"))
+        return ""
 
 
 def _pictures(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
     files: list[str] = []
-    problems = []
+    problems: list[Problem] = []
     for given in inputs:
-        path = Path(given)
-        if path.is_dir():
+        path = _path(given)
+        if path is None:
+            problems.append(Problem(given or '""', "no such file or folder"))
+        elif path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in PICTURES)
             if not found:
                 problems.append(Problem(given, "no pictures in this folder"))
             files += found
-        elif path.is_file() and path.suffix in TABLES:
+        elif path.suffix.lower() in TABLES:
             files += [str(path.parent / str(name)) for name in read_column(path, "image")]
-        elif path.is_file():
-            files.append(given)
         else:
-            problems.append(Problem(given, "no such file or folder"))
-    problems += [Problem(name, "no such file") for name in files if not Path(name).is_file()]
+            files.append(given)
+    for name in files:
+        try:
+            inspect(name)
+        except BadImage as error:
+            problems.append(Problem(name, str(error)))
     if problems or not files:
-        raise DataError("inputs", problems or [Problem("inputs", "nothing to predict")])
+        raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
     dataset = Dataset.from_dict({"id": files, "image": files, "label": [0] * len(files)})
+    dataset = dataset.cast_column("label", ClassLabel(names=["unknown"]))
     return files, dataset.cast_column("image", ImageFeature(decode=False))

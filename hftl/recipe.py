@@ -351,9 +351,13 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
         except yaml.YAMLError:
             value = text
         problems.extend(_assign(values, key, value))
+    try:
+        changed = _build(values, source)
+    except RecipeError as error:
+        problems.extend(error.problems)
     if problems:
         raise RecipeError(source, problems)
-    return _build(values, source)
+    return changed
 
 
 def difference(before: Recipe, after: Recipe) -> list[str]:

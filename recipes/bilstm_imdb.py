@@ -8,7 +8,7 @@ import hftl
 
 recipe = hftl.Recipe(
     name="bilstm-imdb",
-    data=hftl.TextData(source="stanfordnlp/imdb", max_length=300, validation_fraction=0.1),
+    data=hftl.TextData(source="stanfordnlp/imdb", max_length=600, validation_fraction=0.1),
     model=hftl.BiLSTM(
         vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
         hidden_size=64,
@@ -28,7 +28,7 @@ recipe = hftl.Recipe(
         title="GloVe BiLSTM on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",
         intended_use="Sentiment of English film reviews, where a small model is wanted.",
-        limitations="Other domains and languages were not measured. Reviews longer than 300 words are cut.",
+        limitations="Other domains and languages were not measured. Reviews longer than 600 words are cut.",
         training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
         license="apache-2.0",
         language="en",

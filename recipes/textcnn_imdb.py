@@ -8,14 +8,14 @@ import hftl
 
 recipe = hftl.Recipe(
     name="textcnn-imdb",
-    data=hftl.TextData(source="stanfordnlp/imdb", max_length=400, validation_fraction=0.1),
+    data=hftl.TextData(source="stanfordnlp/imdb", max_length=1000, validation_fraction=0.1),
     model=hftl.TextCNN(
         vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
         kernel_widths=(1, 2, 3),
         channels=100,
         trainable_dim=50,
         max_words=20_000,
-        word_dropout=0.2,
+        word_dropout=0.3,
     ),
     stages={
         # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
@@ -29,7 +29,7 @@ recipe = hftl.Recipe(
         title="GloVe TextCNN on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a convolutional network over word vectors.",
         intended_use="Sentiment of English film reviews, where a small and fast model is wanted.",
-        limitations="Other domains and languages were not measured. Reviews longer than 400 words are cut.",
+        limitations="Other domains and languages were not measured. Reviews longer than 1,000 words are cut.",
         training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
         license="apache-2.0",
         language="en",

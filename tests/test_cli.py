@@ -265,6 +265,33 @@ def test_pictures_that_cannot_be_read_are_all_named(hftl: Hftl, tmp_path: Path) 
     assert "empty.png" in message and "text.jpg" in message
 
 
+def test_predict_classifies_pictures_and_names_all_that_it_cannot_read(hftl: Hftl, tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "digits", range(2), train_per_class=8)
+    recipe = Recipe(
+        name="digits",
+        data=ImageData(source=str(folder), image_size=32, validation_fraction=0.25, max_test_samples=8),
+        model=Timm(checkpoint="test_resnet", pretrained=False),
+        stages={"all": Stage(lr=1e-3)},
+        run=Run(precision="fp32"),
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert hftl("train", tmp_path / "recipe.yaml", "--run-dir", tmp_path / "run").code == 0
+    output = tmp_path / "out.jsonl"
+    assert hftl("predict", tmp_path / "run", folder / "test" / "0", "--output", output).code == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) == len(list((folder / "test" / "0").iterdir())) and {row["label"] for row in rows} <= {"0", "1"}
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    outcome = hftl("predict", tmp_path / "run", tmp_path / "empty.png", tmp_path / "text.jpg", "nowhere.png", "")
+    assert outcome.code == 2 and "4 problems" in outcome.err
+
+
+def test_predict_refuses_an_output_it_cannot_write_before_it_computes(hftl: Hftl, run: RunDirectory, tmp_path: Path) -> None:
+    outcome = hftl("predict", run.path, "text", "--output", tmp_path / "out.xlsx")
+    assert outcome.code == 2 and "allowed: .csv, .jsonl, .parquet" in outcome.err
+    assert "no such folder" in hftl("predict", run.path, "text", "--output", tmp_path / "nowhere" / "out.csv").err
+
+
 def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
     outcome = hftl("predict", tmp_path / "nothing", "text")
     assert outcome.code == 2 and "no model here" in outcome.err

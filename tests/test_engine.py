@@ -153,7 +153,7 @@ def test_a_resumed_run_with_another_recipe_is_refused_with_the_difference(tmp_pa
 
 def test_a_finished_run_is_never_written_over(run: RunDirectory) -> None:
     before = run.metrics.read_bytes()
-    with pytest.raises(RunError, match="is not empty"):
+    with pytest.raises(RunError, match="holds a finished run, which is never written over"):
         train(tiny_recipe(), run.path)
     with pytest.raises(RunError, match="this run is finished"):
         train(tiny_recipe(), run.path, resume=True)

@@ -66,7 +66,7 @@ def test_a_glove_classifier_trains_and_serves_what_was_measured(family: str, vec
     stored = Predictions.load(run.predictions("test"))
     rows = [json.loads(line)["text"] for line in (Path(REVIEWS) / "test.jsonl").read_text().splitlines()]
     classify = pipeline("text-classification", model=str(run.model), device="cpu")
-    served = classify([rows[int(name.rpartition("/")[2])] for name in stored.ids], truncation=True, top_k=None)
+    served: Any = classify([rows[int(name.rpartition("/")[2])] for name in stored.ids], truncation=True, top_k=None)
     np.testing.assert_allclose(in_class_order(served, ["negative", "positive"]), stored.probabilities, atol=1e-5)
     vocabulary = read_json(run.data)["model"]["vocabulary"]
     assert 0 < vocabulary["share_in_vectors"] < 1 and vocabulary["frequent_without_vector"]

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from hftl import launch
 from hftl.errors import RunError
 from hftl.launch import processes_asked_for, start_missing_processes
 
@@ -29,7 +30,7 @@ def test_nothing_is_started_where_nothing_is_missing(environment: dict[str, str]
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launch.os, "execv", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("a process was started"))
     start_missing_processes()
 
 

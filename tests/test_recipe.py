@@ -105,6 +105,11 @@ def test_every_mistake_is_in_one_report_with_the_nearest_guess() -> None:
     assert "data.max_length: input should be a valid integer" in message
 
 
+def test_a_wrong_key_and_a_wrong_value_are_in_the_same_report() -> None:
+    with pytest.raises(RecipeError, match="2 problems"):
+        override(small(), ["stages.al.epochs=2", "stages.all.lr=0"])
+
+
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [

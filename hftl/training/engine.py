@@ -321,6 +321,8 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
     """The checkpoint to resume from, or None to start; refuses to write over anything."""
     if not resume:
         if run.path.exists() and any(run.path.iterdir()):
+            if run.finished:
+                raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             raise RunError(f"{run.path} is not empty. Continue that run with --resume, or choose another place with --run-dir")
         return None
     if run.finished:
