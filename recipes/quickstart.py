@@ -24,9 +24,9 @@ recipe = hftl.Recipe(
     data=hftl.TextData(source=REVIEWS, max_length=128, validation_fraction=0.15),
     model=hftl.Transformer(checkpoint=BERT_NANO),
     stages={
-        "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=4),
-        "top": hftl.Stage(unfreeze="last 3", lr=3e-4, layer_decay=0.8, head_lr_multiplier=3, epochs=4, warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=3e-4, layer_decay=0.8, head_lr_multiplier=3, epochs=6, warmup=0.1),
+        "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=2),
+        "top": hftl.Stage(unfreeze="last 3", lr=1e-3, layer_decay=0.8, head_lr_multiplier=3, epochs=3, warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, layer_decay=0.8, head_lr_multiplier=3, epochs=9, warmup=0.1),
     },
     run=hftl.Run(batch_size=16, seed=0),
     card=hftl.Card(
