@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, TracebackType
 
-from hftl.cli import main, train_recipe
+from hftl.cli import is_main_process, main, train_recipe
 from hftl.errors import DataError, HftlError, RecipeError, RunError
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, load_recipe, override
 from hftl.run import RunDirectory
@@ -42,6 +42,19 @@ __all__ = [
     "override",
     "train_recipe",
 ]
+
+
+def _say_recipe_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake in a recipe script is found while the script is read, before `main` can catch it: one message, exit code 2."""
+    if not isinstance(error, RecipeError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    if is_main_process():
+        print(f"RecipeError: {error}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(error.exit_code)
+
+
+sys.excepthook = _say_recipe_errors
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
 

@@ -83,7 +83,7 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir =
 
         hftl train runs/photos --resume
 
-    On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl.cli train RECIPE`.
+    On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
     """
     chosen = override(load_recipe(recipe), overrides or [], source=recipe)
     if run_dir is None and resume and (Path(recipe) / "recipe.yaml").is_file():
@@ -224,12 +224,18 @@ def train_recipe(
     return run
 
 
-def main(recipe: Recipe | None = None, argv: Sequence[str] | None = None) -> None:
-    """Run the command line; with a recipe, be the script of that recipe: `python recipes/bert_imdb.py [key=value ...]`."""
+def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None, argv: Sequence[str] | None = None) -> None:
+    """Run the command line; with a recipe, be the script of that recipe: `python recipes/bert_imdb.py [key=value ...]`.
+
+    `demo` is run instead where the script is called without arguments in a single process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _exit_cleanly(start_missing_processes)
     if recipe is None:
         _exit_cleanly(lambda: app(arguments))
+        return
+    if demo is not None and not arguments and os.environ.get("WORLD_SIZE", "1") == "1":
+        _exit_cleanly(demo)
         return
     script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     source = sys.argv[0] if argv is None else recipe.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +84,13 @@ def check_output(path: Path) -> None:
     """Refuse an output that cannot be written, before anything is computed.
 
     Raises:
-        DataError: another ending than .csv, .jsonl or .parquet, or no such folder.
+        DataError: another ending than .csv, .jsonl or .parquet, an existing file, or no such folder.
     """
     if path.suffix not in OUTPUTS:
         allowed = f"allowed: {', '.join(OUTPUTS)}"
         raise DataError.single("--output", f'predictions are not written to "{path.suffix}" files', allowed, source=str(path))
+    if path.exists():
+        raise DataError.single("--output", "there is such a file already, and nothing is written over", source=str(path))
     if not path.absolute().parent.is_dir():
         raise DataError.single("--output", f"no such folder: {path.absolute().parent}", source=str(path))
 
@@ -144,9 +147,7 @@ def _texts(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
 
 def _path(given: str) -> Path | None:
     """The file or folder that an input names; None: it is a text. ("" would be the folder one is in.)"""
-    if not given or len(given) > 255 or "\0" in given:
-        return None
-    return path if (path := Path(given)).exists() else None
+    return Path(given) if given and os.path.exists(given) else None  # Path.exists raises for a long text
 
 
 def _read(file: Path, problems: list[Problem]) -> str:

@@ -10,8 +10,9 @@ import runpy
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,9 +34,26 @@ LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
 
 
+_within: ContextVar[bool] = ContextVar("_within", default=False)
+
+
 class _Section(BaseModel):
     # Numbers become strings where a string is asked for, so that `data.revision=1234567` on the command line is no error.
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    if not TYPE_CHECKING:  # type checkers and editors keep the fields as the arguments
+
+        def __init__(self, **values: Any) -> None:
+            if _within.get():  # part of a larger section, which reports all problems at once
+                super().__init__(**values)
+                return
+            token = _within.set(True)
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise RecipeError(_source(type(self), values), list(_problems(error, type(self)))) from None
+            finally:
+                _within.reset(token)
 
 
 # --- data ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +215,7 @@ class Stage(_Section):
 class Run(_Section):
     """How the experiment is run, whatever it trains."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto": bf16 where the machine computes it natively, fp32 elsewhere. Weights are always float32."""
     batch_size: Positive = 32
@@ -259,12 +277,6 @@ class Recipe(_Section):
     run: Run = Run()
     card: Card = Card()
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise RecipeError(_recipe_name(values), list(_problems(error))) from None
-
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
         if (self.model.family == "timm") != (self.data.kind == "image"):
@@ -278,7 +290,9 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _recipe_name(values: Mapping[str, Any]) -> str:
+def _source(section: type[BaseModel], values: Mapping[str, Any]) -> str:
+    if section is not Recipe:
+        return f"hftl.{section.__name__}(...)"
     name = values.get("name")
     return f'recipe "{name}"' if isinstance(name, str) else "recipe"
 
@@ -350,6 +364,8 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
+        if isinstance(value, dict) and not text.lstrip().startswith("{"):
+            value = text  # "card.title=ResNet-18: clothing" is a title, not a mapping
         problems.extend(_assign(values, key, value))
     try:
         changed = _build(values, source)
@@ -404,11 +420,11 @@ def _build(values: dict[str, Any], source: str) -> Recipe:
 # --- from pydantic's errors to ours -------------------------------------------------------------------------------------------
 
 
-def _problems(error: ValidationError) -> Iterator[Problem]:
+def _problems(error: ValidationError, root: type[BaseModel]) -> Iterator[Problem]:
     seen: set[str] = set()
     for item in error.errors(include_url=False):
-        keys, section = _walk(item["loc"])
-        where = ".".join(keys) or "recipe"
+        keys, section = _walk(item["loc"], root)
+        where = ".".join(keys) or root.__name__.lower()
         # A field that may be one of several types reports each failed attempt: one line a place is enough.
         if where in seen and item["type"] != "extra_forbidden":
             continue
@@ -430,10 +446,10 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
             yield Problem(where, f"{item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}")
 
 
-def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+def _walk(loc: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Dotted keys of a pydantic location without the union tags in it, and the section that holds its last key."""
     keys: list[str] = []
-    annotation: Any = Recipe
+    annotation: Any = root
     section: type[BaseModel] | None = None
     for part in loc:
         options = _options(annotation)

@@ -1,8 +1,9 @@
 """A bidirectional LSTM over GloVe vectors on IMDb: frozen vectors beside a second, trained embedding.
 
-Result: test accuracy 0.891 [0.887, 0.894], n = 25,000; validation 0.905 (2,500 of train). Seed 0, one run; 4.5 minutes of training on
-one core of an AMD EPYC (Zen 5), bf16, another measurement on the other core. Measured with 50-dimensional GloVe 6B vectors of 5,050
-words, which lack 14 % of the words of the reviews ("terrible" and "wonderful" among them); the second embedding learns those:
+Result: test accuracy 0.891 [0.887, 0.894], n = 25,000; validation 0.905 (2,500 of train). Seed 0, one run; 4.5 minutes of
+training on one core of an AMD EPYC (Zen 5), bf16, another measurement on the other core. Measured with 50-dimensional GloVe 6B
+vectors of 5,050 words, which lack 14 % of the words of the reviews ("terrible" and "wonderful" among them); the second embedding
+learns those:
 
     python recipes/bilstm_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.6B.50d.5k.txt
 

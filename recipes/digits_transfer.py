@@ -30,7 +30,7 @@ source = hftl.Recipe(
 recipe = hftl.Recipe(
     name="digits-transfer",
     data=hftl.ImageData(source=f"runs/data/digits-5-to-9-few-{FEW}", image_size=32, augmentation="none", validation_fraction=0.25),
-    model=hftl.Timm(checkpoint="runs/digits-0-to-4/model"),
+    model=hftl.Timm(checkpoint="runs/digits/digits-0-to-4/model"),
     stages={
         "head": hftl.Stage(unfreeze="head", lr=1e-2, epochs=15),
         "all": hftl.Stage(unfreeze="all", lr=1e-3, layer_decay=0.7, epochs=15, schedule="cosine"),
@@ -48,13 +48,13 @@ def main() -> None:
         recipe, ["model.pretrained=false", "stages.head.unfreeze=all", "stages.head.lr=1e-3", "name=digits-from-scratch"]
     )
     for one in (source, recipe, scratch):
-        run = RunDirectory(Path("runs") / one.name)
+        run = RunDirectory(Path("runs/digits") / one.name)  # the demonstration's own place: it may be repeated
         shutil.rmtree(run.path, ignore_errors=True)
         console.print(f"\n== {one.name}")
         hftl.train_recipe(one, run_dir=run.path, console=console, source="recipes/digits_transfer.py")
     console.print()
     for one in (recipe, scratch):
-        test = read_json(RunDirectory(Path("runs") / one.name).metrics)["test"]
+        test = read_json(RunDirectory(Path("runs/digits") / one.name).metrics)["test"]
         low, high = test["accuracy_interval"]
         console.print(
             f"{one.name:<20} test accuracy {test['accuracy']:.3f} [{low:.2f}, {high:.2f}], n = {test['n']}",
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    hftl.main(recipe, demo=main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 
 recipe = hftl.Recipe(
-    name="quickstart",
+    name="film-reviews",
     data=hftl.TextData(source=REVIEWS, max_length=128, validation_fraction=0.15),
     model=hftl.Transformer(checkpoint=BERT_NANO),
     stages={
@@ -44,9 +43,8 @@ recipe = hftl.Recipe(
 def main() -> None:
     """The four steps of `make quickstart`; the first one, the installation, is the Makefile's."""
     console = Console(soft_wrap=True)
-    run = RunDirectory(Path("runs") / recipe.name)
-    untrained = RunDirectory(Path("runs") / f"{recipe.name}-from-scratch")
-    for earlier in (run, untrained):  # the quickstart may be repeated; a run of one's own is never written over
+    run, untrained = RunDirectory(Path("runs/quickstart")), RunDirectory(Path("runs/quickstart-from-scratch"))
+    for earlier in (run, untrained):  # the demonstration may be repeated; `hftl train` writes this recipe into runs/film-reviews
         shutil.rmtree(earlier.path, ignore_errors=True)
 
     console.print("[2/4] plan and training: bert-nano on 600 film reviews, 3 stages", markup=False)
@@ -66,7 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        hftl.main(recipe)
-    else:
-        main()
+    hftl.main(recipe, demo=main)

@@ -1,4 +1,4 @@
-"""ResNet-50 on the 37 breeds of Oxford-IIIT Pet: gradual unfreezing in three stages, strong augmentation, smoothed labels.
+"""ResNet-50 on the 37 breeds of Oxford-IIIT Pet: gradual unfreezing in three stages, augmentation, smoothed labels.
 
 python recipes/resnet_pets.py
 python recipes/resnet_pets.py data.source=photos/ model.checkpoint=timm/resnet18.tv_in1k

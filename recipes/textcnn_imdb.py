@@ -1,13 +1,14 @@
 """TextCNN over GloVe vectors on IMDb (Kim 2014, arXiv:1408.5882): frozen vectors beside a second, trained embedding.
 
-Result: test accuracy 0.871 [0.867, 0.875], n = 25,000; validation 0.879 (2,500 of train). Seed 0, one run; 3.8 minutes of training on
-one core of an AMD EPYC (Zen 5), bf16, another measurement on the other core. Measured with 25-dimensional Twitter vectors of 11,925
-words, which lack 23 % of the words of the reviews (punctuation among them); the second embedding learns those:
+Result: test accuracy 0.871 [0.867, 0.875], n = 25,000; validation 0.879 (2,500 of train). Seed 0, one run; 3.8 minutes of
+training on one core of an AMD EPYC (Zen 5), bf16, another measurement on the other core. Measured with 25-dimensional Twitter
+vectors of 11,925 words, which lack 23 % of the words of the reviews (punctuation among them); the second embedding learns those:
 
     python recipes/textcnn_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.twitter.27B.25d.12k.txt
 
-Two earlier variants, with reviews cut at 400 words, reached 0.858 (vocabulary of 45,592, second embedding 100 wide) and 0.860 (as now);
-both had opened the test split before this one was written. With the default vectors from the Hub it has not been measured:
+Two earlier variants, with reviews cut at 400 words, reached 0.858 (vocabulary of 45,592, second embedding 100 wide) and 0.860
+(as now); both had opened the test split before this one was written. With the default vectors from the Hub it has not been
+measured:
 
     python recipes/textcnn_imdb.py
 """

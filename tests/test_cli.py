@@ -214,6 +214,26 @@ def test_a_recipe_error_is_one_message(hftl: Hftl, recipe_file: Path, tmp_path: 
     assert expected in refused(hftl, tmp_path / "run", recipe_file, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("stages={'a': hftl.Stage(lr=0.0, epochz=3)}", ["2 problems in", 'Did you mean "epochs"?']),
+        ("stages={'a': hftl.Stage(lr=1.0)}, model=hftl.Timm(checkpoint='x')", ["does not read data of kind"]),
+    ],
+)
+def test_a_mistake_in_a_recipe_script_is_one_message(hftl: Hftl, tmp_path: Path, section: str, expected: list[str]) -> None:
+    model = "" if "model" in section else ", model=hftl.Transformer(checkpoint='x')"
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import hftl\nrecipe = hftl.Recipe(name='x', data=hftl.TextData(source='x'), {section}{model})\nhftl.main(recipe)\n"
+    )
+    by_command = refused(hftl, tmp_path / "run", script)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for text in expected:
+        assert text in by_command and text in done.stderr
+
+
 def test_a_recipe_that_does_not_exist_is_one_message(hftl: Hftl, tmp_path: Path) -> None:
     assert "no such file" in refused(hftl, tmp_path / "run", tmp_path / "nothing.py")
 

@@ -173,7 +173,7 @@ def test_a_mistake_in_the_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"stage head, step \d+: the loss is .* examples: train/"):
+    with pytest.raises(RunError, match=r"stage head, step \d+: the loss is .* Its examples here: train/"):
         train(tiny_recipe("stages.head.lr=1e38", "stages.head.max_grad_norm=null", "stages.head.optimizer=sgd"), tmp_path / "run")
 
 

@@ -87,6 +87,10 @@ def test_the_keys_of_the_contract_exist(assignment: str) -> None:
     assert override(small(), [assignment]) != small()
 
 
+def test_a_text_with_a_colon_is_a_text() -> None:
+    assert override(small(), ["card.title=ResNet-18: clothing"]).card.title == "ResNet-18: clothing"
+
+
 def test_vectors_are_a_key_of_the_glove_families() -> None:
     recipe = override(small(model=TextCNN(vectors="a.txt")), ["model.vectors=b.txt"])
     assert isinstance(recipe.model, TextCNN) and recipe.model.vectors == "b.txt"

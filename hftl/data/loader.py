@@ -69,8 +69,11 @@ class Batch:
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Optimizer steps of one epoch; the last one may be smaller, none is dropped. ``steps_per_epoch(100, 32) == 4``."""
-    return -(-size // batch_size)
+    """Optimizer steps of one epoch: ``steps_per_epoch(100, 32) == 4``. The last one may be smaller, no example is dropped.
+
+    A last step of one example would be too small for BatchNorm, and joins the one before: ``steps_per_epoch(65, 32) == 2``.
+    """
+    return max(1, -(-size // batch_size) - (size % batch_size == 1))
 
 
 def plan_epoch(size: int, *, batch_size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None) -> list[list[int]]:
@@ -85,7 +88,8 @@ def plan_epoch(size: int, *, batch_size: int, seed: int, epoch: int, lengths: Se
         known = np.asarray(lengths)
         pools = [order[start : start + POOL * batch_size] for start in range(0, size, POOL * batch_size)]
         order = np.concatenate([pool[np.argsort(known[pool], kind="stable")] for pool in pools])
-    steps = [order[start : start + batch_size].tolist() for start in range(0, size, batch_size)]
+    starts = [batch_size * step for step in range(steps_per_epoch(size, batch_size))]
+    steps = [order[start:end].tolist() for start, end in zip(starts, [*starts[1:], size], strict=True)]
     if lengths is not None:
         steps = [steps[place] for place in generator.permutation(len(steps))]
     return steps

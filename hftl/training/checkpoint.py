@@ -7,16 +7,19 @@ new one stands.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from hftl.errors import RunError
 from hftl.run import read_json, write_json
 
 _STATE, _BEST, _PARTIAL = "state.json", "best.safetensors", ".partial"
@@ -37,6 +40,11 @@ class Progress:
     seconds: float = 0.0
     """Training time so far, over all sittings."""
 
+    @classmethod
+    def at_start_of(cls, stage: int, *, step: int = 0, seconds: float = 0.0) -> Self:
+        """Before the first epoch of a stage: any epoch is better than none."""
+        return cls(stage, epoch=0, step=step, best_epoch=0, best_rank=(-math.inf, -math.inf), seconds=seconds)
+
 
 def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
     """Write the state of all processes as `folder`/<stage>-<epoch>, then remove older ones. Called by every process.
@@ -50,9 +58,10 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, 
         beside.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(beside))
+    accelerator.wait_for_everyone()  # each process has written its generators
     if accelerator.is_main_process:
         save_file({name: tensor.contiguous() for name, tensor in best.items()}, beside / _BEST)
-        write_json(beside / _STATE, asdict(progress))
+        write_json(beside / _STATE, {**asdict(progress), "processes": accelerator.num_processes})
         for path in beside.rglob("*"):
             if path.is_file():
                 _flush(path)
@@ -72,9 +81,18 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: path.name, default=None)
 
 
-def load_progress(checkpoint: Path) -> Progress:
-    """Where the run stood when the checkpoint was written."""
+def load_progress(checkpoint: Path, accelerator: Accelerator) -> Progress:
+    """Where the run stood when the checkpoint was written.
+
+    Raises:
+        RunError: it was written by another number of processes, whose optimizer state and generators do not fit.
+    """
     state = read_json(checkpoint / _STATE)
+    processes = state.pop("processes")
+    if processes != accelerator.num_processes:
+        raise RunError(
+            f"{checkpoint}: written by {processes} processes, now there are {accelerator.num_processes}; use {processes}"
+        )
     return Progress(**{**state, "best_rank": tuple(state["best_rank"])})
 
 
@@ -86,11 +104,6 @@ def load_best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def load_training_state(checkpoint: Path, accelerator: Accelerator) -> None:
     """Put weights, optimizer, schedule and generators back into what Accelerate has prepared."""
     accelerator.load_state(str(checkpoint))
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Free the space of a finished run's checkpoints."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

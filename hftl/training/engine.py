@@ -10,9 +10,10 @@ Shapes: B examples in a micro-batch, K classes.
 from __future__ import annotations
 
 import copy
+import math
+import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
-from hftl.data.loader import Batch, Samples, evaluation_batches, steps_per_epoch, training_batches
+from hftl.data.loader import Samples, evaluation_batches, steps_per_epoch, training_batches
+from hftl.data.source import Splits, load_splits
 from hftl.errors import RecipeError, RunError, did_you_mean
 from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
 from hftl.evaluation.predict import predict_logits
@@ -39,7 +41,6 @@ from hftl.training.checkpoint import (
     load_best_weights,
     load_progress,
     load_training_state,
-    remove_checkpoints,
     save_checkpoint,
 )
 from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment
@@ -75,9 +76,10 @@ def train(
     plan = make_plan(experiment, source=source, measure=accelerator.device)
     _check_batch_sizes(recipe, accelerator)
     accelerator.wait_for_everyone()
-    progress = Progress(stage=0, epoch=0, step=0, best_epoch=0, best_rank=(-np.inf, -np.inf))
+    progress = Progress.at_start_of(0)
     if checkpoint is not None:
-        progress = load_progress(checkpoint)
+        _check_same_data(experiment.splits, run)
+        progress = load_progress(checkpoint, accelerator)
         experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
     if accelerator.is_main_process:
         write_text(run.recipe, recipe.to_yaml())
@@ -95,7 +97,7 @@ def train(
             )
         for number in range(progress.stage, len(recipe.stages)):
             if number > progress.stage:
-                progress = replace(progress, stage=number, epoch=0, best_epoch=0, best_rank=(-np.inf, -np.inf), stage_done=False)
+                progress = Progress.at_start_of(number, step=progress.step, seconds=progress.seconds)
             if not progress.stage_done:
                 progress = _train_stage(number, experiment, samples, run, accelerator, journal, progress, checkpoint)
             checkpoint = None
@@ -146,7 +148,8 @@ def _train_stage(
         epoch_started = time.perf_counter()
         train_mode(working, chain, trains)
         step, last_step, logged_step = progress.step, progress.step + per_epoch, progress.step
-        epoch_loss, logged_loss, step_loss = 0.0, 0.0, torch.zeros((), device=accelerator.device)
+        epoch_loss, logged_loss = 0.0, 0.0
+        step_loss, step_index = torch.zeros((), device=accelerator.device), list[int]()
         batches = training_batches(
             samples["train"],
             batch_size=batch_size,
@@ -166,9 +169,12 @@ def _train_stage(
                 # The weights divide by the examples of the whole step; DDP divides by the processes once more.
                 accelerator.backward(loss * accelerator.num_processes)
             step_loss += loss.detach()
+            step_index += batch.index.tolist()
             if not batch.completes_step:
                 continue
-            _check_finite(step_loss, batch, samples["train"], name, step)
+            value = float(accelerator.reduce(step_loss, "sum"))
+            if not math.isfinite(value):  # the same on every process, so all of them stop
+                raise _not_finite(value, [samples["train"].ids[index] for index in step_index], name, step)
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), stage.max_grad_norm) if stage.max_grad_norm else None
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             optimizer.step()
@@ -176,13 +182,13 @@ def _train_stage(
             optimizer.zero_grad()
             step += 1
             journal.advance()
-            value = float(accelerator.reduce(step_loss, "sum"))
             epoch_loss, logged_loss = epoch_loss + value, logged_loss + value
             if step % recipe.run.log_every == 0 or step == last_step:
                 norm = None if grad_norm is None else float(grad_norm)
                 journal.step(name, epoch=epoch, step=step, loss=logged_loss / (step - logged_step), grad_norm=norm, lr=rates)
                 logged_loss, logged_step = 0.0, step
             step_loss.zero_()
+            step_index.clear()
             _seed_step(recipe.run.seed, step, accelerator.process_index)
 
         validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator))
@@ -234,7 +240,7 @@ def _finish(
     *,
     training_seconds: float,
 ) -> None:
-    """Save the model, predict validation and (once) test, and write metrics.json, which marks the run as finished, last."""
+    """Save the model, predict validation and (once) test, and write metrics.json, which marks the run as finished, and figures."""
     recipe, splits = experiment.recipe, experiment.splits
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
     predictions = {"validation": _predict(model, validation, recipe, accelerator)}
@@ -252,8 +258,8 @@ def _finish(
             metrics[split] = compute_metrics(predicted, splits.label_names)
         write_json(run.environment, {**_environment(accelerator, recipe), "seconds": round(training_seconds, 1)})
         write_json(run.metrics, metrics)
-        remove_checkpoints(run.checkpoints)  # model/ has the best weights, and a finished run is not continued
         write_figures(run)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         for split, values in metrics.items():
             low, high = values["accuracy_interval"]
             opened = " (opened once)" if split == "test" else ""
@@ -279,7 +285,8 @@ def evaluate(
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
-        splits = prepare_experiment(recipe).splits
+        splits = load_splits(recipe.data, seed=recipe.run.seed)
+        _check_same_data(splits, run)
         dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
         if dataset is None:
             raise RunError(f'the data of {run.path} have no split "{split}"')
@@ -319,6 +326,8 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
 
 def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
     """The checkpoint to resume from, or None to start; refuses to write over anything."""
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
         if run.path.exists() and any(run.path.iterdir()):
             if run.finished:
@@ -376,13 +385,19 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _check_finite(loss: torch.Tensor, batch: Batch, samples: Samples, stage: str, step: int) -> None:
-    if not torch.isfinite(loss):
-        ids = [samples.ids[index] for index in batch.index.tolist()]
-        raise RunError(
-            f"stage {stage}, step {step + 1}: the loss is {loss.item()}. The last checkpoint stands."
-            f" Lower the learning rate, or look at these examples: {', '.join(ids)}"
-        )
+def _not_finite(loss: float, ids: list[str], stage: str, step: int) -> RunError:
+    return RunError(
+        f"stage {stage}, step {step + 1}: the loss is {loss}. The last checkpoint stands. A rate that is too high"
+        f" is the usual cause, and then the run starts again with a lower one. Its examples here: {', '.join(ids)}"
+    )
+
+
+def _check_same_data(splits: Splits, run: RunDirectory) -> None:
+    """Refuse to continue or compare a run on other rows than it was started with."""
+    recorded = read_json(run.data)["splits"]
+    changed = [name for name, facts in splits.facts["splits"].items() if facts != recorded.get(name)]
+    if changed:
+        raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
 
 
 def _copy_weights(model: nn.Module, host: PreTrainedModel, accelerator: Accelerator) -> None:

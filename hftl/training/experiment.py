@@ -20,9 +20,11 @@ from hftl.data.image import ImageSamples, write_grid
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
+from hftl.errors import Problem, RecipeError
 from hftl.models import build_classifier
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData, Recipe, TextData
+from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision
 from hftl.training.plan import Plan, build_plan, forward_flops
 
@@ -81,6 +83,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         RecipeError: a stage names a layer group that the model does not have.
     """
     recipe, classifier = experiment.recipe, experiment.classifier
+    _check_stages(experiment, source)
     rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
     return build_plan(
         recipe,
@@ -91,6 +94,28 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         flops_per_second=rate,
         source=source,
     )
+
+
+def _check_stages(experiment: Experiment, source: str) -> None:
+    """What would stop a later stage after hours, now: class weights, the validation metric, the augmentation."""
+    recipe, splits = experiment.recipe, experiment.splits
+    problems: list[Problem] = []
+    for name, stage in recipe.stages.items():
+        try:
+            class_weights(stage, class_counts(experiment), splits.label_names)
+        except RecipeError as error:
+            problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
+    missing = set(range(len(splits.label_names))) - set(splits.validation["label"])
+    if recipe.run.metric == "auc" and missing:
+        names = ", ".join(splits.label_names[index] for index in sorted(missing))
+        problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
+    if isinstance(recipe.data, ImageData):
+        try:
+            make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(source, problems)
 
 
 def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:

@@ -28,7 +28,8 @@ def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequen
         return None
     counts = torch.tensor(class_counts, dtype=torch.float32)
     if stage.class_weights == "balanced":
-        weights = counts.sum() / (len(counts) * counts)
+        # A class that train has no example of weighs nothing.
+        weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 0.0)
     else:
         given = stage.class_weights
         for name in given:

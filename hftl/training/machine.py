@@ -55,8 +55,8 @@ def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -
         start = time.perf_counter()
         for _ in range(count):
             a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         return time.perf_counter() - start
 
     products(2)

@@ -48,8 +48,11 @@ def group_rates(names: Sequence[str], stage: Stage) -> dict[str, float]:
 
 def decayed_parameters(model: nn.Module) -> set[str]:
     """Names of the parameters that weight decay applies to: matrices and filters, not biases, norms or embeddings."""
-    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    return {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in embeddings}
+    spared = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    for name, module in model.named_modules():
+        if callable(listed := getattr(module, "no_weight_decay", None)):  # timm's list: position embeddings, class tokens
+            spared |= {f"{name}.{parameter}" for parameter in listed()}
+    return {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared}
 
 
 def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> list[dict[str, Any]]:
@@ -88,14 +91,15 @@ def freeze(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
 def train_mode(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
     """Training mode for the groups that train, evaluation mode for the frozen ones: no dropout, no new BatchNorm statistics.
 
-    Containers that span groups are in training mode, which only matters to the modules in them.
+    Containers that span groups are in training mode: what they do themselves, such as timm's dropout before the head, stays on.
+    So does an LSTM, which has no dropout of its own here: cuDNN does not go backward through one in evaluation mode.
     """
     model.train()
     modules = dict(model.named_modules())
     for group in chain.names:
         if group not in trains:
             for name in chain.modules[group]:
-                modules[name].training = False
+                modules[name].training = isinstance(modules[name], nn.RNNBase)
 
 
 def make_optimizer(stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -151,4 +155,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int,
         case "slanted_triangular":
             return LambdaLR(optimizer, lambda step: slanted_triangular(step, steps))
         case "one_cycle":
-            return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=max(2, steps + 1))
+            return OneCycleLR(
+                optimizer,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
+                total_steps=max(2, steps + 1),
+                cycle_momentum=False,
+            )
