@@ -38,7 +38,8 @@ recipe = hftl.Recipe(
         title="GloVe TextCNN on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a convolutional network over word vectors.",
         intended_use="Sentiment of English film reviews, where a small and fast model is wanted.",
-        limitations="Other domains and languages were not measured. Reviews longer than 1,000 words are cut.",
+        limitations="Other domains and languages were not measured. Reviews longer than 1,000 words are cut. Two earlier variants"
+        " of the recipe were measured on the same test split (0.858 and 0.860), so its number may be a little too good.",
         training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
         license="apache-2.0",
         language="en",

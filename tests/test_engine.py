@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,51 @@ def test_a_mistake_in_the_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r'run.trackers: no tracker "tensorbord". Did you mean "tensorboard"?'):
         train(tiny_recipe("run.trackers=[tensorbord]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_would_stop_a_later_stage_is_found_before_the_first(tmp_path: Path) -> None:
+    recipe = tiny_recipe("stages.top.class_weights={negative: 1, positve: 2}")
+    with pytest.raises(RecipeError, match=r'stages\.top\.class_weights: no class "positve"\. Did you mean "positive"'):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(REVIEWS, tmp_path / "reviews")
+    recipe = tiny_recipe(f"data.source={tmp_path / 'reviews'}")
+    saved, save = [], engine.save_checkpoint
+
+    def stop(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "run")
+    train_file = tmp_path / "reviews" / "train.jsonl"
+    lines = train_file.read_text().splitlines()
+    train_file.write_text("\n".join(lines[::-1]) + "\n")
+    with pytest.raises(RunError, match=r"the data are not those of this run any more \(changed: train, validation"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_two_processes_is_not_continued_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = engine.save_checkpoint
+
+    def stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe(), tmp_path / "run")
+    state = next((tmp_path / "run" / "checkpoints").glob("*/state.json"))
+    state.write_text(state.read_text().replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(RunError, match="written by 2 processes, now there are 1"):
+        train(tiny_recipe(), tmp_path / "run", resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:

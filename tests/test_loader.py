@@ -49,6 +49,12 @@ def test_the_last_step_may_be_smaller_and_none_is_dropped() -> None:
     assert sorted(len(step) for step in plan_epoch(100, batch_size=32, seed=0, epoch=0)) == [4, 32, 32, 32]
 
 
+def test_a_last_step_of_one_example_joins_the_one_before() -> None:
+    assert steps_per_epoch(65, 32) == 2
+    assert [len(step) for step in plan_epoch(65, batch_size=32, seed=0, epoch=0)] == [32, 33]
+    assert steps_per_epoch(1, 32) == 1 and steps_per_epoch(3, 1) == 3
+
+
 @given(
     size=st.integers(1, 200),
     batch_size=st.integers(1, 40),

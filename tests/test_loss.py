@@ -35,6 +35,12 @@ def test_balanced_weights_are_inverse_to_the_class_sizes_with_mean_one_over_the_
     assert (30 * weights[0] + 10 * weights[1]).item() / 40 == pytest.approx(1.0)
 
 
+def test_a_class_without_training_examples_weighs_nothing_and_spoils_nothing() -> None:
+    weights = class_weights(Stage(lr=1, class_weights="balanced"), [10, 0, 5], ["a", "b", "c"])
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([0.75, 0.0, 1.5])  # 0.5 and 1 as usual, times 15 / 10 for a mean of 1
+
+
 def test_given_weights_follow_the_class_names_and_keep_their_ratio() -> None:
     weights = class_weights(Stage(lr=1, class_weights={"b": 3.0, "a": 1.0}), [10, 10], ["a", "b"])
     assert weights is not None

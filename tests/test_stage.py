@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -154,6 +155,26 @@ def test_one_cycle_rises_to_the_rate_at_three_tenths_and_falls_to_almost_nothing
     assert rates[0] == pytest.approx(1 / 25)
     assert max(rates) == pytest.approx(1.0, abs=1e-3) and rates.index(max(rates)) in range(27, 33)
     assert rates[-1] < 0.01
+
+
+def test_one_cycle_leaves_the_momentum_of_the_recipe_alone() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.5)
+    make_schedule(optimizer, stage(schedule="one_cycle"), steps=10, steps_per_epoch=5)
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_position_embeddings_and_class_tokens_of_a_vision_transformer_get_no_weight_decay() -> None:
+    model = timm.create_model("test_vit", pretrained=False)
+    decayed = decayed_parameters(nn.ModuleDict({"timm_model": model}))
+    assert not {"timm_model.pos_embed", "timm_model.cls_token"} & decayed
+    assert "timm_model.blocks.0.mlp.fc1.weight" in decayed
+
+
+def test_a_frozen_lstm_stays_in_training_mode_so_that_gradients_can_pass_it_on_a_gpu() -> None:
+    model = nn.ModuleDict({"lstm": nn.LSTM(2, 2), "dropout": nn.Dropout(), "head": nn.Linear(2, 2)})
+    chain = Chain(model, [LayerGroup("lstm", ("lstm", "dropout")), LayerGroup("head", ("head",))])
+    train_mode(model, chain, ("head",))
+    assert model["lstm"].training and not model["dropout"].training
 
 
 def test_slanted_triangular_rises_over_a_tenth_and_falls_to_a_thirty_second() -> None:
