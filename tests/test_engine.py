@@ -183,7 +183,7 @@ def test_what_would_stop_a_later_stage_is_found_before_the_first(tmp_path: Path)
 def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(REVIEWS, tmp_path / "reviews")
     recipe = tiny_recipe(f"data.source={tmp_path / 'reviews'}")
-    saved, save = [], save_checkpoint
+    saved, save = [], checkpoint.save_checkpoint
 
     def stop(*arguments: Any) -> None:
         save(*arguments)
@@ -202,7 +202,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_checkpoint_of_two_processes_is_not_continued_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = save_checkpoint
+    save = checkpoint.save_checkpoint
 
     def stop(*arguments: Any) -> None:
         save(*arguments)
