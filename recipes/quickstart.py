@@ -24,8 +24,8 @@ recipe = hftl.Recipe(
     model=hftl.Transformer(checkpoint=BERT_NANO),
     stages={
         "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=2),
-        "top": hftl.Stage(unfreeze="last 3", lr=1e-3, layer_decay=0.8, head_lr_multiplier=3, epochs=3, warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=1e-3, layer_decay=0.8, head_lr_multiplier=3, epochs=9, warmup=0.1),
+        "top": hftl.Stage(unfreeze="last 3", lr=5e-4, layer_decay=0.8, head_lr_multiplier=3, epochs=3, warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=12, warmup=0.1),
     },
     run=hftl.Run(batch_size=16, seed=0),
     card=hftl.Card(

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.samples": ("hftl.errors",),
     "hftl.launch": ("hftl.errors",),
     "hftl.cli": EVERYTHING,
+    "hftl.__main__": ("hftl.cli",),
 }
 
 # Module or package -> the only libraries it may import, where that is part of its promise; the standard library is always allowed.
