@@ -1,4 +1,9 @@
-"""A small ResNet that knows the digits 0 to 4 learns 5 to 9 from eight examples of each.
+"""A small ResNet that knows the digits 0 to 4 learns 5 to 9 from three examples of each.
+
+Result, test n = 881: transfer 0.756 [0.73, 0.78], the same network from random weights 0.627 [0.59, 0.66]. Seed 0, one run; the
+three runs take a minute on one core. The settings were chosen on the opposite task (5 to 9 first, then 0 to 4). With eight
+examples of each, in an earlier form of the recipe, the network from random weights was ahead (0.85 against 0.80): five digits
+are a small school.
 
     python recipes/digits_transfer.py
 
@@ -17,23 +22,23 @@ import hftl
 from hftl.run import RunDirectory, read_json
 from hftl.samples.digits import write_digits
 
-FEW = 8
+FEW = 3
 
 source = hftl.Recipe(
     name="digits-0-to-4",
     data=hftl.ImageData(source="runs/data/digits-0-to-4", image_size=32, augmentation="none"),
     model=hftl.Timm(checkpoint="test_resnet", pretrained=False),
-    stages={"all": hftl.Stage(unfreeze="all", lr=3e-3, epochs=8, schedule="one_cycle")},
+    stages={"all": hftl.Stage(unfreeze="all", lr=3e-3, epochs=20, schedule="one_cycle")},
     run=hftl.Run(batch_size=32),
 )
 
 recipe = hftl.Recipe(
     name="digits-transfer",
-    data=hftl.ImageData(source=f"runs/data/digits-5-to-9-few-{FEW}", image_size=32, augmentation="none", validation_fraction=0.25),
+    data=hftl.ImageData(source=f"runs/data/digits-5-to-9-few-{FEW}", image_size=32, augmentation="none", validation_fraction=0.34),
     model=hftl.Timm(checkpoint="runs/digits/digits-0-to-4/model"),
     stages={
-        "head": hftl.Stage(unfreeze="head", lr=1e-2, epochs=15),
-        "all": hftl.Stage(unfreeze="all", lr=1e-3, layer_decay=0.7, epochs=15, schedule="cosine"),
+        "head": hftl.Stage(unfreeze="head", lr=1e-2, epochs=10),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=40, schedule="cosine"),
     },
     run=hftl.Run(batch_size=10),
 )
