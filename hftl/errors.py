@@ -55,13 +55,6 @@ class RunError(HftlError):
     """A run directory is missing, unfinished, in use, or not what was expected."""
 
 
-class MissingExtraError(HftlError):
-    """An optional dependency is needed and not installed."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f'{package} is not installed. It comes with an extra: pip install "hftl[{extra}]"')
-
-
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A guess to end an error with: ``' Did you mean "layer4"?'``, or nothing when no name is near."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

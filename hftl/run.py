@@ -99,7 +99,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """metrics.json is there. Only figures and card come after it, and `hftl card` makes them again."""
+        """metrics.json is there. Only figures and card come after it."""
         return self.metrics.is_file()
 
     def load_recipe(self) -> Recipe:

@@ -270,9 +270,7 @@ def _finish(
     accelerator.wait_for_everyone()
 
 
-def evaluate(
-    run: RunDirectory, *, split: str, console: Console | None = None
-) -> tuple[dict[str, object], dict[str, object] | None]:
+def evaluate(run: RunDirectory, *, split: str) -> tuple[dict[str, object], dict[str, object] | None]:
     """Evaluate a finished run's saved model on a split of its recipe's data: (metrics now, metrics on record).
 
     Opening the test split again is written down in the run directory, and shown on the card.

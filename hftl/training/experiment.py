@@ -100,9 +100,10 @@ def _check_stages(experiment: Experiment, source: str) -> None:
     """What would stop a later stage after hours, now: class weights, the validation metric, the augmentation."""
     recipe, splits = experiment.recipe, experiment.splits
     problems: list[Problem] = []
+    counts = class_counts(experiment)
     for name, stage in recipe.stages.items():
         try:
-            class_weights(stage, class_counts(experiment), splits.label_names)
+            class_weights(stage, counts, splits.label_names)
         except RecipeError as error:
             problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
     missing = set(range(len(splits.label_names))) - set(splits.validation["label"])
