@@ -18,6 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.secrets import find_secrets
 
 
 def _not_zero(rate: float) -> float:
@@ -285,6 +286,13 @@ class Recipe(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Self:
+        for key, value in _leaves(self.model_dump(mode="json")):
+            for _, kind in find_secrets(str(value)):
+                raise ValueError(f"{key} holds {kind}; a recipe is written into runs and published. Tokens belong into HF_TOKEN")
+        return self
+
     def to_yaml(self) -> str:
         """The recipe as YAML; `load_recipe` reads it back equal."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
@@ -374,6 +382,25 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     if problems:
         raise RecipeError(source, problems)
     return changed
+
+
+LOCAL = "local:"
+"""How a published recipe names what lay on its author's machine: "local:photos"."""
+
+
+def check_places(recipe: Recipe) -> None:
+    """Refuse a published recipe in which somebody else's local files have not been replaced by one's own.
+
+    Raises:
+        RecipeError: keys that still say "local:NAME", all of them.
+    """
+    problems = [
+        Problem(key, f"{value.removeprefix(LOCAL)} lay on the author's machine; name yours", (f"write {key}=PATH",))
+        for key, value in _leaves(recipe.model_dump(mode="json"))
+        if key in {"data.source", "model.checkpoint", "model.vectors"} and value.startswith(LOCAL)
+    ]
+    if problems:
+        raise RecipeError(f'recipe "{recipe.name}"', problems)
 
 
 def difference(before: Recipe, after: Recipe) -> list[str]:

@@ -6,12 +6,13 @@ can open: YAML, JSON, Parquet, PNG, safetensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -91,11 +92,22 @@ class RunDirectory:
 
     @property
     def model(self) -> Path:
-        return self.path / "model"
+        """Weights and preprocessor. In a published repository they lie at its root, where `from_pretrained` looks for them."""
+        return self.path if (self.path / "config.json").is_file() else self.path / "model"
 
     @property
     def card(self) -> Path:
         return self.path / "README.md"
+
+    @property
+    def serving(self) -> Path:
+        """A few validation examples with the model's logits: what a published model must reproduce. Never published itself."""
+        return self.path / "serving.parquet"
+
+    @property
+    def manifest(self) -> Path:
+        """Size and SHA-256 of the files that the numbers rest on."""
+        return self.path / "manifest.json"
 
     @property
     def finished(self) -> bool:
@@ -147,6 +159,22 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: no such file; the run is not finished, or this is no run directory") from None
     except json.JSONDecodeError as error:
         raise RunError(f"{path}: not JSON: {error}") from None
+
+
+def fingerprints(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """The "files" of a manifest: {path below `folder`, with "/": {"sha256": hex, "size": bytes}}, in the order of the paths."""
+    found = {}
+    for path in paths:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[path.relative_to(folder).as_posix()] = {"sha256": digest, "size": path.stat().st_size}
+    return dict(sorted(found.items()))
+
+
+def write_manifest(run: RunDirectory) -> None:
+    """Seal what the numbers rest on, the model and the predictions, at the end of training."""
+    evidence = [*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet")]
+    write_json(run.manifest, {"files": fingerprints(run.path, (path for path in evidence if path.is_file()))})
 
 
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "hftl"
 
 # --- the table ----------------------------------------------------------------------------------------------------------------
 
-GROUND = ("hftl.errors", "hftl.recipe", "hftl.run")
+GROUND = ("hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.run")
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 EVERYTHING = ("hftl",)
 
@@ -31,7 +31,8 @@ EVERYTHING = ("hftl",)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
     "hftl.errors": (),
-    "hftl.recipe": ("hftl.errors",),
+    "hftl.secrets": (),
+    "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": GROUND,
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.training": WINGS,
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
-    "hftl.sharing": (*GROUND, "hftl.evaluation.metrics"),
+    "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
     # What helps when something else is broken or missing.
     "hftl.doctor": ("hftl.errors", "hftl.run"),
@@ -54,6 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
     "hftl.errors": frozenset(),
+    "hftl.secrets": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ class Numbers:
         self.ids = [f"train/{i}" for i in range(size)]
         self.labels = [i % 2 for i in range(size)]
         self.lengths = lengths
+        self.sizes = list(range(size))
+        self.size_unit: Literal["tokens"] = "tokens"
 
     def __len__(self) -> int:
         return len(self.ids)

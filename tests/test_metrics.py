@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -24,7 +26,9 @@ from hftl.errors import DataError, RunError
 from hftl.evaluation.metrics import (
     Predictions,
     _auc_with_interval,
+    accuracy_by_size,
     calibration_bins,
+    calibration_error_by_chance,
     classification_metrics,
     compute_metrics,
     expected_calibration_error,
@@ -117,8 +121,11 @@ def test_a_class_without_examples_is_listed_and_left_out_of_the_macro_mean() -> 
     assert values["macro_f1"] == pytest.approx((6 / 7 + 1) / 2)
     expected = reference.f1_score(predictions.labels, predictions.predicted, labels=[0, 1], average="macro")
     assert values["macro_f1"] == pytest.approx(expected)
-    assert values["per_class"][2] == {"label": "c", "precision": 0.0, "recall": None, "f1": None, "n": 0}
-    assert values["per_class"][3] == {"label": "d", "precision": None, "recall": None, "f1": None, "n": 0}
+    never = {"recall": None, "recall_interval": None, "f1": None, "n": 0}
+    # Wilson with 0 of 1: the upper end is 3.8415 / 4.8415 = 0.7935.
+    predicted_once = {"precision": 0.0, "precision_interval": [0.0, pytest.approx(0.79345, abs=1e-5)]}
+    assert values["per_class"][2] == {"label": "c", **predicted_once, **never}
+    assert values["per_class"][3] == {"label": "d", "precision": None, "precision_interval": None, **never}
     assert values["auc"] is None and values["auc_interval"] is None
     assert values["auc_undefined"] == 'no example of "c", "d" in the split'
     assert "auc" not in quick_metrics(predictions)
@@ -222,6 +229,104 @@ def test_calibration_bins_are_scikit_learns_and_hold_every_example() -> None:
     assert [b.confidence for b in bins] == pytest.approx(mean.tolist())
 
 
+def test_the_calibration_error_by_chance_of_one_example_is_one_of_two_values() -> None:
+    # Confidence 0.7: right 7 times in 10, and then the error is 0.3; otherwise wrong, and it is 0.7. Both are inside 95 %.
+    assert calibration_error_by_chance(np.array([[0.7, 0.3]])) == pytest.approx([0.3, 0.7])
+
+
+def test_the_calibration_error_by_chance_is_that_of_the_normal_approximation_in_one_bin() -> None:
+    # 10,000 examples at 0.5: the error is |right / n - 0.5|, whose 95 % range is 0.0000157 (0.0313 of a standard deviation of
+    # 0.005; the 2.5 % point of |Z|) to 2.2414 * 0.005 = 0.0112.
+    low, high = calibration_error_by_chance(np.full((10_000, 2), 0.5))
+    assert low == pytest.approx(0.0000157, abs=0.00015) and high == pytest.approx(0.0112, abs=0.0006)
+
+
+def test_an_honest_model_lies_within_chance_and_a_boastful_one_does_not() -> None:
+    rng = np.random.default_rng(5)
+    top = rng.uniform(0.5, 1.0, 2_000)
+    probabilities = np.stack([top, 1 - top], axis=1)
+    honest = (rng.random(2_000) >= top).astype(np.int64)  # class 0, the predicted one, is right with the stated probability
+    low, high = calibration_error_by_chance(probabilities)
+    assert low < expected_calibration_error(probabilities, honest) < high
+    assert expected_calibration_error(probabilities, np.arange(2_000) % 2) > 5 * high  # right half the time, whatever it states
+
+
+def test_a_model_that_is_certain_of_everything_has_no_error_by_chance() -> None:
+    assert calibration_error_by_chance(np.array([[1.0, 0.0]] * 5)) == [0.0, 0.0]
+
+
+def test_the_interval_of_the_log_loss_is_that_of_a_mean() -> None:
+    # p(true) = 0.9 and 0.5: losses 0.10536 and 0.69315, mean 0.39925, s = 0.58779 / sqrt(2) = 0.41563, s / sqrt(2) = 0.29389.
+    # 0.39925 - 1.96 * 0.29389 < 0: cut at 0. 0.39925 + 0.57602 = 0.97527.
+    values = compute_metrics(predictions_of([0, 0], [[math.log(9), 0.0], [0.0, 0.0]]), REVIEWS)
+    assert values["log_loss_interval"] == pytest.approx([0.0, 0.97527], abs=1e-5)
+    assert compute_metrics(predictions_of([0, 1], [[1.0, 0.0], [0.0, 1.0]]), REVIEWS)["log_loss_interval"] is None  # equal losses
+    assert compute_metrics(predictions_of([0], [[1.0, 0.0]]), REVIEWS)["log_loss_interval"] is None
+
+
+def test_intervals_of_precision_recall_and_majority_are_wilsons() -> None:
+    # True a: 10, of which 8 found. True b: 20, of which 18 found. So a is predicted 10 times, 8 of them rightly.
+    labels = [0] * 10 + [1] * 20
+    predicted = [0] * 8 + [1] * 2 + [0] * 2 + [1] * 18
+    values = compute_metrics(predictions_of(labels, sure_of(predicted, count=2)), ("a", "b"))
+    a, b = values["per_class"]
+    assert a["recall_interval"] == a["precision_interval"] == pytest.approx([0.49016, 0.94332], abs=1e-5)
+    assert b["recall_interval"] == b["precision_interval"] == wilson_interval(18, 20)
+    assert (values["majority_label"], values["majority_accuracy"]) == ("b", 20 / 30)
+    assert values["majority_accuracy_interval"] == wilson_interval(20, 30)
+
+
+def test_the_most_confident_errors_come_first_and_the_confident_ones_are_counted() -> None:
+    def sure(p: float) -> list[float]:
+        return [math.log(p / (1 - p)), 0.0]  # class 0 with probability p
+
+    confidences = [0.6, 0.95, 0.91, 0.99, 0.7, 0.89, 0.99]
+    predictions = predictions_of([1] * 7 + [0], [sure(p) for p in [*confidences, 0.999]])
+    errors = compute_metrics(predictions, REVIEWS)["errors"]
+    assert (errors["n"], errors["confident"]) == (7, 4)  # 0.95, 0.91, 0.99, 0.99
+    assert [row["id"] for row in errors["most_confident"]] == ["test/3", "test/6", "test/1", "test/2", "test/5"]
+    assert errors["most_confident"][2] == {
+        "id": "test/1",
+        "label": "pos",
+        "prediction": "neg",
+        "confidence": pytest.approx(0.95, abs=1e-6),
+    }
+
+
+def test_accuracy_by_size_is_that_of_each_quarter() -> None:
+    sizes = np.array([80, 10, 70, 20, 60, 30, 50, 40])
+    correct = np.array(
+        [0, 1, 1, 1, 0, 1, 1, 0], dtype=bool
+    )  # by size: 10 20 30 right, 40 wrong, 50 right, 60 wrong, 70 right, 80 wrong
+    rows = accuracy_by_size(sizes, correct)
+    assert [(row["low"], row["high"], row["n"], row["accuracy"]) for row in rows] == [
+        (10, 20, 2, 1.0),
+        (30, 40, 2, 0.5),
+        (50, 60, 2, 0.5),
+        (70, 80, 2, 0.5),
+    ]
+    assert rows[1]["accuracy_interval"] == wilson_interval(1, 2)
+
+
+def test_equal_sizes_are_never_parted() -> None:
+    right = np.ones(5, dtype=bool)
+    assert [(row["low"], row["high"], row["n"]) for row in accuracy_by_size(np.array([2, 1, 2, 9, 2]), right)] == [
+        (1, 2, 4),
+        (9, 9, 1),
+    ]
+    assert [(row["low"], row["high"], row["n"]) for row in accuracy_by_size(np.full(5, 784), right)] == [(784, 784, 5)]
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_bins_of_size_hold_every_example_once_and_do_not_overlap(values: list[int]) -> None:
+    rows = accuracy_by_size(np.array(values), np.array(values) % 2 == 0)
+    assert 1 <= len(rows) <= 4
+    assert [row["n"] for row in rows] == [sum(row["low"] <= v <= row["high"] for v in values) for row in rows]
+    assert sum(row["n"] for row in rows) == len(values)
+    assert all(before["high"] < after["low"] for before, after in itertools.pairwise(rows))
+
+
 def test_a_probability_of_one_is_in_the_last_bin() -> None:
     bins = calibration_bins(np.array([[1.0, 0.0]]), np.array([0]))
     assert [b.n for b in bins] == [0] * 14 + [1]
@@ -257,6 +362,39 @@ def test_metrics_can_be_computed_again_from_the_saved_file(tmp_path: Path) -> No
     assert np.array_equal(loaded.logits, predictions.logits) and loaded.logits.dtype == np.float32
     assert stored_label_names(path) == CLOTHES
     assert compute_metrics(loaded, stored_label_names(path)) == compute_metrics(predictions, CLOTHES)
+
+
+def test_sizes_are_saved_with_their_unit_and_older_files_have_none(tmp_path: Path) -> None:
+    plain = make_predictions(REVIEWS, 8, seed=11)
+    sizes = np.array([5, 900, 17, 17, 260, 3, 31, 44], dtype=np.int64)
+    with_sizes = Predictions(plain.ids, plain.labels, plain.logits, sizes, "tokens")
+    with_sizes.save(tmp_path / "new.parquet", REVIEWS)
+    plain.save(tmp_path / "old.parquet", REVIEWS)
+    loaded, old = Predictions.load(tmp_path / "new.parquet"), Predictions.load(tmp_path / "old.parquet")
+    assert loaded.sizes is not None and loaded.sizes.tolist() == sizes.tolist() and loaded.sizes.dtype == np.int64
+    assert loaded.size_unit == "tokens" and (old.sizes, old.size_unit) == (None, None)
+    schema = pq.read_schema(tmp_path / "new.parquet")
+    assert schema.field("size").type == pa.int64() and schema.metadata[b"hftl.size_unit"] == b"tokens"
+    values = compute_metrics(loaded, REVIEWS)
+    assert values["size_unit"] == "tokens" and [row["n"] for row in values["by_size"]] == [2, 2, 2, 2]
+    assert compute_metrics(old, REVIEWS)["size_unit"] is compute_metrics(old, REVIEWS)["by_size"] is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unit", "said"),
+    [
+        ([1, 2], None, "go together"),
+        (None, "tokens", "go together"),
+        ([1, 2, 3], "tokens", r"\(3,\) for 2 ids"),
+        ([1, -2], "pixels", 'below 0 for "test/1"'),
+        ([1, 2], "bytes", '"bytes" is none of tokens, pixels'),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes: list[int] | None, unit: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Predictions(
+            ["test/0", "test/1"], np.array([0, 1]), np.zeros((2, 2), np.float32), None if sizes is None else np.array(sizes), unit
+        )
 
 
 def test_the_saved_file_can_be_read_without_hftl(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
 
@@ -108,6 +110,36 @@ def _decode(source: bytes | str | Path, background: tuple[int, int, int], at_lea
         raise BadImage(f"cannot be decoded: {error}") from error
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file says about itself."""
+
+    width: int
+    height: int
+    transparent: bool
+    deep: bool
+    """More than 8 bits a channel, or floating point."""
+
+
+def read_header(source: bytes | str | Path) -> Header:
+    """Size and kind of a picture; the file's header alone is looked at.
+
+    Raises:
+        BadImage: it cannot be opened, or is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return Header(image.width, image.height, bool(image.has_transparency_data), _is_deep(image))
+    except UnidentifiedImageError:
+        raise BadImage("not a picture, or of an unknown format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
+        raise BadImage(f"cannot be opened: {error}") from None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
 def _read(source: bytes | str | Path) -> bytes:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -131,7 +163,7 @@ def _oddity(image: Image.Image) -> str | None:
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep(image):
         return _scale_to_rgb(image)
     if image.has_transparency_data:
         # Pillow's own conversion to RGB drops alpha and shows whatever colour lies hidden under it.
@@ -322,6 +354,22 @@ class ImageSamples:
         # nothing has to be enlarged. The user's own pipeline may count pixels and gets them all.
         self._at_least = 2 * max(self._size) if isinstance(augmentation, str) else None
 
+    size_unit: Literal["pixels"] = "pixels"
+
+    @cached_property
+    def headers(self) -> list[Header]:
+        """What the files' headers say; nothing is decoded.
+
+        Raises:
+            BadImage: a picture cannot be opened (any more).
+        """
+        return [self._header(index) for index in range(len(self))]
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Pixels of each picture's file."""
+        return [header.width * header.height for header in self.headers]
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -381,14 +429,41 @@ class ImageSamples:
         pixel_values: torch.Tensor = self._processor(picture)["pixel_values"][0]
         return pixel_values
 
-    def _decode(self, index: int, at_least: int | None) -> Image.Image:
+    def original(self, index: int) -> bytes | str:
+        """The picture as it came: its bytes, or the path of its file."""
         stored = self._pictures[index]["image"]
+        found: bytes | str = stored["path"] if stored["bytes"] is None else stored["bytes"]
+        return found
+
+    def _decode(self, index: int, at_least: int | None) -> Image.Image:
         try:
-            return decode(
-                stored["path"] if stored["bytes"] is None else stored["bytes"], background=self._background, at_least=at_least
-            )
+            return decode(self.original(index), background=self._background, at_least=at_least)
         except BadImage as error:
             raise BadImage(f"{self.ids[index]}: {error}") from error
+
+    def _header(self, index: int) -> Header:
+        try:
+            return read_header(self.original(index))
+        except BadImage as error:
+            raise BadImage(f"{self.ids[index]}: {error}") from error
+
+
+def picture_facts(samples: ImageSamples) -> dict[str, Any]:
+    """What a user should know about the pictures before training: sizes, and what `transformers.pipeline` reads differently.
+
+    `transparent` pictures are composed on the recipe's background here, those `deep` with more than 8 bits scaled; Pillow's own
+    conversion, which the pipeline uses, drops the alpha channel and clips.
+    """
+    headers = samples.headers
+    return {
+        "examples": len(headers),
+        "width_median": float(np.median([header.width for header in headers])),
+        "height_median": float(np.median([header.height for header in headers])),
+        "pixels_p5": float(np.percentile(samples.sizes, 5)),
+        "pixels_p95": float(np.percentile(samples.sizes, 95)),
+        "transparent": sum(header.transparent for header in headers),
+        "deep": sum(header.deep for header in headers),
+    }
 
 
 # --- a look at it -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ POOL = 50
 class Samples(Protocol):
     """A split, preprocessed on demand.
 
-    `ids` name the samples, `labels` are class indices, `lengths` are in tokens (None for pictures).
+    `ids` name the samples, `labels` are class indices, `lengths` are in tokens as the model sees them (None for pictures). `sizes`
+    are those of the originals, in `size_unit`: tokens before the cut, pixels of the file.
     """
 
     @property
@@ -33,6 +34,10 @@ class Samples(Protocol):
     def labels(self) -> Sequence[int]: ...
     @property
     def lengths(self) -> Sequence[int] | None: ...
+    @property
+    def sizes(self) -> Sequence[int]: ...
+    @property
+    def size_unit(self) -> Literal["tokens", "pixels"]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         """What sample `index` looks like in `epoch`; `position` is (epoch, index)."""

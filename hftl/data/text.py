@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,6 +67,14 @@ class TextSamples:
         self.unknown = _column(self._tokens, "unknown")
         # An empty text of a tokenizer without special tokens is one unknown token: longer than what the tokenizer returned.
         self.lengths: Sequence[int] = np.clip(self.full_lengths, 1, max_length).tolist()
+
+    size_unit: Literal["tokens"] = "tokens"
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Tokens of each text before the cut."""
+        lengths: list[int] = self.full_lengths.tolist()
+        return lengths
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -8,7 +8,7 @@ Shapes: N examples, K classes, R resamples, C non-empty cells of a confusion mat
 References: Wilson 1927, doi:10.1080/01621459.1927.10502953 (interval of a share); Efron & Tibshirani 1993, chapter 13 (percentile
 bootstrap); DeLong et al. 1988, doi:10.2307/2531595, in ranks as in Sun & Xu 2014, doi:10.1109/LSP.2014.2337313 (interval of an
 AUC); Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006 (Matthews correlation of K classes); Guo et al. 2017, arXiv:1706.04599
-(expected calibration error).
+(expected calibration error); Broecker & Smith 2007, doi:10.1175/WAF993.1 (which calibration error is chance).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import datasets
 import evaluate
@@ -37,12 +37,17 @@ from hftl.errors import DataError, Problem, RunError
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+SizeUnit = Literal["tokens", "pixels"]
+
 BINS = 15
+CONFIDENT = 0.9  # the top probability from which on an error is called confident
+SHOWN_ERRORS = 5
 RESAMPLES = 1_000
 LEVEL = 0.95
 Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96
 
 _LABEL_NAMES = b"hftl.label_names"
+_SIZE_UNIT = b"hftl.size_unit"
 # Resamples are drawn in portions of about this many counts, 8 bytes each: 32 MB.
 _PORTION = 4_000_000
 
@@ -55,14 +60,20 @@ class Predictions:
         ids: N names of examples, each once.
         labels: (N,) int64 true class indices, each in 0..K-1.
         logits: (N, K) float32.
+        sizes: (N,) int64 how large each example is: tokens of the whole text, before the cut; width x height of the picture's
+            file, in pixels. None: not recorded.
+        size_unit: what `sizes` counts; None exactly when they are.
 
     Raises:
-        DataError: no example, shapes that do not fit, a repeated id, a label out of range, or logits that are not finite.
+        DataError: no example, shapes that do not fit, a repeated id, a label out of range, logits that are not finite, a size
+            below 0, or sizes without their unit.
     """
 
     ids: list[str]
     labels: Integers
     logits: NDArray[np.float32]
+    sizes: Integers | None = None
+    size_unit: SizeUnit | None = None
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -86,8 +97,21 @@ class Predictions:
         if bad.size:
             help = ("the model has diverged on them; lower the learning rate, or look at these examples",)
             problems.append(Problem("logits", f"not finite for {_named(self.ids, bad)}", help))
+        problems += self._size_problems()
         if problems:
             raise DataError("predictions", problems)
+
+    def _size_problems(self) -> list[Problem]:
+        if (self.sizes is None) != (self.size_unit is None):
+            return [Problem("sizes", "sizes and size_unit go together; one is missing")]
+        if self.sizes is None:
+            return []
+        if self.size_unit not in get_args(SizeUnit):
+            return [Problem("size_unit", f'"{self.size_unit}" is none of {", ".join(get_args(SizeUnit))}')]
+        if self.sizes.shape != (len(self.ids),):
+            return [Problem("sizes", f"{self.sizes.shape} for {len(self.ids)} ids; needed is one for each")]
+        bad = np.flatnonzero(self.sizes < 0)
+        return [Problem("sizes", f"below 0 for {_named(self.ids, bad)}")] if bad.size else []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,20 +130,24 @@ class Predictions:
         """Write a Parquet file from which every metric can be computed again.
 
         Columns: `id`, `label` and `prediction` (class names), `label_index`, `probability` (K float64 in class order), `logits`
-        (K float32). The class names, in order, are also in the schema's metadata. The file appears whole or not at all.
+        (K float32), and `size` (int64) where sizes are known. The class names, in order, are also in the schema's metadata, and so
+        is the unit of the sizes. The file appears whole or not at all.
         """
         _check_label_names(self, label_names)
         classes = self.logits.shape[1]
-        table = pa.table(
-            {
-                "id": pa.array(self.ids, pa.string()),
-                "label": pa.array([label_names[i] for i in self.labels], pa.string()),
-                "prediction": pa.array([label_names[i] for i in self.predicted], pa.string()),
-                "label_index": pa.array(self.labels, pa.int64()),
-                "probability": _list_column(self.probabilities, pa.float64(), classes),
-                "logits": _list_column(self.logits, pa.float32(), classes),
-            }
-        ).replace_schema_metadata({_LABEL_NAMES: json.dumps(list(label_names), ensure_ascii=False).encode()})
+        columns = {
+            "id": pa.array(self.ids, pa.string()),
+            "label": pa.array([label_names[i] for i in self.labels], pa.string()),
+            "prediction": pa.array([label_names[i] for i in self.predicted], pa.string()),
+            "label_index": pa.array(self.labels, pa.int64()),
+            "probability": _list_column(self.probabilities, pa.float64(), classes),
+            "logits": _list_column(self.logits, pa.float32(), classes),
+        }
+        metadata = {_LABEL_NAMES: json.dumps(list(label_names), ensure_ascii=False).encode()}
+        if self.sizes is not None and self.size_unit is not None:
+            columns["size"] = pa.array(self.sizes, pa.int64())
+            metadata[_SIZE_UNIT] = self.size_unit.encode()
+        table = pa.table(columns).replace_schema_metadata(metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         pq.write_table(table, beside)
@@ -127,7 +155,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote; a file of an older version has no sizes.
 
         Raises:
             RunError: no such file, or not a file of predictions.
@@ -136,7 +164,14 @@ class Predictions:
         classes = len(_label_names(table, path))
         logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         labels = table["label_index"].to_numpy()
-        return cls(table["id"].to_pylist(), labels.astype(np.int64), logits.astype(np.float32).reshape(len(labels), classes))
+        unit: Any = (table.schema.metadata or {}).get(_SIZE_UNIT)
+        return cls(
+            table["id"].to_pylist(),
+            labels.astype(np.int64),
+            logits.astype(np.float32).reshape(len(labels), classes),
+            sizes=None if unit is None else table["size"].to_numpy().astype(np.int64),
+            size_unit=None if unit is None else unit.decode(),
+        )
 
 
 def stored_label_names(path: Path) -> tuple[str, ...]:
@@ -195,8 +230,7 @@ class LogLoss(_LocalMetric):
     uses_logits = True
 
     def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
-        log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
-        return {"log_loss": float(-log_probabilities[np.arange(len(references)), np.asarray(references)].mean())}
+        return {"log_loss": float(_losses(np.asarray(logits), np.asarray(references)).mean())}
 
 
 class RocAuc(_LocalMetric):
@@ -247,10 +281,15 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dic
       or everything, is wrong), where the bootstrap would claim a certainty that it does not have.
     - `auc` with DeLong's interval on the logit scale; both None when a class is absent, and then `auc_undefined` says why.
       At an `auc` of exactly 0 or 1 DeLong's variance is 0 and says nothing: `auc_interval` is None.
-    - `log_loss`, natural logarithm. `expected_calibration_error` over 15 bins, and `mean_confidence`, the mean top probability.
-    - `majority_label`, the split's most frequent class, and `majority_accuracy`, what always answering it reaches on these rows.
-    - `per_class`: a class without examples has n 0 and recall and f1 None; precision is None where a class was never predicted.
+    - `log_loss`, natural logarithm; its interval is that of a mean by the normal approximation, None where the losses are equal.
+    - `expected_calibration_error` over 15 bins, `expected_calibration_error_by_chance` (see `calibration_error_by_chance`) and
+      `mean_confidence`, the mean top probability.
+    - `majority_label`, the split's most frequent class, and `majority_accuracy` (Wilson), what always answering it reaches here.
+    - `per_class`: a class without examples has n 0 and recall and f1 None; precision is None where a class was never predicted;
+      the intervals of both are Wilson's.
     - `confusion`: K x K counts, rows true, columns predicted.
+    - `errors`: how many `n`, how many made with a top probability of 0.9 or more, and the five most confident.
+    - `size_unit` and `by_size` (see `accuracy_by_size`); both None when the sizes are not recorded.
 
     Raises:
         DataError: there are not K label names.
@@ -263,6 +302,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dic
     f1_interval, mcc_interval = _bootstrap_intervals(confusion)
     auc = _auc_with_interval(probabilities, labels, label_names)
     majority = int(confusion.sum(axis=1).argmax())
+    frequent = int(confusion.sum(axis=1).max())
     return {
         "n": len(predictions),
         "accuracy": point["accuracy"],
@@ -272,15 +312,21 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dic
         "mcc": point["mcc"],
         "mcc_interval": mcc_interval,
         "log_loss": point["log_loss"],
+        "log_loss_interval": _mean_interval(_losses(predictions.logits, labels)),
         "auc": point.get("auc"),
         "auc_interval": None if isinstance(auc, str) else auc[1],
         **({"auc_undefined": auc} if isinstance(auc, str) else {}),
         "expected_calibration_error": point["expected_calibration_error"],
+        "expected_calibration_error_by_chance": calibration_error_by_chance(probabilities),
         "mean_confidence": float(probabilities.max(axis=1).mean()),
-        "majority_accuracy": int(confusion.sum(axis=1).max()) / len(predictions),
+        "majority_accuracy": frequent / len(predictions),
+        "majority_accuracy_interval": wilson_interval(frequent, len(predictions)),
         "majority_label": label_names[majority],
         "per_class": _per_class(confusion, label_names),
         "confusion": confusion.tolist(),
+        "errors": _errors(predictions, label_names),
+        "size_unit": predictions.size_unit,
+        "by_size": None if predictions.sizes is None else accuracy_by_size(predictions.sizes, predicted == labels),
     }
 
 
@@ -328,7 +374,7 @@ def calibration_bins(probabilities: Floats, labels: Integers, *, bins: int = BIN
     """Examples by their top probability, in `bins` bins of equal width over (0, 1], each closed on the right."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
-    place = np.searchsorted(edges[1:-1], confidence, side="left")
+    place = _bin_of(confidence, bins)
     n = np.bincount(place, minlength=bins)
     right = np.bincount(place, weights=correct, minlength=bins)
     total = np.bincount(place, weights=confidence, minlength=bins)
@@ -342,6 +388,43 @@ def expected_calibration_error(probabilities: Floats, labels: Integers, *, bins:
     """Sum over the bins b of n_b / N * |accuracy_b - mean confidence_b| (Guo et al. 2017, equation 3)."""
     filled = [b for b in calibration_bins(probabilities, labels, bins=bins) if b.confidence is not None]
     return sum(abs(b.correct - b.n * b.confidence) for b in filled if b.confidence is not None) / len(labels)
+
+
+def calibration_error_by_chance(probabilities: Floats, *, bins: int = BINS) -> list[float]:
+    """The 95 % range of `expected_calibration_error` if every confidence were exactly right, on as many examples.
+
+    A model that is right with probability c whenever it says c still shows an error above 0, since n examples do not come out even.
+    Each of 1,000 times every answer is drawn right with the probability that the model stated (consistency resampling, Broecker &
+    Smith 2007; the confidences stay as they are). An error inside the range is no sign of bad calibration. The seed is fixed.
+    """
+    confidence = probabilities.max(axis=1)
+    place = _bin_of(confidence, bins)
+    generator = np.random.default_rng(0)
+    total = np.zeros(RESAMPLES)
+    for stated in (confidence[place == b] for b in np.unique(place)):
+        expected, portion = stated.sum(), max(1, _PORTION // len(stated))
+        for start in range(0, RESAMPLES, portion):
+            drawn = generator.random((min(portion, RESAMPLES - start), len(stated))) < stated
+            total[start : start + portion] += np.abs(drawn.sum(axis=1) - expected)
+    low, high = np.quantile(total / len(confidence), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
+def accuracy_by_size(sizes: Integers, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Accuracy of small to large examples, (N,) each: low and high size of a bin (both inside), n, accuracy and its interval.
+
+    There are up to four bins of about as many examples. They end at the quartiles, which are sizes that occur, so equal sizes are
+    never parted; where many are equal the bins are fewer: sizes 1, 2, 2, 2, 9 give 1 to 2 and 9 to 9.
+    """
+    ends = np.unique(np.quantile(sizes, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf"))
+    place = np.searchsorted(ends, sizes, side="left")
+    rows = []
+    for b in range(len(ends)):
+        inside = place == b
+        hits, n = int(correct[inside].sum()), int(inside.sum())
+        low, high = int(sizes[inside].min()), int(sizes[inside].max())
+        rows.append({"low": low, "high": high, "n": n, "accuracy": hits / n, "accuracy_interval": wilson_interval(hits, n)})
+    return rows
 
 
 def wilson_interval(successes: int, trials: int) -> list[float]:
@@ -360,12 +443,42 @@ def _per_class(confusion: Integers, label_names: Sequence[str]) -> list[dict[str
             {
                 "label": name,
                 "precision": hits / predicted if predicted else None,
+                "precision_interval": wilson_interval(hits, predicted) if predicted else None,
                 "recall": hits / n if n else None,
+                "recall_interval": wilson_interval(hits, n) if n else None,
                 "f1": 2 * hits / (n + predicted) if n else None,
                 "n": n,
             }
         )
     return rows
+
+
+def _errors(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
+    """How many errors, how many of them confident, and the most confident ones; of equal ones the first in the split."""
+    confidence = predictions.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return {
+        "n": len(wrong),
+        "confident": int((confidence[wrong] >= CONFIDENT).sum()),
+        "most_confident": [
+            {
+                "id": predictions.ids[i],
+                "label": label_names[predictions.labels[i]],
+                "prediction": label_names[predictions.predicted[i]],
+                "confidence": float(confidence[i]),
+            }
+            for i in order[:SHOWN_ERRORS].tolist()
+        ],
+    }
+
+
+def _mean_interval(values: Floats) -> list[float] | None:
+    """95 % interval of the mean of values that are at least 0: mean +- 1.96 * s / sqrt(n). None when they do not differ."""
+    if len(values) < 2 or values.min() == values.max():
+        return None
+    mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
+    return [max(0.0, mean - half), mean + half]
 
 
 def _bootstrap_intervals(confusion: Integers) -> tuple[list[float] | None, list[float] | None]:
@@ -441,6 +554,16 @@ def _point_values(predictions: Predictions, *, calibration: bool) -> dict[str, f
     metrics.add_batch(predictions=predictions.predicted, references=predictions.labels, logits=predictions.logits)
     values: dict[str, float] = metrics.compute()
     return values
+
+
+def _losses(logits: NDArray[Any], labels: Integers) -> Floats:
+    """(N,) -log p(true class)."""
+    return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])
+
+
+def _bin_of(confidence: Floats, bins: int) -> Integers:
+    """(N,) number of the bin of (0, 1], closed on the right, in which each confidence lies."""
+    return np.asarray(np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left"), dtype=np.int64)
 
 
 def _margins(predicted: Sequence[int], labels: Sequence[int]) -> tuple[Integers, Integers, Integers]:

@@ -39,11 +39,14 @@ class Progress:
     stage_done: bool = False
     seconds: float = 0.0
     """Training time so far, over all sittings."""
+    cpu_joules: float | None = 0.0
+    """Energy of the processors so far, over all sittings; None: not known of one of them."""
 
     @classmethod
-    def at_start_of(cls, stage: int, *, step: int = 0, seconds: float = 0.0) -> Self:
+    def at_start_of(cls, stage: int, *, step: int = 0, seconds: float = 0.0, cpu_joules: float | None = 0.0) -> Self:
         """Before the first epoch of a stage: any epoch is better than none."""
-        return cls(stage, epoch=0, step=step, best_epoch=0, best_rank=(-math.inf, -math.inf), seconds=seconds)
+        start = (-math.inf, -math.inf)
+        return cls(stage, epoch=0, step=step, best_epoch=0, best_rank=start, seconds=seconds, cpu_joules=cpu_joules)
 
 
 def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:

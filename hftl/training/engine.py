@@ -34,7 +34,7 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
 from hftl.recipe import Recipe, Stage, difference
-from hftl.run import RunDirectory, append_json_line, environment_record, now, read_json, write_json, write_text
+from hftl.run import RunDirectory, append_json_line, environment_record, now, read_json, write_json, write_manifest, write_text
 from hftl.training.checkpoint import (
     Progress,
     latest_checkpoint,
@@ -43,10 +43,10 @@ from hftl.training.checkpoint import (
     load_training_state,
     save_checkpoint,
 )
-from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment
+from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment, serving_samples
 from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
-from hftl.training.machine import mixed_precision, process_state
+from hftl.training.machine import EnergyMeter, mixed_precision, process_state
 from hftl.training.plan import plan_footer, plan_table
 from hftl.training.stage import freeze, make_optimizer, make_schedule, param_groups, train_mode
 
@@ -97,11 +97,13 @@ def train(
             )
         for number in range(progress.stage, len(recipe.stages)):
             if number > progress.stage:
-                progress = Progress.at_start_of(number, step=progress.step, seconds=progress.seconds)
+                progress = Progress.at_start_of(
+                    number, step=progress.step, seconds=progress.seconds, cpu_joules=progress.cpu_joules
+                )
             if not progress.stage_done:
                 progress = _train_stage(number, experiment, samples, run, accelerator, journal, progress, checkpoint)
             checkpoint = None
-        _finish(experiment, samples["validation"], run, accelerator, journal, training_seconds=progress.seconds)
+        _finish(experiment, samples["validation"], run, accelerator, journal, progress)
         journal.record("finished", seconds=round(time.perf_counter() - started, 2), training_seconds=round(progress.seconds, 2))
     return run
 
@@ -122,6 +124,7 @@ def _train_stage(
     trains = chain.select(stage.unfreeze)
     batch_size = stage.batch_size or recipe.run.batch_size
     per_epoch = steps_per_epoch(len(samples["train"]), batch_size)
+    energy = EnergyMeter()
     epochs_before = sum(earlier.epochs for earlier in list(recipe.stages.values())[:number])
 
     working = copy.deepcopy(host).to(accelerator.device)
@@ -146,6 +149,7 @@ def _train_stage(
     )
     for epoch in range(progress.epoch + 1, stage.epochs + 1):
         epoch_started = time.perf_counter()
+        energy.start()
         train_mode(working, chain, trains)
         step, last_step, logged_step = progress.step, progress.step + per_epoch, progress.step
         epoch_loss, logged_loss = 0.0, 0.0
@@ -187,6 +191,7 @@ def _train_stage(
                 norm = None if grad_norm is None else float(grad_norm)
                 journal.step(name, epoch=epoch, step=step, loss=logged_loss / (step - logged_step), grad_norm=norm, lr=rates)
                 logged_loss, logged_step = 0.0, step
+                energy.update()
             step_loss.zero_()
             step_index.clear()
             _seed_step(recipe.run.seed, step, accelerator.process_index)
@@ -197,6 +202,7 @@ def _train_stage(
         if best:
             _copy_weights(model, host, accelerator)
         seconds = time.perf_counter() - epoch_started
+        energy.update()
         progress = Progress(
             stage=number,
             epoch=epoch,
@@ -205,6 +211,7 @@ def _train_stage(
             best_rank=rank if best else progress.best_rank,
             stage_done=epoch == stage.epochs or _is_patience_over(stage, epoch, epoch if best else progress.best_epoch),
             seconds=progress.seconds + seconds,
+            cpu_joules=_sum_if_known(progress.cpu_joules, energy.joules),
         )
         journal.evaluation(
             name,
@@ -237,8 +244,7 @@ def _finish(
     run: RunDirectory,
     accelerator: Accelerator,
     journal: Journal,
-    *,
-    training_seconds: float,
+    progress: Progress,
 ) -> None:
     """Save the model, predict validation and (once) test, and write metrics.json, which marks the run as finished, and figures."""
     recipe, splits = experiment.recipe, experiment.splits
@@ -256,7 +262,11 @@ def _finish(
         for split, predicted in predictions.items():
             predicted.save(run.predictions(split), splits.label_names)
             metrics[split] = compute_metrics(predicted, splits.label_names)
-        write_json(run.environment, {**_environment(accelerator, recipe), "seconds": round(training_seconds, 1)})
+        serving_samples(experiment, validation).save(run.serving)
+        write_manifest(run)
+        joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
+        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules}
+        write_json(run.environment, {**_environment(accelerator, recipe), **cost})
         write_json(run.metrics, metrics)
         write_figures(run)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
@@ -362,7 +372,8 @@ def _predict(model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Ac
         workers=recipe.run.workers,
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples))
-    return Predictions(list(samples.ids), np.asarray(samples.labels, dtype=np.int64), logits)
+    labels, sizes = np.asarray(samples.labels, dtype=np.int64), np.asarray(samples.sizes, dtype=np.int64)
+    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
 
 
 def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
@@ -372,6 +383,10 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
         raise RunError(f"run.metric: {metric} is undefined on the validation split, which lacks a class")
     value = validation[metric]
     return (-value if metric == "log_loss" else value, -validation["log_loss"])
+
+
+def _sum_if_known(so_far: float | None, more: float | None) -> float | None:
+    return None if so_far is None or more is None else so_far + more
 
 
 def _is_patience_over(stage: Stage, epoch: int, best_epoch: int) -> bool:

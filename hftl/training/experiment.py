@@ -16,14 +16,15 @@ from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
-from hftl.data.image import ImageSamples, write_grid
+from hftl.data.image import ImageSamples, picture_facts, write_grid
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import Problem, RecipeError
+from hftl.evaluation.serving import ServingSamples, choose
 from hftl.models import build_classifier
 from hftl.models.classifier import Classifier
-from hftl.recipe import ImageData, Recipe, TextData
+from hftl.recipe import ImageData, Recipe, TextData, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision
 from hftl.training.plan import Plan, build_plan, forward_flops
@@ -47,6 +48,7 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
     Raises:
         DataError, RecipeError: the data or the checkpoint cannot be used.
     """
+    check_places(recipe)
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
@@ -136,8 +138,25 @@ def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
     recorded: dict[str, Any] = dict(experiment.splits.facts)
     if isinstance(samples, TextSamples):
         recorded["text"] = text_facts(samples)
+    elif isinstance(samples, ImageSamples):
+        recorded["image"] = picture_facts(samples)
     recorded["model"] = experiment.classifier.facts
     return recorded
+
+
+@torch.inference_mode()
+def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
+    """Some validation examples as they came, with the logits of the trained model on the CPU, in float32, one by one."""
+    dataset, model = experiment.splits.validation, experiment.classifier.model.eval()  # type: ignore[no-untyped-call]
+    places = choose(samples.sizes)
+    inputs: list[Any] = []
+    logits: list[torch.Tensor] = []
+    for place in places:
+        original = samples.original(place) if isinstance(samples, ImageSamples) else dataset[place]["text"]
+        inputs.append(Path(original).read_bytes() if isinstance(samples, ImageSamples) and isinstance(original, str) else original)
+        batch = samples.collate([samples[0, place]])
+        logits.append(model(**{name: tensor for name, tensor in batch.items() if name not in {"labels", "index"}}).logits)
+    return ServingSamples([samples.ids[place] for place in places], inputs, torch.cat(logits).float().numpy())
 
 
 def write_augmentation_grid(experiment: Experiment, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""What this machine can do: its number format for training, and its matrix rate."""
+"""What this machine can do: its number format for training, its matrix rate, and what it says of its energy."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -62,3 +63,37 @@ def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -
     products(2)
     count = max(2, round(seconds / (products(2) / 2)))
     return count * 2 * side**3 / products(count)
+
+
+class EnergyMeter:
+    """Energy of the processors' packages since `start`, in joules, from the counters of Intel's and AMD's RAPL.
+
+    The counters are the whole machine's and start again from 0 after some minutes, so `update` is called more often than that.
+    GPUs are not in it. Where the counters cannot be read (a virtual machine, or no rights), `joules` is None.
+    """
+
+    def __init__(self, powercap: Path = Path("/sys/class/powercap")) -> None:
+        # One folder a package: "intel-rapl:0"; its parts ("intel-rapl:0:0") are counted in it.
+        self._packages = [path for path in sorted(powercap.glob("intel-rapl:*")) if path.name.count(":") == 1]
+        self._last: list[int] | None = None
+        self.joules: float | None = None
+
+    def start(self) -> None:
+        self._last = self._read()
+        self.joules = None if self._last is None else 0.0
+
+    def update(self) -> None:
+        now = self._read()
+        if now is None or self._last is None or self.joules is None:
+            self.joules = None
+            return
+        for package, before, after in zip(self._packages, self._last, now, strict=True):
+            turn = 0 if after >= before else int((package / "max_energy_range_uj").read_text())
+            self.joules += (after - before + turn) / 1e6
+        self._last = now
+
+    def _read(self) -> list[int] | None:
+        try:
+            return [int((package / "energy_uj").read_text()) for package in self._packages] or None
+        except OSError:  # readable by root alone on most systems
+            return None

@@ -1,0 +1,51 @@
+"""Secrets: found before they are written or sent, and never shown.
+
+Two ways to find one: by its form (what services give their tokens), and by its value, where an environment variable of this
+process holds it under a telling name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+KINDS = {
+    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"\bxox[abeprs]-[0-9A-Za-z-]{10,}",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a password in an address": r"://[^/\s:@\"']+:[^/\s:@\"']+@",
+}
+_KINDS = re.compile("|".join(f"(?P<k{place}>{pattern})" for place, pattern in enumerate(KINDS.values())))
+_TELLING = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|APIKEY|KEY|CREDENTIAL)S?(?:_|$)", re.IGNORECASE)
+SHORTEST = 8
+"""A shorter value of an environment variable, such as "true", is no secret but a word that texts hold by chance."""
+HIDDEN = "***"
+
+
+def environment_secrets(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Value -> a name for it, of the environment variables whose names tell of a secret."""
+    return {
+        value: f"the value of {name}" for name, value in environment.items() if _TELLING.search(name) and len(value) >= SHORTEST
+    }
+
+
+def find_secrets(text: str, *, known: Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:
+    """(line, kind) of each secret in a text, lines from 1; `known` maps secret values to names for them."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for match in _KINDS.finditer(line):
+            yield number, list(KINDS)[int((match.lastgroup or "k0")[1:])]
+        for value, name in (known or {}).items():
+            if value in line:
+                yield number, name
+
+
+def redact(text: str, *, known: Iterable[str] = ()) -> str:
+    """The text with every secret in it replaced by ``***``."""
+    for value in sorted({*known, *environment_secrets()}, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return _KINDS.sub(HIDDEN, text)
