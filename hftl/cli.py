@@ -14,7 +14,7 @@ from rich.console import Console
 from hftl.errors import HftlError
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
-from hftl.run import RunDirectory
+from hftl.run import RunDirectory, read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +31,12 @@ A first look, without training: `hftl plan recipes/quickstart.py`. Then: `hftl t
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe script (.py), a recipe.yaml, or a run directory.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe script (.py), a recipe.yaml, a run directory, or hub:OWNER/NAME for a published one.",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -46,6 +51,12 @@ RunDir = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, from its last checkpoint.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.", show_default=False)]
+RunOrRepo = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_REPO", help="A run directory, or a published run as OWNER/NAME or OWNER/NAME@REVISION.", show_default=False
+    ),
+]
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -67,7 +78,7 @@ def plan(
     from hftl.training.machine import process_state
     from hftl.training.plan import plan_footer, plan_table
 
-    chosen = override(load_recipe(recipe), overrides or [], source=recipe)
+    chosen = _recipe(recipe, overrides)
     made = make_plan(prepare_experiment(chosen), source=recipe, measure=process_state().device)
     if json:
         out.print_json(data=made.to_dict())
@@ -83,9 +94,11 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir =
 
         hftl train runs/photos --resume
 
+        hftl train hub:me/hotdog-resnet18 data.source=photos/
+
     On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
     """
-    chosen = override(load_recipe(recipe), overrides or [], source=recipe)
+    chosen = _recipe(recipe, overrides)
     if run_dir is None and resume and (Path(recipe) / "recipe.yaml").is_file():
         run_dir = Path(recipe)
     train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
@@ -97,17 +110,26 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test. Opening test again is written down.")] = "validation",
 ) -> None:
     """Evaluate a finished run's model again, beside the numbers on record."""
+    from hftl.evaluation.metrics import compute_metrics
+    from hftl.sharing.card import write_card
     from hftl.training.engine import evaluate as evaluate_run
 
-    now, recorded = evaluate_run(RunDirectory(run), split=split)
+    directory = RunDirectory(run)
+    predictions = evaluate_run(directory, split=split)
     if is_main_process():
-        out.print(_comparison(now, recorded or {}, split), highlight=False)
+        recorded = read_json(directory.metrics).get(split, {})
+        now = compute_metrics(predictions, read_json(directory.data)["label_names"])
+        out.print(_comparison(now, recorded, split), highlight=False)
+        write_card(directory)  # an opening of the test split is shown on it
 
 
 @app.command()
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A run directory or a saved model folder.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run directory, a saved model folder, or a published run as OWNER/NAME.", show_default=False
+        ),
     ],
     inputs: Annotated[
         list[str],
@@ -124,7 +146,7 @@ def predict(
 
     hftl predict runs/quickstart "A slow start, but what an ending."
 
-    hftl predict runs/hotdog photos/ --output predictions.csv
+    hftl predict me/hotdog-resnet18 photos/ --output predictions.csv
     """
     from rich.table import Table
 
@@ -133,7 +155,7 @@ def predict(
 
     if output is not None:
         check_output(output)
-    predictions = predict_inputs(model, inputs)
+    predictions = predict_inputs(_run(model, model_only=True).path, inputs)
     if output is not None:
         write_predictions(predictions, output)
         out.print(f"{len(predictions)} predictions in {output}", highlight=False)
@@ -158,7 +180,7 @@ def show(
     """Show what training will see: a grid of augmented pictures, or texts as the model's tokens."""
     from hftl.training.experiment import describe_texts, prepare_experiment, write_augmentation_grid
 
-    experiment = prepare_experiment(override(load_recipe(recipe), overrides or [], source=recipe))
+    experiment = prepare_experiment(_recipe(recipe, overrides))
     if experiment.recipe.data.kind == "image":
         write_augmentation_grid(experiment, output)
         out.print(
@@ -171,11 +193,149 @@ def show(
 
 
 @app.command()
-def card(run: RunArgument) -> None:
-    """Write the model card of a finished run again, from the run directory alone."""
-    from hftl.sharing.card import write_card
+def card(
+    run: RunArgument,
+    facts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Hand-written facts, such as `card.license=mit`.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the model card of a finished run again, from the run directory alone.
 
-    out.print(str(write_card(RunDirectory(run))), highlight=False)
+    What only a person knows is in the recipe's `card` section, and can be added now:
+
+        hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
+    """
+    from hftl.sharing.card import add_facts, write_card
+
+    directory = RunDirectory(run)
+    if facts:
+        add_facts(directory, facts)
+    out.print(str(write_card(directory)), highlight=False)
+
+
+@app.command()
+def push(
+    run: RunArgument,
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository that only you see.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show what would be sent. Sends nothing.")
+    ] = False,
+    revision: Annotated[
+        str, typer.Option(metavar="BRANCH", help="The branch that gets the commit; made if it is not there.")
+    ] = "main",
+) -> None:
+    """Publish a finished run: weights, preprocessing, card, metrics, predictions, figures and recipe, in one commit.
+
+    Before the first byte goes out every number is recomputed, the model is served in a fresh process and must answer as in
+    training, and the files are searched for secrets. Your texts and pictures are not published.
+
+        hftl push runs/hotdog me/hotdog-resnet18 --dry-run
+    """
+    from hftl.sharing.hub import check_target
+    from hftl.sharing.hub import push as push_publication
+    from hftl.sharing.parity import check_serving
+    from hftl.sharing.publication import prepare
+    from hftl.sharing.verify import require_verified
+
+    directory = RunDirectory(run)
+    publication = prepare(directory, repo_id)
+    for name in publication.files:
+        out.print(f"  {_bytes(publication.size(name)):>9}  {name}", highlight=False, markup=False)
+    out.print(f"  {_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files", highlight=False)
+    out.print(f"  left out: {', '.join(publication.left_out) or 'nothing'}", highlight=False, markup=False)
+    verdict = require_verified(directory)
+    out.print(f"  numbers  {len(verdict.claims):,} recomputed, all hold", highlight=False)
+    out.print("  secrets  none found", highlight=False)
+    target = check_target(publication, private=private, revision=revision, required=not dry_run)
+    if target is None:
+        out.print("  rights   not checked: no connection, or no token", highlight=False)
+    else:
+        there = "there already" if target.exists else f"new, {'private' if private else 'public'}"
+        out.print(f"  rights   {target.user} may write to {repo_id} ({there})", highlight=False)
+        for name in target.stale:
+            out.print(f"  removes  {name}, left from an earlier push", highlight=False, markup=False)
+    parity = check_serving(directory)
+    what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
+    out.print(f"  serving  {what}", highlight=False)
+    for id in parity.read_differently:
+        out.print(f"  serving  {id}: transparent or of more than 8 bits; transformers.pipeline reads it differently", markup=False)
+    if dry_run or target is None:
+        out.print(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}", highlight=False)
+        return
+    address = push_publication(publication, target, private=private, message=f"hftl: {directory.load_recipe().name}")
+    out.print(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...", highlight=False)
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The new run directory; default: runs/NAME.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a published run as a run directory, once every file has proved to be what was pushed."""
+    from hftl.sharing.hub import parse_hub_id
+    from hftl.sharing.hub import pull as pull_run
+
+    directory = pull_run(repo, output or Path("runs") / parse_hub_id(repo)[0].rpartition("/")[2])
+    out.print(
+        f"{directory.path}\n  check:  hftl verify {directory.path}\n  use:    hftl predict {directory.path} ...", highlight=False
+    )
+
+
+@app.command()
+def verify(
+    run: RunOrRepo,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="The run's data: the model is run again over them.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print every claim, not only a summary and those that fail.")] = False,
+) -> None:
+    """Recompute every number on a model card from the stored predictions; with the data, from the model itself.
+
+    Exit code 1 when a number does not hold or a file was changed.
+
+        hftl verify me/hotdog-resnet18 --data photos/
+    """
+    from rich.table import Table
+
+    from hftl.sharing.verify import verify as verify_run
+
+    directory = _run(run)
+    verdict = verify_run(directory)
+    if data is not None:
+        from hftl.reproduce import reproduce
+
+        verdict = verdict.with_claims(reproduce(directory, data))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "where", "claim", "recomputed", "difference"):
+        names = column in {"", "where"}
+        table.add_column(column, justify="left" if names else "right", no_wrap=names)
+    for claim in verdict.claims if everything else verdict.shown:
+        mark = "[green]ok[/green]" if claim.holds else "[red]no[/red]"
+        table.add_row(mark, *map(_plain, (claim.where, claim.claimed, claim.recomputed, claim.difference)))
+    out.print(table, highlight=False)
+    for note in verdict.notes:
+        out.print(f"- {note}", highlight=False, markup=False)
+    failed = len(verdict.failed)
+    out.print(f"{len(verdict.claims):,} claims recomputed: " + (f"{failed} do not hold" if failed else "all hold"), highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: RunOrRepo,
+    format: Annotated[str, typer.Option("--format", help="onnx is the only one.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The new folder; default: RUN/onnx.", show_default=False)
+    ] = None,
+) -> None:
+    """Export a run's model to ONNX, compared with the saved model by onnxruntime. Needs: pip install "hftl[onnx]"."""
+    raise NotImplementedError
 
 
 @app.command()
@@ -247,6 +407,24 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     _exit_cleanly(lambda: script(arguments))
 
 
+def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe that an argument names, with the overrides in it."""
+    if name.startswith("hub:"):
+        from hftl.sharing.hub import fetch_recipe
+
+        return override(fetch_recipe(name), overrides or [], source=name)
+    return override(load_recipe(name), overrides or [], source=name)
+
+
+def _run(name: str, *, model_only: bool = False) -> RunDirectory:
+    """The run, or the model folder, that an argument names: a folder here, or a published one in the Hub's cache."""
+    if Path(name).exists():
+        return RunDirectory(Path(name))
+    from hftl.sharing.hub import fetch
+
+    return fetch(name, model_only=model_only)
+
+
 def is_main_process() -> bool:
     """True on the one process that speaks; torch's launchers number them in RANK."""
     return os.environ.get("RANK", "0") == "0"
@@ -280,6 +458,14 @@ def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Ta
 def _policy(recipe: Recipe) -> str:
     augmentation = getattr(recipe.data, "augmentation", "none")
     return augmentation if isinstance(augmentation, str) else "the recipe's own pipeline"
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.1f} GB"
 
 
 def _plain(text: str) -> str:

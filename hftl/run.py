@@ -12,7 +12,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -161,20 +162,30 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: not JSON: {error}") from None
 
 
-def fingerprints(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """The "files" of a manifest: {path below `folder`, with "/": {"sha256": hex, "size": bytes}}, in the order of the paths."""
-    found = {}
-    for path in paths:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found[path.relative_to(folder).as_posix()] = {"sha256": digest, "size": path.stat().st_size}
-    return dict(sorted(found.items()))
+def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """What identifies a split: {"n", "per_class": {name: count}, "fingerprint": SHA-256 of its ids and class names, in order}."""
+    counts = Counter(labels)
+    digest = hashlib.sha256("".join(f"{id}\0{names[label]}\n" for id, label in zip(ids, labels, strict=True)).encode())
+    return {
+        "n": len(ids),
+        "per_class": {name: counts[index] for index, name in enumerate(names)},
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def fingerprint(content: Path | bytes) -> dict[str, Any]:
+    """A file's entry in a manifest: {"sha256": hex, "size": bytes}."""
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    with content.open("rb") as stream:
+        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": content.stat().st_size}
 
 
 def write_manifest(run: RunDirectory) -> None:
     """Seal what the numbers rest on, the model and the predictions, at the end of training."""
-    evidence = [*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet")]
-    write_json(run.manifest, {"files": fingerprints(run.path, (path for path in evidence if path.is_file()))})
+    evidence = sorted([*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet")])
+    sealed = {path.relative_to(run.path).as_posix(): fingerprint(path) for path in evidence if path.is_file()}
+    write_json(run.manifest, {"files": sealed})
 
 
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:

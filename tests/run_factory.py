@@ -6,15 +6,14 @@ functions, or in the same form, as a training run writes it.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
+from hftl.evaluation.metrics import Predictions, SizeUnit, compute_metrics, quick_metrics
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
-from hftl.run import RunDirectory, append_json_line, read_json, write_json, write_text
+from hftl.run import RunDirectory, append_json_line, read_json, split_facts, write_json, write_text
 
 REVIEWS = ("neg", "pos")
 CLOTHES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
@@ -31,13 +30,21 @@ IMAGE_GROUPS = {"stem": 9_536, "layer1": 147_968, "layer2": 525_568, "layer3": 2
 WORD_GROUPS = {"embedding": 600_000, "convolutions": 120_300, "head": 602}
 
 
-def make_predictions(label_names: tuple[str, ...], n: int, *, seed: int, split: str = "test", skill: float = 2.5) -> Predictions:
+def make_predictions(
+    label_names: tuple[str, ...], n: int, *, seed: int, split: str = "test", skill: float = 2.5, size_unit: SizeUnit | None = None
+) -> Predictions:
     """Predictions of a model that knows more about the last classes than about the first; each class has at least one example."""
     rng, classes = np.random.default_rng(seed), len(label_names)
     labels = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)]).astype(np.int64)
     logits = rng.normal(size=(n, classes))
     logits[np.arange(n), labels] += skill * (0.5 + labels / classes)
-    return Predictions([f"{split}/{i}" for i in range(n)], labels, logits.astype(np.float32))
+    ids = [f"{split}/{i}" for i in range(n)]
+    if size_unit == "pixels":
+        ids = [f"{split}/{label_names[label]}/photo {i:03}.jpg" for i, label in enumerate(labels)]
+    sizes = None
+    if size_unit is not None:
+        sizes = np.round(np.exp(rng.normal(5.2 if size_unit == "tokens" else 12.0, 0.8, n))).astype(np.int64)
+    return Predictions(ids, labels, logits.astype(np.float32), sizes, size_unit)
 
 
 def make_recipe(family: str = "transformer", **card: Any) -> Recipe:
@@ -85,21 +92,25 @@ def make_run(
     openings: int = 1,
     recipe: Recipe | None = None,
     seed: int = 0,
+    sizes: bool = True,
 ) -> RunDirectory:
-    """Write a whole finished run (without model/) into `path`."""
+    """Write a whole finished run (without model/) into `path`; without `sizes` as an older version wrote it."""
     run = RunDirectory(path)
     names = label_names or (CLOTHES if family == "timm" else REVIEWS)
     recipe = recipe or make_recipe(family)
     write_text(run.recipe, recipe.to_yaml())
-    metrics, counts = {}, {}
+    per_class = [40 + 7 * (i % 4) for i in range(len(names))]
+    trained_on = [label for label, n in enumerate(per_class) for _ in range(n)]
+    splits = {"train": split_facts([f"train/{i}" for i in range(len(trained_on))], trained_on, names)}
+    metrics = {}
+    size_unit: SizeUnit | None = None if not sizes else "pixels" if recipe.data.kind == "image" else "tokens"
     for offset, split in enumerate(["validation", "test"] if test else ["validation"]):
-        predictions = make_predictions(names, n, seed=seed + offset, split=split)
+        predictions = make_predictions(names, n, seed=seed + offset, split=split, size_unit=size_unit)
         predictions.save(run.predictions(split), names)
         metrics[split] = compute_metrics(predictions, names)
-        counts[split] = dict(zip(names, np.bincount(predictions.labels, minlength=len(names)).tolist(), strict=True))
-    counts = {"train": dict(zip(names, (40 + 7 * (i % 4) for i in range(len(names))), strict=True)), **counts}
-    write_json(run.plan, _plan(recipe, family, train_examples=sum(counts["train"].values())))
-    write_json(run.data, _data(recipe, family, counts))
+        splits[split] = split_facts(predictions.ids, predictions.labels.tolist(), names)
+    write_json(run.plan, _plan(recipe, family, train_examples=len(trained_on)))
+    write_json(run.data, _data(recipe, family, splits))
     write_json(run.environment, ENVIRONMENT)
     _write_history(run, names, n)
     if test:
@@ -161,7 +172,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
     }
 
 
-def _data(recipe: Recipe, family: str, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     image = family == "timm"
     facts: dict[str, Any] = {
         "source": recipe.data.source,
@@ -169,19 +180,26 @@ def _data(recipe: Recipe, family: str, counts: dict[str, dict[str, int]]) -> dic
         "config": None,
         "kind": recipe.data.kind,
         "format": "image folder" if image else "hub",
-        "label_names": list(counts["train"]),
-        "splits": {
-            split: {"n": sum(of.values()), "per_class": of, "fingerprint": hashlib.sha256(split.encode()).hexdigest()}
-            for split, of in counts.items()
-        },
+        "label_names": list(splits["train"]["per_class"]),
+        "splits": splits,
         "validation": "made from train: 10 %, stratified, seed 0",
-        "test": "given" if "test" in counts else "none",
+        "test": "given" if "test" in splits else "none",
         "skipped": [{"id": "train/shirt/broken.jpg", "why": "/home/secret/data/clothing/train/shirt/broken.jpg is empty"}]
         if image
         else [],
+        "notes": [],
         "ignored_files": 0,
     }
     if image:
+        facts["image"] = {
+            "examples": splits["train"]["n"],
+            "width_median": 400.0,
+            "height_median": 533.0,
+            "pixels_p5": 90_000.0,
+            "pixels_p95": 480_000.0,
+            "transparent": 3,
+            "deep": 0,
+        }
         facts["model"] = {
             "architecture": "resnet18",
             "parameters": 11_181_642,
@@ -302,4 +320,5 @@ ENVIRONMENT: dict[str, Any] = {
     "device": "cpu",
     "precision": "bf16",
     "seconds": 85.8,
+    "cpu_energy_joules": 5_400.0,
 }

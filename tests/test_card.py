@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
+import runpy
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
-from run_factory import CLOTHES, COMMIT, make_recipe, make_run
+from PIL import Image
+from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run
 
 from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.models import build_classifier, save_classifier
+from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, parse_recipe
 from hftl.run import RunDirectory, read_json, write_json, write_text
-from hftl.sharing.card import render_card, write_card
+from hftl.samples import BERT_NANO
+from hftl.sharing.card import LICENSES, check_front_matter, hand_written, local_name, render_card, write_card
 
+FAMILIES = ("transformer", "timm", "textcnn", "bilstm")
 HOSTILE = (
     "<script>alert(1)</script>",
-    "a|b",
-    "*bold* _it_ hot_dog",
+    "</summary><script>alert(2)</script>",
+    "a|b | pipe |",
+    "*bold* _it_ hot_dog ~~x~~",
     "[x](javascript:alert(1))",
-    "two\nlines `code`",
-    "$x$ & \\| <b>",
+    "![tracker](https://evil.example/pixel.png)",
+    "two\nlines `code` ``` fence",
+    "$x$ & \\| <b> \\(y\\)",
+    "- a: b",
+    "---",
+    "# heading #",
+    "{{ jinja }} {% if x %}",
+    "&lt;b&gt; &#42;",
+    "1. one",
 )
+UNSEEN = "pa\u202eypal\u200b\ufeff\x07\u2066\ud800"  # bidi override and isolate, zero-width, byte order mark, bell, half a pair
+SAID: dict[str, Any] = {
+    "title": "Film reviews, version 2",
+    "summary": "Tells good from bad.\n\n- 2 classes\n- 1 language\n\n```\nnot closed",
+    "intended_use": "Reviews of films. ---\n---\nNot of books.",
+    "limitations": "Reads 256 tokens.",
+    "training_data": "5,000 reviews.",
+    "license": "cc-by-4.0",
+    "authors": ("A. Author", "B. Author"),
+    "citation": "@misc{reviews2026,\n  year = {2026}\n}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +68,26 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return make_run(tmp_path_factory.mktemp("runs") / "clothes", family="timm", n=372)
+
+
+Fresh = Callable[[str], RunDirectory]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
+    return {}
+
+
+@pytest.fixture
+def fresh(made: dict[str, RunDirectory], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Fresh:
+    """A run of a family that the test may change, at `tmp_path`/RUN."""
+
+    def copied(family: str) -> RunDirectory:
+        if family not in made:
+            made[family] = make_run(tmp_path_factory.mktemp("made") / family, family=family, n=60)
+        return RunDirectory(Path(shutil.copytree(made[family].path, tmp_path / "RUN")))
+
+    return copied
 
 
 @pytest.fixture
@@ -55,20 +107,29 @@ def body(card: str) -> str:
     return card.split("---\n", 2)[2]
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
 def table(card: str, head: str) -> list[list[str]]:
     """Cells of the rows of the table whose head starts with `head`."""
     lines = card[card.index(f"| {head} |") :].splitlines()
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[: lines.index("")]]
+    rows = [cells(line) for line in lines[: lines.index("")]]
     assert len({len(row) for row in rows}) == 1
     return rows[2:]
+
+
+def paragraph(card: str, start: str) -> str:
+    """The paragraph that starts so, on one line."""
+    return " ".join(card[card.index(start) :].split("\n\n")[0].split())
 
 
 def as_html(card: str) -> str:
     return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(body(card)))
 
 
-def with_card(copy: RunDirectory, **card: Any) -> RunDirectory:
-    write_text(copy.recipe, make_recipe("transformer", **card).to_yaml())
+def with_card(copy: RunDirectory, family: str = "transformer", **card: Any) -> RunDirectory:
+    write_text(copy.recipe, make_recipe(family, **card).to_yaml())
     return copy
 
 
@@ -91,12 +152,12 @@ def test_the_hub_reads_the_front_matter_and_its_model_index(text_run: RunDirecto
     name, results = model_index_to_eval_results(front_matter(render_card(text_run))["model-index"])
     assert name == "transformer-trial"
     assert {result.metric_type: result.metric_value for result in results} == {
-        "accuracy": values["accuracy"],
-        "f1": values["macro_f1"],
-        "matthews_correlation": values["mcc"],
-        "roc_auc": values["auc"],
-        "log_loss": values["log_loss"],
-        "expected_calibration_error": values["expected_calibration_error"],
+        "accuracy": round(values["accuracy"], 6),
+        "f1": round(values["macro_f1"], 6),
+        "matthews_correlation": round(values["mcc"], 6),
+        "roc_auc": round(values["auc"], 6),
+        "log_loss": round(values["log_loss"], 6),
+        "expected_calibration_error": round(values["expected_calibration_error"], 6),
     }
     assert {(result.dataset_type, result.dataset_split, result.dataset_revision) for result in results} == {
         ("stanfordnlp/imdb", "test", COMMIT)
@@ -119,7 +180,7 @@ def test_a_timm_model_is_declared_as_one(image_run: RunDirectory) -> None:
 
 
 def test_what_a_person_said_goes_into_the_front_matter(copy: RunDirectory) -> None:
-    said = {
+    said: dict[str, Any] = {
         "license": "apache-2.0",
         "language": "en",
         "tags": ("film", "hftl"),
@@ -186,39 +247,39 @@ def test_each_number_of_the_results_table_is_that_of_metrics_json(which: str, re
     }
     rows = table(render_card(run), "metric")
     assert len(rows) == 10
-    for name, value, interval, split, n in rows:
+    for name, value, interval, split, n, source in rows:
         values = metrics[split]
-        assert n == str(values["n"])
-        if name.startswith("Majority baseline"):
-            assert value == f"{values['majority_accuracy']:.4f}" and values["majority_label"] in name
-            continue
-        assert value == f"{values[keys[name]]:.4f}"
-        limits = values.get(f"{keys[name]}_interval")
-        assert interval == (f"{limits[0]:.4f} to {limits[1]:.4f}" if limits else "–")
+        assert (n, source) == (str(values["n"]), f"`predictions/{split}.parquet`")
+        assert (run.path / source.strip("`")).is_file()
+        key = "majority_accuracy" if name == f'Baseline: accuracy of always "{values["majority_label"]}"' else keys[name]
+        assert value == f"{values[key]:.3f}"
+        limits = values.get(f"{key}_interval")
+        assert interval == (f"{limits[0]:.3f} to {limits[1]:.3f}" if limits else "–")
+    assert [row[0] for row in rows if row[2] == "–"] == ["Expected calibration error"]
 
 
 def test_the_headline_names_split_interval_and_number_of_examples(text_run: RunDirectory) -> None:
     values = read_json(text_run.metrics)["test"]
     low, high = values["accuracy_interval"]
-    paragraph = render_card(text_run).split("## How to use it")[0]
-    assert (
-        f"On the test split its accuracy is **{values['accuracy']:.3f}** (95 % interval {low:.3f} to {high:.3f}, n = 160)"
-        in paragraph
-    )
-    assert f'always answering "{values["majority_label"]}" reaches {values["majority_accuracy"]:.3f}' in paragraph
+    opening = " ".join(render_card(text_run).split("## How to use it")[0].split())
+    said = f"**Accuracy on the test split: {values['accuracy']:.3f}** (95 % interval {low:.3f} to {high:.3f}, n = 160)."
+    baseline = f'Always answering "{values["majority_label"]}", its most frequent class, reaches {values["majority_accuracy"]:.3f}.'
+    assert f"{said} {baseline}" in opening
 
 
 def test_the_class_table_and_the_worst_class_are_those_of_metrics_json(image_run: RunDirectory) -> None:
     card, values = render_card(image_run), read_json(image_run.metrics)["test"]
-    for row, (label, precision, recall, f1, n) in zip(values["per_class"], table(card, "class"), strict=True):
-        assert (label, n) == (row["label"], str(row["n"]))
-        assert [precision, recall, f1] == [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
+    for row, (label, n, precision, recall, f1) in zip(values["per_class"], table(card, "class"), strict=True):
+        assert (label, n, f1) == (row["label"], str(row["n"]), f"{row['f1']:.3f}")
+        for shown, key in ((precision, "precision"), (recall, "recall")):
+            low, high = row[f"{key}_interval"]
+            assert shown == f"{row[key]:.3f} ({low:.3f} to {high:.3f})"
     worst = min(values["per_class"], key=lambda row: row["f1"])
-    confusion = values["confusion"][CLOTHES.index(worst["label"])]
-    found = confusion[CLOTHES.index(worst["label"])]
-    assert (
-        f'**The worst class** is "{worst["label"]}" (F1 {worst["f1"]:.3f}): {found} of its {worst["n"]} examples are found' in card
+    found = values["confusion"][CLOTHES.index(worst["label"])][CLOTHES.index(worst["label"])]
+    said = (
+        f'**Worst class:** "{worst["label"]}" has the lowest F1, {worst["f1"]:.3f}: {found} of its {worst["n"]} examples are found'
     )
+    assert said in card
 
 
 def test_the_stage_table_shows_rates_as_planned(text_run: RunDirectory) -> None:
@@ -233,26 +294,26 @@ def test_the_stage_table_shows_rates_as_planned(text_run: RunDirectory) -> None:
 
 
 def test_what_pictures_go_through_is_shown(image_run: RunDirectory) -> None:
-    line = next(line for line in render_card(image_run).splitlines() if line.startswith("- Preprocessing: "))
+    line = next(line for line in render_card(image_run).splitlines() if line.startswith("- Preprocessing"))
     facts = [
         "input size 3 x 224 x 224",
-        "mean 0.485, 0.456, 0.406",
-        "std 0.229, 0.224, 0.225",
         "interpolation bicubic",
         "crop pct 0.95",
+        "mean 0.485, 0.456, 0.406",
+        "std 0.229, 0.224, 0.225",
     ]
-    assert line == f"- Preprocessing: {'; '.join(facts)}; transparent pictures on RGB 255, 255, 255."
+    assert line == f"- Preprocessing, in timm's words: {'; '.join(facts)}."
     assert "- Augmentation, in training only: standard." in render_card(image_run)
 
 
 def test_a_faultless_model_has_no_worst_class(copy: RunDirectory) -> None:
-    metrics = read_json(copy.metrics)
-    metrics["test"] |= {"accuracy": 1.0, "macro_f1_interval": None}
-    write_json(copy.metrics, metrics)
-    card = render_card(copy)
-    assert "**No class is confused with another:** all 160 predictions are right." in card
-    assert "worst class" not in card
-    assert table(card, "metric")[1][2] == "–"
+    labels = np.array([0, 1] * 20)
+    logits = np.where(labels[:, None] == np.arange(2), 4.0, -4.0).astype(np.float32)
+    values = compute_metrics(Predictions([f"test/{i}" for i in range(40)], labels, logits), REVIEWS)
+    card = render_card(copy, metrics={"test": values, "validation": values})
+    assert "**Errors:** none. All 40 predictions are right." in card
+    assert "Worst class" not in card and "taken for" not in card
+    assert table(card, "metric")[2][:3] == ["Macro F1", "1.000", "–"]
 
 
 def test_counts_of_each_class_and_split_are_shown(image_run: RunDirectory) -> None:
@@ -269,7 +330,8 @@ def test_counts_of_each_class_and_split_are_shown(image_run: RunDirectory) -> No
 def test_without_a_test_split_validation_numbers_are_marked_as_such(tmp_path: Path) -> None:
     card = render_card(make_run(tmp_path / "run", test=False))
     assert "**There is no test split.**" in card
-    assert "On the validation split its accuracy is" in card
+    assert "**Accuracy on the validation split:" in card
+    assert "from `predictions/validation.parquet`" in card and "test.parquet" not in card
     assert {row[3] for row in table(card, "metric")} == {"validation"}
     assert "test split was opened" not in card
     [result] = front_matter(card)["model-index"][0]["results"]
@@ -283,10 +345,11 @@ def test_an_undefined_auc_is_said_to_be_undefined(copy: RunDirectory) -> None:
     metrics["test"]["per_class"][0] |= {"recall": None, "f1": None, "n": 0}
     write_json(copy.metrics, metrics)
     card = render_card(copy)
-    assert ["AUC (ROC)", "undefined", "–", "test", "160"] in table(card, "metric")
+    assert ["AUC (ROC)", "undefined", "–", "test", "160", "`predictions/test.parquet`"] in table(card, "metric")
     assert 'AUC is undefined: no example of "neg" in the split.' in card
     assert "roc_auc" not in card
-    assert '**The worst class** is "pos"' in card
+    assert '**Worst class:** "pos"' in card
+    assert '**Classes without an example:** "neg". Nothing was measured about it.' in card
 
 
 @pytest.mark.parametrize(
@@ -302,7 +365,358 @@ def test_openings_of_the_test_split_are_shown_plainly(copy: RunDirectory, openin
     write_text(copy.test_openings, "".join(lines))
     card = render_card(copy)
     assert said in card
-    assert all(f"2026-11-2{i}T10:11:12+00:00 by `hftl evaluate`" in card for i in range(openings))
+    assert all(f"2026-11-2{i}T10:11:12+00:00 by hftl evaluate" in card for i in range(openings))
+
+
+# --- measured limits ----------------------------------------------------------------------------------------------------------
+
+
+def changed(run: RunDirectory, **values: Any) -> dict[str, Any]:
+    """The run's metrics with other values on the test split."""
+    metrics: dict[str, Any] = read_json(run.metrics)
+    metrics["test"] |= values
+    return metrics
+
+
+def test_a_card_can_be_rendered_from_other_metrics_than_those_on_disk(text_run: RunDirectory) -> None:
+    card = render_card(text_run, metrics=changed(text_run, accuracy=0.123456))
+    assert "**Accuracy on the test split: 0.123**" in card and "value: 0.123456" in card
+    assert render_card(text_run, metrics=read_json(text_run.metrics)) == render_card(text_run)
+
+
+@pytest.mark.parametrize(
+    ("error", "confidence", "said"),
+    [
+        (
+            0.05,
+            0.9,
+            "would show 0.020 to 0.060 on so many examples (95 % range), so this is no sign of bad calibration. "
+            "The mean confidence is 0.900, and the accuracy 0.800: the model is overconfident by 0.100 on average.",
+        ),
+        (
+            0.08,
+            0.75,
+            "so its confidences are off by more than chance. The mean confidence is 0.750, inside the interval of the accuracy.",
+        ),
+        (0.08, 0.6, "the model is underconfident by 0.200 on average."),
+    ],
+)
+def test_calibration_is_told_against_chance(text_run: RunDirectory, error: float, confidence: float, said: str) -> None:
+    values = {
+        "accuracy": 0.8,
+        "accuracy_interval": [0.73, 0.85],
+        "expected_calibration_error": error,
+        "expected_calibration_error_by_chance": [0.02, 0.06],
+        "mean_confidence": confidence,
+    }
+    told = paragraph(render_card(text_run, metrics=changed(text_run, **values)), "**Calibration:**")
+    assert told.startswith(f"**Calibration:** the expected calibration error over 15 bins of confidence is {error:.3f}. ")
+    assert said in told
+
+
+def test_errors_are_counted_and_the_most_confident_ones_named(text_run: RunDirectory) -> None:
+    shown = [
+        {"id": "test/7", "label": "neg", "prediction": "pos", "confidence": 0.99987},
+        {"id": "test/3", "label": "pos", "prediction": "neg", "confidence": 0.91},
+    ]
+    values = {"errors": {"n": 20, "confident": 2, "most_confident": shown}, "confusion": [[70, 12], [8, 70]]}
+    card = render_card(text_run, metrics=changed(text_run, **values))
+    told = paragraph(card, "**Errors:**")
+    assert told == (
+        "**Errors:** 20 of 160 predictions are wrong (12.5 %), 2 of them with a confidence of 0.9 or more. The most frequent "
+        'confusions are "neg" taken for "pos" (12 of 82), "pos" taken for "neg" (8 of 78).'
+    )
+    assert table(card, "id") == [["test/7", "neg", "pos", "> 0.999"], ["test/3", "pos", "neg", "0.910"]]
+
+
+def test_of_many_confusions_the_three_most_frequent_are_named(image_run: RunDirectory) -> None:
+    confusion = np.array(read_json(image_run.metrics)["test"]["confusion"])
+    np.fill_diagonal(confusion, 0)
+    told = paragraph(render_card(image_run), "**Errors:**")
+    counts = [int(count) for count in re.findall(r"\((\d+) of \d+\)", told)]
+    assert counts == sorted(confusion.ravel().tolist(), reverse=True)[:3]
+
+
+def by_size(*intervals: tuple[float, float]) -> list[dict[str, Any]]:
+    return [
+        {"low": 10 * i, "high": 10 * i + 9, "n": 40, "accuracy": sum(pair) / 2, "accuracy_interval": list(pair)}
+        for i, pair in enumerate(intervals, start=1)
+    ]
+
+
+def test_accuracy_by_length_is_a_table_and_a_sentence(text_run: RunDirectory) -> None:
+    rows = by_size((0.80, 0.90), (0.82, 0.92), (0.60, 0.79), (0.78, 0.88))
+    card = render_card(text_run, metrics=changed(text_run, by_size=rows, size_unit="tokens"))
+    told = paragraph(card, "**Length:**")
+    assert told.startswith("**Length:** the accuracy is lowest, 0.695, for texts of 30 to 39 tokens. Not all intervals overlap:")
+    assert table(card, "tokens, before the cut")[2] == ["30 to 39", "40", "0.695", "0.600 to 0.790"]
+    assert "reads the first 256 tokens of a text only; 27.1 % of the training texts are longer." in card
+
+
+def test_overlapping_intervals_allow_no_conclusion(image_run: RunDirectory) -> None:
+    rows = by_size((0.80, 0.90), (0.82, 0.92), (0.70, 0.83), (0.78, 0.88))
+    card = render_card(image_run, metrics=changed(image_run, by_size=rows, size_unit="pixels"))
+    told = paragraph(card, "**Picture size:**")
+    assert told.endswith(
+        "for pictures of 30 to 39 pixels. All intervals overlap, so nothing should be concluded from the differences."
+    )
+    one = render_card(image_run, metrics=changed(image_run, by_size=by_size((0.8, 0.9))[:1], size_unit="pixels"))
+    assert "**Picture size:** most examples have the same, so how the accuracy depends on it was not measured." in " ".join(
+        one.split()
+    )
+
+
+def test_a_worst_class_that_may_be_so_by_chance_is_said_to_be_one(text_run: RunDirectory) -> None:
+    per_class = read_json(text_run.metrics)["test"]["per_class"]
+    for row, low in zip(per_class, (0.70, 0.75), strict=True):
+        row |= {"f1": low, "precision_interval": [low, low + 0.1], "recall_interval": [low, low + 0.1]}
+    by_chance = "Its intervals overlap with those of every other class, so it may be the worst by chance."
+    assert by_chance in render_card(text_run, metrics=changed(text_run, per_class=per_class))
+    per_class[1]["recall_interval"] = [0.81, 0.95]
+    assert by_chance not in render_card(text_run, metrics=changed(text_run, per_class=per_class))
+
+
+def test_small_classes_are_named_with_the_widest_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", label_names=("a", "b", "c"), n=120)
+    values = read_json(run.metrics)
+    for row, n in zip(values["test"]["per_class"], (29, 30, 4), strict=True):
+        row |= {"n": n, "recall_interval": [0.5 - 1 / n, 0.5 + 1 / n]}
+    told = paragraph(render_card(run, metrics=values), "**Small classes:**")
+    assert told == (
+        '**Small classes:** "a" (29), "c" (4) have fewer than 30 examples, so their numbers are rough: the recall of "c" lies '
+        "anywhere from 0.250 to 0.750."
+    )
+
+
+def test_pictures_that_a_pipeline_reads_otherwise_are_counted(image_run: RunDirectory, tmp_path: Path) -> None:
+    start = "**Transparent pictures, and those with more than 8 bits a channel:**"
+    told = paragraph(render_card(image_run), start)
+    assert "of 491 training pictures 3 are of the first kind and 0 of the second." in told
+    assert "hftl lays a transparent picture on RGB 255, 255, 255 and scales to 8 bits" in told and "Use `hftl predict`" in told
+    older = RunDirectory(Path(shutil.copytree(image_run.path, tmp_path / "older")))
+    facts = read_json(older.data)
+    del facts["image"]
+    write_json(older.data, facts)
+    assert "how many there were in training is not recorded." in paragraph(render_card(older), start)
+
+
+def test_numbers_of_an_older_version_are_not_recorded_rather_than_guessed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", sizes=False)
+    metrics = read_json(run.metrics)
+    for values in metrics.values():
+        for key in ("log_loss_interval", "expected_calibration_error_by_chance", "majority_accuracy_interval", "errors"):
+            del values[key]
+        del values["size_unit"], values["by_size"]
+        for row in values["per_class"]:
+            del row["precision_interval"], row["recall_interval"]
+    card = render_card(run, metrics=metrics)
+    for said in (
+        "What chance would show is not recorded.",
+        "**Errors:** how confident they are is not recorded.",
+        "**Length:** how the accuracy depends on it is not recorded.",
+    ):
+        assert said in card
+    assert "None" not in body(card)
+
+
+def test_energy_is_told_in_two_units_and_for_what_it_is(copy: RunDirectory) -> None:
+    assert "Energy of the CPU packages in that time: 5.4 kJ (1.5 Wh). Memory, disks and cooling are not in it." in render_card(copy)
+    environment = read_json(copy.environment)
+    write_json(copy.environment, {**environment, "cpu_energy_joules": 1_234_567.0, "device": "cuda"})
+    assert "1,235 kJ (343 Wh). Memory, disks, accelerators and cooling are not in it." in render_card(copy)  # / 3600
+    write_json(copy.environment, {**environment, "cpu_energy_joules": None})
+    assert "Energy of the CPU packages in that time: not recorded." in render_card(copy)
+
+
+def test_a_number_that_is_nearly_nothing_or_nearly_one_is_not_rounded_to_it(text_run: RunDirectory) -> None:
+    values = {
+        "expected_calibration_error": 0.0002,
+        "auc": 0.99996,
+        "auc_interval": [0.9981, 1.0],
+        "mcc": -0.0001,
+        "mcc_interval": None,
+    }
+    rows = {row[0]: row[1:3] for row in table(render_card(text_run, metrics=changed(text_run, **values)), "metric")}
+    assert rows["Expected calibration error"][0] == "< 0.001"
+    assert rows["AUC (ROC)"] == ["> 0.999", "0.998 to 1.000"]
+    assert rows["Matthews correlation"] == ["> -0.001", "–"]
+
+
+# --- what a person wrote ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_person_wrote_stands_on_lines_of_its_own(fresh: Fresh, family: str) -> None:
+    run = fresh(family)
+    plain = render_card(run, repo_id="me/trial").splitlines()
+    lines = render_card(with_card(run, family, **SAID), repo_id="me/trial").splitlines()
+    by_hand = hand_written(run.load_recipe())
+    assert [line for line in by_hand if line not in lines] == []
+    assert by_hand[0] == "# Film reviews, version 2" and "> - 2 classes" in by_hand and "  year = {2026}" in by_hand
+    assert {"Licence: cc-by-4.0.", "Authors: A. Author, B. Author.", "> 5,000 reviews."} <= set(by_hand)
+    # And nothing else was written by a person: beside these lines the two cards say the same.
+    ours = [line for line in lines if line not in by_hand and line not in plain]
+    assert ours == ["license: cc-by-4.0", "What it is meant for, in its authors' words:", "In the authors' words:"]
+    assert hand_written(make_recipe(family)) == []
+
+
+@pytest.mark.parametrize("repo_id", [None, "me/trial"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_published_recipe_gives_the_same_card_as_the_original(fresh: Fresh, family: str, repo_id: str | None) -> None:
+    run = fresh(family)
+    recipe = make_recipe(family, dataset_name="The set")
+    if family == "transformer":
+        model = Transformer(checkpoint="/home/secret/runs/digits/model")
+        recipe = recipe.model_copy(update={"model": model, "data": TextData(source="/home/secret/reviews.csv")})
+        write_json(run.data, {**read_json(run.data), "format": "csv", "revision": None})
+    write_text(run.recipe, recipe.to_yaml())
+    original = render_card(run, repo_id=repo_id)
+    places: dict[str, dict[str, str]] = {"data": {}, "model": {}}
+    if family in {"transformer", "timm"}:
+        places["data"]["source"] = {"transformer": "local:reviews.csv", "timm": "local:clothing"}[family]
+    if family != "timm":
+        key = "checkpoint" if family == "transformer" else "vectors"
+        names = {"transformer": "digits/model", "textcnn": "glove.6B.50d.txt", "bilstm": "glove.6B.zip:glove.6B.50d.txt"}
+        places["model"][key] = f"local:{names[family]}"
+    published = recipe.model_copy(
+        update={part: getattr(recipe, part).model_copy(update=changes) for part, changes in places.items()}
+    )
+    assert "secret" not in published.to_yaml()
+    write_text(run.recipe, parse_recipe(published.to_yaml(), source="published").to_yaml())
+    assert render_card(run, repo_id=repo_id) == original
+    assert "local:" not in original and "secret" not in original
+
+
+def test_local_things_are_called_by_their_names() -> None:
+    assert local_name("data/photos/") == local_name("local:photos") == local_name("C:\\Users\\me\\photos") == "photos"
+    assert local_name("/runs/digits/model/") == local_name("local:digits/model") == "digits/model"
+    assert local_name("model") == "model"
+    assert local_name("/x/glove.6B.zip:glove.6B.50d.txt") == "glove.6B.zip:glove.6B.50d.txt"
+
+
+def test_word_vectors_of_the_hub_need_not_be_named_again(fresh: Fresh) -> None:
+    run = fresh("textcnn")
+    recipe = make_recipe("textcnn")
+    vectors = TextCNN(vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.50d.txt")
+    write_text(run.recipe, recipe.model_copy(update={"model": vectors}).to_yaml())
+    card = render_card(run, repo_id="me/trial")
+    assert "PATH/TO" not in card
+    assert "- Start: the word vectors stanfordnlp/glove/glove.6B.zip:glove.6B.50d.txt, revision not recorded." in card
+
+
+# --- code that a reader copies ------------------------------------------------------------------------------------------------
+
+
+def runnable(card: str) -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) > 1
+    for block in blocks:
+        compile(block, "card", "exec")
+    return [block for block in blocks if "trust_remote_code" not in block]
+
+
+def printed(code: str, script: Path) -> str:
+    script.write_text(code)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        runpy.run_path(str(script))
+    return out.getvalue()
+
+
+def small_model(family: str, folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """A real model of the family saved in `folder`/RUN/model, and the recipe it was built from."""
+    stages = {"head": Stage(lr=1e-3, unfreeze="head")}
+    texts = ["a good film", "a bad film", "put a text here"]
+    vectors = folder / "vectors.txt"
+    vectors.write_text("".join(f"{word} {i} 1 0.5\n" for i, word in enumerate(["good", "bad", "film"])))
+    data: Any = ImageData(source="photos", image_size=32) if family == "timm" else TextData(source="reviews.csv", max_length=32)
+    model: Any = {
+        "transformer": Transformer(checkpoint=BERT_NANO),
+        "timm": Timm(checkpoint="test_resnet", pretrained=False),
+        "textcnn": TextCNN(vectors=str(vectors), channels=4),
+        "bilstm": BiLSTM(vectors=str(vectors), hidden_size=4, layers=1),
+    }[family]
+    recipe = Recipe(name="small", data=data, model=model, stages=stages, card=Card(license="mit"))
+    names = CLOTHES if family == "timm" else REVIEWS
+    save_classifier(build_classifier(recipe, names, texts=texts), folder / "RUN" / "model")
+    return recipe, names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_code_on_the_card_runs_and_both_ways_give_the_same_answer(
+    fresh: Fresh, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fresh(family)
+    recipe, names = small_model(family, tmp_path)
+    write_text(run.recipe, recipe.to_yaml())
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    through_pipeline, by_hand = (printed(code, tmp_path / "copied.py") for code in runnable(render_card(run)))
+    answer = re.search(r"'label': '([^']+)', 'score': ([0-9.]+)", through_pipeline)
+    assert answer is not None and answer[1] in names
+    label, probability = by_hand.splitlines()[0].split()[-2:]
+    assert label == answer[1] and float(probability) == pytest.approx(float(answer[2]), abs=1e-4)
+    assert render_card(run, repo_id="me/small").count("RUN") == 0
+
+
+# --- checking front matter ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_front_matter_of_a_card_with_a_licence_is_fine(fresh: Fresh, family: str) -> None:
+    run = fresh(family)
+    assert check_front_matter(render_card(with_card(run, family, license="apache-2.0", language="en"))) == []
+    assert {"apache-2.0", "mit", "cc-by-sa-4.0", "other"} <= LICENSES and len(LICENSES) > 60
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({}, "There is no licence, so nobody may use the model; give one with card.license=apache-2.0, or another the Hub knows."),
+        ({"license": "Apache-2"}, 'The Hub knows no licence "Apache-2". Did you mean "apache-2.0"? Give card.license=...'),
+        ({"license": "mit\n---\n# x"}, "The Hub knows no licence"),
+        ({"license": "mit", "language": "English"}, "The language 'English' is not a code of two or three small letters"),
+        ({"license": "mit", "dataset": "Film reviews: all"}, 'datasets: "Film reviews: all" is not an id on the Hub'),
+        ({"license": "mit", "base_model": "../../etc"}, 'base_model: "../../etc" is not an id on the Hub'),
+    ],
+)
+def test_what_the_hub_would_not_take_is_said_with_the_way_out(copy: RunDirectory, said: dict[str, Any], problem: str) -> None:
+    [found] = check_front_matter(render_card(with_card(copy, **said)))
+    assert found.startswith(problem)
+
+
+def test_languages_that_yaml_reads_as_something_else_are_kept(copy: RunDirectory) -> None:
+    card = render_card(with_card(copy, license="mit", language="no"))
+    assert front_matter(card)["language"] == "no" and check_front_matter(card) == []
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        ("# A card", "The card does not begin with front matter"),
+        ("---\na: [\n---\n", "The front matter is not YAML"),
+        ("---\n- a\n---\n", "The front matter is not a mapping but list."),
+        ("---\na: !!python/object/apply:os.system ['true']\n---\n", "The front matter is not YAML"),
+    ],
+)
+def test_front_matter_that_is_none_is_refused(card: str, problem: str) -> None:
+    [found] = check_front_matter(card)
+    assert found.startswith(problem)
+
+
+def test_a_task_or_a_number_changed_by_hand_is_found(copy: RunDirectory) -> None:
+    card = render_card(with_card(copy, license="mit"))
+    assert check_front_matter(card.replace("pipeline_tag: text-classification", "pipeline_tag: text")) == [
+        "pipeline_tag is 'text'; it should be one of text-classification, image-classification."
+    ]
+    assert check_front_matter(re.sub(r"value: 0\.\d+", "value: .nan", card, count=1)) == [
+        "accuracy in the model-index is nan, not a finite number."
+    ]
+    assert check_front_matter(re.sub(r"value: 0\.\d+", "value: true", card, count=1)) == [
+        "accuracy in the model-index is True, not a finite number."
+    ]
+    [unreadable] = check_front_matter(card.replace("  results:", "  outcomes:"))
+    assert unreadable.startswith("The model-index cannot be read")
 
 
 # --- facts nobody gave, and facts nobody must see -----------------------------------------------------------------------------
@@ -312,7 +726,7 @@ def test_what_nobody_gave_is_not_recorded_and_never_guessed(text_run: RunDirecto
     card = render_card(text_run)
     for line in (
         "Intended use: not recorded",
-        "Limitations: not recorded",
+        "Limitations in the authors' words: not recorded",
         "Licence: not recorded",
         "Authors: not recorded",
         "Citation: not recorded",
@@ -330,7 +744,10 @@ def test_a_run_without_its_side_files_still_has_a_card(copy: RunDirectory) -> No
         "The stages' plan is not recorded.",
         "Examples by class: not recorded.",
         "device: not recorded",
-        "training time: not recorded",
+        "Training time: not recorded",
+        "Energy of the CPU packages in that time: not recorded.",
+        "Length of the training texts: not recorded.",
+        "versions: not recorded",
     ):
         assert said in card
     assert "None" not in body(card)
@@ -338,41 +755,40 @@ def test_a_run_without_its_side_files_still_has_a_card(copy: RunDirectory) -> No
 
 
 @pytest.mark.parametrize("family", ["transformer", "timm", "textcnn", "bilstm"])
-def test_no_path_of_this_machine_is_on_the_card(tmp_path: Path, family: str) -> None:
-    run = make_run(tmp_path / "run", family=family, n=60)
+def test_no_path_of_this_machine_is_on_the_card(fresh: Fresh, tmp_path: Path, family: str) -> None:
+    run = fresh(family)
     card = render_card(run)
     assert "/home" not in card and "secret" not in card
     assert str(tmp_path) not in card
-    expected = {
-        "transformer": "hftl train recipe.yaml model.checkpoint=PATH/TO/bert-nano",
-        "timm": "hftl train recipe.yaml data.source=PATH/TO/clothing",
-        "textcnn": "hftl train recipe.yaml model.vectors=PATH/TO/glove.6B.50d.txt",
-        "bilstm": "hftl train recipe.yaml model.vectors=PATH/TO/glove.6B.zip:glove.6B.50d.txt",
+    repeat = {
+        "transformer": f"data.revision={COMMIT} model.checkpoint=PATH/TO/bert-nano",
+        "timm": f"data.source=PATH/TO/clothing model.revision={COMMIT}",
+        "textcnn": f"data.revision={COMMIT} model.vectors=PATH/TO/glove.6B.50d.txt",
+        "bilstm": f"data.revision={COMMIT} model.vectors=PATH/TO/glove.6B.zip:glove.6B.50d.txt",
     }
-    assert expected[family] in card
+    assert f"hftl train RUN/recipe.yaml {repeat[family]}" in " ".join(card.replace("\\\n", "").split())
+    published = render_card(run, repo_id="me/trial")
+    assert f"hftl train hub:me/trial {repeat[family]}" in " ".join(published.replace("\\\n", "").split())
+    data = "PATH/TO/clothing" if family == "timm" else "stanfordnlp/imdb"
+    assert f"hftl verify me/trial\nhftl verify me/trial --data {data}\n" in published
 
 
-def test_how_to_use_it_is_three_lines_that_are_python(text_run: RunDirectory) -> None:
-    card = render_card(text_run, repo_id="me/reviews")
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert code is not None
-    compile(code[1], "card", "exec")
-    assert code[1].splitlines() == [
-        "from transformers import pipeline",
-        'classifier = pipeline("text-classification", model="me/reviews")',
-        'print(classifier("Put a text here.", truncation=True, max_length=256))',
-    ]
-    assert 'model="RUN/model"' in render_card(text_run)
-
-
-def test_a_glove_model_says_what_it_needs_to_load(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", family="textcnn", n=60)
-    assert "import hftl  # registers the architecture" in render_card(run)
-    known = "words 12,000; in vectors 11,159; share in vectors 86.2 %; share unknown 3.1 %; frequent without vector terrible, 1/10."
-    assert known in render_card(run)
+def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
+    run = fresh("textcnn")
+    card = render_card(run, repo_id="me/reviews")
+    assert "import hftl  # the architecture" in card and "trust_remote_code" not in card
+    known = (
+        "Vocabulary: 12,000 words. 11,159 of them have a word vector; they are 86.2 % of all words in the training texts, and "
+        '3.1 % are outside the vocabulary. The most frequent words without a vector: "terrible" "1/10".'
+    )
+    assert known in card
     write_json(run.model / "config.json", {"auto_map": {"AutoModelForSequenceClassification": "modeling.TextCNN"}})
-    card = render_card(run)
-    assert "trust_remote_code=True" in card and "import hftl" not in card
+    card = render_card(run, repo_id="me/reviews")
+    assert "import hftl  # the architecture" in card  # the way without foreign code comes first
+    assert card.index("import hftl") < card.index("trust_remote_code")
+    assert 'model="me/reviews", trust_remote_code=True, revision="COMMIT")' in card
+    assert "Read it first, and pin the commit that you have read in place of `COMMIT`" in card
+    assert 'model="RUN/model", trust_remote_code=True)' in render_card(run)  # a folder has no commits
 
 
 def test_only_a_possible_repository_is_named(text_run: RunDirectory) -> None:
@@ -400,49 +816,171 @@ def test_only_figures_that_exist_are_linked(copy: RunDirectory) -> None:
 # --- text that is not ours ----------------------------------------------------------------------------------------------------
 
 
-def test_hostile_class_names_are_shown_letter_by_letter(tmp_path: Path) -> None:
-    card = render_card(make_run(tmp_path / "run", label_names=HOSTILE, n=60))
+def text_of(html: str) -> str:
+    """What a reader sees of a piece of HTML without elements."""
+    return html.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+
+
+def elements(html: str) -> set[str]:
+    return set(re.findall(r"<([a-z0-9]+)", html))
+
+
+OURS = {
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "strong",
+    "em",
+    "code",
+    "pre",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "ul",
+    "li",
+    "hr",
+    "details",
+}
+
+
+@pytest.mark.parametrize("family", ["transformer", "timm"])
+def test_hostile_class_names_are_shown_letter_by_letter(tmp_path: Path, family: str) -> None:
+    card = render_card(make_run(tmp_path / "run", family=family, label_names=HOSTILE, n=200), repo_id="me/x")
     html = as_html(card)
-    assert "<script" not in html and "<b>" not in html and "<a " not in html and "<em>bold" not in html
+    assert elements(html) <= {*OURS, "summary"}
+    assert html.count("<summary>") == card.count("<details>")
     shown = [" ".join(name.split()) for name in HOSTILE]
-    cells = [
-        cell.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)
-    ]
-    assert [name for name in shown if cells.count(name) < 2] == []  # in the table by class and in that of the counts
+    seen = [text_of(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)]
+    assert [name for name in shown if seen.count(name) < 2] == []  # in the table by class and in that of the counts
+    assert ", ".join(shown) in text_of(html)  # in the first paragraph
+    assert "\\(" not in card and "$" not in card  # what the Hub reads as mathematics
+    assert ModelCard(card).data.get("model_name") == "x"
+
+
+def test_no_name_changes_the_structure_of_the_page_wherever_it_stands(image_run: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory(Path(shutil.copytree(image_run.path, tmp_path / "run")))
+    recipe, metrics, data = run.load_recipe(), read_json(run.metrics), read_json(run.data)
+    plain = Counter(re.findall(r"<([a-z0-9]+)", as_html(render_card(run))))
+    for name in HOSTILE:
+        for values in metrics.values():
+            values["per_class"][0]["label"] = values["majority_label"] = name  # the first class is also the first word of its line
+            values["errors"]["most_confident"][0] |= {"id": name, "label": name, "prediction": name}
+        source = recipe.data.model_copy(update={"source": f"/home/secret/{name.replace('/', '')}"})
+        write_text(run.recipe, recipe.model_copy(update={"data": source}).to_yaml())
+        write_json(run.data, {**data, "validation": name, "test": name})
+        assert Counter(re.findall(r"<([a-z0-9]+)", as_html(render_card(run, metrics=metrics)))) == plain, name
+
+
+def test_hostile_ids_of_examples_are_shown_letter_by_letter(copy: RunDirectory) -> None:
+    names = [f"train/{name}.jpg" for name in HOSTILE]
+    labels = np.zeros(len(names), dtype=np.int64)
+    for start in range(0, len(names), 5):  # five errors are named at a time
+        logits = np.zeros((len(names), 2), dtype=np.float32)
+        logits[start : start + 5, 1] = 5.0
+        values = compute_metrics(Predictions(names, labels, logits), REVIEWS)
+        html = as_html(render_card(copy, metrics={"test": values, "validation": values}))
+        assert elements(html) <= {*OURS, "summary"}
+        seen = [text_of(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)]
+        assert [name for name in names[start : start + 5] if " ".join(name.split()) not in seen] == []
+
+
+def test_a_character_that_nobody_sees_is_shown_by_its_number(copy: RunDirectory, tmp_path: Path) -> None:
+    names = ("paypal", UNSEEN.removesuffix("\ud800"))
+    card = render_card(with_card(make_run(tmp_path / "run", label_names=names, n=60), title=names[1], summary=names[1]))
+    assert card.count("pa⟨U+202E⟩ypal⟨U+200B⟩⟨U+FEFF⟩⟨U+0007⟩⟨U+2066⟩") > 5
+    assert not set(card) & set(names[1]) - set("payl")
+    values = read_json(copy.metrics)
+    for row in (values["test"]["errors"]["most_confident"][0], values["test"]["per_class"][0]):
+        row["id" if "id" in row else "label"] = UNSEEN
+    card = render_card(copy, metrics=values)
+    card.encode()  # half a surrogate pair cannot be written
+    assert card.count("⟨U+D800⟩") > 3
+
+
+def test_a_family_emoji_and_a_word_of_another_script_stay_readable(tmp_path: Path) -> None:
+    names = ("дом", "日本語", "été 🙂")
+    card = render_card(make_run(tmp_path / "run", label_names=names, n=60))
+    assert all(card.count(name) > 3 for name in names)
 
 
 def test_hostile_text_of_a_person_stays_text(copy: RunDirectory) -> None:
-    said = {
+    said: dict[str, Any] = {
         "title": "Reviews <img src=x onerror=alert(1)> | *v2*",
-        "summary": "<script>alert(1)</script>\n\nSecond **paragraph**.",
-        "limitations": "</details><iframe src=//evil>",
+        "summary": "<script>alert(1)</script>\n\nSecond **paragraph**.\n\n```\nnever closed\n\n---\n# {{ jinja }}",
+        "limitations": "</details><iframe src=//evil>\n</summary>",
         "citation": "@misc{x}\n```\n<script>alert(2)</script>",
         "authors": ("A <b>", "B|C"),
+        "dataset_name": "</p><script>x</script> ![](https://evil.example)",
     }
-    html = as_html(render_card(with_card(copy, **said)))
-    assert re.findall(r"<(script|img|iframe|b)\b", html) == []
+    card = render_card(with_card(copy, **said))
+    html = as_html(card)
+    assert elements(html) <= {*OURS, "summary", "blockquote"}
     assert "<strong>paragraph</strong>" in html  # Markdown is theirs to write
     assert "<h1>Reviews &lt;img src=x onerror=alert(1)&gt; | *v2*</h1>" in html
     assert "A &lt;b&gt;, B|C" in html
+    assert re.findall(r"<h2>(.*?)</h2>", html)[:2] == ["How to use it", "Results"]  # the fence ends with the quotation
     fenced = re.search(r'<pre><code class="language-bibtex">(.*?)</code></pre>', html, re.DOTALL)
     assert fenced is not None and "```" in fenced[1] and "alert(2)" in fenced[1]
+
+
+def test_hostile_records_of_a_foreign_repository_stay_text(copy: RunDirectory) -> None:
+    evil = "x` <script>alert(1)</script>\n\n# Surprise ![](https://evil.example)"
+    write_text(copy.test_openings, json.dumps({"time": evil, "by": evil}) + "\n")
+    environment, data, plan = read_json(copy.environment), read_json(copy.data), read_json(copy.plan)
+    environment |= {"cpu": evil, "device": evil, "packages": {evil: evil}}
+    data |= {"revision": evil, "validation": evil, "test": evil}
+    data["model"] |= {"architecture": evil, "revision": evil}
+    plan["groups"][0]["name"] = plan["stages"][0]["name"] = plan["stages"][0]["optimizer"] = evil
+    for path, value in ((copy.environment, environment), (copy.data, data), (copy.plan, plan)):
+        write_json(path, value)
+    html = as_html(render_card(copy))
+    assert elements(html) <= {*OURS, "summary"}
+    assert "Surprise" not in "".join(re.findall(r"<h\d>.*?</h\d>", html))
+    repeat = re.search(r"hftl train(.*?)```", render_card(copy), re.DOTALL)
+    assert repeat is not None and not set(repeat[1]) & set("`<>!()[]#;&|$")  # a shell that gets it runs one command
 
 
 def test_many_classes_are_folded_away(tmp_path: Path) -> None:
     card = render_card(make_run(tmp_path / "run", label_names=tuple(f"breed {i}" for i in range(37)), n=100))
     assert "<details><summary>37 classes</summary>" in card
-    assert card.count("<details>") == card.count("</details>") == 2
-    assert "breed 19, …)" in card
-    assert as_html(card).count("<table>") == 4
+    assert "<details><summary>Examples of 37 classes</summary>" in card
+    assert card.count("<details>") == card.count("</details>") == 3  # and machine and versions
+    assert "breed 19, …." in card
+    assert as_html(card).count("<table>") == 6
+    small = paragraph(card, "**Small classes:**")
+    assert (
+        small.count('"breed') == 11
+        and " and 27 more have fewer than 30 examples, so their numbers are rough: the recall of" in small
+    )
 
 
-def test_every_table_is_rendered_as_one_and_nothing_of_the_template_is_left(text_run: RunDirectory) -> None:
-    card = render_card(text_run)
+@pytest.mark.parametrize("labels", [None, HOSTILE], ids=["plain labels", "hostile labels"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_table_is_rendered_as_one_with_as_many_cells_in_each_row_as_in_its_head(
+    tmp_path: Path, family: str, labels: tuple[str, ...] | None
+) -> None:
+    run = make_run(tmp_path / "run", family=family, label_names=labels, n=120)
+    card = render_card(with_card(run, family, **SAID), repo_id="me/trial")
     html = as_html(card)
-    assert html.count("<table>") == 4
-    assert "|" not in re.sub(r"<[^>]+>", "", html)
-    assert "{{" not in card and "{%" not in card
-    assert "\n\n\n\n" not in card
+    assert html.count("<table>") == len(re.findall(r"^\|[:|-]+\|$", card, re.MULTILINE)) == 6
+    for one in re.findall(r"<table>(.*?)</table>", html, re.DOTALL):
+        rows = re.findall(r"<tr>(.*?)</tr>", one, re.DOTALL)
+        assert len(rows) > 1 and len({len(re.findall(r"<t[hd]", row)) for row in rows}) == 1
+    assert all(line.startswith("|") == line.endswith("|") for line in card.splitlines())
+    for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):  # markdown-it fills and cuts rows that do not fit
+        assert len({len(cells(line)) for line in block.splitlines()}) == 1
+    if labels is None:
+        assert "|" not in re.sub(r"<[^>]+>", "", html)
+        assert "{{" not in card and "{%" not in card
+    assert "\n\n\n" not in card
+    assert all(line == line.rstrip() for line in card.splitlines())
+    headings = ["How to use it", "Results", "Limits", "Training data", "Training", "How to repeat and check it", "Cost"]
+    ours = re.sub(r"<blockquote>.*?</blockquote>", "", html, flags=re.DOTALL)
+    assert re.findall(r"<h2>(.*?)</h2>", ours) == [*headings, "Licence, authors, citation"]
 
 
 def test_a_card_rendered_again_is_the_same(text_run: RunDirectory) -> None:

@@ -34,15 +34,18 @@ def in_class_order(served: list[list[dict[str, Any]]], names: list[str]) -> np.n
     return np.array([[next(row["score"] for row in rows if row["label"] == name) for name in names] for rows in served])
 
 
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_vectors(path: Path) -> Path:
     """Vectors of 8 dimensions for half of the sample's words."""
     text = (Path(REVIEWS) / "train.jsonl").read_text().lower()
     words = sorted(set(re.findall(r"[a-z]+", text)))[::2]
     generator = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("vectors") / "small.txt"
     path.write_text("".join(f"{word} {' '.join(f'{x:.4f}' for x in generator.normal(size=8))}\n" for word in words))
     return path
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_vectors(tmp_path_factory.mktemp("vectors") / "small.txt")
 
 
 @pytest.mark.parametrize("family", ["textcnn", "bilstm"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import gzip
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
@@ -495,9 +500,130 @@ def test_a_saved_model_gives_the_same_logits_and_label_names_everywhere(
 
 def test_a_tokenizer_of_another_model_is_refused(vectors: str, tmp_path: Path) -> None:
     glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
-    glove.make_tokenizer(["other"]).save_pretrained(tmp_path / "model")
-    with pytest.raises(RunError, match="the tokenizer has 3 words, the model 8"):
+    glove.make_tokenizer(["some", "other", "words"]).save_pretrained(tmp_path / "model")
+    with pytest.raises(RunError, match="has a tokenizer of 5 words and a model of 8"):
         glove.load(tmp_path / "model")
+
+
+# --- without hftl -------------------------------------------------------------------------------------------------------------
+
+# Each folder in turn: the tokenizer, the model and a pipeline, as somebody without hftl loads them.
+STRANGER = """
+import json, sys
+sys.modules["hftl"] = None  # an import of it now fails, wherever it is installed
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+texts, *folders = json.loads(sys.argv[1])
+answers = []
+for folder in folders:
+    # A tokenizer needs no code. Without `trust_remote_code` transformers asks at a terminal; here nobody answers.
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+    classify = pipeline("text-classification", model=folder, trust_remote_code=True, device="cpu")
+    answers.append({
+        "logits": logits.tolist(),
+        "served": [{entry["label"]: entry["score"] for entry in found} for found in classify(texts, truncation=True, top_k=None)],
+        "tokens": tokenizer(texts, truncation=True)["input_ids"],
+        "tokenizer": [tokenizer.is_fast, tokenizer.model_max_length, tokenizer.pad_token, tokenizer.unk_token],
+        "module": type(model).__module__,
+    })
+assert not [name for name in sys.modules if name.startswith("hftl.")]
+print()
+print(json.dumps(answers))
+"""
+
+
+def test_saved_models_give_the_same_logits_where_there_is_no_hftl(vectors: str, tmp_path: Path) -> None:
+    texts = ["a GOOD film isn't bad, the bad film", "good <pad> film", ""]
+    classifiers = {}
+    for family, values in {"textcnn": {"channels": 4}, "bilstm": {"hidden_size": 4, "trainable_dim": 3}}.items():
+        classifier = build(vectors, {"family": family, **values})
+        tokenizer_of(classifier).model_max_length = 6
+        glove.save(classifier, tmp_path / family)
+        classifiers[str(tmp_path / family)] = classifier
+
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", STRANGER, json.dumps([texts, *classifiers])],
+        cwd=home,
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    for classifier, found in zip(classifiers.values(), json.loads(done.stdout.splitlines()[-1]), strict=True):
+        batch = tokenizer_of(classifier)(texts, padding=True, truncation=True, return_tensors="pt")
+        assert batch["input_ids"].shape[1] == 6  # cut where training did
+        with torch.no_grad():
+            logits = classifier.model(**batch).logits
+        assert found["logits"] == logits.tolist()
+        assert found["tokens"] == tokenizer_of(classifier)(texts, truncation=True)["input_ids"]
+        assert found["tokenizer"] == [True, 6, "<pad>", "<unk>"]
+        assert found["module"].startswith("transformers_modules.") and found["module"].endswith(".glove_modeling")
+        for served, row in zip(found["served"], logits.softmax(dim=1).tolist(), strict=True):
+            assert served == pytest.approx(dict(zip(("sad", "glad", "mixed"), row, strict=True)), abs=1e-6)
+
+
+@pytest.mark.parametrize("values", SPECS)
+def test_saving_twice_writes_the_same_bytes_and_loading_changes_none(vectors: str, values: dict[str, Any], tmp_path: Path) -> None:
+    classifier = build(vectors, values)
+    for name in ("first", "second"):
+        glove.save(classifier, tmp_path / name)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "glove_modeling.py"}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()} == files
+    glove.save(glove.load(tmp_path / "first"), tmp_path / "third")
+    for name in files.keys() - {"tokenizer_config.json"}:  # transformers notes there that a tokenizer came from a folder
+        assert (tmp_path / "third" / name).read_bytes() == files[name]
+    assert files["glove_modeling.py"] == Path(glove_modeling.__file__).read_bytes()
+    assert json.loads(files["config.json"])["auto_map"] == {
+        "AutoConfig": f"glove_modeling.{type(classifier.model.config).__name__}",
+        "AutoModelForSequenceClassification": f"glove_modeling.{type(classifier.model).__name__}",
+    }
+    assert str(tmp_path).encode() not in b"".join(files.values())
+
+
+@pytest.mark.parametrize("trust", [None, False, True])
+def test_with_hftl_the_modelling_file_in_the_folder_is_not_run(vectors: str, trust: bool | None, tmp_path: Path) -> None:
+    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    (tmp_path / "model" / "glove_modeling.py").write_text("raise SystemExit('the file in the folder was run')")
+    assert type(glove.load(tmp_path / "model").model) is TextCNNForSequenceClassification
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", trust_remote_code=trust)
+    assert type(model) is TextCNNForSequenceClassification
+
+
+def test_a_model_saved_before_it_had_a_modelling_file_still_loads(vectors: str, tmp_path: Path) -> None:
+    classifier = build(vectors, {"family": "bilstm", "hidden_size": 4})
+    glove.save(classifier, tmp_path / "model")
+    (tmp_path / "model" / "glove_modeling.py").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["auto_map"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    loaded = glove.load(tmp_path / "model")
+    assert all(map(torch.equal, classifier.model.state_dict().values(), loaded.model.state_dict().values()))
+
+
+def test_a_model_without_one_of_its_weights_is_refused(vectors: str, tmp_path: Path) -> None:
+    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    del weights["head.linear.bias"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"is not complete; missing: head\.linear\.bias"):
+        glove.load(tmp_path / "model")
+
+
+def test_a_configuration_of_another_pooling_or_of_padding_outside_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match='pooling is "median"'):
+        GloveBiLSTMConfig(pooling="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pad_token_id 9 and unk_token_id 1 must be among the 4 words"):
+        GloveTextCNNConfig(vocab_size=4, pad_token_id=9)
 
 
 # --- real vectors, real reviews -----------------------------------------------------------------------------------------------

@@ -183,4 +183,6 @@ def test_the_calibration_figure_shows_shares_of_all_predictions(run: RunDirector
     figure = calibration_figure(predictions, values, "test")
     heights = [patch.get_height() for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
     assert sum(heights) == pytest.approx(1.0)
-    assert f"expected calibration error {values['expected_calibration_error']:.3f}" in " ".join(texts(figure))
+    low, high = values["expected_calibration_error_by_chance"]
+    said = f"expected calibration error {values['expected_calibration_error']:.3f} (by chance {low:.3f} to {high:.3f})"
+    assert said in " ".join(texts(figure))

@@ -442,12 +442,12 @@ def with_code_of_its_own(folder: Path) -> None:
         (without_a_tokenizer, "has no tokenizer: its vocabulary is empty"),
         (with_a_larger_vocabulary, "the tokenizer counts its tokens up to 11, the model has 10 embeddings, for 0 to 9"),
         (with_another_padding, "the tokenizer pads with token 0, the model with 5"),
-        (with_a_config_that_is_no_json, "is not a valid JSON file"),
+        (with_a_config_that_is_no_json, "has a config.json that is not JSON"),
         (without_a_config, "has no config.json"),
         (with_a_wrong_type, "'hidden_size'"),
         (with_an_unknown_type, "`bort`"),
         (with_a_picture_model, 'is a "timm_wrapper" model, for which transformers has no text classifier'),
-        (with_code_of_its_own, "contains custom code"),
+        (with_code_of_its_own, "hftl runs no code of a checkpoint"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: Callable[[Path], None], message: str) -> None:
@@ -505,6 +505,22 @@ def test_a_saved_model_loads_with_equal_logits_here_and_in_a_pipeline(checkpoint
     answers: Any = pipeline("text-classification", model=str(folder), device="cpu")(["a good film"], top_k=None)
     assert {answer["label"]: answer["score"] for answer in answers[0]} == pytest.approx(
         dict(zip(LABELS, logits[0].softmax(0).tolist(), strict=True)), abs=1e-6
+    )
+
+
+def test_a_pipeline_that_truncates_cuts_where_training_did(checkpoint: Path, tmp_path: Path) -> None:
+    built = build(checkpoint)
+    tokenizer: Any = built.preprocessor
+    tokenizer.model_max_length = 4  # as `build_classifier` sets it from data.max_length
+    transformer.save(built, tmp_path / "saved")
+    long, cut = "a good film " * 50, tokenizer(["a good film " * 50], max_length=4, truncation=True, return_tensors="pt")
+    assert cut["input_ids"].shape == (1, 4)
+    with torch.no_grad():
+        expected = built.model(**cut).logits[0].softmax(0).tolist()
+    classify: Any = pipeline("text-classification", model=str(tmp_path / "saved"), device="cpu")
+    [answers] = classify([long], top_k=None, truncation=True)
+    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(
+        dict(zip(LABELS, expected, strict=True)), abs=1e-6
     )
 
 

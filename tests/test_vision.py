@@ -351,7 +351,7 @@ def in_grey(folder: Path) -> None:
         (without_weights, "has no model.safetensors"),
         (without_a_layer, 'Missing key(s) in state_dict: "layer2.0.conv1.weight"'),
         (with_a_weight_too_many, 'Unexpected key(s) in state_dict: "layer9.weight"'),
-        (with_half_a_file, "has weights that do not fit test_resnet"),
+        (with_half_a_file, "has no weights that can be read in model.safetensors"),
         (without_a_config, "has no config.json"),
         (with_a_config_that_is_no_json, "has a config.json that is not JSON"),
         (with_a_text_model, 'is no timm model: its config.json has no "architecture" and "pretrained_cfg"'),
@@ -420,6 +420,23 @@ def test_a_pipeline_sees_our_pixels_and_names_our_classes(checkpoint: Path, pict
     assert torch.equal(served.image_processor(picture, return_tensors="pt")["pixel_values"], ours)
     answers = {answer["label"]: answer["score"] for answer in served(picture)}
     assert answers == pytest.approx(dict(zip(LABELS, logits(built, picture)[0].softmax(0).tolist(), strict=True)), abs=1e-6)
+
+
+def test_timm_and_transformers_find_our_classes_and_our_preprocessing(
+    checkpoint: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    built = build(checkpoint, image_size=64)
+    vision.save(built, tmp_path / "saved")
+    alone: Any = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+    assert (alone.num_classes, alone.pretrained_cfg["label_names"]) == (len(LABELS), list(LABELS))
+    config = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").config
+    assert config.id2label == dict(enumerate(LABELS))
+    assert config.label2id == {name: i for i, name in enumerate(LABELS)}
+    ours = built.preprocessor(picture, return_tensors="pt")["pixel_values"]
+    timms = create_transform(**resolve_model_data_config(alone))  # type: ignore[no-untyped-call]
+    assert torch.equal(timms(picture)[None], ours)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path / "saved")  # type: ignore[no-untyped-call]
+    assert torch.equal(theirs(picture, return_tensors="pt")["pixel_values"], ours)
 
 
 def test_a_network_in_channels_last_is_saved_like_any_other(checkpoint: Path, picture: Image.Image, tmp_path: Path) -> None:

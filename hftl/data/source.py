@@ -31,6 +31,7 @@ from datasets.exceptions import DatasetsError
 
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
+from hftl.run import split_facts
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "kind": data.kind,
         "format": source.format,
         "label_names": list(names),
-        "splits": {role: _split_facts(split, names) for role, split in result.items()},
+        "splits": {role: split_facts(split["id"][:], split["label"][:], names) for role, split in result.items()},
         **_how_divided(data, tables, seed),
         "skipped": [{"id": tables[role].ids[row], "why": why} for role in tables for row, why in bad[role].items()],
         "notes": notes,
@@ -897,17 +898,6 @@ def _assemble(table: _Table, labels: np.ndarray, names: Sequence[str], kind: str
     assert table.content is not None
     whole = table.content.add_column("id", np.array(table.ids)).add_column("label", labels, feature=ClassLabel(names=list(names)))
     return whole.select_columns(["id", kind, "label"]).select(rows)
-
-
-def _split_facts(split: Dataset, names: Sequence[str]) -> dict[str, Any]:
-    ids, labels = split["id"][:], split["label"][:]
-    counts = np.bincount(labels, minlength=len(names))
-    digest = hashlib.sha256("".join(f"{id}\0{names[label]}\n" for id, label in zip(ids, labels, strict=True)).encode())
-    return {
-        "n": len(ids),
-        "per_class": {name: int(count) for name, count in zip(names, counts, strict=True)},
-        "fingerprint": digest.hexdigest(),
-    }
 
 
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, _Table], seed: int) -> dict[str, str]:

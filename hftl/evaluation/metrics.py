@@ -432,7 +432,8 @@ def wilson_interval(successes: int, trials: int) -> list[float]:
     share, z2 = successes / trials, Z * Z
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return [max(0.0, float(middle - half)), min(1.0, float(middle + half))]
+    # Where nothing or everything succeeds that end is 0 or 1, which rounding would miss.
+    return [0.0 if successes == 0 else float(middle - half), 1.0 if successes == trials else float(middle + half)]
 
 
 def _per_class(confusion: Integers, label_names: Sequence[str]) -> list[dict[str, Any]]:

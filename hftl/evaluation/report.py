@@ -284,7 +284,9 @@ def calibration_figure(predictions: Predictions, values: Mapping[str, Any], spli
     reliability.set_ylim(-0.02, 1.02)
     reliability.legend(loc="lower right")
     error = values["expected_calibration_error"]
-    reliability.set_title(f"{split.capitalize()} split, n = {values['n']:,}, expected calibration error {error:.3f}")
+    chance = values.get("expected_calibration_error_by_chance")
+    by_chance = f" (by chance {chance[0]:.3f} to {chance[1]:.3f})" if chance else ""
+    reliability.set_title(f"{split.capitalize()} split, n = {values['n']:,}, expected calibration error {error:.3f}{by_chance}")
     widths = [b.high - b.low for b in bins]
     histogram.bar(
         [b.low for b in bins], [b.n / len(predictions) for b in bins], widths, align="edge", color=BLUE, edgecolor="white"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, transformer, vision
+from hftl.models.checkpoint import CONFIG, Checkpoint, check_folder, run_error
 from hftl.models.classifier import Classifier
 from hftl.recipe import BiLSTM, ImageData, Recipe, TextCNN, TextData, Timm
-from hftl.run import read_json
 
 
 def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
@@ -48,15 +48,23 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Read what `save_classifier` wrote.
+    """Read what `save_classifier` wrote, here or on somebody else's machine: the folder is checked, and no code of it is run.
 
     Raises:
-        RunError: the folder holds no model.
+        RunError: the folder holds no model, an incomplete one, or one that asks for more than a model may (see `check_folder`).
     """
-    if not (folder / "config.json").is_file():
-        raise RunError(f"{folder}: no model here (there is no config.json in it)")
-    config = read_json(folder / "config.json")
-    return _family(config.get("model_type", "timm_wrapper" if "architecture" in config else "")).load(folder)
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{folder}: no model here (there is no {CONFIG} in it)")
+    try:
+        config = check_folder(Checkpoint(str(folder)))
+    except RecipeError as error:
+        raise run_error(folder, error) from None
+    classifier = _family(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)
+    names = list(cast(dict[int, str], classifier.model.config.id2label).values())
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RunError(f'{folder}: two classes are called "{twice}" in {CONFIG}, so predictions could not tell them apart')
+    return classifier
 
 
 class _Family(Protocol):

@@ -41,8 +41,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hftl.errors import Problem, RecipeError, RunError, did_you_mean
+from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.models import transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
+from hftl.models.checkpoint import CONFIG, Checkpoint, quiet_loading, run_error
 from hftl.models.classifier import Classifier
 from hftl.models.glove_modeling import (
     BiLSTMForSequenceClassification,
@@ -55,10 +57,15 @@ from hftl.recipe import BiLSTM, TextCNN
 PAD, UNKNOWN = "<pad>", "<unk>"
 WHERE = "model.vectors"
 
-AutoConfig.register(GloveTextCNNConfig.model_type, GloveTextCNNConfig, exist_ok=True)
-AutoConfig.register(GloveBiLSTMConfig.model_type, GloveBiLSTMConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(GloveTextCNNConfig, TextCNNForSequenceClassification, exist_ok=True)
-AutoModelForSequenceClassification.register(GloveBiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)
+for config_class, model_class in (
+    (GloveTextCNNConfig, TextCNNForSequenceClassification),
+    (GloveBiLSTMConfig, BiLSTMForSequenceClassification),
+):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
+    # `save_pretrained` then writes `auto_map` and a copy of glove_modeling.py, for those who load the model without hftl.
+    config_class.register_for_auto_class("AutoConfig")  # type: ignore[no-untyped-call]
+    model_class.register_for_auto_class("AutoModelForSequenceClassification")  # type: ignore[no-untyped-call]
 
 
 # --- the family ---------------------------------------------------------------------------------------------------------------
@@ -106,21 +113,29 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
 
 
 def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights, configuration and tokenizer as `from_pretrained` wants them."""
-    classifier.model.save_pretrained(folder)
-    classifier.preprocessor.save_pretrained(folder)
+    """Write weights, configuration and tokenizer as `from_pretrained` wants them, and the modelling file for those without hftl."""
+    with quiet_loading():
+        classifier.model.save_pretrained(folder)
+        classifier.preprocessor.save_pretrained(folder)
 
 
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote; the facts about the training texts stay in the run's data.json.
+    """Read what `save` wrote, with the classes of this package; the facts about the training texts stay in the run's data.json.
 
     Raises:
-        RunError: the tokenizer does not belong to the model.
+        RunError: there is no complete model in the folder, or the tokenizer does not belong to it.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    if len(tokenizer) != model.config.vocab_size:
-        raise RunError(f"{folder}: the tokenizer has {len(tokenizer):,} words, the model {model.config.vocab_size:,}")
+    checkpoint = Checkpoint(str(folder))
+    try:
+        with quiet_loading():
+            model, tokenizer = transformer.load_saved(checkpoint)
+        if len(tokenizer) != model.config.vocab_size:
+            what = f"has a tokenizer of {len(tokenizer):,} words and a model of {model.config.vocab_size:,}"
+            raise checkpoint.refused(what, None, "Put the tokenizer that was saved with the model beside it.")
+        if not isinstance(model.config.vectors, str | None):
+            raise checkpoint.refused(f'has "vectors": {model.config.vectors!r} in {CONFIG}; the name of a file was expected')
+    except RecipeError as error:
+        raise run_error(folder, error) from None
     return Classifier(model=model, preprocessor=tokenizer, chain=chain(model), facts=_facts(model))
 
 

@@ -1,7 +1,12 @@
 """Two text classifiers over word vectors: convolutions with max over time, and a bidirectional LSTM.
 
-Imports torch and transformers only, so that this file can be published beside the weights and load without hftl
-(``trust_remote_code=True``).
+A part of hftl (Apache-2.0), which trained these models. It imports torch and transformers only: a copy of this file lies beside
+the weights of every saved model, named by `auto_map` in config.json, and with it they load where hftl is not installed:
+
+    pipeline("text-classification", model=FOLDER_OR_REPOSITORY, trust_remote_code=True)
+    AutoModelForSequenceClassification.from_pretrained(FOLDER_OR_REPOSITORY, trust_remote_code=True)
+
+Where hftl is imported its own classes are used and the copy is not run.
 
 Shapes: B texts, L words of the longest, D dimensions of a word, C channels, W kernel widths, H hidden units, K classes.
 Padding is on the right. A text gets the same logits alone and padded in a batch; a text without a word is read as one <unk>.
@@ -39,6 +44,13 @@ class _GloveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     unk_token_id: int = 1
     vectors: str | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        if not (0 <= self.pad_token_id < self.vocab_size and 0 <= self.unk_token_id < self.vocab_size):
+            raise ValueError(
+                f"pad_token_id {self.pad_token_id} and unk_token_id {self.unk_token_id} must be among the {self.vocab_size} words"
+            )
+
 
 class GloveTextCNNConfig(_GloveConfig):  # type: ignore[no-untyped-call]
     """Configuration of `TextCNNForSequenceClassification`; `channels` is the number of feature maps of each kernel width."""
@@ -50,7 +62,7 @@ class GloveTextCNNConfig(_GloveConfig):  # type: ignore[no-untyped-call]
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.kernel_widths = list(self.kernel_widths)  # as JSON gives it back
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        super().__post_init__(**kwargs)
 
 
 class GloveBiLSTMConfig(_GloveConfig):  # type: ignore[no-untyped-call]
@@ -61,6 +73,11 @@ class GloveBiLSTMConfig(_GloveConfig):  # type: ignore[no-untyped-call]
     hidden_size: int = 100
     layers: int = 2
     pooling: Literal["ends", "max", "mean"] = "ends"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.pooling not in ("ends", "max", "mean"):
+            raise ValueError(f'pooling is "{self.pooling}"; it can be ends, max or mean')
 
 
 class _GloveClassifier(PreTrainedModel):

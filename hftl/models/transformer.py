@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -28,7 +27,18 @@ from transformers import (
 
 from hftl.errors import RecipeError
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, chain_of_layers
-from hftl.models.checkpoint import Checkpoint, find_checkpoint, quiet_loading, refused, run_error
+from hftl.models.checkpoint import (
+    CONFIG,
+    MALFORMED,
+    Checkpoint,
+    Understood,
+    check_folder,
+    check_size,
+    find_checkpoint,
+    quiet_loading,
+    refused,
+    run_error,
+)
 from hftl.models.classifier import Classifier
 from hftl.recipe import Transformer
 
@@ -58,7 +68,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         if spec.pretrained:
             model, missing = _load(checkpoint, config)
         else:
-            model, missing = _make(config), set()
+            _check_size(checkpoint, config, pretrained=False)
+            model, missing = _make(checkpoint, config), set()
         _check_vocabulary(checkpoint, tokenizer, model)
         layers = chain(model)
     if spec.pretrained:
@@ -91,18 +102,26 @@ def load(folder: Path) -> Classifier:
         RunError: there is no complete model in the folder.
     """
     try:
-        return _load_saved(Checkpoint(str(folder)))
+        with quiet_loading():
+            model, tokenizer = load_saved(Checkpoint(str(folder)))
+            return Classifier(model, tokenizer, chain(model), _facts(model, tokenizer))
     except RecipeError as error:
         raise run_error(folder, error) from None
 
 
-def _load_saved(checkpoint: Checkpoint) -> Classifier:
-    with quiet_loading():
-        model, missing = _load(checkpoint, _config(checkpoint))
-        if missing:
-            raise checkpoint.refused(f"is not complete; missing: {_some(sorted(missing))}")
-        tokenizer = _tokenizer(checkpoint)
-        return Classifier(model, tokenizer, chain(model), _facts(model, tokenizer))
+def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A whole text classifier of any class that transformers knows or has been told of, float32, and its tokenizer.
+
+    Raises:
+        RecipeError: there is no such model, a weight of it is missing, or the tokenizer does not belong to it.
+    """
+    model, missing = _load(checkpoint, _config(checkpoint))
+    if missing:
+        raise checkpoint.refused(f"is not complete; missing: {_some(sorted(missing))}")
+    tokenizer = _tokenizer(checkpoint)
+    _agree_on_padding(checkpoint, tokenizer, model.config)
+    _check_vocabulary(checkpoint, tokenizer, model)
+    return model, tokenizer
 
 
 def chain(model: PreTrainedModel) -> Chain:
@@ -120,11 +139,20 @@ def chain(model: PreTrainedModel) -> Chain:
         found = f"found {', '.join(lists)}" if lists else "found none"
         raise refused(f"{type(model).__name__} is not a chain of layers: it needs exactly one list of layers; {found}")
     [(name, layers)] = lists.items()
+    if not len(layers):
+        raise refused(f"{type(model).__name__} has no layers at all")
     groups = [LayerGroup(f"layer.{i}", (f"{name}.{i}",)) for i in range(len(layers))]
     # Four tokens show the order as well as a text does.
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
+
+    def run() -> None:
+        try:
+            model(tokens, attention_mask=torch.ones_like(tokens))
+        except MALFORMED as error:  # such as a vocabulary of no words
+            raise refused(f"{type(model).__name__} cannot be run as it is configured", str(error)) from None
+
     try:
-        return chain_of_layers(model, groups, first="embeddings", run=lambda: model(tokens, attention_mask=torch.ones_like(tokens)))
+        return chain_of_layers(model, groups, first="embeddings", run=run)
     except ChainError as error:
         raise refused(f"{type(model).__name__} is not a chain of layers", str(error)) from None
 
@@ -138,11 +166,12 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
 
 
 def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    checkpoint.file("config.json")
-    try:
+    found = check_folder(checkpoint)
+    if found.get("auto_map") and found.get("model_type") not in CONFIG_MAPPING:
+        what = f'is a "{found.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
+        raise checkpoint.refused(what, None, f'hftl runs no code of a checkpoint ("auto_map" in {CONFIG}). Choose another model.')
+    with Understood(checkpoint, "cannot be read as a transformer"):
         config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise checkpoint.refused("cannot be read as a transformer", error) from None
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
     return cast(PreTrainedConfig, config)
@@ -180,10 +209,9 @@ def _is_rate(value: Any) -> bool:
 
 
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    try:
+    with Understood(checkpoint, "has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise checkpoint.refused("has no tokenizer that can be read", error) from None
+        tokenizer("a")  # some settings that make no sense show only now
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= STRAY_PIECES:
         raise checkpoint.refused(
             "has no tokenizer: its vocabulary is empty", None, "Put tokenizer.json or the vocabulary beside the weights."
@@ -195,7 +223,8 @@ def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
     """One padding token for both. GPT-like models have none: the model's own id is taken, or the end of text."""
     expected: int | None = getattr(config, "pad_token_id", None)
     if tokenizer.pad_token_id is None:
-        token = tokenizer.eos_token if expected is None else tokenizer.convert_ids_to_tokens(expected)
+        with Understood(checkpoint, f'has a tokenizer without the padding token that {CONFIG} names, "pad_token_id": {expected}'):
+            token = tokenizer.eos_token if expected is None else tokenizer.convert_ids_to_tokens(expected)
         if token is None:
             raise checkpoint.refused("has a tokenizer with neither a padding token nor an end of text, so texts cannot be batched")
         tokenizer.pad_token = token
@@ -210,19 +239,25 @@ def _load(checkpoint: Checkpoint, config: PreTrainedConfig) -> tuple[PreTrainedM
     arguments: dict[str, Any] = {"config": config, "revision": checkpoint.revision, "dtype": torch.float32}
     # A head for other classes has another shape. What else may be missing, the caller checks by name.
     arguments |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    try:
+    _check_size(checkpoint, config, pretrained=True)
+    with Understood(checkpoint, "has no weights that can be read; hftl reads safetensors only"):
         model, found = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise checkpoint.refused("has no weights that can be read; hftl reads safetensors only", error) from None
     return model, {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
 
-def _make(config: PreTrainedConfig) -> PreTrainedModel:
+def _check_size(checkpoint: Checkpoint, config: PreTrainedConfig, *, pretrained: bool) -> None:
+    """Refuse a model that cannot be made, or is far larger than its weights, before there is memory behind it."""
+    with torch.device("meta"):
+        check_size(checkpoint, _make(checkpoint, config), pretrained=pretrained)
+
+
+def _make(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
     """A model with random weights, by the library's own initialisation."""
-    return cast(
-        PreTrainedModel,
-        AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False),  # type: ignore[no-untyped-call]
-    )
+    with Understood(checkpoint, f"has a {CONFIG} of which transformers can make no model"):
+        return cast(
+            PreTrainedModel,
+            AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False),  # type: ignore[no-untyped-call]
+        )
 
 
 def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
@@ -243,7 +278,7 @@ def _draw_output_anew(model: PreTrainedModel) -> set[str]:
     """Draw the weights of the last linear layer, one output a class, anew; the names of its parameters."""
     name, output = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     assert output.out_features == model.config.num_labels, name
-    nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", 0.02))
+    nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
     if output.bias is not None:
         nn.init.zeros_(output.bias)
     return {f"{name}.{parameter}" for parameter, _ in output.named_parameters()}

@@ -9,7 +9,8 @@ timm: Wightman 2019, https://github.com/huggingface/pytorch-image-models.
 
 from __future__ import annotations
 
-import json
+import inspect
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,30 @@ from typing import Any, TypeAlias, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
+from timm.models import build_model_with_cfg
 from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.models.chain import Chain, ChainError, LayerGroup, chain_of_layers
-from hftl.models.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, quiet_loading, refused, run_error
+from hftl.models.checkpoint import (
+    CONFIG,
+    MALFORMED,
+    MOST_CLASSES,
+    WEIGHTS,
+    Checkpoint,
+    Understood,
+    check_counts,
+    check_folder,
+    check_label_names,
+    check_size,
+    find_checkpoint,
+    is_whole,
+    quiet_loading,
+    refused,
+    run_error,
+)
 from hftl.models.classifier import Classifier
 from hftl.recipe import Timm
 from hftl.run import write_json
@@ -40,6 +57,14 @@ TimmModel: TypeAlias = Any
 PLACES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}
 # Keys that describe the classes and the test-time size of the checkpoint rather than of what is built from it.
 REPLACED = {"num_classes", "label_names", "label_descriptions", "label_offset", "test_input_size", "test_crop_pct"}
+# What `model_args` may not hold: the arguments of timm's own machinery, which load any file (`checkpoint_path`), take weights from
+# elsewhere (`pretrained_cfg_overlay`), or make something other than a classifier.
+RESERVED = {
+    *(*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters),
+    *("features_only", "out_indices", "feature_cls", "device", "dtype"),
+}
+MOST_PIXELS = 2_048
+"""Longest side of a picture, in pixels; timm's own go up to 1,024."""
 # A number that timm's matchers give to what runs right after a group and belongs to it.
 WITH_PREVIOUS = 99999.0
 
@@ -77,6 +102,8 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         timm_model = _load(checkpoint, source)
         timm_model.reset_classifier(len(label_names))
     else:
+        if checkpoint is not None:
+            _check_size(checkpoint, source, pretrained=False)
         timm_model = _create(source, num_classes=len(label_names))
     facts = {
         "base_model": checkpoint.base_model if checkpoint is not None and spec.pretrained else None,
@@ -126,6 +153,9 @@ def _load_saved(checkpoint: Checkpoint) -> Classifier:
     source = _read_source(checkpoint)
     if source.label_names is None:
         raise checkpoint.refused("names no classes")
+    check_label_names(checkpoint, "label_names", source.label_names)
+    if len(source.label_names) != source.classes:
+        raise checkpoint.refused(f"has {source.classes} classes and {len(source.label_names)} label_names in {CONFIG}")
     return _classifier(_load(checkpoint, source), source, source.label_names, None, {})
 
 
@@ -162,24 +192,63 @@ def _registered(name: str) -> _Source:
 
 def _read_source(checkpoint: Checkpoint) -> _Source:
     """What the checkpoint's config.json, in timm's format, says."""
-    text = checkpoint.file("config.json").read_text(encoding="utf-8")
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise checkpoint.refused("has a config.json that is not JSON", error) from None
-    if not isinstance(found, dict) or not isinstance(found.get("pretrained_cfg"), dict) or "architecture" not in found:
+    found = check_folder(checkpoint)
+    pretrained_cfg, arguments = found.get("pretrained_cfg"), found.get("model_args") or {}
+    if not isinstance(pretrained_cfg, dict) or not isinstance(found.get("architecture"), str):
         raise checkpoint.refused('is no timm model: its config.json has no "architecture" and "pretrained_cfg"')
-    architecture, pretrained_cfg = str(found["architecture"]), _without_places(found["pretrained_cfg"])
+    architecture, pretrained_cfg = found["architecture"], _without_places(pretrained_cfg)
     if not timm.is_model(architecture):
         guess = did_you_mean(architecture, timm.list_models())
         raise checkpoint.refused(f'has the architecture "{architecture}", which timm {timm.__version__} does not know.{guess}')
-    channels = pretrained_cfg["input_size"][0]
-    if channels != 3:
-        raise checkpoint.refused(f"takes pictures of {channels} channels; hftl prepares RGB, which has 3")
-    # timm writes the number of classes here too; where ours is another, the call would have it twice.
-    arguments = {key: value for key, value in (found.get("model_args") or {}).items() if key != "num_classes"}
+    _check_arguments(checkpoint, arguments)
+    _check_preprocessing(checkpoint, pretrained_cfg)
     classes = found.get("num_classes", pretrained_cfg.get("num_classes", 1000))
+    if not is_whole(classes, 0, MOST_CLASSES):
+        raise checkpoint.refused(f'has "num_classes": {classes!r} in {CONFIG}; 0 to {MOST_CLASSES:,} can be read')
+    # timm writes the number of classes here too; where ours is another, the call would have it twice.
+    arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
     return _Source(architecture, arguments, pretrained_cfg, classes, found.get("label_names"))
+
+
+def _check_arguments(checkpoint: Checkpoint, arguments: Any) -> None:
+    """Refuse `model_args` that are not arguments of a network.
+
+    Raises:
+        RecipeError: no object, a key of timm's own machinery, or a number of layers beyond reason.
+    """
+    if not isinstance(arguments, dict):
+        raise checkpoint.refused(f'has "model_args": {arguments!r} in {CONFIG}; names with values were expected')
+    for key in sorted(arguments.keys() & RESERVED):
+        what = f'has "{key}": {arguments[key]!r} among the model_args of {CONFIG}, which is no argument of a network'
+        raise checkpoint.refused(what, None, "Leave it out.")
+    check_counts(checkpoint, arguments)
+
+
+def _check_preprocessing(checkpoint: Checkpoint, pretrained_cfg: dict[str, Any]) -> None:
+    """Refuse sizes, means and deviations that are no such thing; the rest is tried out, as timm makes its transform of it.
+
+    Raises:
+        RecipeError: such a value, or pictures of other than 3 channels.
+    """
+    size = pretrained_cfg["input_size"]
+    if not isinstance(size, list) or len(size) != 3 or not all(is_whole(side, 1, MOST_PIXELS) for side in size):
+        what = f'has "input_size": {size!r} in {CONFIG}'
+        raise checkpoint.refused(what, None, f"Channels, height and width were expected, of at most {MOST_PIXELS:,} pixels.")
+    if size[0] != 3:
+        raise checkpoint.refused(f"takes pictures of {size[0]} channels; hftl prepares RGB, which has 3")
+    for key, least in (("mean", -math.inf), ("std", 1e-6)):
+        values = pretrained_cfg.get(key, [1.0, 1.0, 1.0])
+        if not isinstance(values, list) or len(values) != 3 or not all(_is_number(value) and value >= least for value in values):
+            raise checkpoint.refused(f'has "{key}": {values!r} in {CONFIG}; three numbers were expected, one a colour')
+    crop = pretrained_cfg.get("crop_pct", 1.0)
+    if not _is_number(crop) or not 0.1 <= crop <= 2:  # pictures are first resized to the size divided by it
+        raise checkpoint.refused(f'has "crop_pct": {crop!r} in {CONFIG}; a share such as 0.875 was expected')
+    with Understood(checkpoint, f'has a "pretrained_cfg" in {CONFIG} of which timm can make no preprocessing'):
+        TimmWrapperImageProcessor(pretrained_cfg=pretrained_cfg)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e6  # NaN is not
 
 
 def _without_places(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
@@ -194,17 +263,24 @@ def _create(source: _Source, **arguments: Any) -> TimmModel:
     """
     try:
         return timm.create_model(source.architecture, **source.arguments, **arguments)
-    except (TypeError, AssertionError, ValueError) as error:
+    except MALFORMED as error:
         raise refused(f"timm cannot make {source.architecture} with {source.arguments}", str(error)) from None
 
 
 def _load(checkpoint: Checkpoint, source: _Source) -> TimmModel:
     """The model as it was stored, its head included: timm then asks for every weight, and for no other."""
-    stored = {"num_classes": source.classes, "file": str(checkpoint.file(WEIGHTS)), "custom_load": False}
-    try:
-        return _create(source, pretrained=True, pretrained_cfg=source.pretrained_cfg | stored, num_classes=source.classes)
-    except (RuntimeError, SafetensorError) as error:
-        raise checkpoint.refused(f"has weights that do not fit {source.architecture}", error) from None
+    weights = checkpoint.file(WEIGHTS)
+    _check_size(checkpoint, source, pretrained=True)
+    pretrained_cfg = source.pretrained_cfg | {"num_classes": source.classes, "file": str(weights), "custom_load": False}
+    arguments = source.arguments | {"pretrained": True, "pretrained_cfg": pretrained_cfg, "num_classes": source.classes}
+    with Understood(checkpoint, f"has weights that do not fit {source.architecture}"):
+        return timm.create_model(source.architecture, **arguments)
+
+
+def _check_size(checkpoint: Checkpoint, source: _Source, *, pretrained: bool) -> None:
+    """Refuse a network that cannot be made, or is far larger than its weights, before there is memory behind it."""
+    with torch.device("meta"):
+        check_size(checkpoint, _create(source, num_classes=source.classes), pretrained=pretrained)
 
 
 # --- what is made of it ---------------------------------------------------------------------------------------------------------
@@ -231,11 +307,11 @@ def _classifier(
     used = processor.data_config
     try:
         groups = chain(model, tuple(used["input_size"]))
-    except (AssertionError, RuntimeError) as error:
+    except _CannotRun as error:
         if image_size is None:
-            raise
+            raise refused(f"{source.architecture} cannot be run as it is configured", str(error)) from None
         what = f"{source.architecture} cannot take pictures of {image_size} x {image_size} pixels"
-        raise RecipeError.single("data.image_size", what, " ".join(str(error).split()), source="model") from None
+        raise RecipeError.single("data.image_size", what, str(error), source="model") from None
     known = {
         "architecture": source.architecture,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -256,6 +332,10 @@ def _classifier_parameters(timm_model: TimmModel) -> list[str]:
     return sorted(f"{WRAPPER}.{name}" for name, parameter in timm_model.named_parameters() if id(parameter) in new)
 
 
+class _CannotRun(Exception):
+    """The network does not take the picture that shows its chain, and why."""
+
+
 def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, int]) -> Chain:
     """stem -> timm's coarse groups -> head, named as timm calls their parts: layer1, stages.0, blocks.11.
 
@@ -268,8 +348,15 @@ def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, 
     name = model.config.architecture
     layers = _layers(model.timm_model, name)
     picture = torch.zeros(1, *input_size, device=model.device)
+
+    def run() -> None:
+        try:
+            model(picture)
+        except MALFORMED as error:
+            raise _CannotRun(" ".join(str(error).split())) from None
+
     try:
-        made = chain_of_layers(model, layers, first="stem", run=lambda: model(picture))
+        made = chain_of_layers(model, layers, first="stem", run=run)
     except ChainError as error:
         raise refused(f"{name} is not a chain of layers", str(error)) from None
     astray = [

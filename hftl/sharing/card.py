@@ -1,26 +1,33 @@
 """The model card: everything a stranger needs to know about a run, rendered from the run directory alone.
 
-Every number comes from a file of the run. A fact that nobody gave is written "not recorded". Paths of this machine stay here: of a
-local source only the last part of its path is shown. Front matter is written by huggingface_hub's `ModelCardData`
-(https://huggingface.co/docs/hub/model-cards#model-card-metadata); text that comes from users or from data is escaped.
+Every number comes from a file of the run. What a person wrote (the recipe's `card` section) stands in quotation blocks or on lines
+of its own, see `hand_written`; everything else can be computed again. A fact that nobody gave is written "not recorded". Paths of
+this machine stay here: of a local source only its name is shown, so a published recipe ("local:NAME") gives the same card. Front
+matter is written by huggingface_hub's `ModelCardData` (https://huggingface.co/docs/hub/model-cards#model-card-metadata); text that
+comes from users or from data is escaped.
 """
 
 from __future__ import annotations
 
 import html
+import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in the stubs
 from jinja2.filters import do_mark_safe as safe
 
-from hftl.errors import RunError
-from hftl.recipe import ImageData, Recipe, TextData, Timm, Transformer
+from hftl.errors import Problem, RecipeError, RunError, did_you_mean
+from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json, read_json_lines, write_text
 
 TEMPLATE = "card.md.jinja"
@@ -38,6 +45,21 @@ METRICS = {
 # What a vision model's facts say about the pictures it wants.
 PREPROCESSING = ("input_size", "interpolation", "crop_pct", "mean", "std")
 LISTED = 20  # with more classes, the tables by class are folded
+SMALL = 30  # with fewer examples, the numbers of a class are rough: half an interval is up to 0.18 wide
+CONFUSIONS = 3  # so many of the most frequent ones are named
+HUB = "hub:"  # before word vectors that lie on the Hub
+TASKS = {"text": "text-classification", "image": "image-classification"}
+# https://huggingface.co/docs/hub/repositories-licenses; huggingface_hub has no list of its own.
+_LICENSES = """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
+    cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+    deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gemma gfdl gpl gpl-2.0 gpl-3.0
+    isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl
+    ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+LICENSES = frozenset(_LICENSES.split())
 
 
 def write_card(run: RunDirectory, *, repo_id: str | None = None) -> Path:
@@ -50,46 +72,107 @@ def write_card(run: RunDirectory, *, repo_id: str | None = None) -> Path:
     return run.card
 
 
-def render_card(run: RunDirectory, *, repo_id: str | None = None) -> str:
+def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
+    """Write hand-written facts, such as ``card.license=mit``, into the `card` section of a run's recipe.
+
+    Raises:
+        RecipeError: another key than one of `card`, or a value that does not fit.
+    """
+    astray = [fact for fact in facts if not fact.startswith("card.")]
+    if astray:
+        help = "a finished run's card section can change: card.license=..., card.summary=...; nothing else"
+        raise RecipeError(str(run.recipe), [Problem(fact, "is no fact of the card", (help,)) for fact in astray])
+    write_text(run.recipe, override(run.load_recipe(), facts).to_yaml())
+
+
+def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
     """The model card of a finished run, as Markdown with front matter.
 
-    `repo_id` is where the model can be had on the Hub; None: the card shows how to use the run directory.
+    Args:
+        run: where the run's files are.
+        repo_id: where the model can be had on the Hub; None: the card shows how to use the run directory.
+        metrics: as in metrics.json, to render the card of numbers computed again; None: what metrics.json says.
 
     Raises:
         RunError: the run is not finished, or `repo_id` cannot be the name of a repository.
     """
     if repo_id is not None:
         _check_repo_id(repo_id)
-    recipe, metrics = run.load_recipe(), read_json(run.metrics)
+    recipe = run.load_recipe()
+    metrics = read_json(run.metrics) if metrics is None else metrics
     plan, data, environment = (read_json(path) if path.is_file() else {} for path in (run.plan, run.data, run.environment))
     split = "test" if "test" in metrics else "validation"
+    values = metrics[split]
     facts = {
         "recipe": recipe,
-        "split": split,
-        "headline": metrics[split],
+        "noun": "picture" if isinstance(recipe.data, ImageData) else "text",
         "names": _names(recipe, data),
+        "parameters": data.get("model", {}).get("parameters"),
+        "hand": {field: safe("\n".join(lines)) for field, lines in _hand_written(recipe).items()},
+        "split": split,
+        "source": f"predictions/{split}.parquet",
+        "headline": values,
         "results": _results(metrics, split),
-        "worst": _worst_class(metrics[split]),
-        "calibration": _calibration(metrics[split]),
-        "by_class": metrics[split]["per_class"],
+        "by_class": values["per_class"],
         "listed": LISTED,
+        "worst": _worst_class(values),
+        "small": _small_classes(values),
+        "calibration": _calibration(values),
+        "confusions": _confusions(values),
+        "by_size": _by_size(values),
         "use": _use(recipe, run, repo_id),
         "data": data,
         "splits": data.get("splits", {}),
         "length": data.get("text"),
-        "preprocessing": _plain({key: value for key, value in data.get("model", {}).items() if key in PREPROCESSING}),
-        "vocabulary": _vocabulary(data.get("model", {})),
+        "pictures": data.get("image"),
+        "preprocessing": _plain({key: data["model"][key] for key in PREPROCESSING if key in data.get("model", {})}),
+        "vocabulary": data.get("model", {}).get("vocabulary"),
         "plan": plan,
         "stages": _stage_rows(plan, recipe, run.read_history()),
+        "cost": _cost(environment),
         "machine": _machine(environment),
         "packages": {name: version for name, version in environment.get("packages", {}).items() if version},
-        "environment": environment,
-        "repeat": _repeat(recipe, data),
+        "repeat": _repeat(recipe, data, repo_id),
         "openings": list(read_json_lines(run.test_openings)),
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
-        "front_matter": safe(_front_matter(recipe, data, metrics[split], split, repo_id).to_yaml()),
+        "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
     return _environment().get_template(TEMPLATE).render(facts)
+
+
+def hand_written(recipe: Recipe) -> list[str]:
+    """The lines of a rendered card that a person wrote: numbers in them are claims that nothing in the run can prove.
+
+    They are the title, the quotation blocks, licence and authors, and the citation, each as it stands in the card; nothing for what
+    the recipe leaves out. A data set's name and the names of classes also occur inside other lines.
+    """
+    return [line for lines in _hand_written(recipe).values() for line in lines]
+
+
+def check_front_matter(card: str) -> list[str]:
+    """What the Hub would refuse or not understand in a card's front matter, as sentences; empty: nothing.
+
+    Checked are the YAML itself, licence, language, task and library, the ids of data sets and of the base model, and that the
+    model-index reads back with finite values.
+    """
+    found = REGEX_YAML_BLOCK.match(card)
+    if found is None:
+        return ["The card does not begin with front matter between two lines of ---."]
+    try:
+        values = yaml.safe_load(found[2])
+    except yaml.YAMLError as error:
+        return [f"The front matter is not YAML: {' '.join(str(error).split())}."]
+    if not isinstance(values, dict):
+        return [f"The front matter is not a mapping but {type(values).__name__}."]
+    return [
+        *_license_problems(values.get("license")),
+        *_language_problems(values.get("language")),
+        *_choice_problems(values, "pipeline_tag", TASKS.values()),
+        *_choice_problems(values, "library_name", ("transformers", "timm")),
+        *_id_problems(values, "datasets"),
+        *_id_problems(values, "base_model"),
+        *_model_index_problems(values.get("model-index")),
+    ]
 
 
 def _check_repo_id(repo_id: str) -> None:
@@ -105,9 +188,9 @@ def _check_repo_id(repo_id: str) -> None:
 def _front_matter(
     recipe: Recipe, data: Mapping[str, Any], values: Mapping[str, Any], split: str, repo_id: str | None
 ) -> ModelCardData:
-    task = "image-classification" if isinstance(recipe.data, ImageData) else "text-classification"
+    task = TASKS[recipe.data.kind]
     dataset, names = _hub_dataset(recipe, data), _names(recipe, data)
-    shown = recipe.card.dataset_name or names["dataset"]
+    shown = _visible(names["dataset_said"])
     results = [
         EvalResult(
             task_type=task,
@@ -118,19 +201,21 @@ def _front_matter(
             dataset_revision=data.get("revision") if dataset == recipe.data.source else None,
             metric_type=hub_id,
             metric_name=name if split == "test" else f"{name} (validation)",
-            metric_value=values[key],
+            # What is left of a double's 16 digits would differ between machines.
+            metric_value=round(values[key], 6),
         )
         for key, (name, hub_id) in METRICS.items()
         if values.get(key) is not None
     ]
+    card = recipe.card
     return ModelCardData(
-        language=recipe.card.language,
-        license=recipe.card.license,
+        language=_visible(card.language) if card.language else None,
+        license=_visible(card.license) if card.license else None,
         library_name="timm" if isinstance(recipe.model, Timm) else "transformers",
         pipeline_tag=task,
         base_model=_hub_base_model(recipe, data),
         datasets=[dataset] if dataset else None,
-        tags=list(dict.fromkeys(["hftl", *recipe.card.tags])),
+        tags=list(dict.fromkeys(["hftl", *map(_visible, card.tags)])),
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
         model_name=repo_id.rpartition("/")[2] if repo_id else recipe.name,
         eval_results=results,
@@ -150,95 +235,196 @@ def _hub_base_model(recipe: Recipe, data: Mapping[str, Any]) -> str | None:
     return recipe.card.base_model or (recipe.model.checkpoint if model.get("revision") else None)
 
 
+def _license_problems(value: Any) -> list[str]:
+    if value is None:
+        return [
+            "There is no licence, so nobody may use the model; give one with card.license=apache-2.0, or another the Hub knows."
+        ]
+    if value not in LICENSES:
+        guess = did_you_mean(str(value).lower(), sorted(LICENSES))
+        return [f'The Hub knows no licence "{value}".{guess} Give card.license=..., which may be "other".']
+    return []
+
+
+def _language_problems(value: Any) -> list[str]:
+    languages = [] if value is None else value if isinstance(value, list) else [value]
+    # YAML 1.1 reads Norwegian's "no" as false; ModelCardData quotes it, a person may not.
+    return [
+        f'The language {language!r} is not a code of two or three small letters, such as "en"; give card.language=...'
+        for language in languages
+        if not isinstance(language, str) or not re.fullmatch("[a-z]{2,3}", language)
+    ]
+
+
+def _choice_problems(values: Mapping[str, Any], key: str, allowed: Sequence[str] | Any) -> list[str]:
+    value = values.get(key)
+    return [] if value in allowed else [f"{key} is {value!r}; it should be one of {', '.join(allowed)}."]
+
+
+def _id_problems(values: Mapping[str, Any], key: str) -> list[str]:
+    value = values.get(key)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    problems = []
+    for name in ids:
+        try:
+            validate_repo_id(str(name))
+        except HFValidationError:
+            field = "card.dataset" if key == "datasets" else "card.base_model"
+            problems.append(f'{key}: "{name}" is not an id on the Hub, such as stanfordnlp/imdb; change {field}.')
+    return problems
+
+
+def _model_index_problems(value: Any) -> list[str]:
+    try:
+        _, results = model_index_to_eval_results(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return [f"The model-index cannot be read: {error!r}."]
+    return [
+        f"{result.metric_type} in the model-index is {result.metric_value!r}, not a finite number."
+        for result in results
+        if isinstance(result.metric_value, bool)
+        or not isinstance(result.metric_value, int | float)
+        or not math.isfinite(result.metric_value)
+    ]
+
+
+# --- names --------------------------------------------------------------------------------------------------------------------
+
+
+def local_name(path: str) -> str:
+    """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
+
+    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
+    """
+    *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
+    return f"{parent}/{name}" if name == "model" and parent else name or path
+
+
 def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
-    """How the card calls things: Hub ids as they are, local things by the last part of their path."""
+    """How the card calls things: Hub ids as they are, local things by their names."""
     spec, model = recipe.model, data.get("model", {})
+    revision = f"revision {model.get('revision') or NOT_RECORDED}"
     if isinstance(spec, Transformer | Timm):
-        base = _hub_base_model(recipe, data) or _checkpoint_name(spec.checkpoint)
+        base = _hub_base_model(recipe, data) or local_name(spec.checkpoint)
         origin = f"fine-tuned from {base}" if spec.pretrained else "trained from random weights"
-        start = (
-            f"{base}, revision {model.get('revision') or NOT_RECORDED}"
-            if spec.pretrained
-            else f"the architecture {base}, random weights"
-        )
+        start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
     else:
-        start = _last_part(spec.vectors)
-        origin = f"trained on the word vectors {start}"
+        vectors = spec.vectors.removeprefix(HUB) if spec.vectors.startswith(HUB) else local_name(spec.vectors)
+        origin, start = f"trained on the word vectors {vectors}", f"the word vectors {vectors}, {revision}"
+    dataset = _hub_dataset(recipe, data) or local_name(recipe.data.source)
     return {
-        "title": recipe.card.title or recipe.name,
-        "dataset": _hub_dataset(recipe, data) or _last_part(recipe.data.source),
-        "dataset_said": recipe.card.dataset_name or _hub_dataset(recipe, data) or _last_part(recipe.data.source),
+        "dataset": f"{dataset}, configuration {recipe.data.config}" if recipe.data.config else dataset,
+        "dataset_said": recipe.card.dataset_name or dataset,
         "architecture": str(model.get("architecture", NOT_RECORDED)),
         "start": start,
         "origin": origin,
     }
 
 
-def _last_part(path: str) -> str:
-    """The name of a file or folder without where it is: "data/photos/" is "photos"."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
-
-
-def _checkpoint_name(path: str) -> str:
-    """A run's model is always in a folder called "model", so the name of the run is shown with it: "digits/model"."""
-    name = _last_part(path)
-    parent = _last_part(path.rstrip("\\/").removesuffix(name))
-    return f"{parent}/{name}" if name == "model" and parent else name
+def _hand_written(recipe: Recipe) -> dict[str, list[str]]:
+    """Field of the recipe's card -> its lines in the rendered card, in the order of the page; only what is given."""
+    card = recipe.card
+    lines = {
+        "title": [f"# {_inline(card.title)}"] if card.title else [],
+        "summary": _quoted(card.summary),
+        "intended_use": _quoted(card.intended_use),
+        "limitations": _quoted(card.limitations),
+        "training_data": _quoted(card.training_data),
+        "license": [f"Licence: {_inline(card.license)}."] if card.license else [],
+        "authors": [f"Authors: {_inline(', '.join(card.authors))}."] if card.authors else [],
+        "citation": _code(card.citation, "bibtex").splitlines() if card.citation and card.citation.strip() else [],
+    }
+    return {field: found for field, found in lines.items() if found}
 
 
 # --- sections -----------------------------------------------------------------------------------------------------------------
 
 
 def _results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
-    """Rows of the results table: every metric of the headline split, and what chose the weights on validation."""
+    """Rows of the results table: every metric of the headline split with its baseline, and what chose the weights on validation."""
     rows = [_result(metrics[split], split, key) for key in METRICS]
+    baseline = {
+        **_result(metrics[split], split, "majority_accuracy"),
+        "name": safe(f'Baseline: accuracy of always "{_inline(metrics[split]["majority_label"])}"'),
+    }
+    rows.insert(1, baseline)
     if split == "test":
         rows += [_result(metrics["validation"], "validation", key) for key in ("accuracy", "macro_f1", "log_loss")]
     return rows
 
 
 def _result(values: Mapping[str, Any], split: str, key: str) -> dict[str, Any]:
-    return {
-        "name": METRICS[key][0],
-        "value": values.get(key),
-        "interval": values.get(f"{key}_interval"),
-        "undefined": values.get(f"{key}_undefined"),
-        "split": split,
-        "n": values["n"],
-    }
+    name, _ = METRICS.get(key, ("", ""))
+    return {"name": name, "value": values.get(key), "interval": values.get(f"{key}_interval"), "split": split, "n": values["n"]}
 
 
 def _worst_class(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The class with the lowest F1 among those with examples, and what it is most often taken for."""
-    index, row = min(((i, row) for i, row in enumerate(values["per_class"]) if row["n"]), key=lambda pair: pair[1]["f1"])
-    found = values["confusion"][index]
-    others = [(count, other) for other, count in enumerate(found) if other != index]
-    count, other = max(others, key=lambda pair: pair[0])
-    return {**row, "found": found[index], "taken_for": values["per_class"][other]["label"] if count else None, "taken": count}
+    """The class with the lowest F1 among those with examples; `apart`: whether an interval of it lies below another class's.
+
+    `apart` is None where there is nothing to compare.
+    """
+    rows = [row for row in values["per_class"] if row["n"]]
+    worst = min(rows, key=lambda row: row["f1"])
+    intervals = [(worst.get(key), row.get(key)) for row in rows for key in ("precision_interval", "recall_interval")]
+    comparable = [(mine, theirs) for mine, theirs in intervals if mine and theirs]
+    apart = any(mine[1] < theirs[0] for mine, theirs in comparable) if comparable and len(rows) > 1 else None
+    index = values["per_class"].index(worst)
+    return {**worst, "found": values["confusion"][index][index], "apart": apart}
 
 
-def _calibration(values: Mapping[str, Any]) -> str | None:
-    """In words: by how much the stated confidence lies above or below the accuracy."""
-    confidence = values.get("mean_confidence")
-    if confidence is None:
+def _small_classes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes with few examples in the split, and those with none."""
+    few = [row for row in values["per_class"] if 0 < row["n"] < SMALL]
+    wide = max((row for row in few if row.get("recall_interval")), key=lambda row: _width(row["recall_interval"]), default=None)
+    return {"few": few, "none": [row for row in values["per_class"] if row["n"] == 0], "widest": wide, "limit": SMALL}
+
+
+def _width(interval: Sequence[float]) -> float:
+    return interval[1] - interval[0]
+
+
+def _calibration(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The calibration error against what chance gives, and on which side of the accuracy the mean confidence lies."""
+    error, chance = values["expected_calibration_error"], values.get("expected_calibration_error_by_chance")
+    confidence, (low, high) = values.get("mean_confidence"), values["accuracy_interval"]
+    lean = None if confidence is None or low <= confidence <= high else "over" if confidence > high else "under"
+    beyond = chance is not None and error > chance[1]
+    return {"error": error, "chance": chance, "confidence": confidence, "lean": lean, "beyond": beyond}
+
+
+def _confusions(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The most frequent confusions, the most frequent first."""
+    names = [row["label"] for row in values["per_class"]]
+    cells = [
+        {"label": names[i], "prediction": names[j], "count": count, "n": sum(row)}
+        for i, row in enumerate(values["confusion"])
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(cells, key=lambda cell: -cell["count"])[:CONFUSIONS]
+
+
+def _by_size(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Accuracy by length or picture size, the least accurate bin, and whether any two intervals are apart."""
+    rows = values.get("by_size")
+    if not rows:
         return None
-    gap = confidence - values["accuracy"]
-    side = "over" if gap > 0 else "under"
-    compared = f"the mean confidence is {confidence:.3f} against an accuracy of {values['accuracy']:.3f}"
-    return f"{compared}, so the model is {side}confident by {abs(gap):.3f}"
+    lows, highs = zip(*(row["accuracy_interval"] for row in rows), strict=True)
+    worst = min(rows, key=lambda row: row["accuracy"])
+    return {"rows": rows, "unit": values["size_unit"], "worst": worst, "apart": max(lows) > min(highs)}
 
 
 def _use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
     glove = not isinstance(recipe.model, Transformer | Timm)
     return {
-        "task": "image-classification" if isinstance(recipe.data, ImageData) else "text-classification",
+        "task": TASKS[recipe.data.kind],
         "model": repo_id or "RUN/model",
-        "local": repo_id is None,
+        "run": repo_id or "RUN",
+        "repo_id": repo_id,
+        "glove": glove,
         "remote_code": glove and "auto_map" in config,
-        "needs_hftl": glove and "auto_map" not in config,
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
-        "timm": isinstance(recipe.model, Timm),
         "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
     }
 
@@ -250,31 +436,31 @@ def _stage_rows(plan: Mapping[str, Any], recipe: Recipe, history: Sequence[Mappi
         return []
     ends = {record["stage"]: record for record in history if record["event"] == "stage_end"}
     rows: list[list[Any]] = [
-        [group["name"], f"{group['parameters']:,}", *(_rate(stage["groups"][row]["lr"]) for stage in stages)]
+        [_inline(group["name"]), f"{group['parameters']:,}", *(_rate(stage["groups"][row]["lr"]) for stage in stages)]
         for row, group in enumerate(plan["groups"])
     ]
-    rows.append(["*trains*", f"{plan['parameters']:,}", *(_percent(stage["trainable_share"]) for stage in stages)])
+    rows.append([safe("*trains*"), f"{plan['parameters']:,}", *(_percent(stage["trainable_share"]) for stage in stages)])
     rows += [
-        [f"*{name}*", "", *(stage[key].replace("_", " ") for stage in stages)]
+        [safe(f"*{name}*"), "", *(_inline(stage[key].replace("_", " ")) for stage in stages)]
         for name, key in (("optimizer", "optimizer"), ("schedule", "schedule"), ("loss", "loss"))
     ]
-    rows.append(["*weight decay*", "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])
+    rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])
     rows += [
-        [f"*{name}*", "", *(f"{stage[key]:,}" for stage in stages)]
+        [safe(f"*{name}*"), "", *(f"{stage[key]:,}" for stage in stages)]
         for name, key in (("epochs", "epochs"), ("batch size", "batch_size"), ("steps", "steps"))
     ]
     best = [ends.get(stage["name"], {}) for stage in stages]
-    rows.append(["*best epoch*", "", *(end.get("best_epoch", NOT_RECORDED) for end in best)])
-    rows.append(
-        [f"*validation {recipe.run.metric.replace('_', ' ')} then*", "", *(_decimals(end.get("best_metric")) for end in best)]
-    )
-    return [[safe(row[0]) if str(row[0]).startswith("*") else _inline(row[0]), *row[1:]] for row in rows]
+    rows.append([safe("*best epoch*"), "", *(end.get("best_epoch", NOT_RECORDED) for end in best)])
+    metric = recipe.run.metric.replace("_", " ")
+    rows.append([safe(f"*validation {metric} then*"), "", *(_decimals(end.get("best_metric")) for end in best)])
+    return rows
 
 
-def _vocabulary(model: Mapping[str, Any]) -> dict[str, str]:
-    """What a GloVe model knows of the training texts' words, as sentences' ends."""
-    vocabulary = model.get("vocabulary")
-    return _plain(vocabulary) if isinstance(vocabulary, Mapping) else {}
+def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Training time, and the energy of the processors: 1 Wh is 3,600 J."""
+    joules = environment.get("cpu_energy_joules")
+    energy = None if joules is None else f"{_short(joules / 1000)} kJ ({_short(joules / 3600)} Wh)"
+    return {"time": _duration(environment.get("seconds")), "energy": energy}
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -287,7 +473,6 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
         "system": environment.get("platform"),
         "processes": environment.get("processes"),
         "precision": environment.get("precision"),
-        "training time": _duration(environment.get("seconds")),
         "date": environment.get("time"),
         "git commit": environment.get("git_commit"),
         "Python": environment.get("python"),
@@ -295,21 +480,31 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name: NOT_RECORDED if value is None else str(value) for name, value in values.items()}
 
 
-def _repeat(recipe: Recipe, data: Mapping[str, Any]) -> str:
-    """The command that repeats the run; what was local has to be named again."""
-    words = ["hftl train recipe.yaml"]
-    if data.get("format") != "hub":
-        words.append(f"data.source=PATH/TO/{_shell_word(recipe.data.source)}")
+def _repeat(recipe: Recipe, data: Mapping[str, Any], repo_id: str | None) -> dict[str, str]:
+    """The commands that repeat and check the run: what was local has to be named again, what came from the Hub is pinned."""
+    local_data, model = data.get("format") != "hub", data.get("model", {})
+    source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local_data else recipe.data.source
+    words = [f"hftl train hub:{repo_id}" if repo_id else "hftl train RUN/recipe.yaml"]
+    if local_data:
+        words.append(f"data.source={source}")
+    elif data.get("revision"):
+        words.append(f"data.revision={_shell_word(data['revision'])}")
     if isinstance(recipe.model, Transformer | Timm):
-        if not data.get("model", {}).get("revision") and recipe.model.pretrained:
+        if model.get("revision"):
+            words.append(f"model.revision={_shell_word(model['revision'])}")
+        elif recipe.model.pretrained:
             words.append(f"model.checkpoint=PATH/TO/{_shell_word(recipe.model.checkpoint)}")
-    else:
+    elif not recipe.model.vectors.startswith(HUB):
         words.append(f"model.vectors=PATH/TO/{_shell_word(recipe.model.vectors)}")
-    return " ".join(words)
+    of = repo_id or "RUN"
+    return {
+        "train": " \\\n    ".join(words),
+        "verify": f"hftl verify {of}\nhftl verify {of} --data {source if local_data else _shell_word(source, whole=True)}",
+    }
 
 
-def _shell_word(path: str) -> str:
-    return re.sub(r"[^\w.:-]", "_", _last_part(path))
+def _shell_word(path: str, *, whole: bool = False) -> str:
+    return re.sub(r"[^\w./:-]", "_", path if whole else local_name(path))
 
 
 # --- text ---------------------------------------------------------------------------------------------------------------------
@@ -327,41 +522,82 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "inline": _inline,
-        "block": _block,
         "code": _code,
         "decimals": _decimals,
         "percent": _percent,
         "interval": _interval,
+        "share": _share,
+        "number": _number,
     }
     return environment
+
+
+def _visible(text: str) -> str:
+    """Characters that are not seen, or that turn others round, by their numbers; line breaks and tabs stay.
+
+    Controls and format characters (bidi overrides, zero-width spaces and joiners), surrogates, private and unassigned ones.
+    """
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else f"⟨U+{ord(c):04X}⟩" for c in text)
 
 
 def _inline(value: Any) -> str:
     """User text inside a sentence or a table cell: one line, shown letter by letter, whatever it contains."""
     if value is None:
         return safe(NOT_RECORDED)
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
+    text = html.escape(_visible(" ".join(str(value).split())), quote=False)
+    # The Hub reads \\( and $$ as mathematics, and a backslash before another one would make the first.
+    text = text.replace("\\", "&#92;").replace("$", "&#36;")
+    text = re.sub(r"([`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"(?<!&)#", r"\\#", text)
     return safe(re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text))  # an underscore inside a word means nothing in Markdown
 
 
-def _block(value: str | None) -> str:
-    """A person's own paragraphs: Markdown is theirs to write, HTML is not."""
-    return safe(html.escape(value.strip(), quote=False) if value and value.strip() else NOT_RECORDED)
+def _quoted(value: str | None) -> list[str]:
+    """A person's own paragraphs as the lines of a quotation block: Markdown is theirs to write, HTML is not.
+
+    The block also holds what they begin and do not end, such as a code fence.
+    """
+    if not value or not value.strip():
+        return []
+    lines = html.escape(_visible(value.strip()), quote=False).splitlines()
+    return [f"> {line}".rstrip() for line in lines]
 
 
 def _code(value: str, language: str = "") -> str:
     """A fenced block that its content cannot close."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", value)), default=0))
-    return safe(f"{fence}{language}\n{value.strip()}\n{fence}")
+    return safe(f"{fence}{language}\n{_visible(value.strip())}\n{fence}")
 
 
-def _decimals(value: float | None, digits: int = 4) -> str:
-    return NOT_RECORDED if value is None else f"{value:.{digits}f}"
+def _decimals(value: float | None, digits: int = 3) -> str:
+    """Three decimals; what is not nothing is not called 0.000, and what is not quite 1 is not called 1.000."""
+    if value is None:
+        return NOT_RECORDED
+    text, least = f"{value:.{digits}f}", 10**-digits
+    if value != 0 and float(text) == 0:
+        return safe(f"< {least:.{digits}f}" if value > 0 else f"> -{least:.{digits}f}")
+    return safe(f"> {1 - least:.{digits}f}") if value < 1 and float(text) == 1 else text
 
 
-def _interval(value: Sequence[float] | None, digits: int = 4) -> str:
-    return DASH if value is None else f"{value[0]:.{digits}f} to {value[1]:.{digits}f}"
+def _interval(value: Sequence[float] | None) -> str:
+    return DASH if value is None else safe(f"{_decimals(value[0])} to {_decimals(value[1])}")
+
+
+def _share(row: Mapping[str, Any], key: str) -> str:
+    """A number with its interval in one cell."""
+    if row[key] is None:
+        return DASH
+    interval = row.get(f"{key}_interval")
+    return safe(f"{_decimals(row[key])} ({_interval(interval)})") if interval else _decimals(row[key])
+
+
+def _number(value: int | float) -> str:
+    return f"{value:,.0f}"
+
+
+def _short(value: float) -> str:
+    """Three significant digits: 5.4, 12.3, 1,230."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:
@@ -369,8 +605,8 @@ def _percent(share: float | None) -> str:
     if share is None:
         return NOT_RECORDED
     if 0 < share < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.9995 else "100 %" if share == 1.0 else "> 99.9 %"
+        return safe("< 0.1 %")
+    return f"{100 * share:.1f} %" if share < 0.9995 else "100 %" if share == 1.0 else safe("> 99.9 %")
 
 
 def _rate(rate: float | None) -> str:
@@ -386,18 +622,16 @@ def _duration(seconds: float | None) -> str | None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    """Facts of a family in its own words: numbers, shares, names and short lists; of a path only its last part."""
+    """Facts of a family in its own words: numbers, names and short lists; of a path only its last part."""
     shown = {}
     for key, value in values.items():
         items = value if isinstance(value, list | tuple) else [value]
         if 0 < len(items) <= 10 and all(isinstance(item, str | int | float) for item in items):
-            shown[key.replace("_", " ")] = (" x " if key == "input_size" else ", ").join(
-                _word(item, share=key.startswith("share_")) for item in items
-            )
+            shown[key.replace("_", " ")] = (" x " if key == "input_size" else ", ").join(map(_word, items))
     return shown
 
 
-def _word(value: str | int | float, *, share: bool) -> str:
+def _word(value: str | int | float) -> str:
     if isinstance(value, str):
-        return _last_part(value) if re.match(r"[/\\~]|[A-Za-z]:\\", value) else value
-    return _percent(value) if share else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+        return local_name(value) if re.match(r"[/\\~]|[A-Za-z]:\\", value) else value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

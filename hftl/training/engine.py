@@ -280,16 +280,20 @@ def _finish(
     accelerator.wait_for_everyone()
 
 
-def evaluate(run: RunDirectory, *, split: str) -> tuple[dict[str, object], dict[str, object] | None]:
-    """Evaluate a finished run's saved model on a split of its recipe's data: (metrics now, metrics on record).
+def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
+    """What a finished run's saved model says about a split of its recipe's data, or of the same data at `source`.
 
-    Opening the test split again is written down in the run directory, and shown on the card.
+    Opening the test split again is written down in the run directory, and shown on the card; `opened_by` None: the run is not
+    one's own, and nothing is written.
 
     Raises:
-        RunError: the run is not finished, or its data have no such split.
+        RunError: the run is not finished, its data have no such split, or they are not those of the run.
     """
     recipe = run.load_recipe()
-    recorded = read_json(run.metrics)
+    if source is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source, "revision": None})})
+    if not run.finished:
+        raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
@@ -299,10 +303,10 @@ def evaluate(run: RunDirectory, *, split: str) -> tuple[dict[str, object], dict[
         if dataset is None:
             raise RunError(f'the data of {run.path} have no split "{split}"')
         samples = make_samples(recipe, classifier, dataset, train=False)
-    if split == "test" and accelerator.is_main_process:
-        append_json_line(run.test_openings, {"time": now(), "by": "hftl evaluate"})
+    if split == "test" and opened_by is not None and accelerator.is_main_process:
+        append_json_line(run.test_openings, {"time": now(), "by": opened_by})
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
-    return compute_metrics(_predict(model, samples, recipe, accelerator), splits.label_names), recorded.get(split)
+    return _predict(model, samples, recipe, accelerator)
 
 
 def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:

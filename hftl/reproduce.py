@@ -1,0 +1,41 @@
+"""Reproduce: the saved model, run again over the data, beside what was stored and stated.
+
+The strictest part of `hftl verify`: it needs the data, and as much time as the evaluation took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.run import RunDirectory, read_json
+from hftl.sharing.verify import Claim
+from hftl.training.engine import evaluate
+
+TOLERANCE = 0.005
+"""Half a point: machines and number formats (bf16, TF32) round differently, and a few examples lie on the border."""
+
+
+def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
+    """A claim for each metric of each split, computed from what the saved model says now about the data at `source`.
+
+    The test split of one's own run is opened for that, which is written down; a published run is left as it is.
+
+    Raises:
+        RunError: the data at `source` are not those of the run.
+    """
+    stated = read_json(run.metrics)
+    published = run.manifest.is_file() and "repository" in read_json(run.manifest)
+    for split, values in stated.items():
+        stored = Predictions.load(run.predictions(split))
+        predicted = evaluate(run, split=split, source=source, opened_by=None if published else "hftl verify")
+        now = compute_metrics(predicted, stored_label_names(run.predictions(split)))
+        for name, value in now.items():
+            if isinstance(value, float) and isinstance(values.get(name), float):
+                holds = abs(value - values[name]) <= TOLERANCE
+                yield Claim(f"{split}, by the model: {name}", f"{values[name]:.6g}", f"{value:.6g}", holds)
+        changed = int(np.count_nonzero(predicted.predicted != stored.predicted))
+        where = f"{split}, by the model: predictions as stored"
+        yield Claim(where, f"{len(stored)}", f"{len(stored) - changed}", changed <= TOLERANCE * len(stored) * 2)

@@ -1,0 +1,348 @@
+"""A finished run as an ONNX file, compared with the saved model before anybody gets it.
+
+The file takes what the model's own tokenizer or image processor gives, under the same names, and answers with `logits`. Batch and,
+for texts, length are free. torch's exporter follows the model (`torch.export`); onnxruntime runs the file on the CPU, in float32.
+
+Shapes: B examples, T tokens of the longest text in a batch, S pixels, K classes, D numbers of a word, H hidden units.
+ONNX's LSTM and the order of its gates: https://onnx.ai/onnx/operators/onnx__LSTM.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import io
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as hub_logging
+
+from hftl.errors import RunError
+from hftl.recipe import BiLSTM, Recipe, TextCNN
+from hftl.run import RunDirectory
+
+FILE = "model.onnx"
+OUTPUT = "logits"
+LIBRARIES = ("onnx", "onnx_ir", "onnxruntime", "onnxscript")
+"""What the extra `hftl[onnx]` brings."""
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit from the saved model's, relative to max(1, |logit|)."""
+SIZES = (1, 3, 8)
+LENGTHS = (1, 2, 7)
+"""In tokens, beside the longest that the model was trained to read; the first two are shorter than most kernels of a TextCNN."""
+MOST_TOKENS = 4_096
+"""Of one compared batch, unless a single text is longer: the memory of attention grows with B * T * T."""
+
+# Weights come in the .onnx file, and what serves it has no use for Python code.
+SERVING_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
+
+# Their warnings are about optimizations that were left out, or about what is raised as well.
+TALKATIVE = ("onnxscript.optimizer._constant_folding", "torch.export._trace", "torch.fx.experimental.symbolic_shapes")
+
+Batch: TypeAlias = dict[str, Tensor]
+"""Arguments of a model by name."""
+Logits: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how far it is from the saved model."""
+
+    file: Path
+    opset: int
+    """Version of the ONNX operators that a runtime must know."""
+    size: int
+    """Bytes of graph and weights. From 2 GB on the weights lie in model.onnx.data beside `file`."""
+    sha256: str
+    """Of `file`."""
+    batches: int
+    """How many were compared with the saved model."""
+    largest_difference: float
+    """Of a logit from the saved model's, over all batches; absolute."""
+
+
+def export_onnx(run: RunDirectory, folder: Path) -> Export:
+    """Write FOLDER/model.onnx with what serving needs beside it: config.json and the tokenizer's or image processor's files.
+
+    The folder appears whole and checked, or not at all: in batches of several sizes and lengths its logits are those of the saved
+    model (eval mode, float32), within `TOLERANCE`.
+
+    Raises:
+        RunError: the extra `onnx` is not installed, the folder is in use, there is no complete model in the run, torch cannot
+            export it, or the file gives other logits than the saved model.
+    """
+    absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise RunError(f'ONNX needs what is not installed ({", ".join(absent)}): pip install "hftl[onnx]"')
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise RunError(f"{folder}: nothing is written over; remove it, or name another folder")
+    recipe = run.load_recipe()
+    with _quiet():
+        model, preprocessor = _load(run, recipe)
+        batches = _batches(recipe, model, preprocessor)
+        expected = [saved_logits(model, batch) for batch in batches]
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        beside.mkdir(parents=True)
+        try:
+            file = beside / FILE
+            opset = _write(model, recipe, batches[0], file)
+            apart = compare(file, batches, expected)
+            for path in run.model.iterdir():
+                if path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
+                    shutil.copy(path, beside)
+            size = sum(path.stat().st_size for path in beside.glob(f"{FILE}*"))
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            beside.replace(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return Export(folder / FILE, opset, size, sha256, len(batches), apart)
+
+
+def saved_logits(model: nn.Module, batch: Batch) -> Logits:
+    """(B, K) of a model as transformers calls it."""
+    with torch.no_grad():
+        return cast(Logits, model(**batch).logits.numpy())
+
+
+def compare(file: Path, batches: Sequence[Batch], expected: Sequence[Logits]) -> float:
+    """Run an ONNX file on batches; the largest absolute difference of a logit from what was expected.
+
+    Raises:
+        RunError: the file cannot be run on one of them, or a logit differs by more than `TOLERANCE`.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    refused = (
+        *(runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented),
+        runtime.RuntimeException,
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except refused as error:
+        raise RunError(f"onnxruntime cannot read {file.name}: {_one_line(error)}") from None
+    largest = 0.0
+    for batch, logits in zip(batches, expected, strict=True):
+        place = f"a batch of {' x '.join(str(number) for number in next(iter(batch.values())).shape)}"
+        try:
+            [found] = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.items()})
+        except refused as error:
+            raise RunError(f"onnxruntime cannot run {file.name} on {place}: {_one_line(error)}") from None
+        largest = max(largest, difference(found, logits, place))
+    return largest
+
+
+def difference(found: Logits, expected: Logits, place: str) -> float:
+    """Largest absolute difference of two (B, K) arrays; [0.5, 200.0] and [0.5, 200.01] are 0.01 apart, which is within 1e-4 * 200.
+
+    Raises:
+        RunError: they differ by more than `TOLERANCE`, or hold a number that is not finite.
+    """
+    if found.shape != expected.shape:
+        raise RunError(f"the ONNX file gives logits of shape {found.shape} for {place}, the saved model {expected.shape}")
+    with np.errstate(invalid="ignore"):  # inf - inf
+        apart = np.abs(found.astype(np.float64) - expected)
+    within = np.isfinite(expected) & (apart <= TOLERANCE * np.maximum(1.0, np.abs(expected)))
+    if not within.all():
+        row, column = np.argwhere(~within)[0]
+        raise RunError(
+            f"the ONNX file answers other than the saved model, and is not kept: for {place}, logit {column} of example {row} is "
+            f"{found[row, column]:.6g} where the saved model says {expected[row, column]:.6g}"
+        )
+    return float(apart.max())
+
+
+# --- what is exported ---------------------------------------------------------------------------------------------------------
+
+
+def _load(run: RunDirectory, recipe: Recipe) -> tuple[nn.Module, Any]:
+    """The saved model in eval mode, float32, on the CPU, and its tokenizer or image processor.
+
+    Raises:
+        RunError: there is none, or it is not complete.
+    """
+    if not (run.model / "config.json").is_file():
+        raise RunError(f"{run.model}: no model here; the run is not finished")
+    text = recipe.data.kind == "text"
+    model_class, preprocessor_class = (
+        (AutoModelForSequenceClassification, AutoTokenizer) if text else (AutoModelForImageClassification, AutoImageProcessor)
+    )
+    trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    weights: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    try:
+        preprocessor = preprocessor_class.from_pretrained(run.model, **trusted)
+        model, found = model_class.from_pretrained(run.model, **trusted, **weights)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"{run.model}: the model cannot be read: {_one_line(error)}") from None
+    if found["missing_keys"]:
+        raise RunError(f"{run.model}: the model is not complete; missing: {', '.join(sorted(found['missing_keys'])[:5])}")
+    if text and not _words(preprocessor):
+        raise RunError(f"{run.model}: the model is not complete; its tokenizer knows no words")
+    return cast(nn.Module, model.eval()), preprocessor
+
+
+def _words(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that texts are made of."""
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+
+
+def _batches(recipe: Recipe, model: nn.Module, preprocessor: Any) -> list[Batch]:
+    """What is compared, always the same. The exporter follows the first: neither B nor T is 1, which it takes for a constant."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = sorted(SIZES, key=lambda size: size != 3)
+    if recipe.data.kind == "image":
+        shape = preprocessor.data_config["input_size"]
+        return [{"pixel_values": torch.randn(size, *shape, generator=generator)} for size in sizes]
+
+    segments = all("token_type_ids" in names for names in (preprocessor("a"), inspect.signature(model.forward).parameters))
+    words = torch.tensor(_words(preprocessor))
+    shortest = 0 if isinstance(recipe.model, TextCNN | BiLSTM) else 1  # the others know no text without a token
+    longest = recipe.data.max_length
+    batches = []
+    for length in sorted({*(length for length in LENGTHS if length < longest), longest}, key=lambda length: abs(length - 7)):
+        for size in sizes:
+            if size > 1 and size * length > MOST_TOKENS:
+                continue
+            # One text fills the batch, one is as short as a text can be, the others are in between; padded as in training.
+            between = torch.randint(1, length + 1, (max(size - 2, 0),), generator=generator).tolist()
+            rows = [
+                words[torch.randint(len(words), (n,), generator=generator)].tolist() for n in [length, shortest, *between][:size]
+            ]
+            encoded = {"input_ids": rows} | ({"token_type_ids": [[0] * len(row) for row in rows]} if segments else {})
+            batches.append(dict(preprocessor.pad(encoded, return_attention_mask=True, return_tensors="pt")))
+    return batches
+
+
+class _Graph(nn.Module):
+    """Tensors in a fixed order in, logits out."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return cast(Tensor, self.model(**dict(zip(self.names, tensors, strict=True))).logits)
+
+
+class _WordGraph(_Graph):
+    """A column of padding more, which changes nothing: then a text without a word, a batch of no columns, needs no other path."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return super().forward(*(nn.functional.pad(tensor, (0, 1)) for tensor in tensors))  # <pad> is 0, and so is the mask
+
+
+class _OnnxLSTM(nn.Module):
+    """ONNX's operator with the weights of a torch LSTM of one layer and direction, for the exporter to follow.
+
+    torch's own is unrolled while it is followed, which fixes the length of the texts.
+    """
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        assert lstm.num_layers == 1 and lstm.batch_first and lstm.bias and not (lstm.bidirectional or lstm.proj_size)
+        self.hidden_size = lstm.hidden_size
+        for name, tensor in lstm.named_parameters():
+            # torch stacks the gates as input, forget, cell, output; ONNX as input, output, forget, cell, below its direction.
+            i, f, c, o = tensor.detach().chunk(4)
+            self.register_buffer(name.removesuffix("_l0"), torch.cat([i, o, f, c])[None])
+
+    def forward(self, words: Tensor) -> tuple[Tensor, None]:
+        """(B, T, D) -> (B, T, H), and no last state."""
+        buffers = dict(self.named_buffers())
+        bias = torch.cat([buffers["bias_ih"], buffers["bias_hh"]], dim=1)
+        states = torch.onnx.ops.symbolic(
+            "LSTM",
+            (words.transpose(0, 1), buffers["weight_ih"], buffers["weight_hh"], bias),
+            {"hidden_size": self.hidden_size},
+            dtype=torch.float32,
+            shape=(words.shape[1], 1, words.shape[0], self.hidden_size),  # T, direction, B, H
+        )
+        return states[:, 0].transpose(0, 1), None
+
+
+def _write(model: nn.Module, recipe: Recipe, batch: Batch, file: Path) -> int:
+    """Write the file; the version of its operators. LSTMs of the model are replaced in place.
+
+    Raises:
+        RunError: torch cannot export it.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    lstms = {name: module for name, module in model.named_modules() if isinstance(module, nn.LSTM)}
+    for name, module in lstms.items():
+        model.set_submodule(name, _OnnxLSTM(module))
+    names = list(batch)
+    graph = _WordGraph if isinstance(recipe.model, TextCNN | BiLSTM) else _Graph
+    free = {0: "batch", 1: "length"} if recipe.data.kind == "text" else {0: "batch"}
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            program = torch.onnx.export(
+                graph(model, names).eval(),
+                tuple(batch.values()),
+                input_names=names,
+                output_names=[OUTPUT],
+                dynamic_shapes={"tensors": tuple(free for _ in names)},
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        reason: BaseException = error  # and not the graph that torch printed until then
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise RunError(f"torch cannot export {type(model).__name__} to ONNX: {_one_line(reason)}") from None
+    sys.stderr.write(said.getvalue())
+    assert program is not None
+    # The exporter notes the stack of each operator: paths of this machine.
+    ClearMetadataAndDocStringPass()(program.model)
+    program.save(file)  # one file below 2 GB
+    return int(program.model.opset_imports[""])
+
+
+def _one_line(error: BaseException) -> str:
+    """As much of an error as fits on a line that people read."""
+    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the libraries tell their own developers, and without transformers' loading bar."""
+    verbosity = hub_logging.get_verbosity()
+    bars = hub_logging.is_progress_bar_enabled()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    hub_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    levels = {logger: logger.level for logger in map(logging.getLogger, TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # All inputs have the same "batch" and "length"; the exporter expected another name for each.
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        hub_logging.set_verbosity(verbosity)
+        if bars:
+            hub_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,276 @@
+"""The Hub: push a publication in one commit, and fetch what others published.
+
+huggingface_hub does the talking, so HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE work as everywhere. Weights are safetensors,
+recipes are data, and no code of a repository is ever run. No message holds a token.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not in the stubs
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from hftl.errors import RunError
+from hftl.recipe import Recipe, parse_recipe
+from hftl.run import RunDirectory, fingerprint, read_json
+from hftl.secrets import redact
+from hftl.sharing.publication import MODEL_FILES, Publication, check_repo_id, is_published
+
+PREFIX = "hub:"
+REPEAT = "Nothing is lost, and the command can be repeated"
+
+
+# --- push ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place on the Hub that this user may write to."""
+
+    repo_id: str
+    revision: str
+    user: str
+    exists: bool
+    head: str | None
+    """Commit that the push builds on; None where there is no such branch yet."""
+    stale: tuple[str, ...]
+    """Files of an earlier push that are not part of this one: the commit removes them."""
+
+
+def check_target(publication: Publication, *, private: bool, revision: str, required: bool = True) -> Target | None:
+    """Token, rights and what is already there. Changes nothing. None: not `required`, and no Hub or no token at hand.
+
+    Raises:
+        RunError: no token, no right to write, no connection, or a repository that hftl did not make.
+    """
+    api, repo_id = HfApi(), publication.repo_id
+    if not required and (constants.HF_HUB_OFFLINE or get_token() is None):
+        return None
+    if constants.HF_HUB_OFFLINE:
+        raise RunError("the Hub is switched off here (HF_HUB_OFFLINE=1); a push needs it. --dry-run checks everything else")
+    if get_token() is None:
+        where = f"One with the right to write is made at {api.endpoint}/settings/tokens"
+        raise RunError(f"no token: set HF_TOKEN, or run `hf auth login`. {where}")
+    with _hub_errors(repo_id):
+        who = api.whoami()
+        _check_rights(who, repo_id)
+        if not api.repo_exists(repo_id):
+            return Target(repo_id, revision, who["name"], exists=False, head=None, stale=())
+        api.auth_check(repo_id, write=True)
+        if private and not api.model_info(repo_id).private:
+            raise RunError(f"{repo_id} is there already, and public: --private does not hide it. Change that in its settings first")
+        if not api.revision_exists(repo_id, revision):
+            return Target(repo_id, revision, who["name"], exists=True, head=None, stale=())
+        info = api.model_info(repo_id, revision=revision)
+    present = {file.rfilename for file in info.siblings or []}
+    if "manifest.json" not in present and any(MODEL_FILES.fullmatch(name) for name in present):
+        raise RunError(f"{repo_id} holds a model that hftl did not push; choose another name, or a new branch with --revision")
+    stale = tuple(sorted(name for name in present if is_published(name) and name not in publication.files))
+    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, stale=stale)
+
+
+def _check_rights(who: dict[str, Any], repo_id: str) -> None:
+    owner = repo_id.partition("/")[0]
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise RunError(f"the token of {who['name']} may read only; a push needs one with the right to write")
+    organisations = {organisation["name"]: organisation.get("roleInOrg") for organisation in who.get("orgs", [])}
+    if owner != who["name"] and owner not in organisations:
+        known = ", ".join([who["name"], *organisations])
+        raise RunError(f"{who['name']} may not write to {owner}/...; owners this token knows: {known}")
+    if organisations.get(owner) == "read":
+        raise RunError(f"{who['name']} may only read in the organisation {owner}")
+
+
+def push(publication: Publication, target: Target, *, private: bool, message: str) -> str:
+    """Send everything in one commit, on top of what `check_target` saw; returns the commit's address.
+
+    A push that fails leaves the branch as it was, and can be repeated: what had arrived is not sent again.
+
+    Raises:
+        RunError: the connection or the Hub failed, or somebody else pushed in between.
+    """
+    api = HfApi()
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in publication.files.items()
+    ]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in target.stale]
+    with _hub_errors(target.repo_id):
+        api.create_repo(target.repo_id, private=private, exist_ok=True)
+        if target.revision != constants.DEFAULT_REVISION and target.head is None:
+            api.create_branch(target.repo_id, branch=target.revision, exist_ok=True)
+        head = target.head or api.model_info(target.repo_id, revision=target.revision).sha
+        with warnings.catch_warnings():
+            # Predictions are no data set: they are what the card's numbers are recomputed from.
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            commit = api.create_commit(
+                target.repo_id, operations, commit_message=message, revision=target.revision, parent_commit=head
+            )
+    return str(commit.commit_url)
+
+
+# --- fetch --------------------------------------------------------------------------------------------------------------------
+
+
+def parse_hub_id(name: str) -> tuple[str, str | None]:
+    """("me/reviews", "v1") of "hub:me/reviews@v1"; the prefix and the revision may be missing.
+
+    Raises:
+        RunError: it cannot be the name of a repository.
+    """
+    repo_id, at, revision = name.removeprefix(PREFIX).partition("@")
+    if at and not re.fullmatch(r"[\w.][\w./-]*", revision):
+        raise RunError(f'"{revision}" is not a branch, tag or commit')
+    return check_repo_id(repo_id), revision or None
+
+
+def fetch(name: str, *, model_only: bool = False, texts_only: bool = False) -> RunDirectory:
+    """A published run in the Hub's cache, fetched as far as it is not there. It is shared: nothing may be written into it.
+
+    Raises:
+        RunError: no such repository or revision, no right to read it, or no connection.
+    """
+    repo_id, revision = parse_hub_id(name)
+    with _hub_errors(repo_id):
+        if constants.HF_HUB_OFFLINE:
+            return RunDirectory(Path(snapshot_download(repo_id, revision=revision)))
+        api = HfApi()
+        info = api.model_info(repo_id, revision=revision)
+        names = [file.rfilename for file in info.siblings or [] if is_published(file.rfilename)]
+        if model_only:
+            names = [name for name in names if MODEL_FILES.fullmatch(name) or name == "recipe.yaml"]
+        if texts_only:
+            names = [name for name in names if name in {"recipe.yaml", "data.json", "manifest.json"}]
+        if not names:
+            raise RunError(f"{repo_id}: nothing in it that hftl published")
+        # One commit for all files, whatever is pushed meanwhile.
+        with _without_bars() if texts_only else nullcontext():
+            return RunDirectory(Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=names)))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """For files that arrive before a progress bar could be read."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def fetch_recipe(name: str) -> Recipe:
+    """The recipe of a published run: data, read as YAML; never code.
+
+    Raises:
+        RunError: no such repository, or it has no recipe.
+        RecipeError: it is no recipe.
+    """
+    run = fetch(name, texts_only=True)
+    if not run.recipe.is_file():
+        raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
+    return parse_recipe(run.recipe.read_text(encoding="utf-8"), source=name)
+
+
+def pull(name: str, folder: Path) -> RunDirectory:
+    """Copy a published run into a folder of its own, as a run directory, once every file has proved to be what was pushed.
+
+    Raises:
+        RunError: the folder exists, or a file is not what the manifest says.
+    """
+    if folder.exists():
+        raise RunError(f"{folder} exists; nothing is written over. Choose another place with --output")
+    cached = fetch(name)
+    if wrong := wrong_files(cached):
+        raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    for file in [*read_json(cached.manifest)["files"], "manifest.json"]:
+        (beside / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cached.path / file, beside / file)  # what the cache's links point to
+    beside.replace(folder)
+    return RunDirectory(folder)
+
+
+def wrong_files(run: RunDirectory) -> dict[str, str]:
+    """{file: what is wrong with it} by the run's manifest: missing, changed, or named in a way that no push writes.
+
+    Raises:
+        RunError: there is no manifest, or it is none.
+    """
+    manifest = read_json(run.manifest)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise RunError(f"{run.manifest}: not a manifest")
+    wrong = {}
+    for name, expected in manifest["files"].items():
+        path = run.path / name
+        if not is_published(name.removeprefix("model/")):
+            wrong[name] = "no file that hftl publishes"
+        elif not path.is_file():
+            wrong[name] = "missing"
+        elif fingerprint(path) != expected:
+            wrong[name] = "changed since it was sealed: its SHA-256 is another"
+    return wrong
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """The client's errors as one sentence each, with the way out and without any token."""
+    try:
+        yield
+    except GatedRepoError:
+        raise RunError(f"{repo_id} is gated: ask for access on its page") from None
+    except RepositoryNotFoundError:
+        raise RunError(f"{repo_id}: no such repository, or it is private and this token may not read it") from None
+    except RevisionNotFoundError:
+        raise RunError(f"{repo_id}: no such branch, tag or commit") from None
+    except EntryNotFoundError as error:
+        raise RunError(f"{repo_id}: {_said(error)}") from None
+    except OfflineModeIsEnabled:
+        raise RunError(f"{repo_id}: the Hub is switched off here (HF_HUB_OFFLINE=1)") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 412 or status == 409:
+            raise RunError(f"{repo_id}: somebody else pushed in between; look at it, and push again") from None
+        if status in {401, 403}:
+            raise RunError(f"{repo_id}: the Hub refuses this token ({status}): {_said(error)}") from None
+        raise RunError(f"{repo_id}: the Hub answered {status}: {_said(error)}. {REPEAT}") from None
+    except httpx2.HTTPError as error:
+        what = f"{repo_id}: the connection to {HfApi().endpoint} failed ({type(error).__name__}: {_said(error)})"
+        raise RunError(f"{what}. {REPEAT}") from None
+    except RuntimeError as error:
+        if not str(error).startswith("Error while uploading"):  # huggingface_hub's word for an upload that failed six times
+            raise
+        raise RunError(f"{repo_id}: {_said(error)} ({type(error.__cause__).__name__}). {REPEAT}") from None
+    except ValueError as error:  # the Hub's own check of the card's front matter
+        raise RunError(f"{repo_id}: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    token = get_token()
+    return redact(" ".join(str(error).split()), known=[token] if token else [])[:300]

@@ -1,0 +1,96 @@
+"""Serving parity: what is about to be published says the same through `transformers.pipeline` as it said in training.
+
+The model folder is loaded in a fresh process that does not import hftl, and fed the run's serving samples as they came. So a
+tokenizer that truncates elsewhere, label names in another order, a preprocessing that was not saved, or weights of another epoch
+are found here and not by a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions, stored_label_names
+from hftl.evaluation.serving import ServingSamples
+from hftl.run import RunDirectory
+from hftl.secrets import environment_secrets, redact
+
+SERVE = Path(__file__).with_name("serve.py")
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to the larger of 1 and the logit: the same arithmetic in float32."""
+TOLERANCE_OF_EVALUATION = 0.1
+"""The same against the evaluation's logits, which may have been computed in bf16 (8 bits of precision, through every layer)."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the fresh process found."""
+
+    samples: int
+    difference: float
+    """Largest difference of a logit, relative as `TOLERANCE` is."""
+    read_differently: tuple[str, ...]
+    """Ids of transparent or deep pictures whose pixels the pipeline reads in another way; they are not compared."""
+
+
+def check_serving(run: RunDirectory) -> Parity:
+    """Serve the run's model in a fresh process and compare its logits with those of training.
+
+    Raises:
+        RunError: it cannot be loaded, or it says something else.
+    """
+    samples, predictions = ServingSamples.load(run.serving), Predictions.load(run.predictions("validation"))
+    place = {id: row for row, id in enumerate(predictions.ids)}
+    if unknown := [id for id in samples.ids if id not in place]:
+        raise RunError(f"{run.serving}: {unknown[0]} is no example of the validation split; the file belongs to another run")
+    evaluated = predictions.logits[[place[id] for id in samples.ids]]
+    _compare(samples.logits, evaluated, samples.ids, TOLERANCE_OF_EVALUATION, "the saved model is not the one that was evaluated")
+
+    answers = _serve(run, "image-classification" if isinstance(samples.inputs[0], bytes) else "text-classification")
+    names = stored_label_names(run.predictions("validation"))
+    for answer in answers:
+        if set(answer["scores"]) != set(names):
+            raise RunError(f"{run.model}: served classes are {sorted(answer['scores'])}, those of the run {sorted(names)}")
+    served = np.array([[answer["scores"][name] for name in names] for answer in answers], dtype=np.float32)
+    same = np.array([not answer["differs_by_design"] for answer in answers])
+    compared = [id for id, keep in zip(samples.ids, same, strict=True) if keep]
+    what = "transformers.pipeline answers differently from training"
+    difference = _compare(served[same], samples.logits[same], compared, TOLERANCE, what)
+    return Parity(len(compared), difference, tuple(id for id in samples.ids if id not in compared))
+
+
+def _compare(found: np.ndarray, expected: np.ndarray, ids: list[str], tolerance: float, what: str) -> float:
+    if not len(ids):
+        return 0.0
+    differences = (np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max(axis=1)
+    worst = int(differences.argmax())
+    if not differences[worst] <= tolerance:  # nan is no pass
+        one, other = (", ".join(f"{value:.4f}" for value in row[:10]) for row in (found[worst], expected[worst]))
+        raise RunError(
+            f"{what}: of {len(ids)} validation examples {int((~(differences <= tolerance)).sum())} differ, most of all"
+            f" {ids[worst]}:\n  logits now       {one}\n  logits expected  {other}\nNothing was published."
+        )
+    return float(differences[worst])
+
+
+def _serve(run: RunDirectory, task: str) -> list[dict[str, Any]]:
+    """The answers of a fresh process that has no token, no network, and no memory of remote code."""
+    secret = set(environment_secrets().values())
+    environment = {name: value for name, value in os.environ.items() if f"the value of {name}" not in secret}
+    with tempfile.TemporaryDirectory(prefix="hftl-serving-") as folder:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": folder, "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-P", str(SERVE), str(run.model.absolute()), str(run.serving.absolute()), task]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"{run.model}: transformers.pipeline cannot serve it: {redact(reason)}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -1,0 +1,194 @@
+"""Verify: every number that a run or a published repository claims, computed again.
+
+Four things are looked at. Files: their hashes, by the manifest. metrics.json: against the metrics of the stored predictions. The
+splits: counts and fingerprints, against the ids and labels of the stored predictions. The card: rendered again from the recomputed
+metrics and compared number by number, in its tables, its sentences and its front matter.
+
+Nothing here needs torch, the data or the model. What a person wrote into the recipe's `card` section cannot be recomputed; its
+numbers are counted and left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.run import RunDirectory, read_json, split_facts
+from hftl.sharing.card import hand_written, render_card
+from hftl.sharing.hub import wrong_files
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
+HEADLINE = re.compile(r"metrics\.json, \w+\.\w+|.*, by the model: .*")
+"""Claims that are printed one by one; thousands of others are counted."""
+EXACT = 1e-9
+"""Relative difference up to which two float64 results of the same arithmetic on another machine count as equal."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number, or one file, and what was found instead of it or in agreement with it."""
+
+    where: str
+    claimed: str
+    recomputed: str
+    holds: bool
+
+    @property
+    def difference(self) -> str:
+        """Recomputed minus claimed where both are numbers, otherwise nothing."""
+        claimed, recomputed = _as_number(self.claimed), _as_number(self.recomputed)
+        return "" if claimed is None or recomputed is None else f"{recomputed - claimed:+.4g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All claims, in the order of the card's reader."""
+
+    claims: tuple[Claim, ...]
+    hand_written: int
+    """Numbers in what a person wrote, which nothing can recompute."""
+    notes: tuple[str, ...] = ()
+    """What was not looked at, and why."""
+
+    def with_claims(self, more: Iterable[Claim]) -> Verdict:
+        return dataclasses.replace(self, claims=(*self.claims, *more))
+
+    @property
+    def shown(self) -> tuple[Claim, ...]:
+        """What a person wants to see: the metrics of each split, what the model says now, and whatever does not hold."""
+        return tuple(claim for claim in self.claims if not claim.holds or HEADLINE.fullmatch(claim.where))
+
+    @property
+    def failed(self) -> tuple[Claim, ...]:
+        return tuple(claim for claim in self.claims if not claim.holds)
+
+
+def verify(run: RunDirectory) -> Verdict:
+    """Recompute what can be recomputed from the files of a run, pulled, published or one's own.
+
+    Raises:
+        RunError: it is no finished run.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path}: no metrics.json, so there is nothing to verify; the run is not finished")
+    stated, notes = read_json(run.metrics), []
+    recipe = run.load_recipe()
+    claims: list[Claim] = []
+
+    repository = None
+    if run.manifest.is_file():
+        repository = read_json(run.manifest).get("repository")
+        wrong = wrong_files(run)
+        sealed = read_json(run.manifest)["files"]
+        claims += [Claim(name, "as sealed", wrong.get(name, "as sealed"), name not in wrong) for name in sealed]
+    else:
+        notes.append("no manifest.json: whether files were changed is not known")
+
+    recomputed = {}
+    for split in stated:
+        path = run.predictions(split)
+        if not path.is_file():
+            claims.append(Claim(f"predictions/{split}.parquet", "there", "missing", False))
+            continue
+        predictions, names = Predictions.load(path), stored_label_names(path)
+        recomputed[split] = compute_metrics(predictions, names)
+        claims += _compare_values(f"metrics.json, {split}", stated[split], recomputed[split])
+        claims += _compare_split(split, predictions, names, read_json(run.data) if run.data.is_file() else {})
+    if run.card.is_file() and set(recomputed) == set(stated):
+        card = run.card.read_text(encoding="utf-8")
+        claims += _compare_cards(card, render_card(run, repo_id=repository, metrics=recomputed), hand_written(recipe))
+    else:
+        notes.append("README.md was not compared")
+    notes.append("the stage table, the machine and the dates were compared with the run's records, which nothing can recompute")
+    by_hand = sum(len(NUMBER.findall(text)) for text in hand_written(recipe))
+    return Verdict(tuple(claims), by_hand, tuple(notes))
+
+
+def require_verified(run: RunDirectory) -> Verdict:
+    """`verify`, for whoever needs every number to hold.
+
+    Raises:
+        RunError: one does not.
+    """
+    verdict = verify(run)
+    if verdict.failed:
+        lines = [f"  {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
+        more = [f"  and {len(verdict.failed) - 10} more; see them with: hftl verify {run.path}"] if len(verdict.failed) > 10 else []
+        help = "  A card that was changed by hand is written again with: hftl card RUN"
+        raise RunError("\n".join([f"{run.path}: these claims do not hold:", *lines, *more, help]))
+    return verdict
+
+
+# --- values of JSON -----------------------------------------------------------------------------------------------------------
+
+
+def _compare_values(where: str, stated: Any, found: Any) -> Iterator[Claim]:
+    """A claim for each number (and each name) in a JSON value; keys that this hftl does not compute are refuted as such."""
+    if isinstance(stated, Mapping) and isinstance(found, Mapping):
+        for key in dict.fromkeys([*stated, *found]):
+            if key in stated:  # what an older hftl did not state is no claim
+                yield from _compare_values(f"{where}.{key}", stated[key], found.get(key, "not computed"))
+    elif isinstance(stated, Sequence) and not isinstance(stated, str) and isinstance(found, Sequence) and len(stated) == len(found):
+        for place, (one, other) in enumerate(zip(stated, found, strict=True)):
+            yield from _compare_values(f"{where}[{place}]", one, other)
+    else:
+        yield Claim(where, _shown(stated), _shown(found), _equal(stated, found))
+
+
+def _equal(stated: Any, found: Any) -> bool:
+    if isinstance(stated, float) and isinstance(found, float | int):
+        return math.isclose(stated, found, rel_tol=EXACT, abs_tol=EXACT)
+    return bool(stated == found)
+
+
+def _compare_split(split: str, predictions: Predictions, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[Claim]:
+    facts = data.get("splits", {}).get(split)
+    if facts is None:
+        return
+    found = split_facts(predictions.ids, predictions.labels.tolist(), names)
+    yield from _compare_values(f"data.json, {split}", facts, found)
+
+
+# --- the card -----------------------------------------------------------------------------------------------------------------
+
+
+def _compare_cards(card: str, rendered: str, by_hand: Sequence[str]) -> Iterator[Claim]:
+    """A claim for each number of the card, beside the number at the same place of the card rendered again."""
+    own = {line.strip() for text in by_hand for line in text.splitlines()}
+    claimed, found = card.splitlines(), rendered.splitlines()
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, claimed, found, autojunk=False).get_opcodes():
+        if kind == "equal":
+            for number, line in enumerate(claimed[a:b], start=a + 1):
+                if line.strip() not in own:
+                    yield from (Claim(f"README.md, line {number}", value, value, True) for value in NUMBER.findall(line))
+            continue
+        for place in range(max(b - a, d - c)):
+            before = claimed[a + place] if a + place < b else ""
+            after = found[c + place] if c + place < d else ""
+            yield from _compare_lines(f"README.md, line {min(a + place, len(claimed) - 1) + 1}", before, after)
+
+
+def _compare_lines(where: str, before: str, after: str) -> Iterator[Claim]:
+    if NUMBER.sub("#", before) != NUMBER.sub("#", after):
+        yield Claim(where, before.strip() or "(no such line)", after.strip() or "(no such line)", False)
+        return
+    for one, other in zip(NUMBER.findall(before), NUMBER.findall(after), strict=True):
+        yield Claim(where, one, other, one == other)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "undefined" if value is None else str(value)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", "").rstrip("%"))
+    except ValueError:
+        return None

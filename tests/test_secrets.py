@@ -1,0 +1,79 @@
+"""Secrets are found by their form and by their value, and no message shows one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hftl.errors import RecipeError
+from hftl.recipe import Card, Recipe, Stage, TextData, Transformer
+from hftl.secrets import environment_secrets, find_secrets, redact
+
+TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"  # of the right form, and of nobody
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (TOKEN, "a Hugging Face token"),
+        ("api_org_" + "a" * 34, "a Hugging Face token"),
+        ("ghp_" + "a1" * 18, "a GitHub token"),
+        ("key=AKIA" + "ABCD" * 4, "an AWS access key"),
+        ("AIza" + "x" * 35, "a Google API key"),
+        ("xoxb-1234567890-abc", "a Slack token"),
+        ("sk-" + "a" * 24, "an API key"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
+        ("https://me:opensesame@example.org/x", "a password in an address"),
+    ],
+)
+def test_a_secret_is_known_by_its_form(text: str, kind: str) -> None:
+    assert list(find_secrets(f"first line\nbefore {text} after")) == [(2, kind)]
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_hub_download", "https://huggingface.co/me/x", "sk-learn", "a private key", "10:30 me@example.org", "hf_short"]
+)
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert list(find_secrets(text)) == []
+
+
+def test_a_secret_is_known_by_its_value_where_a_variable_with_a_telling_name_holds_it() -> None:
+    environment = {
+        "WANDB_API_KEY": "correct horse",
+        "TOKENIZERS_PARALLELISM": "false-ish-value",
+        "MY_TOKEN": "true",
+        "PATH": "/bin:/sbin",
+    }
+    known = environment_secrets(environment)
+    assert known == {"correct horse": "the value of WANDB_API_KEY"}
+    assert list(find_secrets("a\nb correct horse c", known=known)) == [(2, "the value of WANDB_API_KEY")]
+
+
+def test_what_is_redacted_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", "swordfish42")
+    assert redact(f"said {TOKEN}, swordfish42 and open-sesame", known=["open-sesame"]) == "said ***, *** and ***"
+
+
+def test_a_recipe_with_a_token_is_refused_and_the_message_does_not_show_it() -> None:
+    with pytest.raises(RecipeError, match=r"card\.summary holds a Hugging Face token") as caught:
+        Recipe(
+            name="trial",
+            data=TextData(source="reviews"),
+            model=Transformer(checkpoint="bert"),
+            stages={"all": Stage(lr=1e-4)},
+            card=Card(summary=f"made with {TOKEN}"),
+        )
+    assert TOKEN not in str(caught.value)
+
+
+def test_an_override_with_a_token_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = Path(__file__).parent.parent / "recipes" / "quickstart.py"
+    command = [sys.executable, "-m", "hftl", "train", str(recipe), f"card.citation={TOKEN}", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "card.citation holds a Hugging Face token" in done.stderr
+    assert TOKEN not in done.stderr + done.stdout
+    assert not (tmp_path / "run").exists()
