@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -160,10 +160,10 @@ def predict(
         write_predictions(predictions, output)
         out.print(f"{len(predictions)} predictions in {output}", highlight=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("label", no_wrap=True)
     table.add_column("probability", justify="right")
-    table.add_column("input", overflow="ellipsis", no_wrap=True, max_width=90)
+    table.add_column("input", overflow="ellipsis", no_wrap=True, ratio=1)
     for prediction in predictions:
         table.add_row(_plain(prediction.label), f"{prediction.probability:.3f}", _plain(prediction.input))
     out.print(table, highlight=False)
@@ -292,7 +292,7 @@ def verify(
         str | None,
         typer.Option("--data", metavar="SOURCE", help="The run's data: the model is run again over them.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Print every claim, not only a summary and those that fail.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print every claim, not only the metrics and what fails.")] = False,
 ) -> None:
     """Recompute every number on a model card from the stored predictions; with the data, from the model itself.
 
@@ -300,8 +300,7 @@ def verify(
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
-    from rich.table import Table
-
+    from hftl.sharing.verify import report
     from hftl.sharing.verify import verify as verify_run
 
     directory = _run(run)
@@ -310,32 +309,31 @@ def verify(
         from hftl.reproduce import reproduce
 
         verdict = verdict.with_claims(reproduce(directory, data))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "where", "claim", "recomputed", "difference"):
-        names = column in {"", "where"}
-        table.add_column(column, justify="left" if names else "right", no_wrap=names)
-    for claim in verdict.claims if everything else verdict.shown:
-        mark = "[green]ok[/green]" if claim.holds else "[red]no[/red]"
-        table.add_row(mark, *map(_plain, (claim.where, claim.claimed, claim.recomputed, claim.difference)))
-    out.print(table, highlight=False)
-    for note in verdict.notes:
-        out.print(f"- {note}", highlight=False, markup=False)
-    failed = len(verdict.failed)
-    out.print(f"{len(verdict.claims):,} claims recomputed: " + (f"{failed} do not hold" if failed else "all hold"), highlight=False)
-    if failed:
+    for line in report(verdict, everything=everything):
+        out.print(line, highlight=False, markup=False)
+    if verdict.failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def export(
-    run: RunOrRepo,
-    format: Annotated[str, typer.Option("--format", help="onnx is the only one.")] = "onnx",
+    run: RunArgument,
+    format: Annotated[Literal["onnx"], typer.Option(help="What to write.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="The new folder; default: RUN/onnx.", show_default=False)
     ] = None,
 ) -> None:
-    """Export a run's model to ONNX, compared with the saved model by onnxruntime. Needs: pip install "hftl[onnx]"."""
-    raise NotImplementedError
+    """Write a finished run's model as ONNX, compared with the saved model; needs `pip install "hftl[onnx]"`.
+
+    hftl export runs/quickstart
+    """
+    from hftl.sharing.export import export_onnx, usage
+
+    directory = RunDirectory(run)
+    done = export_onnx(directory, output or run / "onnx")
+    out.print(f"{done.file}  {_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}", highlight=False, markup=False)
+    compared = f"{done.batches} batches compared with onnxruntime: largest difference of a logit {done.largest_difference:.1g}"
+    out.print(f"{compared}\n\n{usage(directory, done)}", highlight=False, markup=False)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, disable_progress_bars
 from datasets import Image as ImageFeature
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
@@ -55,6 +55,7 @@ def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) 
         RunError: there is no model there.
         DataError: inputs that cannot be read, all of them in one report.
     """
+    disable_progress_bars()  # of datasets
     run = RunDirectory(model_or_run)
     classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
     of_run = run.load_recipe().data if run.recipe.is_file() else None

@@ -35,7 +35,12 @@ def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
         for name, value in now.items():
             if isinstance(value, float) and isinstance(values.get(name), float):
                 holds = abs(value - values[name]) <= TOLERANCE
-                yield Claim(f"{split}, by the model: {name}", f"{values[name]:.6g}", f"{value:.6g}", holds)
+                yield Claim("the model", f"{split}.{name}", f"{values[name]:.6g}", f"{value:.6g}", holds)
         changed = int(np.count_nonzero(predicted.predicted != stored.predicted))
-        where = f"{split}, by the model: predictions as stored"
-        yield Claim(where, f"{len(stored)}", f"{len(stored) - changed}", changed <= TOLERANCE * len(stored) * 2)
+        yield Claim(
+            "the model",
+            f"{split}.predictions",
+            f"{len(stored)}",
+            f"{len(stored) - changed}",
+            changed <= TOLERANCE * len(stored) * 2,
+        )

@@ -314,6 +314,7 @@ NOT_JSON_OBJECTS = {
     "deep values": b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}",
     "not UTF-8": b'{"model_type": "b\xff\xfert"}',
     "a long number": b'{"hidden_size": ' + b"9" * 5000 + b"}",
+    "half a character": b'{"a": "\\ud83d"}',
 }
 
 
@@ -434,6 +435,14 @@ def test_two_classes_of_one_name_are_refused(saved: dict[str, Path], family: str
     names = ["sad", "glad", "sad"]
     rewrite(folder, **({"label_names": names} if family == "resnet" else {"id2label": dict(enumerate(names))}))
     assert 'two classes are called "sad" in config.json' in refusal(folder)
+
+
+def test_a_message_does_not_speak_to_the_terminal(saved: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved["bert"], tmp_path / "model")
+    for values in ({"model_type": "\x1b[2Jbert"}, {"num_labels": "\x1b]0;title\x07"}, {"id2label": {"\u202e\x9b": "a"}}):
+        shutil.copy(saved["bert"] / "config.json", folder)
+        rewrite(folder, **values)
+        assert all(line.isprintable() for line in refusal(folder).splitlines())
 
 
 GLOVE_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import psutil
 from huggingface_hub import ResolvedRevision, is_offline_mode
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, though exported lazily
@@ -144,7 +145,7 @@ class Checkpoint:
 
 def refused(what: str, *help: str) -> RecipeError:
     """An error at `model.checkpoint`."""
-    return RecipeError.single("model.checkpoint", what, *help, source="model")
+    return RecipeError.single("model.checkpoint", _printable(what), *map(_printable, help), source="model")
 
 
 def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
@@ -217,13 +218,13 @@ def stored_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     return tensors, numbers
 
 
-def check_counts(checkpoint: Checkpoint, values: Any, key: str = "") -> None:
+def check_counts(checkpoint: Checkpoint, values: Any) -> None:
     """Refuse a number of layers, blocks or experts that no model has, before a loop is run so often.
 
     Raises:
         RecipeError: such a number is larger than 256 and than the number of tensors in the weights.
     """
-    found = [(name, value) for name, value in _walk(values, key) if isinstance(value, int | float) and COUNTS.search(name)]
+    found = [(name, value) for name, value in _walk(values) if isinstance(value, int | float) and COUNTS.search(name)]
     if not any(value > MOST_LAYERS for _, value in found):
         return
     tensors, _ = stored_sizes(checkpoint)
@@ -246,7 +247,7 @@ def check_size(checkpoint: Checkpoint, model: nn.Module, *, pretrained: bool) ->
     if numbers and parameters > 2 * numbers + SPARE_PARAMETERS:
         what = f"has a {CONFIG} that describes {parameters:,} parameters, and weights of {numbers:,}"
         raise checkpoint.refused(what, None, "The two do not belong together.")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if 4 * parameters > memory:
         what = f"has a {CONFIG} that describes {parameters:,} parameters: {4 * parameters / 1e9:,.0f} GB of float32"
         raise checkpoint.refused(what, None, f"This machine has {memory / 1e9:,.0f} GB of memory.")
@@ -286,6 +287,7 @@ def _read_object(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
         raise checkpoint.refused(f"has a {file.name} of {size:,} bytes; {MOST_BYTES:,} are more than one needs")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(found, ensure_ascii=False).encode()  # half of a character ("\\ud83d") could be written nowhere
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 5,000 digits; brackets in brackets
         raise checkpoint.refused(f"has a {file.name} that is not JSON", error) from None
     if not isinstance(found, dict):
@@ -433,6 +435,11 @@ def _walk(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(values, list):
         for value in values:
             yield from _walk(value, key)
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would act on, such as an escape sequence in the name of a class."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _shown(value: Any) -> str:

@@ -264,7 +264,7 @@ def _create(source: _Source, **arguments: Any) -> TimmModel:
     try:
         return timm.create_model(source.architecture, **source.arguments, **arguments)
     except MALFORMED as error:
-        raise refused(f"timm cannot make {source.architecture} with {source.arguments}", str(error)) from None
+        raise refused(f"timm cannot make {source.architecture} with {source.arguments}", " ".join(str(error).split())) from None
 
 
 def _load(checkpoint: Checkpoint, source: _Source) -> TimmModel:

@@ -37,6 +37,7 @@ from transformers.utils import logging as hub_logging
 from hftl.errors import RunError
 from hftl.recipe import BiLSTM, Recipe, TextCNN
 from hftl.run import RunDirectory
+from hftl.sharing.publication import MODEL_FILES
 
 FILE = "model.onnx"
 OUTPUT = "logits"
@@ -106,7 +107,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
             opset = _write(model, recipe, batches[0], file)
             apart = compare(file, batches, expected)
             for path in run.model.iterdir():
-                if path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
+                if MODEL_FILES.fullmatch(path.name) and path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
                     shutil.copy(path, beside)
             size = sum(path.stat().st_size for path in beside.glob(f"{FILE}*"))
             with file.open("rb") as stream:
@@ -346,3 +347,18 @@ def _quiet() -> Iterator[None]:
         hub_logging.set_verbosity(verbosity)
         if bars:
             hub_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def usage(run: RunDirectory, done: Export) -> str:
+    """Two lines of Python that run the exported file."""
+    folder = done.file.parent
+    if run.load_recipe().data.kind == "text":
+        reader, inputs = "tokenizer = AutoTokenizer", 'tokenizer(["a text"], padding=True, truncation=True, return_tensors="np")'
+        values = "dict(inputs)"
+    else:  # timm's processor gives torch tensors only
+        reader, inputs = "processor = AutoImageProcessor", 'processor(picture, return_tensors="pt")'
+        values = '{"pixel_values": inputs["pixel_values"].numpy()}'
+    return (
+        f'{reader}.from_pretrained("{folder}"); inputs = {inputs}\n'
+        f'[logits] = onnxruntime.InferenceSession("{done.file}").run(["logits"], {values})'
+    )

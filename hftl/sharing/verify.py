@@ -25,8 +25,8 @@ from hftl.sharing.card import hand_written, render_card
 from hftl.sharing.hub import wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
-HEADLINE = re.compile(r"metrics\.json, \w+\.\w+|.*, by the model: .*")
-"""Claims that are printed one by one; thousands of others are counted."""
+HEADLINES = ("metrics.json", "the model")
+"""Their plain numbers are printed one by one; hundreds of others are counted."""
 EXACT = 1e-9
 """Relative difference up to which two float64 results of the same arithmetic on another machine count as equal."""
 
@@ -35,6 +35,8 @@ EXACT = 1e-9
 class Claim:
     """One number, or one file, and what was found instead of it or in agreement with it."""
 
+    kind: str
+    """What was looked at: "files", "metrics.json", "data.json", "README.md", or "the model"."""
     where: str
     claimed: str
     recomputed: str
@@ -61,9 +63,13 @@ class Verdict:
         return dataclasses.replace(self, claims=(*self.claims, *more))
 
     @property
-    def shown(self) -> tuple[Claim, ...]:
-        """What a person wants to see: the metrics of each split, what the model says now, and whatever does not hold."""
-        return tuple(claim for claim in self.claims if not claim.holds or HEADLINE.fullmatch(claim.where))
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """{kind: (claims, how many of them do not hold)}, in their order."""
+        found: dict[str, tuple[int, int]] = {}
+        for claim in self.claims:
+            claims, failed = found.get(claim.kind, (0, 0))
+            found[claim.kind] = claims + 1, failed + (not claim.holds)
+        return found
 
     @property
     def failed(self) -> tuple[Claim, ...]:
@@ -87,7 +93,7 @@ def verify(run: RunDirectory) -> Verdict:
         repository = read_json(run.manifest).get("repository")
         wrong = wrong_files(run)
         sealed = read_json(run.manifest)["files"]
-        claims += [Claim(name, "as sealed", wrong.get(name, "as sealed"), name not in wrong) for name in sealed]
+        claims += [Claim("files", name, "as sealed", wrong.get(name, "as sealed"), name not in wrong) for name in sealed]
     else:
         notes.append("no manifest.json: whether files were changed is not known")
 
@@ -95,11 +101,11 @@ def verify(run: RunDirectory) -> Verdict:
     for split in stated:
         path = run.predictions(split)
         if not path.is_file():
-            claims.append(Claim(f"predictions/{split}.parquet", "there", "missing", False))
+            claims.append(Claim("files", f"predictions/{split}.parquet", "there", "missing", False))
             continue
         predictions, names = Predictions.load(path), stored_label_names(path)
         recomputed[split] = compute_metrics(predictions, names)
-        claims += _compare_values(f"metrics.json, {split}", stated[split], recomputed[split])
+        claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, read_json(run.data) if run.data.is_file() else {})
     if run.card.is_file() and set(recomputed) == set(stated):
         card = run.card.read_text(encoding="utf-8")
@@ -119,27 +125,50 @@ def require_verified(run: RunDirectory) -> Verdict:
     """
     verdict = verify(run)
     if verdict.failed:
-        lines = [f"  {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
+        lines = [f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
         more = [f"  and {len(verdict.failed) - 10} more; see them with: hftl verify {run.path}"] if len(verdict.failed) > 10 else []
-        help = "  A card that was changed by hand is written again with: hftl card RUN"
+        help = f"  A card that was changed by hand, or written by another hftl, is written again with: hftl card {run.path}"
         raise RunError("\n".join([f"{run.path}: these claims do not hold:", *lines, *more, help]))
     return verdict
+
+
+def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:
+    """The verdict as lines: the metrics and whatever does not hold, or every claim; then a count of each kind."""
+    heading = None
+    for claim in verdict.claims:
+        plain = claim.kind in HEADLINES and claim.difference and "[" not in claim.where
+        if claim.holds and not plain and not everything:
+            continue
+        split, dot, name = claim.where.partition(".") if claim.kind in (*HEADLINES, "data.json") else ("", "", claim.where)
+        if heading != (heading := f"{claim.kind}{', ' if dot else ''}{split if dot else ''}"):
+            yield f"{heading:<34}{'claim':>12}{'recomputed':>12}{'difference':>12}"
+        mark = "ok" if claim.holds else "no"
+        if max(len(claim.claimed), len(claim.recomputed)) > 11:
+            yield from (f"  {mark}  {name}", f"        claim  {claim.claimed}", f"        found  {claim.recomputed}")
+        else:
+            yield f"  {mark}  {name.replace('_', ' '):<28}{claim.claimed:>12}{claim.recomputed:>12}{claim.difference:>12}"
+    yield ""
+    for kind, (count, wrong) in verdict.counts.items():
+        yield f"{kind:<14}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
+    if verdict.hand_written:
+        yield f"{'by hand':<14}{verdict.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
+    yield from (f"- {note}" for note in verdict.notes)
 
 
 # --- values of JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _compare_values(where: str, stated: Any, found: Any) -> Iterator[Claim]:
+def _compare_values(kind: str, where: str, stated: Any, found: Any) -> Iterator[Claim]:
     """A claim for each number (and each name) in a JSON value; keys that this hftl does not compute are refuted as such."""
     if isinstance(stated, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys([*stated, *found]):
             if key in stated:  # what an older hftl did not state is no claim
-                yield from _compare_values(f"{where}.{key}", stated[key], found.get(key, "not computed"))
+                yield from _compare_values(kind, f"{where}.{key}", stated[key], found.get(key, "not computed"))
     elif isinstance(stated, Sequence) and not isinstance(stated, str) and isinstance(found, Sequence) and len(stated) == len(found):
         for place, (one, other) in enumerate(zip(stated, found, strict=True)):
-            yield from _compare_values(f"{where}[{place}]", one, other)
+            yield from _compare_values(kind, f"{where}[{place}]", one, other)
     else:
-        yield Claim(where, _shown(stated), _shown(found), _equal(stated, found))
+        yield Claim(kind, where, _shown(stated), _shown(found), _equal(stated, found))
 
 
 def _equal(stated: Any, found: Any) -> bool:
@@ -153,7 +182,7 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
     if facts is None:
         return
     found = split_facts(predictions.ids, predictions.labels.tolist(), names)
-    yield from _compare_values(f"data.json, {split}", facts, found)
+    yield from _compare_values("data.json", split, facts, found)
 
 
 # --- the card -----------------------------------------------------------------------------------------------------------------
@@ -167,20 +196,20 @@ def _compare_cards(card: str, rendered: str, by_hand: Sequence[str]) -> Iterator
         if kind == "equal":
             for number, line in enumerate(claimed[a:b], start=a + 1):
                 if line.strip() not in own:
-                    yield from (Claim(f"README.md, line {number}", value, value, True) for value in NUMBER.findall(line))
+                    yield from (Claim("README.md", f"line {number}", value, value, True) for value in NUMBER.findall(line))
             continue
         for place in range(max(b - a, d - c)):
             before = claimed[a + place] if a + place < b else ""
             after = found[c + place] if c + place < d else ""
-            yield from _compare_lines(f"README.md, line {min(a + place, len(claimed) - 1) + 1}", before, after)
+            yield from _compare_lines(f"line {min(a + place, len(claimed) - 1) + 1}", before, after)
 
 
 def _compare_lines(where: str, before: str, after: str) -> Iterator[Claim]:
     if NUMBER.sub("#", before) != NUMBER.sub("#", after):
-        yield Claim(where, before.strip() or "(no such line)", after.strip() or "(no such line)", False)
+        yield Claim("README.md", where, before.strip() or "(no such line)", after.strip() or "(no such line)", False)
         return
     for one, other in zip(NUMBER.findall(before), NUMBER.findall(after), strict=True):
-        yield Claim(where, one, other, one == other)
+        yield Claim("README.md", where, one, other, one == other)
 
 
 def _shown(value: Any) -> str:
