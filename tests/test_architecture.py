@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
+    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.publication"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.

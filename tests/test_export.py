@@ -265,19 +265,19 @@ def test_a_folder_without_a_run_or_a_whole_model_is_refused(tmp_path: Path) -> N
         export_onnx(RunDirectory(tmp_path), tmp_path / "onnx")
     run = transformer_run(tmp_path / "run", BertConfig(**SMALL))
     (run.model / "tokenizer.json").rename(tmp_path / "tokenizer.json")
-    with pytest.raises(RunError, match="the model cannot be read"):
+    with pytest.raises(RunError, match="has no tokenizer that can be read"):
         export_onnx(run, run.path / "onnx")
     (tmp_path / "tokenizer.json").rename(run.model / "tokenizer.json")
     weights = load_file(run.model / "model.safetensors")
     del weights["classifier.bias"]
     save_file(weights, run.model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RunError, match=r"the model is not complete; missing: classifier\.bias"):
+    with pytest.raises(RunError, match=r"classifier\.bias"):
         export_onnx(run, run.path / "onnx")
     (run.model / "model.safetensors").unlink()
-    with pytest.raises(RunError, match="the model cannot be read"):
+    with pytest.raises(RunError, match=r"model\.safetensors"):
         export_onnx(run, run.path / "onnx")
     (run.model / "config.json").unlink()
-    with pytest.raises(RunError, match="no model here; the run is not finished"):
+    with pytest.raises(RunError, match="no model here"):
         export_onnx(run, run.path / "onnx")
     assert names(run.path) == {"recipe.yaml", "model"}
 

@@ -28,13 +28,12 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
-from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hub_logging
 
 from hftl.errors import RunError
+from hftl.models import load_classifier
 from hftl.recipe import BiLSTM, Recipe, TextCNN
 from hftl.run import RunDirectory
 from hftl.sharing.publication import MODEL_FILES
@@ -97,8 +96,9 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
         raise RunError(f"{folder}: nothing is written over; remove it, or name another folder")
     recipe = run.load_recipe()
     with _quiet():
-        model, preprocessor = _load(run, recipe)
-        batches = _batches(recipe, model, preprocessor)
+        classifier = load_classifier(run.model)
+        model: nn.Module = classifier.model
+        batches = _batches(recipe, model, classifier.preprocessor)
         expected = [saved_logits(model, batch) for batch in batches]
         beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         beside.mkdir(parents=True)
@@ -175,32 +175,6 @@ def difference(found: Logits, expected: Logits, place: str) -> float:
 
 
 # --- what is exported ---------------------------------------------------------------------------------------------------------
-
-
-def _load(run: RunDirectory, recipe: Recipe) -> tuple[nn.Module, Any]:
-    """The saved model in eval mode, float32, on the CPU, and its tokenizer or image processor.
-
-    Raises:
-        RunError: there is none, or it is not complete.
-    """
-    if not (run.model / "config.json").is_file():
-        raise RunError(f"{run.model}: no model here; the run is not finished")
-    text = recipe.data.kind == "text"
-    model_class, preprocessor_class = (
-        (AutoModelForSequenceClassification, AutoTokenizer) if text else (AutoModelForImageClassification, AutoImageProcessor)
-    )
-    trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    try:
-        preprocessor = preprocessor_class.from_pretrained(run.model, **trusted)
-        model, found = model_class.from_pretrained(run.model, **trusted, **weights)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"{run.model}: the model cannot be read: {_one_line(error)}") from None
-    if found["missing_keys"]:
-        raise RunError(f"{run.model}: the model is not complete; missing: {', '.join(sorted(found['missing_keys'])[:5])}")
-    if text and not _words(preprocessor):
-        raise RunError(f"{run.model}: the model is not complete; its tokenizer knows no words")
-    return cast(nn.Module, model.eval()), preprocessor
 
 
 def _words(tokenizer: Any) -> list[int]:

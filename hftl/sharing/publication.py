@@ -94,9 +94,7 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
     problems += [Problem(name, "missing; the run is not whole") for name in sorted(needed - set(files))]
     if not any(name.endswith(".safetensors") for name in files):
         problems.append(Problem("model.safetensors", "missing; weights are published as safetensors only"))
-    code = files.get("glove_modeling.py")
-    if isinstance(code, Path) and code.read_bytes() != GLOVE_CODE.read_bytes():
-        problems.append(Problem("glove_modeling.py", "is not the file of this hftl; code is published only where hftl wrote it"))
+    problems += _foreign_code(run)
 
     card = render_card(run, repo_id=repo_id)
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
@@ -125,6 +123,17 @@ def _allowed(run: RunDirectory) -> tuple[dict[str, Path | bytes], list[str]]:
         else:
             left_out.append(name)
     return files, left_out
+
+
+def _foreign_code(run: RunDirectory) -> Iterator[Problem]:
+    """The one Python file that is published is hftl's own, byte for byte, and config.json names no other code."""
+    code = run.model / GLOVE_CODE.name
+    if code.is_file() and code.read_bytes() != GLOVE_CODE.read_bytes():
+        yield Problem(code.name, "is not the file of this hftl; code is published only where hftl wrote it")
+    config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
+    for place, name in (config.get("auto_map") or {}).items():
+        if not re.fullmatch(rf"{GLOVE_CODE.stem}\.\w+", str(name)) or not code.is_file():
+            yield Problem("config.json", f"auto_map.{place} names code that hftl did not write: {name}")
 
 
 # --- places and secrets -------------------------------------------------------------------------------------------------------
