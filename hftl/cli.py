@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from hftl.errors import HftlError
+from hftl.errors import HftlError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
@@ -242,30 +242,30 @@ def push(
     directory = RunDirectory(run)
     publication = prepare(directory, repo_id)
     for name in publication.files:
-        out.print(f"  {_bytes(publication.size(name)):>9}  {name}", highlight=False, markup=False)
-    out.print(f"  {_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files", highlight=False)
-    out.print(f"  left out: {', '.join(publication.left_out) or 'nothing'}", highlight=False, markup=False)
+        _say(f"  {_bytes(publication.size(name)):>9}  {name}")
+    _say(f"  {_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
+    _say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
     verdict = require_verified(directory)
-    out.print(f"  numbers  {len(verdict.claims):,} recomputed, all hold", highlight=False)
-    out.print("  secrets  none found", highlight=False)
+    _say(f"  numbers  {len(verdict.claims):,} recomputed, all hold")
+    _say("  secrets  none found")
     target = check_target(publication, private=private, revision=revision, required=not dry_run)
     if target is None:
-        out.print("  rights   not checked: no connection, or no token", highlight=False)
+        _say("  rights   not checked: no connection, or no token")
     else:
         there = "there already" if target.exists else f"new, {'private' if private else 'public'}"
-        out.print(f"  rights   {target.user} may write to {repo_id} ({there})", highlight=False)
+        _say(f"  rights   {target.user} may write to {repo_id} ({there})")
         for name in target.stale:
-            out.print(f"  removes  {name}, left from an earlier push", highlight=False, markup=False)
+            _say(f"  removes  {name}, left from an earlier push")
     parity = check_serving(directory)
     what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
-    out.print(f"  serving  {what}", highlight=False)
+    _say(f"  serving  {what}")
     for id in parity.read_differently:
-        out.print(f"  serving  {id}: transparent or of more than 8 bits; transformers.pipeline reads it differently", markup=False)
+        _say(f"  serving  {id}: transparent or of more than 8 bits; transformers.pipeline reads it differently")
     if dry_run or target is None:
-        out.print(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}", highlight=False)
+        _say(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}")
         return
     address = push_publication(publication, target, private=private, message=f"hftl: {directory.load_recipe().name}")
-    out.print(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...", highlight=False)
+    _say(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 
 
 @app.command()
@@ -280,9 +280,7 @@ def pull(
     from hftl.sharing.hub import pull as pull_run
 
     directory = pull_run(repo, output or Path("runs") / parse_hub_id(repo)[0].rpartition("/")[2])
-    out.print(
-        f"{directory.path}\n  check:  hftl verify {directory.path}\n  use:    hftl predict {directory.path} ...", highlight=False
-    )
+    _say(f"{directory.path}\n  check:  hftl verify {directory.path}\n  use:    hftl predict {directory.path} ...")
 
 
 @app.command()
@@ -310,7 +308,7 @@ def verify(
 
         verdict = verdict.with_claims(reproduce(directory, data))
     for line in report(verdict, everything=everything):
-        out.print(line, highlight=False, markup=False)
+        _say(line)
     if verdict.failed:
         raise typer.Exit(1)
 
@@ -331,9 +329,9 @@ def export(
 
     directory = RunDirectory(run)
     done = export_onnx(directory, output or run / "onnx")
-    out.print(f"{done.file}  {_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}", highlight=False, markup=False)
+    _say(f"{done.file}  {_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
     compared = f"{done.batches} batches compared with onnxruntime: largest difference of a logit {done.largest_difference:.1g}"
-    out.print(f"{compared}\n\n{usage(directory, done)}", highlight=False, markup=False)
+    _say(f"{compared}\n\n{usage(directory, done)}")
 
 
 @app.command()
@@ -434,7 +432,7 @@ def _exit_cleanly(command: Callable[[], Any]) -> None:
         command()
     except HftlError as error:
         if is_main_process():
-            err.print(f"{type(error).__name__}: {error}", markup=False, highlight=False)
+            err.print(printable(f"{type(error).__name__}: {error}"), markup=False, highlight=False)
         sys.exit(error.exit_code)
 
 
@@ -458,6 +456,11 @@ def _policy(recipe: Recipe) -> str:
     return augmentation if isinstance(augmentation, str) else "the recipe's own pipeline"
 
 
+def _say(line: str) -> None:
+    """A line that may hold a stranger's words."""
+    out.print(printable(line), highlight=False, markup=False)
+
+
 def _bytes(count: int) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
@@ -470,7 +473,7 @@ def _plain(text: str) -> str:
     """User text for a rich table: no markup, one line."""
     from rich.markup import escape
 
-    return escape(" ".join(text.split()))
+    return escape(printable(" ".join(text.split())))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class RunError(HftlError):
     """A run directory is missing, unfinished, in use, or not what was expected."""
 
 
+def printable(text: str) -> str:
+    """Without what a terminal would act on: a stranger's class name may hold an escape sequence. Line breaks stay."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A guess to end an error with: ``' Did you mean "layer4"?'``, or nothing when no name is near."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
+from safetensors.torch import load_file, save_file
 from test_families import small_vectors
 
 from hftl.cli import main, train_recipe
@@ -508,3 +509,55 @@ def test_a_user_whose_token_names_no_role_may_still_try(own: RunDirectory, hub: 
     hub.users[token] = User("me", (), "fineGrained", writes=("me/digits",))
     publish(own, "me/digits")
     assert "me/digits" in hub.repos
+
+
+def test_what_is_in_the_cache_needs_no_hub(
+    own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(own, "me/digits")
+    assert hftl("verify", "me/digits").code == 0
+    asked = len(hub.log)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hftl("verify", "me/digits").code == 0
+    missing = hftl("verify", "me/other")
+    assert missing.code == 2 and "HF_HUB_OFFLINE" in missing.err
+    assert len(hub.log) == asked
+
+
+def test_a_push_on_top_of_what_somebody_else_pushed_meanwhile_is_refused(own: RunDirectory, hub: LocalHub, token: str) -> None:
+    publish(own, "me/digits")
+    publication = prepare(own, "me/digits")
+    target = check_target(publication, private=False, revision="main")
+    assert target is not None
+    repo = hub.repos["me/digits"]
+    repo.add_commit("main", "theirs", {**repo.files, "README.md": b"theirs"})
+    with pytest.raises(RunError, match="somebody else pushed in between"):
+        push(publication, target, private=False, message="a run")
+    assert repo.files["README.md"] == b"theirs"
+
+
+def test_a_config_that_names_other_code_is_not_published(runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path) -> None:
+    words = copy_of(runs("textcnn"), tmp_path)
+    config = read_json(words.model / "config.json")
+    config["auto_map"]["AutoConfig"] = "evil/code--glove_modeling.GloveTextCNNConfig"
+    (words.model / "config.json").write_text(json.dumps(config))
+    refused = hftl("push", words.path, "me/words", "--dry-run")
+    assert refused.code == 2 and "auto_map.AutoConfig names code that hftl did not write" in refused.err
+
+
+def test_a_strangers_words_do_not_steer_the_terminal(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
+    publish(own, "me/digits")
+    repo = hub.repos["me/digits"]
+    evil = repo.files["README.md"] + b"\n\x1b[2J\x1b]0;owned\x07 accuracy 1.000\n"
+    repo.add_commit("main", "evil", {**repo.files, "README.md": evil})
+    caught = hftl("verify", "me/digits")
+    assert caught.code == 1 and r"\x1b[2J" in caught.out
+    assert "\x1b" not in caught.out + caught.err.replace("\x1b[A", "")  # progress bars move the cursor
+
+
+def test_the_notes_in_a_weights_file_are_searched_too(own: RunDirectory, hftl: Hftl) -> None:
+    weights = own.model / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt", "by": "hf_" + "Qq" * 17})
+    own.manifest.unlink()
+    refused = hftl("push", own.path, "me/digits", "--dry-run")
+    assert refused.code == 2 and "model.safetensors, line 1: holds a Hugging Face token" in refused.err

@@ -36,7 +36,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, resolve_revision
 
-from hftl.errors import RecipeError, RunError
+from hftl.errors import RecipeError, RunError, printable
 from hftl.recipe import Timm, Transformer
 
 CONFIG = "config.json"
@@ -145,7 +145,7 @@ class Checkpoint:
 
 def refused(what: str, *help: str) -> RecipeError:
     """An error at `model.checkpoint`."""
-    return RecipeError.single("model.checkpoint", _printable(what), *map(_printable, help), source="model")
+    return RecipeError.single("model.checkpoint", printable(what), *map(printable, help), source="model")
 
 
 def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
@@ -435,11 +435,6 @@ def _walk(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(values, list):
         for value in values:
             yield from _walk(value, key)
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would act on, such as an escape sequence in the name of a class."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _shown(value: Any) -> str:

@@ -36,7 +36,7 @@ from hftl.errors import RunError
 from hftl.models import load_classifier
 from hftl.recipe import BiLSTM, Recipe, TextCNN
 from hftl.run import RunDirectory
-from hftl.sharing.publication import MODEL_FILES
+from hftl.sharing.publication import is_model_file
 
 FILE = "model.onnx"
 OUTPUT = "logits"
@@ -107,7 +107,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
             opset = _write(model, recipe, batches[0], file)
             apart = compare(file, batches, expected)
             for path in run.model.iterdir():
-                if MODEL_FILES.fullmatch(path.name) and path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
+                if is_model_file(path.name) and path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
                     shutil.copy(path, beside)
             size = sum(path.stat().st_size for path in beside.glob(f"{FILE}*"))
             with file.open("rb") as stream:

@@ -35,7 +35,7 @@ from hftl.errors import RunError
 from hftl.recipe import Recipe, parse_recipe
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.secrets import redact
-from hftl.sharing.publication import MODEL_FILES, Publication, check_repo_id, is_published
+from hftl.sharing.publication import MODEL_FILES, RUN_FILES, Publication, check_repo_id, is_model_file, is_published
 
 PREFIX = "hub:"
 REPEAT = "Nothing is lost, and the command can be repeated"
@@ -84,7 +84,7 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
             return Target(repo_id, revision, who["name"], exists=True, head=None, stale=())
         info = api.model_info(repo_id, revision=revision)
     present = {file.rfilename for file in info.siblings or []}
-    if "manifest.json" not in present and any(MODEL_FILES.fullmatch(name) for name in present):
+    if "manifest.json" not in present and any(is_model_file(name) for name in present):
         raise RunError(f"{repo_id} holds a model that hftl did not push; choose another name, or a new branch with --revision")
     stale = tuple(sorted(name for name in present if is_published(name) and name not in publication.files))
     return Target(repo_id, revision, who["name"], exists=True, head=info.sha, stale=stale)
@@ -152,21 +152,15 @@ def fetch(name: str, *, model_only: bool = False, texts_only: bool = False) -> R
         RunError: no such repository or revision, no right to read it, or no connection.
     """
     repo_id, revision = parse_hub_id(name)
-    with _hub_errors(repo_id):
-        if constants.HF_HUB_OFFLINE:
-            return RunDirectory(Path(snapshot_download(repo_id, revision=revision)))
-        api = HfApi()
-        info = api.model_info(repo_id, revision=revision)
-        names = [file.rfilename for file in info.siblings or [] if is_published(file.rfilename)]
-        if model_only:
-            names = [name for name in names if MODEL_FILES.fullmatch(name) or name == "recipe.yaml"]
-        if texts_only:
-            names = [name for name in names if name in {"recipe.yaml", "data.json", "manifest.json"}]
-        if not names:
-            raise RunError(f"{repo_id}: nothing in it that hftl published")
-        # One commit for all files, whatever is pushed meanwhile.
-        with _without_bars() if texts_only else nullcontext():
-            return RunDirectory(Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=names)))
+    if texts_only:
+        wanted: tuple[str, ...] = ("recipe.yaml", "data.json", "manifest.json")
+    else:
+        wanted = (*MODEL_FILES, "recipe.yaml") if model_only else (*MODEL_FILES, *RUN_FILES)
+    with _hub_errors(repo_id), _without_bars() if texts_only else nullcontext():
+        run = RunDirectory(Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(wanted))))
+    if not any(run.path.rglob("*.*")):
+        raise RunError(f"{repo_id}: nothing in it that hftl published")
+    return run
 
 
 @contextmanager

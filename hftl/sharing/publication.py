@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.secrets import environment_secrets, find_secrets
 from hftl.sharing.card import check_front_matter, local_name, render_card
 
-# The allow-list. Names are matched whole.
-MODEL_FILES = re.compile(
-    r"config\.json|generation_config\.json|preprocessor_config\.json"
-    r"|model\.safetensors|model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json"
-    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
-    r"|vocab\.txt|vocab\.json|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|spm\.model"
-    r"|glove_modeling\.py"
+# The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
+_DIGITS = "[0-9]" * 5
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "preprocessor_config.json"),
+    *("model.safetensors", f"model-{_DIGITS}-of-{_DIGITS}.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model"),
+    "glove_modeling.py",
 )
-RUN_FILES = re.compile(
-    r"README\.md|recipe\.yaml|manifest\.json|(?:plan|data|environment|metrics)\.json|history\.jsonl|test_openings\.jsonl"
-    r"|predictions/(?:validation|test)\.parquet|figures/[a-z_]{1,60}\.png"
+RUN_FILES = (
+    *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "environment.json", "history.jsonl"),
+    *("metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
+    *("figures/learning_curves.png", "figures/calibration.png"),
+    *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
 )
 GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".txt", ".py")
@@ -57,9 +61,14 @@ class Publication:
         return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name belongs to a model as hftl publishes it."""
+    return any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+
+
 def is_published(name: str) -> bool:
     """Whether a path of a repository is one that hftl writes there."""
-    return bool(MODEL_FILES.fullmatch(name) or RUN_FILES.fullmatch(name))
+    return is_model_file(name) or name in RUN_FILES
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -116,9 +125,9 @@ def _allowed(run: RunDirectory) -> tuple[dict[str, Path | bytes], list[str]]:
     for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
         name = path.relative_to(run.path).as_posix()
         in_model = path.relative_to(run.model).as_posix() if path.is_relative_to(run.model) else ""
-        if MODEL_FILES.fullmatch(in_model):
+        if is_model_file(in_model):
             files[in_model] = path
-        elif RUN_FILES.fullmatch(name):
+        elif name in RUN_FILES:
             files[name] = path
         else:
             left_out.append(name)
