@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from hftl.errors import HftlError, printable
+from hftl.errors import HftlError, RunError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
@@ -110,7 +110,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test. Opening test again is written down.")] = "validation",
 ) -> None:
     """Evaluate a finished run's model again, beside the numbers on record."""
-    from hftl.evaluation.metrics import compute_metrics
+    from hftl.evaluation.metrics import compute_metrics, stored_label_names
     from hftl.sharing.card import write_card
     from hftl.training.engine import evaluate as evaluate_run
 
@@ -118,7 +118,7 @@ def evaluate(
     predictions = evaluate_run(directory, split=split)
     if is_main_process():
         recorded = read_json(directory.metrics).get(split, {})
-        now = compute_metrics(predictions, read_json(directory.data)["label_names"])
+        now = compute_metrics(predictions, stored_label_names(directory.predictions("validation")))
         out.print(_comparison(now, recorded, split), highlight=False)
         write_card(directory)  # an opening of the test split is shown on it
 
@@ -207,11 +207,13 @@ def card(
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
     from hftl.sharing.card import add_facts, write_card
+    from hftl.sharing.publication import refuse_pulled
 
     directory = RunDirectory(run)
+    refuse_pulled(directory, "its card is the author's")
     if facts:
         add_facts(directory, facts)
-    out.print(str(write_card(directory)), highlight=False)
+    _say(str(write_card(directory)))
 
 
 @app.command()
@@ -229,7 +231,8 @@ def push(
     """Publish a finished run: weights, preprocessing, card, metrics, predictions, figures and recipe, in one commit.
 
     Before the first byte goes out every number is recomputed, the model is served in a fresh process and must answer as in
-    training, and the files are searched for secrets. Your texts and pictures are not published.
+    training, and the files are searched for secrets. Your texts and pictures are not published (a GloVe model's
+    tokenizer holds the words of the texts).
 
         hftl push runs/hotdog me/hotdog-resnet18 --dry-run
     """
@@ -252,11 +255,11 @@ def push(
     if target is None:
         _say("  rights   not checked: no connection, or no token")
     else:
-        there = "there already" if target.exists else f"new, {'private' if private else 'public'}"
+        there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
         _say(f"  rights   {target.user} may write to {repo_id} ({there})")
         for name in target.stale:
             _say(f"  removes  {name}, left from an earlier push")
-    parity = check_serving(directory)
+    parity = check_serving(directory, publication)
     what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
     _say(f"  serving  {what}")
     for id in parity.read_differently:
@@ -275,7 +278,7 @@ def pull(
         Path | None, typer.Option("--output", metavar="DIR", help="The new run directory; default: runs/NAME.", show_default=False)
     ] = None,
 ) -> None:
-    """Fetch a published run as a run directory, once every file has proved to be what was pushed."""
+    """Fetch a published run as a run directory, once every file agrees with its manifest."""
     from hftl.sharing.hub import parse_hub_id
     from hftl.sharing.hub import pull as pull_run
 
@@ -298,11 +301,13 @@ def verify(
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
+    from hftl.sharing.hub import parse_hub_id
     from hftl.sharing.verify import report
     from hftl.sharing.verify import verify as verify_run
 
     directory = _run(run)
-    verdict = verify_run(directory)
+    here = Path(run).exists()
+    verdict = verify_run(directory, repo_id=None if here else parse_hub_id(run)[0])
     if data is not None:
         from hftl.reproduce import reproduce
 
@@ -416,6 +421,8 @@ def _run(name: str, *, model_only: bool = False) -> RunDirectory:
     """The run, or the model folder, that an argument names: a folder here, or a published one in the Hub's cache."""
     if Path(name).exists():
         return RunDirectory(Path(name))
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
     from hftl.sharing.hub import fetch
 
     return fetch(name, model_only=model_only)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import runpy
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-from hftl.secrets import find_secrets
+from hftl.secrets import environment_secrets, find_secrets
 
 
 def _not_zero(rate: float) -> float:
@@ -289,7 +291,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _holds_no_secret(self) -> Self:
         for key, value in _leaves(self.model_dump(mode="json")):
-            for _, kind in find_secrets(str(value)):
+            for _, kind in find_secrets(str(value), known=environment_secrets()):
                 raise ValueError(f"{key} holds {kind}; a recipe is written into runs and published. Tokens belong into HF_TOKEN")
         return self
 
@@ -305,14 +307,67 @@ def _source(section: type[BaseModel], values: Mapping[str, Any]) -> str:
     return f'recipe "{name}"' if isinstance(name, str) else "recipe"
 
 
+# Bounds that no recipe comes near; see `parse_recipe`.
+MOST_BYTES = 1_000_000
+DEEPEST = 50
+_TOO_LARGE = Problem("recipe", f"larger than {MOST_BYTES // 10**6} MB, which no recipe is")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what a recipe never needs and a hostile one uses: anchors and aliases, tags, endless nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise ComposerError(None, None, "a recipe has no anchors and aliases (&name, *name)", event.start_mark)
+        if event.tag is not None:
+            raise ComposerError(None, None, f"a recipe has no tags, such as {event.tag}", event.start_mark)
+        if self.depth == DEEPEST:
+            raise ComposerError(None, None, f"nested deeper than {DEEPEST} levels", event.start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        written: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a key is a word, not a list or a mapping", key.start_mark)
+            if key.value in written:
+                raise ConstructorError(None, None, f'the key "{key.value}" is there twice', key.start_mark)
+            written.add(key.value)
+            key.tag = "tag:yaml.org,2002:str"  # a key is what is written: `no: 2.0` is the class "no", not False
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode("utf-8")  # "\ud800" alone is no character, and no file can hold it
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError("a number of more than 64 bits")
+        except (ValueError, OverflowError) as error:  # an impossible date, a number of 5,000 digits
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
+        return value
+
+
 def parse_recipe(text: str, *, source: str) -> Recipe:
     """Read a recipe from YAML text; `source` is named in errors.
 
+    A stranger's text is only data, and bounded: at most 1 MB, 50 levels, no tags, no anchors and aliases (a few lines of which can
+    stand for gigabytes), no key twice.
+
     Raises:
-        RecipeError: not YAML, or not a recipe.
+        RecipeError: not such YAML, or not a recipe.
     """
+    if len(text) > MOST_BYTES:
+        raise RecipeError(source, [_TOO_LARGE])
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader that allows less
     except yaml.YAMLError as error:
         raise RecipeError(source, [Problem("YAML", " ".join(str(error).split()))]) from None
     if not isinstance(values, dict):
@@ -336,7 +391,11 @@ def load_recipe(path: str | Path) -> Recipe:
         )
     if path.suffix in {".yaml", ".yml"}:
         try:
+            if path.stat().st_size > MOST_BYTES:
+                raise RecipeError(source, [_TOO_LARGE])
             return parse_recipe(path.read_text(encoding="utf-8"), source=source)
+        except OSError as error:
+            raise RecipeError(source, [Problem("recipe", f"cannot be read: {error.strerror}")]) from None
         except UnicodeDecodeError as error:
             raise RecipeError(source, [Problem(f"byte {error.start}", "not UTF-8 text")]) from None
     if path.suffix != ".py":
@@ -370,7 +429,7 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, OverflowError):  # 2001-99-99 is no date and no error
             value = text
         if isinstance(value, dict) and not text.lstrip().startswith("{"):
             value = text  # "card.title=ResNet-18: clothing" is a title, not a mapping

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -38,6 +39,11 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+
+# Bounds that no file of a run comes near: a stranger's file is refused before it fills the memory or the stack.
+MOST_BYTES = 100_000_000
+MOST_DIGITS = 300  # fewer than float64 can hold; a tokenizer's "no limit" has 31
+DEEPEST = 50
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def predictions(self, split: str) -> Path:
+        """The predictions of the validation or the test split.
+
+        Raises:
+            RunError: another split is asked for, as the metrics.json of a stranger may do.
+        """
+        if split not in {"validation", "test"}:
+            raise RunError(f'{self.metrics}: there are predictions for validation and test, not for "{split}"')
         return self.path / "predictions" / f"{split}.parquet"
 
     @property
@@ -129,7 +142,16 @@ class RunDirectory:
         append_json_line(self.history, record)
 
     def read_history(self) -> list[dict[str, Any]]:
-        return list(read_json_lines(self.history))
+        """The records of history.jsonl; each says in "event" what it records.
+
+        Raises:
+            RunError: a line is not such a record.
+        """
+        records = list(read_json_lines(self.history))
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record.get("event"), str):
+                raise RunError(f"{self.history}, line {number}: says no event")
+        return records
 
 
 def write_text(path: Path, text: str) -> None:
@@ -148,18 +170,90 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file of a run.
+def read_text(path: Path) -> str:
+    """The text of a file of a run.
 
     Raises:
-        RunError: the file is missing or is not JSON.
+        RunError: the file is missing, cannot be read, is larger than 100 MB, or is not UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; the run is not finished, or this is no run directory") from None
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}: not JSON: {error}") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > MOST_BYTES:
+        raise RunError(f"{path}: larger than {MOST_BYTES // 10**6} MB, which this file of a run never is")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; every JSON file of a run holds one.
+
+    Raises:
+        RunError: the file is missing or unreadable, or holds anything but one JSON object (see `parse_json`).
+    """
+    return _an_object(parse_json(read_text(path), source=str(path)), source=str(path))
+
+
+def parse_json(text: str, *, source: str) -> Any:
+    """The value of a JSON text; `source` is named in errors.
+
+    Refused are also what the JSON standard does not know (NaN, Infinity) and what the rest of hftl could not live with: a key that
+    is there twice (one is read by people, the other by programs), nesting deeper than 50, numbers of more than 300 digits or beyond
+    float64, and halves of characters.
+
+    Raises:
+        RunError: not JSON, or one of these.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_finite, parse_float=_finite, parse_int=_short_integer
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # "\ud800" alone is no character, and no file can hold it
+        level = [value]
+        for _ in range(DEEPEST):
+            inside = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+            level = [item for items in inside for item in items if isinstance(item, dict | list)]
+        if level:
+            raise RecursionError
+    except RecursionError:
+        raise RunError(f"{source}: nested deeper than {DEEPEST} levels") from None
+    except ValueError as error:
+        raise RunError(f"{source}: not JSON: {error}") from None
+    return value
+
+
+def _an_object(value: Any, *, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RunError(f"{source}: not a JSON object but {type(value).__name__}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!a} is there twice")
+    return found
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:40]} is not a finite number")
+    return value
+
+
+def _short_integer(number: str) -> int:
+    if len(number) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(number)} digits")
+    return int(number)
 
 
 def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
@@ -196,10 +290,17 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a .jsonl file; none where there is no file."""
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+    """The records of a .jsonl file; none where there is no file.
+
+    Raises:
+        RunError: the file is unreadable, or a line, which is named, is not one JSON object (see `parse_json`).
+    """
+    if path.exists():
+        # Not `splitlines`: a class name may hold U+2028, which is no end of a line of JSON.
+        text = read_text(path)
+        for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+            source = f"{path}, line {number}"
+            yield _an_object(parse_json(line, source=source), source=source)
 
 
 def now() -> str:

@@ -6,22 +6,27 @@ process holds it under a telling name.
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 KINDS = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
+    "a Hugging Face token": r"(?:hf_|api_org_|hf_oauth_)[A-Za-z0-9]{20,}",
+    "a GitHub token": r"gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,}",
+    "a GitLab token": r"glpat-[\w-]{20,}",
+    "a package registry's token": r"npm_[A-Za-z0-9]{36}|pypi-[\w-]{40,}",
     "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"\bxox[abeprs]-[0-9A-Za-z-]{10,}",
-    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a Google API key": r"AIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"xox[abeprs]-[0-9A-Za-z-]{10,}",
+    "an API key": r"\b(?:sk-[A-Za-z0-9_-]{20,}|[rs]k_live_[A-Za-z0-9]{16,})",
+    "a JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a password in an address": r"://[^/\s:@\"']+:[^/\s:@\"']+@",
 }
 _KINDS = re.compile("|".join(f"(?P<k{place}>{pattern})" for place, pattern in enumerate(KINDS.values())))
-_TELLING = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|APIKEY|KEY|CREDENTIAL)S?(?:_|$)", re.IGNORECASE)
+_TELLING = re.compile(r"TOKEN(?!IZ)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL|API_?KEY|_PWD$|(?:^|_)KEYS?(?:_|$)", re.IGNORECASE)
 SHORTEST = 8
 """A shorter value of an environment variable, such as "true", is no secret but a word that texts hold by chance."""
 HIDDEN = "***"
@@ -35,13 +40,21 @@ def environment_secrets(environment: Mapping[str, str] = os.environ) -> dict[str
 
 
 def find_secrets(text: str, *, known: Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:
-    """(line, kind) of each secret in a text, lines from 1; `known` maps secret values to names for them."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        for match in _KINDS.finditer(line):
-            yield number, list(KINDS)[int((match.lastgroup or "k0")[1:])]
-        for value, name in (known or {}).items():
-            if value in line:
-                yield number, name
+    """(line, kind) of each secret in a text, lines from 1; `known` maps secret values to names for them.
+
+    A known value is found also as HTML and JSON write it, and where a line was broken at one of its spaces.
+    """
+    for match in _KINDS.finditer(text):
+        yield _line(text, match), list(KINDS)[int((match.lastgroup or "k0")[1:])]
+    for value, name in (known or {}).items():
+        written = {value, html.escape(value), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+        forms = (r"\s+".join(map(re.escape, form.split())) for form in sorted(written))
+        for match in re.finditer("|".join(forms), text):
+            yield _line(text, match), name
+
+
+def _line(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
 
 
 def redact(text: str, *, known: Iterable[str] = ()) -> str:

@@ -43,6 +43,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
+    # What is about to be published is checked as a stranger's model is, and run.
+    "hftl.sharing.parity": (
+        *GROUND,
+        "hftl.evaluation.metrics",
+        "hftl.evaluation.serving",
+        "hftl.models",
+        "hftl.sharing.publication",
+    ),
     "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.publication"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),

@@ -314,7 +314,7 @@ def test_predict_refuses_an_output_it_cannot_write_before_it_computes(hftl: Hftl
 
 def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
     outcome = hftl("predict", tmp_path / "nothing", "text")
-    assert outcome.code == 2 and "no model here" in outcome.err
+    assert outcome.code == 2 and "no such folder; a published run is written OWNER/NAME" in outcome.err
 
 
 def test_doctor_says_what_it_found(hftl: Hftl) -> None:

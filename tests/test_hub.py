@@ -22,9 +22,10 @@ from test_families import small_vectors
 
 from hftl.cli import main, train_recipe
 from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.evaluation.serving import ServingSamples
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
 from hftl.sharing.hub import check_target, push
@@ -239,7 +240,7 @@ def test_a_dry_run_shows_every_file_and_sends_nothing(own: RunDirectory, hub: Lo
     for name in ("README.md", "config.json", "model.safetensors", "predictions/test.parquet", "recipe.yaml", "manifest.json"):
         assert re.search(rf"\d+(\.\d)? k?M?B  {re.escape(name)}\n", shown.out), name
     assert "left out: .env, checkpoints/training_args.bin, log.txt, serving.parquet" in shown.out
-    assert "me may write to me/digits (new, public)" in shown.out
+    assert "me may write to me/digits (new, public unless its owner's default is not)" in shown.out
     assert "nothing was sent" in shown.out
     assert hub.repos == {} and hub.objects == {}
     assert {request.method for request in hub.log} == {"GET"}
@@ -284,7 +285,7 @@ def test_a_revoked_token_is_refused_without_being_shown_even_by_a_server_that_re
 def test_a_model_that_hftl_did_not_push_is_not_written_over(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
     hub.add_repo("me/digits", {"config.json": b"{}", "README.md": b"mine"})
     refused = hftl("push", own.path, "me/digits")
-    assert refused.code == 2 and "holds a model that hftl did not push" in refused.err
+    assert refused.code == 2 and "holds what hftl did not push (config.json)" in refused.err
     assert len(hub.repos["me/digits"].commits) == 1
 
 
@@ -395,12 +396,40 @@ def test_a_model_that_was_exchanged_after_training_is_noticed(
     assert refused.code == 2 and "model/model.safetensors" in refused.err and "changed" in refused.err
 
 
-def test_code_that_hftl_did_not_write_is_not_published(runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "more"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "evil.EvilConfig"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil/code--glove_modeling.GloveTextCNNConfig"}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil.EvilTokenizer"]}}),
+        ("config.json", {"custom_pipelines": {"text-classification": {"impl": "evil.EvilPipeline", "pt": ["AutoModel"]}}}),
+    ],
+)
+def test_files_that_name_other_code_are_not_published_and_the_code_never_runs(
+    file: str, more: dict[str, Any], runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path
+) -> None:
+    run, marker = copy_of(runs("transformer"), tmp_path), tmp_path / "ran"
+    run.manifest.unlink()
+    (run.model / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
+    (run.model / file).write_text(json.dumps(read_json(run.model / file) | more))
+    refused = hftl("push", run.path, "me/reviews", "--dry-run")
+    assert (
+        refused.code == 2 and f"{file}: {next(iter(more))}" in refused.err and "names code that hftl did not write" in refused.err
+    )
+    assert not marker.exists()
+
+
+def test_a_changed_modelling_file_is_noticed_and_never_published(
+    runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path
+) -> None:
     words = copy_of(runs("textcnn"), tmp_path)
     code = words.model / "glove_modeling.py"
-    code.write_text(code.read_text() + "\nimport os\n")
+    own = code.read_bytes()
+    code.write_bytes(own + b"\nimport os\n")
     refused = hftl("push", words.path, "me/words", "--dry-run")
-    assert refused.code == 2 and "glove_modeling.py: is not the file of this hftl" in refused.err
+    assert refused.code == 2 and "model/glove_modeling.py" in refused.err
+    published = prepare(words, "me/words").files["glove_modeling.py"]
+    assert isinstance(published, Path) and published.read_bytes() == own
 
 
 # --- when it fails ------------------------------------------------------------------------------------------------------------
@@ -500,7 +529,7 @@ def test_a_repository_with_files_outside_of_the_list_gives_only_those_on_it(
     more = {"sitecustomize.py": b"boom", "pytorch_model.bin": b"pickle", "manifest.json": json.dumps(manifest).encode()}
     repo.add_commit("main", "more", {**repo.files, **more})
     refused = hftl("pull", "me/digits", "--output", tmp_path / "pulled")
-    assert refused.code == 2 and "../../outside.txt: no file that hftl publishes" in refused.err
+    assert refused.code == 2 and "../../outside.txt: not a file that hftl publishes" in refused.err
     assert not hub.requests("GET", "sitecustomize|pytorch_model")
     assert hftl("verify", "me/digits").code == 1
 
@@ -536,15 +565,6 @@ def test_a_push_on_top_of_what_somebody_else_pushed_meanwhile_is_refused(own: Ru
     assert repo.files["README.md"] == b"theirs"
 
 
-def test_a_config_that_names_other_code_is_not_published(runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path) -> None:
-    words = copy_of(runs("textcnn"), tmp_path)
-    config = read_json(words.model / "config.json")
-    config["auto_map"]["AutoConfig"] = "evil/code--glove_modeling.GloveTextCNNConfig"
-    (words.model / "config.json").write_text(json.dumps(config))
-    refused = hftl("push", words.path, "me/words", "--dry-run")
-    assert refused.code == 2 and "auto_map.AutoConfig names code that hftl did not write" in refused.err
-
-
 def test_a_strangers_words_do_not_steer_the_terminal(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
     publish(own, "me/digits")
     repo = hub.repos["me/digits"]
@@ -561,3 +581,102 @@ def test_the_notes_in_a_weights_file_are_searched_too(own: RunDirectory, hftl: H
     own.manifest.unlink()
     refused = hftl("push", own.path, "me/digits", "--dry-run")
     assert refused.code == 2 and "model.safetensors, line 1: holds a Hugging Face token" in refused.err
+
+
+# --- what verify may not overlook -----------------------------------------------------------------------------------------------
+
+
+def tampered(hub: LocalHub, change: Callable[[dict[str, bytes]], object]) -> None:
+    """A commit to me/digits by somebody who knows how hftl works: the manifest is that of the changed files."""
+    repo = hub.repos["me/digits"]
+    files = dict(repo.files)
+    change(files)
+    if "manifest.json" in files:
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"] = {name: fingerprint(files[name]) for name in manifest["files"] if name in files}
+        files["manifest.json"] = json.dumps(manifest).encode()
+    repo.add_commit("main", "tampered", files)
+
+
+def edited(name: str, before: bytes, after: bytes) -> Callable[[dict[str, bytes]], object]:
+    def change(files: dict[str, bytes]) -> None:
+        assert before in files[name]
+        files[name] = files[name].replace(before, after, 1)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edited("README.md", b"on the test split: 0.", b"on the test split: 1."), "README.md"),
+        (edited("README.md", b"**Accuracy on the test split", b"**Accuracy on the validation split"), "README.md"),
+        (edited("README.md", b"## Limits", b"Accuracy 0.999 on every test set.\n\n## Limits"), "README.md"),
+        (edited("README.md", b"## Limits", b"\n## Limits"), "another text"),
+        (edited("README.md", b"    - type: accuracy\n      value: 0.", b"    - type: accuracy\n      value: 1."), "README.md"),
+        (edited("README.md", b"me/digits", b"me/another"), "README.md"),
+        (edited("metrics.json", b'"accuracy": 0.', b'"accuracy": 1.'), "metrics.json"),
+        (edited("data.json", b'"n": ', b'"n": 1'), "data.json"),
+        (lambda files: files.pop("README.md"), "missing"),
+        (lambda files: files.pop("model.safetensors"), "missing"),
+        (lambda files: files.pop("predictions/validation.parquet"), "missing|no such file"),
+    ],
+    ids=range(11),
+)
+def test_a_repository_changed_together_with_its_manifest_is_caught(
+    change: Callable[[dict[str, bytes]], object], said: str, own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str
+) -> None:
+    publish(own, "me/digits")
+    tampered(hub, change)
+    caught = hftl("verify", "me/digits")
+    assert caught.code in {1, 2}, caught.out
+    assert re.search(said, caught.out + caught.err)
+
+
+def test_weights_that_are_not_on_the_manifest_are_caught(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
+    publish(own, "me/digits")
+    repo = hub.repos["me/digits"]
+    manifest = json.loads(repo.files["manifest.json"])
+    del manifest["files"]["model.safetensors"]
+    more = {"manifest.json": json.dumps(manifest).encode(), "model.safetensors": b"junk"}
+    repo.add_commit("main", "exchanged", {**repo.files, **more})
+    caught = hftl("verify", "me/digits")
+    assert caught.code == 1 and "not on the manifest" in caught.out
+
+
+def test_a_copy_of_somebodys_repository_is_not_the_repository_it_says_it_is(
+    own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str
+) -> None:
+    publish(own, "me/digits")
+    hub.add_repo("evil/digits", dict(hub.repos["me/digits"].files))
+    caught = hftl("verify", "evil/digits")
+    assert caught.code == 1 and "no repository evil/digits me/digits" in " ".join(caught.out.split())
+
+
+def test_what_was_pulled_stays_as_it_was_published(
+    own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str, tmp_path: Path
+) -> None:
+    publish(own, "me/digits")
+    pulled = tmp_path / "pulled"
+    assert hftl("pull", "me/digits", "--output", pulled).code == 0
+    for command in (["card", pulled], ["push", pulled, "me/mine", "--dry-run"]):
+        refused = hftl(*command)
+        assert refused.code == 2 and "pulled from me/digits, and sealed as it was published" in refused.err
+    refused = hftl("evaluate", pulled)
+    assert refused.code == 2 and "its data lay on the author's machine" in refused.err
+    assert hftl("verify", pulled).code == 0
+
+
+def test_predictions_that_the_model_does_not_make_are_caught_with_the_data(own: RunDirectory, hftl: Hftl) -> None:
+    names = read_json(own.data)["label_names"]
+    stored = Predictions.load(own.predictions("test"))
+    logits = stored.logits.copy()
+    logits[0] += 5 * np.eye(len(names), dtype=np.float32)[stored.labels[0]]
+    made_up = Predictions(stored.ids, stored.labels, logits, sizes=stored.sizes, size_unit=stored.size_unit)
+    made_up.save(own.predictions("test"), names)
+    own.metrics.write_text(json.dumps(read_json(own.metrics) | {"test": compute_metrics(made_up, names)}))
+    own.manifest.unlink()
+    assert hftl("card", own.path).code == 0
+    assert hftl("verify", own.path).code == 0  # nothing on paper contradicts it
+    caught = hftl("verify", own.path, "--data", own.load_recipe().data.source)
+    assert caught.code == 1 and re.search(r"no  logits\s+20\s+19", caught.out)

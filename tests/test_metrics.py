@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sklearn.calibration import calibration_curve
 
 from hftl.errors import DataError, RunError
 from hftl.evaluation.metrics import (
+    MOST_ROWS,
     Predictions,
     _auc_with_interval,
     accuracy_by_size,
@@ -448,8 +450,142 @@ def test_a_file_that_holds_no_predictions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file"):
         Predictions.load(tmp_path / "test.parquet")
     (tmp_path / "text.parquet").write_text("not parquet")
-    with pytest.raises(RunError, match="not a Parquet file"):
+    with pytest.raises(RunError, match=r"text\.parquet: not a file of predictions"):
         Predictions.load(tmp_path / "text.parquet")
     pq.write_table(pa.table({"id": ["a"], "label_index": [0]}), tmp_path / "other.parquet")
-    with pytest.raises(RunError, match="no column logits"):
+    with pytest.raises(RunError, match="no column label, prediction, probability, logits"):
         Predictions.load(tmp_path / "other.parquet")
+
+
+def without(column: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.drop_columns([column])
+
+
+def with_column(name: str, values: list[Any] | pa.Array) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        if name not in table.column_names:
+            return table.append_column(name, [values])
+        place, type = table.schema.get_field_index(name), table.schema.field(name).type
+        column = values if isinstance(values, pa.Array) else pa.array(values, type)
+        return table.set_column(place, name, column)
+
+    return change
+
+
+def with_metadata(**changes: bytes | None) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        metadata = {**table.schema.metadata, **{b"hftl." + name.encode(): value for name, value in changes.items()}}
+        return table.replace_schema_metadata({key: value for key, value in metadata.items() if value is not None})
+
+    return change
+
+
+BROKEN_FILES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
+    "no label": (without("label"), "no column label"),
+    "no probability": (without("probability"), "no column probability"),
+    "the texts": (with_column("text", ["good", "bad"]), r"unexpected column text \(string\)"),
+    "a struct": (with_column("more", pa.array([{"a": 1}, {"a": 2}])), "unexpected column more"),
+    "id twice": (lambda table: table.append_column("id", table["id"]), "unexpected column id"),
+    "integer ids": (with_column("id", pa.array([1, 2])), r"unexpected column id \(int64\)"),
+    "float indices": (with_column("label_index", pa.array([1.0, 0.0])), r"unexpected column label_index \(double\)"),
+    "float64 logits": (
+        with_column("logits", pa.array([[0.0, 1.0], [1.0, 2.0]])),
+        r"unexpected column logits \(list<element: double>\)",
+    ),
+    "flat logits": (with_column("logits", pa.array([0.0, 1.0])), r"unexpected column logits \(double\)"),
+    "no size": (without("size"), "no column size"),
+    "size without unit": (with_metadata(size_unit=None), r"unexpected column size \(int64\)"),
+    "another unit": (with_metadata(size_unit=b"bytes"), 'its sizes are in "bytes"'),
+    "no rows": (lambda table: table.slice(0, 0), "no row"),
+    "null id": (with_column("id", ["a", None]), "column id holds nulls"),
+    "null prediction": (with_column("prediction", ["pos", None]), "column prediction holds nulls"),
+    "null index": (with_column("label_index", [1, None]), "column label_index holds nulls"),
+    "null logits": (with_column("logits", [[0.0, 1.0], None]), "column logits holds nulls"),
+    "null logit": (with_column("logits", [[0.0, 1.0], [1.0, None]]), "column logits holds nulls"),
+    "ragged logits": (with_column("logits", [[0.0], [1.0, 2.0, 3.0]]), "column logits holds lists of 1 to 3 numbers"),
+    "three logits": (with_column("logits", 2 * [[0.0, 1.0, 2.0]]), "column logits holds 3 numbers a row for 2 classes"),
+    "no logits": (with_column("logits", [[], []]), "column logits holds 0 numbers a row for 2 classes"),
+    "ragged probability": (with_column("probability", [[1.0], [0.5, 0.5]]), "column probability holds lists of 1 to 2"),
+    "one probability": (with_column("probability", [[1.0], [1.0]]), "column probability holds 1 numbers a row for 2 classes"),
+    "nan logit": (with_column("logits", [[0.0, math.nan], [1.0, 2.0]]), "not finite"),
+    "index 2": (with_column("label_index", [1, 2]), r"outside 0\.\.1"),
+    "index -1": (with_column("label_index", [1, -1]), r"outside 0\.\.1"),
+    "same id": (with_column("id", ["a", "a"]), "1 of 2 are repeated"),
+    "negative size": (with_column("size", [1, -1]), "below 0"),
+    "no names": (with_metadata(label_names=None), "no class names"),
+    "names not UTF-8": (with_metadata(label_names=b"\xff"), "not JSON"),
+    "names not JSON": (with_metadata(label_names=b"neg, pos"), "not JSON"),
+    "deep names": (with_metadata(label_names=100_000 * b"["), "nested deeper than 50"),
+    "names of an object": (with_metadata(label_names=b'{"neg": 0, "pos": 1}'), "not a list of two or more different names"),
+    "one name": (with_metadata(label_names=b'["neg"]'), "not a list of two or more different names"),
+    "same names": (with_metadata(label_names=b'["neg", "neg"]'), "not a list of two or more different names"),
+    "number names": (with_metadata(label_names=b"[0, 1]"), "not a list of two or more different names"),
+    "half a character": (with_metadata(label_names=b'["neg", "\\ud800"]'), "not JSON"),
+    "three names": (with_metadata(label_names=b'["neg", "pos", "so"]'), "column logits holds 2 numbers a row for 3 classes"),
+    "other names": (with_metadata(label_names=b'["pos", "neg"]'), 'label does not follow from label_index .row of id "test/0"'),
+    "another label": (with_column("label", ["pos", "pos"]), 'label does not follow from label_index .row of id "test/1"'),
+    "another index": (with_column("label_index", [1, 1]), 'label does not follow from label_index .row of id "test/1"'),
+    "another prediction": (
+        with_column("prediction", ["pos", "neg"]),
+        'column prediction does not follow from the logits .row of id "test/1"',
+    ),
+    "unknown prediction": (with_column("prediction", ["pos", "Pos"]), "column prediction does not follow from the logits"),
+    "another probability": (
+        with_column("probability", [[0.25, 0.75], [0.26, 0.74]]),
+        'column probability does not follow from the logits .row of id "test/1"',
+    ),
+    "nan probability": (with_column("probability", [[0.25, math.nan], [0.3, 0.7]]), "column probability does not follow"),
+    "other logits": (with_column("logits", [[0.0, 1.0], [1.0, 2.0]]), "column probability does not follow from the logits"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BROKEN_FILES.values(), ids=BROKEN_FILES)
+def test_a_file_of_predictions_that_was_tampered_with_is_refused(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    path = tmp_path / "p.parquet"
+    logits = np.array([[0.0, math.log(3)], [1.0, 2.0]], np.float32)
+    Predictions(["test/0", "test/1"], np.array([1, 0]), logits, np.array([3, 4]), "tokens").save(path, REVIEWS)
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(RunError, match=said) as caught:
+        Predictions.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_damaged_file_of_predictions_is_refused_or_says_the_same(tmp_path: Path) -> None:
+    path, rng = tmp_path / "p.parquet", np.random.default_rng(0)
+    make_predictions(REVIEWS, 20, seed=1).save(path, REVIEWS)
+    whole, said = path.read_bytes(), []
+    for place in rng.choice(len(whole), 150, replace=False):
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                assert len(Predictions.load(path)) == 20
+            except RunError as error:
+                said.append(str(error))
+    assert len(said) > 200 and all(str(path) in message for message in said)
+
+
+def test_a_small_file_of_very_many_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"label_index": pa.array(np.zeros(MOST_ROWS + 1, np.int64))}), path)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(RunError, match=r"p\.parquet: not a file of predictions: 10,000,001 rows"):
+        Predictions.load(path)
+
+
+def test_a_long_word_that_a_file_repeats_is_in_memory_once(tmp_path: Path) -> None:
+    path, places = tmp_path / "p.parquet", pa.array(np.zeros(100_000, np.int32))
+    ids = pa.DictionaryArray.from_arrays(places, ["x" * 1_000_000])  # 100 GB if each were written out
+    pq.write_table(pa.table({"id": ids}), path, store_schema=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(RunError, match="no column label"):
+        Predictions.load(path)
+
+
+def test_25_000_reviews_are_checked_in_less_than_a_third_of_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    make_predictions(CLOTHES, 25_000, seed=8).save(path, CLOTHES)
+    started = time.process_time()
+    Predictions.load(path)
+    assert time.process_time() - started < 0.35

@@ -161,7 +161,11 @@ def test_a_recipe_is_read_from_a_script_a_yaml_file_and_a_run_directory(tmp_path
     [
         ("a.yaml", "name: [", "YAML: "),
         ("a.yaml", "- 1\n- 2\n", "expected a mapping, found list"),
-        ("a.yaml", "data: !!python/object/apply:os.system ['true']", "YAML: could not determine a constructor"),
+        (
+            "a.yaml",
+            "data: !!python/object/apply:os.system ['true']",
+            "YAML: a recipe has no tags, such as tag:yaml.org,2002:python/object/apply:os.system",
+        ),
         ("a.py", "recipe = ", "line 1: not valid Python"),
         ("a.py", "x = 1", "the script defines no `recipe = hftl.Recipe(...)`"),
         ("a.txt", "", '".txt" is not a kind of recipe'),
@@ -172,6 +176,56 @@ def test_a_file_that_is_no_recipe_is_one_clear_error(tmp_path: Path, name: str, 
     with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path / name)
     assert expected in str(caught.value)
+
+
+LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("1: 2", '  1: unknown key "1"'),
+        ("null: 2", 'unknown key "null"'),
+        ("? [a]\n: 2", "a key is a word, not a list or a mapping"),
+        ("data: {1: 2, kind: text, source: x}", 'data.1: unknown key "1"'),
+        ("name: 2001-99-99", "YAML: month must be in 1..12"),
+        ("name: 1" + 4999 * "0", "value has 5000 digits"),
+        ("name: 1" + 99 * "0", "a number of more than 64 bits"),
+        ("name: 0x_", "YAML: invalid literal for int()"),
+        ("name: " + "59:" * 300 + "1.0", "YAML: int too large to convert to float"),
+        ("name: !!bool maybe", "YAML: a recipe has no tags"),
+        ('name: "\\ud800"', "YAML: 'utf-8' codec can't encode"),
+        ("name: " + 60 * "[" + 60 * "]", "YAML: nested deeper than 50 levels"),
+        (100_000 * "[", "YAML: nested deeper than 50 levels"),
+        (100_000 * "- ", "YAML: nested deeper than 50 levels"),
+        (100_000 * "? ", "YAML: nested deeper than 50 levels"),
+        ("name: &name x", "YAML: a recipe has no anchors and aliases"),
+        (LAUGHS, "YAML: a recipe has no anchors and aliases"),
+        ("name: a\nname: b", 'YAML: the key "name" is there twice in "<unicode string>", line 2'),
+        ("name: \0", "YAML: unacceptable character"),
+        ("# " + 1_000_000 * "x", "larger than 1 MB"),
+        (b"name: \xff", "byte 6: not UTF-8"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_hostile_recipe_is_one_clear_error(tmp_path: Path, content: str | bytes, expected: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert expected in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_key_is_what_is_written() -> None:
+    text = small().to_yaml().replace("class_weights: null", "class_weights: {no: 2.0, 0: 1.0, 2001-02-03: 3.0}", 1)
+    assert parse_recipe(text, source="x").stages["head"].class_weights == {"no": 2.0, "0": 1.0, "2001-02-03": 3.0}
+
+
+def test_a_recipe_is_written_without_anchors() -> None:
+    once = {"transform": {"p": 0.5}}
+    augmentation = {"first": once, "second": once, "both": [once, once]}
+    recipe = small(data=ImageData(source="photos", augmentation=augmentation), model=Timm(checkpoint="timm/resnet18"))
+    assert parse_recipe(recipe.to_yaml(), source="x") == recipe
 
 
 def test_a_missing_recipe_is_one_clear_error(tmp_path: Path) -> None:

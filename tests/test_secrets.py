@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,12 @@ TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"  # of the right form, and of 
         (TOKEN, "a Hugging Face token"),
         ("api_org_" + "a" * 34, "a Hugging Face token"),
         ("ghp_" + "a1" * 18, "a GitHub token"),
+        ("x_" + TOKEN, "a Hugging Face token"),
+        ("hf_oauth_" + "a1" * 12, "a Hugging Face token"),
+        ("glpat-" + "a1" * 10, "a GitLab token"),
+        ("npm_" + "a1" * 18, "a package registry's token"),
+        ("sk_live_" + "a1" * 10, "an API key"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP", "a JSON web token"),
         ("key=AKIA" + "ABCD" * 4, "an AWS access key"),
         ("AIza" + "x" * 35, "a Google API key"),
         ("xoxb-1234567890-abc", "a Slack token"),
@@ -50,6 +57,18 @@ def test_a_secret_is_known_by_its_value_where_a_variable_with_a_telling_name_hol
     known = environment_secrets(environment)
     assert known == {"correct horse": "the value of WANDB_API_KEY"}
     assert list(find_secrets("a\nb correct horse c", known=known)) == [(2, "the value of WANDB_API_KEY")]
+
+
+def test_a_known_secret_is_found_as_html_as_json_and_across_a_line_break() -> None:
+    known = {'p&ss "w\\rd*1': "the password", "correct horse battery": "the other"}
+    assert list(find_secrets("x p&amp;ss &quot;w\\rd*1 y", known=known)) == [(1, "the password")]
+    assert list(find_secrets(json.dumps({"a": 'p&ss "w\\rd*1'}), known=known)) == [(1, "the password")]
+    assert list(find_secrets("first\na correct\n    horse battery", known=known)) == [(2, "the other")]
+
+
+@pytest.mark.parametrize("name", ["PGPASSWORD", "MYSQL_PWD", "SIGNING_PASSPHRASE", "AWS_SECRET_ACCESS_KEY", "wandb_api_key"])
+def test_a_variables_name_tells_that_it_holds_a_secret(name: str) -> None:
+    assert environment_secrets({name: "12345678"}) == {"12345678": f"the value of {name}"}
 
 
 def test_what_is_redacted_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ import datasets
 import evaluate
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -33,6 +34,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm, rankdata
 
 from hftl.errors import DataError, Problem, RunError
+from hftl.run import parse_json
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -46,8 +48,21 @@ RESAMPLES = 1_000
 LEVEL = 0.95
 Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96
 
+ROUNDING = 1e-6  # up to which a stored probability is the softmax of the stored logits, computed by another library
+MOST_ROWS = 10_000_000  # more examples than any split has; a file of a few kilobytes can claim billions
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
 _LABEL_NAMES = b"hftl.label_names"
 _SIZE_UNIT = b"hftl.size_unit"
+_WHAT = "not a file of predictions"
+_COLUMNS = {
+    "id": TEXT,
+    "label": TEXT,
+    "prediction": TEXT,
+    "label_index": pa.int64(),
+    "probability": pa.list_(pa.float64()),
+    "logits": pa.list_(pa.float32()),
+}
 # Resamples are drawn in portions of about this many counts, 8 bytes each: 32 MB.
 _PORTION = 4_000_000
 
@@ -157,21 +172,29 @@ class Predictions:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote; a file of an older version has no sizes.
 
+        The columns that people read, `label`, `prediction` and `probability`, must follow from those that numbers are computed
+        from, `label_index` and `logits`; another column is refused, as it could hold the data.
+
         Raises:
-            RunError: no such file, or not a file of predictions.
+            RunError: no such file, or not a file of predictions as `save` writes them.
         """
-        table = _read_table(path)
-        classes = len(_label_names(table, path))
-        logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        labels = table["label_index"].to_numpy()
-        unit: Any = (table.schema.metadata or {}).get(_SIZE_UNIT)
-        return cls(
-            table["id"].to_pylist(),
-            labels.astype(np.int64),
-            logits.astype(np.float32).reshape(len(labels), classes),
-            sizes=None if unit is None else table["size"].to_numpy().astype(np.int64),
-            size_unit=None if unit is None else unit.decode(),
-        )
+        table = read_parquet(path, _WHAT)
+        names, unit = _check_schema(table.schema, path)
+        logits = list_matrix(table["logits"], f"{path}: column logits")
+        if logits.shape[1] != len(names):
+            raise RunError(f"{path}: column logits holds {logits.shape[1]} numbers a row for {len(names)} classes")
+        try:
+            predictions = cls(
+                table["id"].to_pylist(),
+                table["label_index"].to_numpy(),
+                logits,
+                sizes=None if unit is None else table["size"].to_numpy(),
+                size_unit=unit,
+            )
+        except DataError as error:
+            raise RunError(f"{path}: {_WHAT}: {error}") from None
+        _check_columns_for_people(table, predictions, names, path)
+        return predictions
 
 
 def stored_label_names(path: Path) -> tuple[str, ...]:
@@ -180,7 +203,8 @@ def stored_label_names(path: Path) -> tuple[str, ...]:
     Raises:
         RunError: no such file, or not a file of predictions.
     """
-    return _label_names(_read_table(path), path)
+    names, _ = _check_schema(read_parquet(path, _WHAT, rows=False).schema, path)
+    return names
 
 
 # --- metrics as evaluate.Metric -----------------------------------------------------------------------------------------------
@@ -579,22 +603,93 @@ def _list_column(values: NDArray[Any], type: pa.DataType, width: int) -> pa.Arra
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).ravel(), type))
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_parquet(path: Path, what: str, *, rows: bool = True) -> pa.Table:
+    """A sound Parquet file of one row or more, without nulls; without `rows` an empty table of its schema.
+
+    String columns come dictionary-encoded (the type TEXT): a word that a small file repeats a million times is in memory once.
+    `what` begins every error but a missing file's, such as "not a file of predictions".
+
+    Raises:
+        RunError: no such file, not a Parquet file, a damaged one, or one without rows or with nulls.
+    """
     try:
-        return pq.read_table(path)
+        texts = [field.name for field in pq.read_schema(path) if field.type == pa.string()]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            if not rows:
+                return file.schema_arrow.empty_table()
+            # Nothing else of `metadata` is looked at: pyarrow ends the process over some damaged column entries in it.
+            if file.metadata.num_rows > MOST_ROWS:
+                raise RunError(f"{path}: {what}: {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}")
+            table = file.read()
+            table.validate(full=True)
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; the run is not finished, or it has no such split") from None
-    except pa.ArrowInvalid as error:
-        raise RunError(f"{path}: not a Parquet file: {error}") from None
+        reasons = "the run is not finished, was made by an older hftl, or has no such split"
+        raise RunError(f"{path}: no such file; {reasons}") from None
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:  # what pyarrow raises over damaged files
+        raise RunError(f"{path}: {what}: {' '.join(str(error).split())}") from None
+    if not len(table):
+        raise RunError(f"{path}: {what}: no row")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        lists = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+        if column.null_count or (lists and pc.list_flatten(column).null_count):
+            raise RunError(f"{path}: {what}: column {name} holds nulls")
+    return table
 
 
-def _label_names(table: pa.Table, path: Path) -> tuple[str, ...]:
-    missing = [name for name in ("id", "label_index", "logits") if name not in table.column_names]
-    names = (table.schema.metadata or {}).get(_LABEL_NAMES)
-    if names is None or missing:
-        what = f"no column {', '.join(missing)}" if missing else "no class names in its metadata"
-        raise RunError(f"{path}: not a file of predictions ({what})")
-    return tuple(json.loads(names))
+def list_matrix(column: pa.ChunkedArray, what: str) -> NDArray[Any]:
+    """(N, K) the numbers of a column of N >= 1 lists, which must be equally long; `what` begins the error.
+
+    Raises:
+        RunError: they are not.
+    """
+    lengths = pc.list_value_length(column).unique().to_pylist()
+    if len(lengths) > 1:
+        raise RunError(f"{what} holds lists of {min(lengths)} to {max(lengths)} numbers; needed are equally many in each row")
+    return np.array(pc.list_flatten(column).to_numpy()).reshape(len(column), *lengths)
+
+
+def _check_schema(schema: pa.Schema, path: Path) -> tuple[tuple[str, ...], SizeUnit | None]:
+    """Class names and unit of the sizes, once the columns are exactly those that `Predictions.save` writes."""
+    metadata = schema.metadata or {}
+    needed = {**_COLUMNS, **({"size": pa.int64()} if _SIZE_UNIT in metadata else {})}
+    missing = [name for name in needed if name not in schema.names]
+    other = [
+        f"{field.name} ({'string' if field.type == TEXT else field.type})"
+        for place, field in enumerate(schema)
+        if needed.get(field.name) != field.type or field.name in schema.names[:place]
+    ]
+    if missing or other:
+        found = f"no column {', '.join(missing)}" if missing else f"unexpected column {', '.join(other)}"
+        raise RunError(f"{path}: {_WHAT}: {found}")
+    if _LABEL_NAMES not in metadata:
+        raise RunError(f"{path}: {_WHAT}: no class names in its metadata")
+    names = parse_json(metadata[_LABEL_NAMES].decode(errors="replace"), source=f"{path}: {_WHAT}: class names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not len(set(names)) == len(names) >= 2:
+        raise RunError(f"{path}: {_WHAT}: its class names are not a list of two or more different names")
+    unit: Any = metadata[_SIZE_UNIT].decode(errors="replace") if _SIZE_UNIT in metadata else None
+    if unit not in {None, *get_args(SizeUnit)}:
+        raise RunError(f'{path}: {_WHAT}: its sizes are in "{unit}", none of {", ".join(get_args(SizeUnit))}')
+    return tuple(names), unit
+
+
+def _check_columns_for_people(table: pa.Table, predictions: Predictions, names: Sequence[str], path: Path) -> None:
+    """Refuse a file in which somebody reads another label, prediction or probability than the numbers are computed from."""
+    indices = {
+        name: pc.index_in(table[name], value_set=pa.array(names, pa.string())).fill_null(-1).to_numpy()
+        for name in ("label", "prediction")
+    }
+    probabilities = list_matrix(table["probability"], f"{path}: column probability")
+    if probabilities.shape != predictions.logits.shape:
+        raise RunError(f"{path}: column probability holds {probabilities.shape[1]} numbers a row for {len(names)} classes")
+    near = np.abs(probabilities - predictions.probabilities) <= ROUNDING
+    differs = {
+        "column label does not follow from label_index": indices["label"] != predictions.labels,
+        "column prediction does not follow from the logits": indices["prediction"] != predictions.predicted,
+        "column probability does not follow from the logits": ~near.all(axis=1),  # so that a nan is not near
+    }
+    for what, rows in differs.items():
+        if rows.any():
+            raise RunError(f'{path}: {what} (row of id "{predictions.ids[int(rows.argmax())]}")')
 
 
 def _check_label_names(predictions: Predictions, label_names: Sequence[str]) -> None:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hftl.errors import RunError
+from hftl.evaluation.metrics import TEXT, list_matrix, read_parquet
 
 COUNT = 16
+_WHAT = "no serving samples"
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,21 @@ class ServingSamples:
         """Read what `save` wrote.
 
         Raises:
-            RunError: no such file, or another kind of file.
+            RunError: no such file, or not serving samples as `save` writes them.
         """
-        try:
-            table = pq.read_table(path, columns=["id", "input", "logits"])
-        except FileNotFoundError:
-            raise RunError(f"{path}: no such file; the run was made by an older hftl or is not finished") from None
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            raise RunError(f"{path}: no serving samples: {error}") from None
-        logits = np.array(table["logits"].to_pylist(), dtype=np.float32)
-        return cls(table["id"].to_pylist(), table["input"].to_pylist(), logits)
+        table = read_parquet(path, _WHAT)
+        types = {field.name: field.type for field in table.schema}
+        needed = {"id": [TEXT], "input": [TEXT, pa.binary()]}
+        if table.column_names != ["id", "input", "logits"] or any(types[name] not in allowed for name, allowed in needed.items()):
+            raise RunError(f"{path}: {_WHAT}: its columns are {', '.join(f'{name} {type}' for name, type in types.items())}")
+        if not pa.types.is_fixed_size_list(types["logits"]) or types["logits"].value_type != pa.float32():
+            raise RunError(f"{path}: {_WHAT}: column logits is {types['logits']}")
+        ids, logits = table["id"].to_pylist(), list_matrix(table["logits"], f"{path}: column logits")
+        if not ids or len(set(ids)) != len(ids):
+            raise RunError(f"{path}: {_WHAT}: needed is at least one id, each once")
+        if logits.shape[1] < 2 or not np.isfinite(logits).all():
+            raise RunError(f"{path}: {_WHAT}: needed are two or more finite logits a row")
+        return cls(ids, table["input"].to_pylist(), logits)
 
 
 def choose(sizes: Sequence[int], *, count: int = COUNT) -> list[int]:

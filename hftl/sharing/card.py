@@ -72,6 +72,36 @@ def write_card(run: RunDirectory, *, repo_id: str | None = None) -> Path:
     return run.card
 
 
+def check_repo_id(repo_id: str) -> str:
+    """The name of a repository, OWNER/NAME.
+
+    Raises:
+        RunError: anything else, such as a path, an address, or a name without owner.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise RunError(f'"{repo_id}" is not the name of a repository, such as me/film-reviews: {error}') from None
+    if repo_id.count("/") != 1:
+        raise RunError(f'"{repo_id}" names no owner; write OWNER/{repo_id}')
+    return repo_id
+
+
+def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
+    """What of a recipe lay on the machine that ran it: {dotted key: "local:NAME"}."""
+    places = {}
+    if data.get("format") != "hub":
+        places["data.source"] = recipe.data.source
+    model = recipe.model
+    if isinstance(model, Transformer | Timm):
+        is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
+        if not data.get("model", {}).get("revision") and not is_architecture:
+            places["model.checkpoint"] = model.checkpoint
+    elif not model.vectors.startswith(HUB):
+        places["model.vectors"] = model.vectors
+    return {key: LOCAL + local_name(path) for key, path in places.items()}
+
+
 def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
     """Write hand-written facts, such as ``card.license=mit``, into the `card` section of a run's recipe.
 
@@ -97,13 +127,23 @@ def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mappi
         RunError: the run is not finished, or `repo_id` cannot be the name of a repository.
     """
     if repo_id is not None:
-        _check_repo_id(repo_id)
+        check_repo_id(repo_id)
     recipe = run.load_recipe()
     metrics = read_json(run.metrics) if metrics is None else metrics
+    try:
+        return _environment().get_template(TEMPLATE).render(_facts(run, recipe, repo_id, metrics))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        # Files that a stranger wrote, or that were damaged; hftl's own always have what the template asks for.
+        what = f"its files are not those of a run that hftl wrote ({type(error).__name__}: {error})"
+        raise RunError(f"{run.path}: {what}") from error
+
+
+def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template is rendered from."""
     plan, data, environment = (read_json(path) if path.is_file() else {} for path in (run.plan, run.data, run.environment))
     split = "test" if "test" in metrics else "validation"
     values = metrics[split]
-    facts = {
+    return {
         "recipe": recipe,
         "noun": "picture" if isinstance(recipe.data, ImageData) else "text",
         "names": _names(recipe, data),
@@ -137,7 +177,6 @@ def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mappi
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
-    return _environment().get_template(TEMPLATE).render(facts)
 
 
 def hand_written(recipe: Recipe) -> list[str]:
@@ -173,13 +212,6 @@ def check_front_matter(card: str) -> list[str]:
         *_id_problems(values, "base_model"),
         *_model_index_problems(values.get("model-index")),
     ]
-
-
-def _check_repo_id(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise RunError(f'"{repo_id}" is not the name of a repository, such as me/film-reviews: {error}') from None
 
 
 # --- front matter -------------------------------------------------------------------------------------------------------------
@@ -418,7 +450,6 @@ def _use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, An
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
     glove = not isinstance(recipe.model, Transformer | Timm)
     return {
-        "task": TASKS[recipe.data.kind],
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",
         "repo_id": repo_id,
@@ -482,24 +513,19 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
 
 def _repeat(recipe: Recipe, data: Mapping[str, Any], repo_id: str | None) -> dict[str, str]:
     """The commands that repeat and check the run: what was local has to be named again, what came from the Hub is pinned."""
-    local_data, model = data.get("format") != "hub", data.get("model", {})
-    source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local_data else recipe.data.source
+    places, model = local_places(recipe, data), data.get("model", {})
+    local = "data.source" in places
+    source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local else _shell_word(recipe.data.source, whole=True)
     words = [f"hftl train hub:{repo_id}" if repo_id else "hftl train RUN/recipe.yaml"]
-    if local_data:
-        words.append(f"data.source={source}")
-    elif data.get("revision"):
-        words.append(f"data.revision={_shell_word(data['revision'])}")
-    if isinstance(recipe.model, Transformer | Timm):
-        if model.get("revision"):
-            words.append(f"model.revision={_shell_word(model['revision'])}")
-        elif recipe.model.pretrained:
-            words.append(f"model.checkpoint=PATH/TO/{_shell_word(recipe.model.checkpoint)}")
-    elif not recipe.model.vectors.startswith(HUB):
-        words.append(f"model.vectors=PATH/TO/{_shell_word(recipe.model.vectors)}")
+    named = {key: f"{key}=PATH/TO/{_shell_word(name)}" for key, name in places.items()}
+    revisions = {"data": data.get("revision"), "model": model.get("revision")}
+    for section, pinned in revisions.items():
+        here = [word for key, word in named.items() if key.startswith(section)]
+        words += here or ([f"{section}.revision={_shell_word(pinned)}"] if pinned else [])
     of = repo_id or "RUN"
     return {
         "train": " \\\n    ".join(words),
-        "verify": f"hftl verify {of}\nhftl verify {of} --data {source if local_data else _shell_word(source, whole=True)}",
+        "verify": f"hftl verify {of}\nhftl verify {of} --data {source}",
     }
 
 

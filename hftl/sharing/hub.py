@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    XetDownloadError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not in the stubs
     are_progress_bars_disabled,
@@ -32,13 +33,14 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
-from hftl.recipe import Recipe, parse_recipe
-from hftl.run import RunDirectory, fingerprint, read_json
+from hftl.recipe import Recipe, load_recipe
+from hftl.run import RunDirectory, read_json
 from hftl.secrets import redact
-from hftl.sharing.publication import MODEL_FILES, RUN_FILES, Publication, check_repo_id, is_model_file, is_published
+from hftl.sharing.card import check_repo_id
+from hftl.sharing.publication import MODEL_FILES, RUN_FILES, Publication, is_published, repository, wrong_files
 
 PREFIX = "hub:"
-REPEAT = "Nothing is lost, and the command can be repeated"
+REPEAT = "Nothing is lost, and the push can be repeated"
 
 
 # --- push ---------------------------------------------------------------------------------------------------------------------
@@ -74,6 +76,8 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
         raise RunError(f"no token: set HF_TOKEN, or run `hf auth login`. {where}")
     with _hub_errors(repo_id):
         who = api.whoami()
+        if "name" not in who:
+            raise RunError(f"{api.endpoint} does not say whose the token is; is it a Hub?")
         _check_rights(who, repo_id)
         if not api.repo_exists(repo_id):
             return Target(repo_id, revision, who["name"], exists=False, head=None, stale=())
@@ -84,8 +88,10 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
             return Target(repo_id, revision, who["name"], exists=True, head=None, stale=())
         info = api.model_info(repo_id, revision=revision)
     present = {file.rfilename for file in info.siblings or []}
-    if "manifest.json" not in present and any(is_model_file(name) for name in present):
-        raise RunError(f"{repo_id} holds a model that hftl did not push; choose another name, or a new branch with --revision")
+    others = sorted(present - {".gitattributes", "README.md"})
+    if others and not {"manifest.json", "recipe.yaml"} <= present:
+        named = ", ".join(others[:5])
+        raise RunError(f"{repo_id} holds what hftl did not push ({named}); choose another name, or a new branch with --revision")
     stale = tuple(sorted(name for name in present if is_published(name) and name not in publication.files))
     return Target(repo_id, revision, who["name"], exists=True, head=info.sha, stale=stale)
 
@@ -116,8 +122,8 @@ def push(publication: Publication, target: Target, *, private: bool, message: st
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in publication.files.items()
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in target.stale]
-    with _hub_errors(target.repo_id):
-        api.create_repo(target.repo_id, private=private, exist_ok=True)
+    with _hub_errors(target.repo_id, again=REPEAT):
+        api.create_repo(target.repo_id, private=private or None, exist_ok=True)
         if target.revision != constants.DEFAULT_REVISION and target.head is None:
             api.create_branch(target.repo_id, branch=target.revision, exist_ok=True)
         head = target.head or api.model_info(target.repo_id, revision=target.revision).sha
@@ -185,11 +191,13 @@ def fetch_recipe(name: str) -> Recipe:
     run = fetch(name, texts_only=True)
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
-    return parse_recipe(run.recipe.read_text(encoding="utf-8"), source=name)
+    recipe = load_recipe(run.recipe)
+    # Where the author's metrics went is no part of what is repeated.
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})})
 
 
 def pull(name: str, folder: Path) -> RunDirectory:
-    """Copy a published run into a folder of its own, as a run directory, once every file has proved to be what was pushed.
+    """Copy a published run into a folder of its own, as a run directory, once every file agrees with the repository's manifest.
 
     Raises:
         RunError: the folder exists, or a file is not what the manifest says.
@@ -197,6 +205,8 @@ def pull(name: str, folder: Path) -> RunDirectory:
     if folder.exists():
         raise RunError(f"{folder} exists; nothing is written over. Choose another place with --output")
     cached = fetch(name)
+    if repository(cached) is None:
+        raise RunError(f"{name}: no manifest of a publication in it; was it pushed by hftl?")
     if wrong := wrong_files(cached):
         raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
     beside = folder.with_name(f".{folder.name}.partial")
@@ -208,32 +218,11 @@ def pull(name: str, folder: Path) -> RunDirectory:
     return RunDirectory(folder)
 
 
-def wrong_files(run: RunDirectory) -> dict[str, str]:
-    """{file: what is wrong with it} by the run's manifest: missing, changed, or named in a way that no push writes.
-
-    Raises:
-        RunError: there is no manifest, or it is none.
-    """
-    manifest = read_json(run.manifest)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise RunError(f"{run.manifest}: not a manifest")
-    wrong = {}
-    for name, expected in manifest["files"].items():
-        path = run.path / name
-        if not is_published(name.removeprefix("model/")):
-            wrong[name] = "no file that hftl publishes"
-        elif not path.is_file():
-            wrong[name] = "missing"
-        elif fingerprint(path) != expected:
-            wrong[name] = "changed since it was sealed: its SHA-256 is another"
-    return wrong
-
-
 # --- errors -------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _hub_errors(repo_id: str) -> Iterator[None]:
+def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
     """The client's errors as one sentence each, with the way out and without any token."""
     try:
         yield
@@ -249,20 +238,18 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise RunError(f"{repo_id}: the Hub is switched off here (HF_HUB_OFFLINE=1)") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 412 or status == 409:
+        if status in {409, 412} and again == REPEAT:
             raise RunError(f"{repo_id}: somebody else pushed in between; look at it, and push again") from None
         if status in {401, 403}:
             raise RunError(f"{repo_id}: the Hub refuses this token ({status}): {_said(error)}") from None
-        raise RunError(f"{repo_id}: the Hub answered {status}: {_said(error)}. {REPEAT}") from None
+        raise RunError(f"{repo_id}: the Hub answered {status}: {_said(error)}. {again}") from None
     except httpx2.HTTPError as error:
         what = f"{repo_id}: the connection to {HfApi().endpoint} failed ({type(error).__name__}: {_said(error)})"
-        raise RunError(f"{what}. {REPEAT}") from None
-    except RuntimeError as error:
-        if not str(error).startswith("Error while uploading"):  # huggingface_hub's word for an upload that failed six times
-            raise
-        raise RunError(f"{repo_id}: {_said(error)} ({type(error.__cause__).__name__}). {REPEAT}") from None
-    except ValueError as error:  # the Hub's own check of the card's front matter
-        raise RunError(f"{repo_id}: {_said(error)}") from None
+        raise RunError(f"{what}. {again}") from None
+    # A full disk or a cache that cannot be written; an answer that is no Hub's, or the Hub's own check of the card; an upload that
+    # failed six times, by LFS or by Xet.
+    except (OSError, ValueError, RuntimeError, XetDownloadError) as error:
+        raise RunError(f"{repo_id}, at {HfApi().endpoint}: {type(error).__name__}: {_said(error)}. {again}") from None
 
 
 def _said(error: BaseException) -> str:

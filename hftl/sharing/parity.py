@@ -1,6 +1,7 @@
 """Serving parity: what is about to be published says the same through `transformers.pipeline` as it said in training.
 
-The model folder is loaded in a fresh process that does not import hftl, and fed the run's serving samples as they came. So a
+The model's published files, and nothing else, are loaded in a fresh process that does not import hftl, and fed the run's serving
+samples as they came. So a
 tokenizer that truncates elsewhere, label names in another order, a preprocessing that was not saved, or weights of another epoch
 are found here and not by a stranger.
 """
@@ -18,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from hftl.errors import RunError
+from hftl.errors import RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, stored_label_names
 from hftl.evaluation.serving import ServingSamples
+from hftl.models.checkpoint import Checkpoint, check_folder, run_error
 from hftl.run import RunDirectory
 from hftl.secrets import environment_secrets, redact
+from hftl.sharing.publication import Publication, is_model_file
 
 SERVE = Path(__file__).with_name("serve.py")
 TOLERANCE = 1e-4
@@ -42,8 +45,8 @@ class Parity:
     """Ids of transparent or deep pictures whose pixels the pipeline reads in another way; they are not compared."""
 
 
-def check_serving(run: RunDirectory) -> Parity:
-    """Serve the run's model in a fresh process and compare its logits with those of training.
+def check_serving(run: RunDirectory, publication: Publication) -> Parity:
+    """Serve what would be published in a fresh process and compare its logits with those of training.
 
     Raises:
         RunError: it cannot be loaded, or it says something else.
@@ -55,7 +58,7 @@ def check_serving(run: RunDirectory) -> Parity:
     evaluated = predictions.logits[[place[id] for id in samples.ids]]
     _compare(samples.logits, evaluated, samples.ids, TOLERANCE_OF_EVALUATION, "the saved model is not the one that was evaluated")
 
-    answers = _serve(run, "image-classification" if isinstance(samples.inputs[0], bytes) else "text-classification")
+    answers = _serve(run, publication, "image-classification" if isinstance(samples.inputs[0], bytes) else "text-classification")
     names = stored_label_names(run.predictions("validation"))
     for answer in answers:
         if set(answer["scores"]) != set(names):
@@ -82,13 +85,22 @@ def _compare(found: np.ndarray, expected: np.ndarray, ids: list[str], tolerance:
     return float(differences[worst])
 
 
-def _serve(run: RunDirectory, task: str) -> list[dict[str, Any]]:
-    """The answers of a fresh process that has no token, no network, and no memory of remote code."""
+def _serve(run: RunDirectory, publication: Publication, task: str) -> list[dict[str, Any]]:
+    """The answers of a fresh process that is given no token and told to use no network, and remembers no remote code."""
     secret = set(environment_secrets().values())
     environment = {name: value for name, value in os.environ.items() if f"the value of {name}" not in secret}
     with tempfile.TemporaryDirectory(prefix="hftl-serving-") as folder:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": folder, "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-P", str(SERVE), str(run.model.absolute()), str(run.serving.absolute()), task]
+        served = Path(folder) / "model"
+        served.mkdir()
+        for name, content in publication.files.items():
+            if is_model_file(name):
+                (served / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        try:
+            check_folder(Checkpoint(str(served)))  # as a foreign one: the run may have been
+        except RecipeError as error:
+            raise run_error(served, error) from None
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": f"{folder}/modules", "HF_TOKEN_PATH": f"{folder}/no-token"}
+        command = [sys.executable, "-P", "-W", "ignore", str(SERVE), str(served), str(run.serving.absolute()), task]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -12,19 +12,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in the stubs
 
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import Predictions
-from hftl.recipe import LOCAL, Recipe, Timm, Transformer
+from hftl.recipe import Recipe
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.secrets import environment_secrets, find_secrets
-from hftl.sharing.card import check_front_matter, local_name, render_card
+from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
 _DIGITS = "[0-9]" * 5
@@ -32,7 +30,8 @@ MODEL_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json"),
     *("model.safetensors", f"model-{_DIGITS}-of-{_DIGITS}.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
+    *("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model", "sentencepiece.model"),
     "glove_modeling.py",
 )
 RUN_FILES = (
@@ -71,21 +70,6 @@ def is_published(name: str) -> bool:
     return is_model_file(name) or name in RUN_FILES
 
 
-def check_repo_id(repo_id: str) -> str:
-    """The name of a repository, OWNER/NAME.
-
-    Raises:
-        RunError: anything else, such as a path, an address, or a name without owner.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise RunError(f'"{repo_id}" is not the name of a repository, such as me/film-reviews: {error}') from None
-    if repo_id.count("/") != 1:
-        raise RunError(f'"{repo_id}" names no owner; write OWNER/{repo_id}')
-    return repo_id
-
-
 def prepare(run: RunDirectory, repo_id: str) -> Publication:
     """Gather and check what would be published as `repo_id`. Nothing is sent, and the run is not changed.
 
@@ -95,6 +79,7 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
     check_repo_id(repo_id)
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished (no metrics.json), so there is nothing to publish")
+    refuse_pulled(run, "push the run it came from, or train its recipe again")
     recipe, data = run.load_recipe(), read_json(run.data)
     places = local_places(recipe, data)
     problems: list[Problem] = []
@@ -103,7 +88,7 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
     problems += [Problem(name, "missing; the run is not whole") for name in sorted(needed - set(files))]
     if not any(name.endswith(".safetensors") for name in files):
         problems.append(Problem("model.safetensors", "missing; weights are published as safetensors only"))
-    problems += _foreign_code(run)
+    problems += _foreign_code(files)
 
     card = render_card(run, repo_id=repo_id)
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
@@ -134,33 +119,93 @@ def _allowed(run: RunDirectory) -> tuple[dict[str, Path | bytes], list[str]]:
     return files, left_out
 
 
-def _foreign_code(run: RunDirectory) -> Iterator[Problem]:
-    """The one Python file that is published is hftl's own, byte for byte, and config.json names no other code."""
-    code = run.model / GLOVE_CODE.name
-    if code.is_file() and code.read_bytes() != GLOVE_CODE.read_bytes():
-        yield Problem(code.name, "is not the file of this hftl; code is published only where hftl wrote it")
-    config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
-    for place, name in (config.get("auto_map") or {}).items():
-        if not re.fullmatch(rf"{GLOVE_CODE.stem}\.\w+", str(name)) or not code.is_file():
-            yield Problem("config.json", f"auto_map.{place} names code that hftl did not write: {name}")
+def _foreign_code(files: dict[str, Path | bytes]) -> Iterator[Problem]:
+    """No file of the model names code but hftl's own file, which is published as this hftl has it."""
+    if GLOVE_CODE.name in files:
+        files[GLOVE_CODE.name] = GLOVE_CODE
+    for name, content in files.items():
+        if not (is_model_file(name) and name.endswith(".json") and isinstance(content, Path)):
+            continue
+        for key, value in _entries(_object(content)):
+            own = name == "config.json" and GLOVE_CODE.name in files and re.fullmatch(rf"{GLOVE_CODE.stem}\.\w+", str(value))
+            if (key[0] == "auto_map" and not own) or key[0] in {"custom_pipelines", "trust_remote_code"}:
+                yield Problem(name, f"{'.'.join(key)} names code that hftl did not write: {value}")
+
+
+def _object(file: Path) -> Any:
+    # Not `read_json`, which limits what hftl writes itself: a tokenizer's files are larger and deeper.
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{file}: not JSON: {error}") from None
+
+
+def _entries(values: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The entries of a JSON object and of the objects in it, two levels deep: (keys, value)."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if isinstance(value, dict) and key in {"auto_map", "custom_pipelines"}:
+                yield from (((key, inner), found) for inner, found in value.items())
+            else:
+                yield (key,), value
+
+
+# --- the seal -----------------------------------------------------------------------------------------------------------------
+
+
+def repository(run: RunDirectory) -> str | None:
+    """Where a run was published, if it was fetched from there; None for one's own."""
+    if not run.manifest.is_file():
+        return None
+    name = read_json(run.manifest).get("repository")
+    return None if name is None else str(name)
+
+
+def refuse_pulled(run: RunDirectory, instead: str) -> None:
+    """Refuse what would break the seal of somebody else's run.
+
+    Raises:
+        RunError: the run was pulled.
+    """
+    if name := repository(run):
+        raise RunError(f"{run.path}: pulled from {name}, and sealed as it was published; {instead}")
+
+
+def wrong_files(run: RunDirectory) -> dict[str, str]:
+    """{file: what is wrong with it} by the run's manifest: changed, missing, or not on it. Empty: everything is as it was sealed.
+
+    A published manifest covers every file; that of one's own run covers the model and the predictions.
+
+    Raises:
+        RunError: there is no manifest, or it is none.
+    """
+    published, sealed = repository(run) is not None, read_json(run.manifest).get("files")
+    if not isinstance(sealed, dict):
+        raise RunError(f"{run.manifest}: not a manifest")
+    wrong = {}
+    for name, expected in sealed.items():
+        path = run.path / name
+        if not (is_published(name) if published else _stays_inside(name)):
+            wrong[name] = "not a file that hftl publishes"
+        elif not path.is_file():
+            wrong[name] = "missing"
+        elif fingerprint(path) != expected:
+            wrong[name] = "changed since it was sealed: its SHA-256 is another"
+    present = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    covered = {name for name in present if (is_published(name) if published else name.startswith(("model/", "predictions/")))}
+    wrong |= dict.fromkeys(sorted(covered - set(sealed) - {"manifest.json"}), "not on the manifest")
+    needed = {"README.md", "metrics.json", "recipe.yaml", "config.json", "predictions/validation.parquet"} if published else set()
+    wrong |= dict.fromkeys(sorted(needed - present), "missing")
+    if not any(name.endswith(".safetensors") for name in {*sealed, *present}):
+        wrong["model.safetensors"] = "missing"
+    return wrong
+
+
+def _stays_inside(name: str) -> bool:
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 # --- places and secrets -------------------------------------------------------------------------------------------------------
-
-
-def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
-    """What of a recipe lay on the machine that ran it: {dotted key: "local:NAME"}."""
-    places = {}
-    if data.get("format") != "hub":
-        places["data.source"] = local_name(recipe.data.source)
-    model = recipe.model
-    if isinstance(model, Transformer | Timm):
-        is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
-        if not data.get("model", {}).get("revision") and not is_architecture:
-            places["model.checkpoint"] = local_name(model.checkpoint)
-    elif not model.vectors.startswith("hub:"):
-        places["model.vectors"] = local_name(model.vectors)
-    return {key: LOCAL + name for key, name in places.items()}
 
 
 def _value(recipe: Recipe, key: str) -> str:
@@ -196,12 +241,12 @@ def _secrets_and_places(files: Mapping[str, Path | bytes]) -> Iterator[Problem]:
     if token := get_token():
         known[token] = "your Hugging Face token"
     here = {str(folder) for folder in (Path.home(), Path.cwd()) if len(folder.parts) > 1}
-    path = re.compile("|".join(rf"(?<![\w.])(?:{re.escape(folder)})(?:/|$)" for folder in sorted(here)) or r"(?!)")
+    path = re.compile("|".join(rf"(?<![\w.]){re.escape(folder)}(?![\w-])" for folder in sorted(here)) or r"(?!)")
     for name, content in files.items():
         text = _text_of(name, content)
         for line, kind in find_secrets(text, known=known):
             yield Problem(f"{name}, line {line}", f"holds {kind}; remove it, and have it replaced where it was issued")
-        for line, words in enumerate(text.splitlines(), start=1):
+        for line, words in enumerate(text.split("\n"), start=1):
             if path.search(words):
                 yield Problem(f"{name}, line {line}", "names a place on this machine; take it out before it is public")
 

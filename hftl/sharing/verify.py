@@ -22,11 +22,16 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
 from hftl.run import RunDirectory, read_json, split_facts
 from hftl.sharing.card import hand_written, render_card
-from hftl.sharing.hub import wrong_files
+from hftl.sharing.publication import GLOVE_CODE, repository, wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
 HEADLINES = ("metrics.json", "the model")
 """Their plain numbers are printed one by one; hundreds of others are counted."""
+NOWHERE = "not published"
+NOTES = (
+    "compared with the run's own records, which nothing can recompute: the stage table, parameters, counts and lengths of the"
+    " training data, revisions, the openings of the test split, machine, time and dates",
+)
 EXACT = 1e-9
 """Relative difference up to which two float64 results of the same arithmetic on another machine count as equal."""
 
@@ -76,45 +81,51 @@ class Verdict:
         return tuple(claim for claim in self.claims if not claim.holds)
 
 
-def verify(run: RunDirectory) -> Verdict:
-    """Recompute what can be recomputed from the files of a run, pulled, published or one's own.
+def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
+    """Recompute what can be recomputed from the files of a run, one's own, pulled, or in the Hub's cache (then `repo_id`).
 
     Raises:
-        RunError: it is no finished run.
+        RunError: it is no finished run, or files of it are not what hftl writes.
     """
     if not run.finished:
         raise RunError(f"{run.path}: no metrics.json, so there is nothing to verify; the run is not finished")
-    stated, notes = read_json(run.metrics), []
-    recipe = run.load_recipe()
-    claims: list[Claim] = []
-
-    repository = None
-    if run.manifest.is_file():
-        repository = read_json(run.manifest).get("repository")
-        wrong = wrong_files(run)
-        sealed = read_json(run.manifest)["files"]
-        claims += [Claim("files", name, "as sealed", wrong.get(name, "as sealed"), name not in wrong) for name in sealed]
-    else:
+    recipe, stated, published = run.load_recipe(), read_json(run.metrics), repository(run)
+    if repo_id is not None and published is None:
+        raise RunError(f"{repo_id}: no manifest of a publication in it; was it pushed by hftl?")
+    if "validation" not in stated or not set(stated) <= {"validation", "test"}:
+        raise RunError(f"{run.metrics}: has the splits {', '.join(stated) or '(none)'}; a run has validation, and may have test")
+    claims, notes = list(_compare_files(run, repo_id or published)), list(NOTES)
+    if not run.manifest.is_file():
         notes.append("no manifest.json: whether files were changed is not known")
-
+    data = read_json(run.data) if run.data.is_file() else {}
     recomputed = {}
     for split in stated:
         path = run.predictions(split)
-        if not path.is_file():
-            claims.append(Claim("files", f"predictions/{split}.parquet", "there", "missing", False))
-            continue
         predictions, names = Predictions.load(path), stored_label_names(path)
         recomputed[split] = compute_metrics(predictions, names)
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
-        claims += _compare_split(split, predictions, names, read_json(run.data) if run.data.is_file() else {})
-    if run.card.is_file() and set(recomputed) == set(stated):
-        card = run.card.read_text(encoding="utf-8")
-        claims += _compare_cards(card, render_card(run, repo_id=repository, metrics=recomputed), hand_written(recipe))
+        claims += _compare_split(split, predictions, names, data)
+    if run.card.is_file():
+        claims += _compare_cards(run, render_card(run, repo_id=published, metrics=recomputed), hand_written(recipe))
     else:
-        notes.append("README.md was not compared")
-    notes.append("the stage table, the machine and the dates were compared with the run's records, which nothing can recompute")
-    by_hand = sum(len(NUMBER.findall(text)) for text in hand_written(recipe))
-    return Verdict(tuple(claims), by_hand, tuple(notes))
+        notes.append("no README.md: there is no card to compare")
+    return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
+
+
+def _compare_files(run: RunDirectory, repo_id: str | None) -> Iterator[Claim]:
+    if run.manifest.is_file():
+        wrong = wrong_files(run)
+        for name in dict.fromkeys([*read_json(run.manifest)["files"], *wrong]):
+            yield Claim("files", name, "as sealed", wrong.get(name, "as sealed"), name not in wrong)
+        if repo_id is not None:
+            published = repository(run) or NOWHERE
+            yield Claim("files", "repository", repo_id, published, repo_id == published)
+    code = run.model / GLOVE_CODE.name
+    if code.is_file():
+        own = code.read_bytes() == GLOVE_CODE.read_bytes()
+        yield Claim(
+            "files", f"{code.name}, the code", "hftl's own", "hftl's own" if own else "other code: read it before it runs", own
+        )
 
 
 def require_verified(run: RunDirectory) -> Verdict:
@@ -135,7 +146,7 @@ def require_verified(run: RunDirectory) -> Verdict:
 def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:
     """The verdict as lines: the metrics and whatever does not hold, or every claim; then a count of each kind."""
     heading = None
-    for claim in verdict.claims:
+    for claim in map(_on_one_line, verdict.claims):
         plain = claim.kind in HEADLINES and claim.difference and "[" not in claim.where
         if claim.holds and not plain and not everything:
             continue
@@ -153,6 +164,13 @@ def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:
     if verdict.hand_written:
         yield f"{'by hand':<14}{verdict.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
     yield from (f"- {note}" for note in verdict.notes)
+
+
+def _on_one_line(claim: Claim) -> Claim:
+    """A stranger's file names and lines may hold line breaks that would look like lines of the report."""
+    parts = (" ".join(text.split()) for text in (claim.where, claim.claimed, claim.recomputed))
+    where, claimed, recomputed = parts
+    return Claim(claim.kind, where, claimed, recomputed, claim.holds)
 
 
 # --- values of JSON -----------------------------------------------------------------------------------------------------------
@@ -178,8 +196,9 @@ def _equal(stated: Any, found: Any) -> bool:
 
 
 def _compare_split(split: str, predictions: Predictions, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[Claim]:
-    facts = data.get("splits", {}).get(split)
-    if facts is None:
+    splits = data.get("splits")
+    facts = splits.get(split) if isinstance(splits, Mapping) else None
+    if not isinstance(facts, Mapping):
         return
     found = split_facts(predictions.ids, predictions.labels.tolist(), names)
     yield from _compare_values("data.json", split, facts, found)
@@ -188,10 +207,11 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
 # --- the card -----------------------------------------------------------------------------------------------------------------
 
 
-def _compare_cards(card: str, rendered: str, by_hand: Sequence[str]) -> Iterator[Claim]:
-    """A claim for each number of the card, beside the number at the same place of the card rendered again."""
-    own = {line.strip() for text in by_hand for line in text.splitlines()}
-    claimed, found = card.splitlines(), rendered.splitlines()
+def _compare_cards(run: RunDirectory, rendered: str, by_hand: Sequence[str]) -> Iterator[Claim]:
+    """A claim for each number of the card, beside the number at the same place of the card rendered again; then for the rest."""
+    card = run.card.read_bytes().decode(errors="replace")
+    own = {line.strip() for text in by_hand for line in text.split("\n")}
+    claimed, found = card.split("\n"), rendered.split("\n")
     for kind, a, b, c, d in difflib.SequenceMatcher(None, claimed, found, autojunk=False).get_opcodes():
         if kind == "equal":
             for number, line in enumerate(claimed[a:b], start=a + 1):
@@ -202,10 +222,12 @@ def _compare_cards(card: str, rendered: str, by_hand: Sequence[str]) -> Iterator
             before = claimed[a + place] if a + place < b else ""
             after = found[c + place] if c + place < d else ""
             yield from _compare_lines(f"line {min(a + place, len(claimed) - 1) + 1}", before, after)
+    same = "the same text" if card == rendered else "another text"
+    yield Claim("README.md", "all of it", "the same text", same, card == rendered)
 
 
 def _compare_lines(where: str, before: str, after: str) -> Iterator[Claim]:
-    if NUMBER.sub("#", before) != NUMBER.sub("#", after):
+    if NUMBER.split(before) != NUMBER.split(after):
         yield Claim("README.md", where, before.strip() or "(no such line)", after.strip() or "(no such line)", False)
         return
     for one, other in zip(NUMBER.findall(before), NUMBER.findall(after), strict=True):

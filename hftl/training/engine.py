@@ -33,7 +33,7 @@ from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
-from hftl.recipe import Recipe, Stage, difference
+from hftl.recipe import LOCAL, Recipe, Stage, difference
 from hftl.run import RunDirectory, append_json_line, environment_record, now, read_json, write_json, write_manifest, write_text
 from hftl.training.checkpoint import (
     Progress,
@@ -289,11 +289,14 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     Raises:
         RunError: the run is not finished, its data have no such split, or they are not those of the run.
     """
-    recipe = run.load_recipe()
-    if source is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source, "revision": None})})
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
+    recipe, source = run.load_recipe(), source or run.load_recipe().data.source
+    # The rows of then, where they come from the Hub and have moved on.
+    revision = read_json(run.data).get("revision") if source == recipe.data.source else None
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source, "revision": revision})})
+    if source.startswith(LOCAL):
+        raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
@@ -411,7 +414,7 @@ def _not_finite(loss: float, ids: list[str], stage: str, step: int) -> RunError:
 
 def _check_same_data(splits: Splits, run: RunDirectory) -> None:
     """Refuse to continue or compare a run on other rows than it was started with."""
-    recorded = read_json(run.data)["splits"]
+    recorded = read_json(run.data).get("splits", {})
     changed = [name for name, facts in splits.facts["splits"].items() if facts != recorded.get(name)]
     if changed:
         raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
