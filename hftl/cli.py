@@ -206,7 +206,7 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
-    from hftl.sharing.card import add_facts, write_card
+    from hftl.sharing.card import add_facts, check_front_matter, write_card
     from hftl.sharing.publication import refuse_pulled
 
     directory = RunDirectory(run)
@@ -214,6 +214,8 @@ def card(
     if facts:
         add_facts(directory, facts)
     _say(str(write_card(directory)))
+    for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
+        _say(f"  to be pushed it needs: {problem}")
 
 
 @app.command()
@@ -227,6 +229,7 @@ def push(
     revision: Annotated[
         str, typer.Option(metavar="BRANCH", help="The branch that gets the commit; made if it is not there.")
     ] = "main",
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of another run that was pushed there.")] = False,
 ) -> None:
     """Publish a finished run: weights, preprocessing, card, metrics, predictions, figures and recipe, in one commit.
 
@@ -257,6 +260,10 @@ def push(
     else:
         there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
         _say(f"  rights   {target.user} may write to {repo_id} ({there})")
+        if target.holds not in {None, directory.load_recipe().name}:
+            _say(f"  replaces the run {target.holds} that lies there")
+            if not replace:
+                raise RunError(f"{repo_id} holds the run {target.holds}; choose another name, or push with --replace")
         for name in target.stale:
             _say(f"  removes  {name}, left from an earlier push")
     parity = check_serving(directory, publication)
@@ -297,7 +304,8 @@ def verify(
 ) -> None:
     """Recompute every number on a model card from the stored predictions; with the data, from the model itself.
 
-    Exit code 1 when a number does not hold or a file was changed.
+    Exit code 1 when a number does not hold or a file was changed. With --data the test split of your own run is opened once more,
+    which is written down and shown on its card.
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
@@ -378,10 +386,9 @@ def train_recipe(
             highlight=False,
             markup=False,
         )
-        if recipe.data.kind == "text":
-            console.print(f'  try:  hftl predict {run.path} "A slow start, but what an ending."', highlight=False, markup=False)
-        else:
-            console.print(f"  try:  hftl predict {run.path} PICTURE...", highlight=False, markup=False)
+        given = '"A slow start, but what an ending."' if recipe.data.kind == "text" else "PICTURE..."
+        for line in (f"try:    hftl predict {run.path} {given}", f"share:  hftl push {run.path} OWNER/NAME --dry-run"):
+            console.print(f"  {line}", highlight=False, markup=False)
     return run
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData
 from hftl.run import RunDirectory
 
+# One word that ends as a file or a folder does: mistyped rather than meant as a text.
+FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 
@@ -139,6 +142,8 @@ def _texts(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
             texts += ["" if text is None else str(text) for text in read_column(path, "text")]
         elif path is not None:
             texts += _read(path, problems).splitlines()
+        elif FILE_LIKE.fullmatch(given):
+            problems.append(Problem(given, "no such file or folder; a text of one word is written with a space after it"))
         else:
             texts.append(given)
     if problems or not texts:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
@@ -34,6 +34,7 @@ def _not_zero(rate: float) -> float:
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
 
 
@@ -249,14 +250,14 @@ class Card(_Section):
     """An identifier the Hub knows, such as "apache-2.0"."""
     language: str | None = None
     """An ISO 639 code such as "en", for texts."""
-    tags: tuple[str, ...] = ()
+    tags: Names = ()
     base_model: str | None = None
     """Hub id of the base model where the checkpoint is a local folder."""
     dataset: str | None = None
     """Hub id of the data set where the source is local."""
     dataset_name: str | None = None
     """How people call the data set."""
-    authors: tuple[str, ...] = ()
+    authors: Names = ()
     citation: str | None = None
 
 
@@ -387,7 +388,12 @@ def load_recipe(path: str | Path) -> Recipe:
     source = str(path)
     if not path.is_file():
         raise RecipeError(
-            source, [Problem("recipe", "no such file. A recipe is a script such as recipes/bert_imdb.py, or a recipe.yaml.")]
+            source,
+            [
+                Problem(
+                    "recipe", "no such file. A recipe is a script such as recipes/bert_imdb.py, a recipe.yaml, or hub:OWNER/NAME."
+                )
+            ],
         )
     if path.suffix in {".yaml", ".yml"}:
         try:

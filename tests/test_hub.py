@@ -214,6 +214,8 @@ def test_a_published_recipe_is_repeated_once_its_local_places_are_named(
     places = [f"data.source={recipe.data.source}", f"model.vectors={getattr(recipe.model, 'vectors', '')}"]
     done = hftl("train", "hub:me/words", *places, "--run-dir", tmp_path / "again")
     assert done.code == 0, done.err
+    card = RunDirectory(tmp_path / "again").load_recipe().card
+    assert (card.license, card.intended_use, card.language) == (None, None, "en")  # the author's words were of another model
     assert read_json(tmp_path / "again" / "metrics.json")["test"] == read_json(run.metrics)["test"]
 
 
@@ -287,6 +289,28 @@ def test_a_model_that_hftl_did_not_push_is_not_written_over(own: RunDirectory, h
     refused = hftl("push", own.path, "me/digits")
     assert refused.code == 2 and "holds what hftl did not push (config.json)" in refused.err
     assert len(hub.repos["me/digits"].commits) == 1
+
+
+def test_another_run_is_replaced_only_when_that_is_asked_for(
+    own: RunDirectory, runs: Callable[[str], RunDirectory], hub: LocalHub, hftl: Hftl, token: str
+) -> None:
+    publish(own, "me/model")
+    refused = hftl("push", runs("textcnn").path, "me/model")
+    assert refused.code == 2 and "me/model holds the run timm; choose another name, or push with --replace" in refused.err
+    assert len(hub.repos["me/model"].commits) == 2
+
+
+def test_serving_samples_of_another_model_are_noticed(own: RunDirectory, hftl: Hftl) -> None:
+    samples = ServingSamples.load(own.serving)
+    ServingSamples(samples.ids, samples.inputs, -samples.logits).save(own.serving)
+    refused = hftl("push", own.path, "me/digits", "--dry-run")
+    assert refused.code == 2 and "are not of the same model" in refused.err
+
+
+def test_looking_at_ones_own_test_data_again_is_written_down_and_shown(own: RunDirectory, hftl: Hftl) -> None:
+    assert hftl("verify", own.path, "--data", own.load_recipe().data.source).code == 0
+    assert "The test split was opened 2 times" in own.card.read_text()
+    assert hftl("verify", own.path).code == 0
 
 
 def test_private_does_not_pretend_to_hide_what_is_public(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:

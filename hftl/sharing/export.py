@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import io
+import json
 import logging
 import os
 import shutil
@@ -35,7 +36,7 @@ from transformers.utils import logging as hub_logging
 from hftl.errors import RunError
 from hftl.models import load_classifier
 from hftl.recipe import BiLSTM, Recipe, TextCNN
-from hftl.run import RunDirectory
+from hftl.run import RunDirectory, write_json
 from hftl.sharing.publication import is_model_file
 
 FILE = "model.onnx"
@@ -109,6 +110,9 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
             for path in run.model.iterdir():
                 if is_model_file(path.name) and path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
                     shutil.copy(path, beside)
+            config = json.loads((beside / "config.json").read_text(encoding="utf-8"))
+            if config.pop("auto_map", None):  # there is no code here, and transformers would ask whether to run it
+                write_json(beside / "config.json", config)
             size = sum(path.stat().st_size for path in beside.glob(f"{FILE}*"))
             with file.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -324,15 +328,21 @@ def _quiet() -> Iterator[None]:
 
 
 def usage(run: RunDirectory, done: Export) -> str:
-    """Two lines of Python that run the exported file."""
+    """The lines of Python that run the exported file."""
     folder = done.file.parent
     if run.load_recipe().data.kind == "text":
-        reader, inputs = "tokenizer = AutoTokenizer", 'tokenizer(["a text"], padding=True, truncation=True, return_tensors="np")'
-        values = "dict(inputs)"
+        prepared = [
+            "from transformers import AutoTokenizer",
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+            'inputs = dict(tokenizer(["a text"], padding=True, truncation=True, return_tensors="np"))',
+        ]
     else:  # timm's processor gives torch tensors only
-        reader, inputs = "processor = AutoImageProcessor", 'processor(picture, return_tensors="pt")'
-        values = '{"pixel_values": inputs["pixel_values"].numpy()}'
-    return (
-        f'{reader}.from_pretrained("{folder}"); inputs = {inputs}\n'
-        f'[logits] = onnxruntime.InferenceSession("{done.file}").run(["logits"], {values})'
-    )
+        prepared = [
+            "from PIL import Image",
+            "from transformers import AutoImageProcessor",
+            f'processor = AutoImageProcessor.from_pretrained("{folder}")',
+            'pixels = processor(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")["pixel_values"]',
+            'inputs = {"pixel_values": pixels.numpy()}',
+        ]
+    run_it = f'[logits] = onnxruntime.InferenceSession("{done.file}").run(["logits"], inputs)'
+    return "\n".join(["import onnxruntime", *prepared, run_it])

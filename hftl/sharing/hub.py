@@ -33,7 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
-from hftl.recipe import Recipe, load_recipe
+from hftl.recipe import Card, Recipe, load_recipe
 from hftl.run import RunDirectory, read_json
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id
@@ -56,6 +56,8 @@ class Target:
     exists: bool
     head: str | None
     """Commit that the push builds on; None where there is no such branch yet."""
+    holds: str | None
+    """Name of the run that lies there now."""
     stale: tuple[str, ...]
     """Files of an earlier push that are not part of this one: the commit removes them."""
 
@@ -80,12 +82,12 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
             raise RunError(f"{api.endpoint} does not say whose the token is; is it a Hub?")
         _check_rights(who, repo_id)
         if not api.repo_exists(repo_id):
-            return Target(repo_id, revision, who["name"], exists=False, head=None, stale=())
+            return Target(repo_id, revision, who["name"], exists=False, head=None, holds=None, stale=())
         api.auth_check(repo_id, write=True)
         if private and not api.model_info(repo_id).private:
             raise RunError(f"{repo_id} is there already, and public: --private does not hide it. Change that in its settings first")
         if not api.revision_exists(repo_id, revision):
-            return Target(repo_id, revision, who["name"], exists=True, head=None, stale=())
+            return Target(repo_id, revision, who["name"], exists=True, head=None, holds=None, stale=())
         info = api.model_info(repo_id, revision=revision)
     present = {file.rfilename for file in info.siblings or []}
     others = sorted(present - {".gitattributes", "README.md"})
@@ -93,7 +95,8 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
         named = ", ".join(others[:5])
         raise RunError(f"{repo_id} holds what hftl did not push ({named}); choose another name, or a new branch with --revision")
     stale = tuple(sorted(name for name in present if is_published(name) and name not in publication.files))
-    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, stale=stale)
+    holds = fetch_recipe(f"{repo_id}@{revision}").name if "recipe.yaml" in present else None
+    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale)
 
 
 def _check_rights(who: dict[str, Any], repo_id: str) -> None:
@@ -192,8 +195,15 @@ def fetch_recipe(name: str) -> Recipe:
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
     recipe = load_recipe(run.recipe)
-    # Where the author's metrics went is no part of what is repeated.
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})})
+    # What is repeated are the data, the model and the stages; not where the author's metrics went, nor what the author says of a
+    # model that this will not be.
+    of_data = {"language", "training_data", "dataset", "dataset_name", "base_model"}
+    return recipe.model_copy(
+        update={
+            "run": recipe.run.model_copy(update={"trackers": ()}),
+            "card": Card(**recipe.card.model_dump(include=of_data)),
+        }
+    )
 
 
 def pull(name: str, folder: Path) -> RunDirectory:

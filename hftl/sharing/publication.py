@@ -77,10 +77,11 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
         RunError: the run is not finished, or something may not or cannot be published: all problems in one report.
     """
     check_repo_id(repo_id)
+    recipe = run.load_recipe()
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished (no metrics.json), so there is nothing to publish")
     refuse_pulled(run, "push the run it came from, or train its recipe again")
-    recipe, data = run.load_recipe(), read_json(run.data)
+    data = read_json(run.data)
     places = local_places(recipe, data)
     problems: list[Problem] = []
     files, left_out = _allowed(run)
