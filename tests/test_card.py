@@ -787,7 +787,7 @@ def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
     assert "import hftl  # the architecture" in card  # the way without foreign code comes first
     assert card.index("import hftl") < card.index("trust_remote_code")
     assert 'model="me/reviews", trust_remote_code=True, revision="COMMIT")' in card
-    assert "Read it first, and pin the commit that you have read in place of `COMMIT`" in card
+    assert "Read it first, and pin the commit that you have read: put its hash" in card
     assert 'model="RUN/model", trust_remote_code=True)' in render_card(run)  # a folder has no commits
 
 
