@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -22,3 +24,29 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the development data in ../shared, which are not part of the project")
     return SHARED
+
+
+class Outcome(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Hftl = Callable[..., Outcome]
+
+
+@pytest.fixture
+def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
+    """The command line in this process: ``hftl("verify", run.path)``."""
+    from hftl.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as exited:
+            main(argv=[str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        code = exited.value.code
+        return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run

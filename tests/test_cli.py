@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from conftest import Hftl
 
 from hftl.cli import main
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
@@ -20,27 +20,6 @@ from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Hftl = Callable[..., Outcome]
-
-
-@pytest.fixture
-def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as exited:
-            main(argv=[str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        code = exited.value.code
-        return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
-
-    return run
 
 
 def text_recipe(**data: Any) -> Recipe:

@@ -8,12 +8,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import Hftl
 from run_factory import make_run
 
 from hftl.cli import main
@@ -178,26 +179,6 @@ def test_damaged_serving_samples_are_refused_or_read(tmp_path: Path) -> None:
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------------
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Hftl = Callable[..., Outcome]
-
-
-@pytest.fixture
-def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as exited:
-            main(argv=[str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return Outcome(exited.value.code if isinstance(exited.value.code, int) else 0, printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Hftl
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
 from safetensors.torch import load_file, save_file
 from test_families import small_vectors
 
-from hftl.cli import main, train_recipe
+from hftl.cli import train_recipe
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.evaluation.serving import ServingSamples
@@ -36,27 +37,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 FAMILIES = ("transformer", "textcnn", "bilstm", "timm")
 CARD = Card(license="apache-2.0", language="en", intended_use="Tests.")
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Hftl = Callable[..., Outcome]
-
-
-@pytest.fixture
-def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as exited:
-            main(argv=[str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        code = exited.value.code
-        return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
-
-    return run
 
 
 def family_recipe(family: str, folder: Path) -> Recipe:
