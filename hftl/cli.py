@@ -254,16 +254,14 @@ def push(
     verdict = require_verified(directory)
     _say(f"  numbers  {len(verdict.claims):,} recomputed, all hold")
     _say("  secrets  none found")
-    target = check_target(publication, private=private, revision=revision, required=not dry_run)
+    target = check_target(publication, private=private, revision=revision, replace=replace, required=not dry_run)
     if target is None:
         _say("  rights   not checked: no connection, or no token")
     else:
         there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
         _say(f"  rights   {target.user} may write to {repo_id} ({there})")
-        if target.holds not in {None, directory.load_recipe().name}:
+        if target.holds not in {None, publication.name}:
             _say(f"  replaces the run {target.holds} that lies there")
-            if not replace:
-                raise RunError(f"{repo_id} holds the run {target.holds}; choose another name, or push with --replace")
         for name in target.stale:
             _say(f"  removes  {name}, left from an earlier push")
     parity = check_serving(directory, publication)
@@ -274,7 +272,7 @@ def push(
     if dry_run or target is None:
         _say(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}")
         return
-    address = push_publication(publication, target, private=private, message=f"hftl: {directory.load_recipe().name}")
+    address = push_publication(publication, target, private=private, message=f"hftl: {publication.name}")
     _say(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 
 
@@ -430,9 +428,9 @@ def _run(name: str, *, model_only: bool = False) -> RunDirectory:
         return RunDirectory(Path(name))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
-    from hftl.sharing.hub import fetch
+    from hftl.sharing.hub import TO_PREDICT, fetch
 
-    return fetch(name, model_only=model_only)
+    return fetch(name, TO_PREDICT) if model_only else fetch(name)
 
 
 def is_main_process() -> bool:

@@ -291,8 +291,9 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> Self:
+        known = environment_secrets()
         for key, value in _leaves(self.model_dump(mode="json")):
-            for _, kind in find_secrets(str(value), known=environment_secrets()):
+            for _, kind in find_secrets(str(value), known=known):
                 raise ValueError(f"{key} holds {kind}; a recipe is written into runs and published. Tokens belong into HF_TOKEN")
         return self
 

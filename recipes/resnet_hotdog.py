@@ -1,6 +1,6 @@
 """ResNet-18 tells hot dogs from other things, in two stages: head, then all with a smaller rate the deeper the layer.
 
-Result: test accuracy 0.927 [0.898, 0.949], n = 400; validation 0.940 (200 of train). Seed 0, one run; 22 minutes of training on
+Result: test accuracy 0.927 [0.898, 0.949], n = 400; validation 0.940 (200 of train). Seed 0, one run; 33 minutes of training on
 one core of an AMD EPYC (Zen 5), bf16, other measurements beside it. Measured on 2,000 photos with the ResNet-18 for development:
 
     python recipes/resnet_hotdog.py data.source=../shared/data/hotdog model.checkpoint=../shared/models/resnet18

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from hftl.sharing.card import check_repo_id
 from hftl.sharing.publication import MODEL_FILES, RUN_FILES, Publication, is_published, repository, wrong_files
 
 PREFIX = "hub:"
+TO_PREDICT = (*MODEL_FILES, "recipe.yaml")
 REPEAT = "Nothing is lost, and the push can be repeated"
 
 
@@ -62,11 +63,14 @@ class Target:
     """Files of an earlier push that are not part of this one: the commit removes them."""
 
 
-def check_target(publication: Publication, *, private: bool, revision: str, required: bool = True) -> Target | None:
+def check_target(
+    publication: Publication, *, private: bool, revision: str, replace: bool = False, required: bool = True
+) -> Target | None:
     """Token, rights and what is already there. Changes nothing. None: not `required`, and no Hub or no token at hand.
 
     Raises:
-        RunError: no token, no right to write, no connection, or a repository that hftl did not make.
+        RunError: no token, no right to write, no connection, a repository that hftl did not make, or one that holds another run
+            (unless `replace`).
     """
     api, repo_id = HfApi(), publication.repo_id
     if not required and (constants.HF_HUB_OFFLINE or get_token() is None):
@@ -96,6 +100,8 @@ def check_target(publication: Publication, *, private: bool, revision: str, requ
         raise RunError(f"{repo_id} holds what hftl did not push ({named}); choose another name, or a new branch with --revision")
     stale = tuple(sorted(name for name in present if is_published(name) and name not in publication.files))
     holds = fetch_recipe(f"{repo_id}@{revision}").name if "recipe.yaml" in present else None
+    if holds not in {None, publication.name} and not replace:
+        raise RunError(f"{repo_id} holds the run {holds}; choose another name, or push with --replace")
     return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale)
 
 
@@ -154,18 +160,14 @@ def parse_hub_id(name: str) -> tuple[str, str | None]:
     return check_repo_id(repo_id), revision or None
 
 
-def fetch(name: str, *, model_only: bool = False, texts_only: bool = False) -> RunDirectory:
-    """A published run in the Hub's cache, fetched as far as it is not there. It is shared: nothing may be written into it.
+def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> RunDirectory:
+    """A published run, or the `wanted` files of it, in the Hub's cache. It is shared: nothing may be written into it.
 
     Raises:
         RunError: no such repository or revision, no right to read it, or no connection.
     """
     repo_id, revision = parse_hub_id(name)
-    if texts_only:
-        wanted: tuple[str, ...] = ("recipe.yaml", "data.json", "manifest.json")
-    else:
-        wanted = (*MODEL_FILES, "recipe.yaml") if model_only else (*MODEL_FILES, *RUN_FILES)
-    with _hub_errors(repo_id), _without_bars() if texts_only else nullcontext():
+    with _hub_errors(repo_id):
         run = RunDirectory(Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(wanted))))
     if not any(run.path.rglob("*.*")):
         raise RunError(f"{repo_id}: nothing in it that hftl published")
@@ -191,7 +193,8 @@ def fetch_recipe(name: str) -> Recipe:
         RunError: no such repository, or it has no recipe.
         RecipeError: it is no recipe.
     """
-    run = fetch(name, texts_only=True)
+    with _without_bars():
+        run = fetch(name, ["recipe.yaml"])
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
     recipe = load_recipe(run.recipe)

@@ -1,15 +1,15 @@
 """Serving parity: what is about to be published says the same through `transformers.pipeline` as it said in training.
 
 The model's published files, and nothing else, are loaded in a fresh process that does not import hftl, and fed the run's serving
-samples as they came. So a
-tokenizer that truncates elsewhere, label names in another order, a preprocessing that was not saved, or weights of another epoch
-are found here and not by a stranger.
+samples as they came. So a tokenizer that truncates elsewhere, label names in another order, a preprocessing that was not saved, or
+weights of another epoch are found here and not by a stranger.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,14 +91,14 @@ def _compare(found: np.ndarray, expected: np.ndarray, ids: list[str], what: str)
 
 def _serve(run: RunDirectory, publication: Publication, task: str) -> list[dict[str, Any]]:
     """The answers of a fresh process that is given no token and told to use no network, and remembers no remote code."""
-    secret = set(environment_secrets().values())
-    environment = {name: value for name, value in os.environ.items() if f"the value of {name}" not in secret}
+    known = environment_secrets()
+    environment = {name: value for name, value in os.environ.items() if value not in known}
     with tempfile.TemporaryDirectory(prefix="hftl-serving-") as folder:
         served = Path(folder) / "model"
         served.mkdir()
         for name, content in publication.files.items():
-            if is_model_file(name):
-                (served / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            if is_model_file(name) and isinstance(content, Path):  # a publication never rewrites what is the model's
+                shutil.copyfile(content, served / name)
         try:
             check_folder(Checkpoint(str(served)))  # as a foreign one: the run may have been
         except RecipeError as error:

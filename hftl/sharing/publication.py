@@ -20,7 +20,7 @@ from huggingface_hub import get_token
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, fingerprint, read_json
+from hftl.run import RunDirectory, fingerprint, read_json, to_json
 from hftl.secrets import environment_secrets, find_secrets
 from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
 
@@ -49,6 +49,8 @@ class Publication:
     """Everything one push sends, and what it does not."""
 
     repo_id: str
+    name: str
+    """Of the run."""
     files: Mapping[str, Path | bytes]
     """Path in the repository -> the file, or its content where it differs from the run's."""
     left_out: tuple[str, ...]
@@ -95,13 +97,13 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
     files["README.md"] = card.encode()
     files["recipe.yaml"] = _without_places(recipe, places).to_yaml().encode()
-    files["data.json"] = _as_json(_renamed(data, {_value(recipe, key): name for key, name in places.items()}))
+    files["data.json"] = to_json(_renamed(data, {_value(recipe, key): name for key, name in places.items()})).encode()
     problems += _secrets_and_places(files)
     if problems:
         raise RunError("\n".join([f"{run.path} cannot be published as it is:", *map(str, problems)]))
     sealed = {name: fingerprint(content) for name, content in sorted(files.items()) if name != "manifest.json"}
-    files["manifest.json"] = _as_json({"repository": repo_id, "files": sealed})
-    return Publication(repo_id, dict(sorted(files.items())), tuple(left_out))
+    files["manifest.json"] = to_json({"repository": repo_id, "files": sealed}).encode()
+    return Publication(repo_id, recipe.name, dict(sorted(files.items())), tuple(left_out))
 
 
 def _allowed(run: RunDirectory) -> tuple[dict[str, Path | bytes], list[str]]:
@@ -262,7 +264,3 @@ def _text_of(name: str, content: Path | bytes) -> str:
         with content.open("rb") as stream:
             return stream.read(int.from_bytes(stream.read(8), "little")).decode(errors="replace")
     return content.read_text(encoding="utf-8", errors="replace") if content.suffix in TEXT else ""
-
-
-def _as_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

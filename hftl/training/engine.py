@@ -291,7 +291,8 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
-    recipe, source = run.load_recipe(), source or run.load_recipe().data.source
+    recipe = run.load_recipe()
+    source = source or recipe.data.source
     # The rows of then, where they come from the Hub and have moved on.
     revision = read_json(run.data).get("revision") if source == recipe.data.source else None
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source, "revision": revision})})
