@@ -85,6 +85,9 @@ class _Data(_Section):
     """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
     max_validation_samples: Positive | None = None
     max_test_samples: Positive | None = None
+    on_duplicate: Literal["error", "drop", "keep"] = "error"
+    """What to do where the same text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
+    them (of two splits, train gives way to validation and both to test; of two labels, all rows go); or train on it as it is."""
 
 
 class TextData(_Data):
@@ -234,6 +237,8 @@ class Run(_Section):
     """Loader processes beside each training process."""
     log_every: Positive = 10
     """Steps between two lines of history.jsonl."""
+    checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 10.0
+    """Minutes between two checkpoints inside an epoch; there is one after each epoch as well. 0: after every step."""
     trackers: tuple[str, ...] = ()
     """Accelerate trackers by name, such as "tensorboard"."""
 

@@ -70,6 +70,16 @@ class RunDirectory:
         return self.path / "data.json"
 
     @property
+    def audit(self) -> Path:
+        """What was found in the data before a step was spent."""
+        return self.path / "audit.json"
+
+    @property
+    def freeze_proof(self) -> Path:
+        """Hashes of what was frozen, before and after each stage, and whether what trained has moved."""
+        return self.path / "freeze_proof.json"
+
+    @property
     def history(self) -> Path:
         return self.path / "history.jsonl"
 
