@@ -86,8 +86,8 @@ class _Data(_Section):
     max_validation_samples: Positive | None = None
     max_test_samples: Positive | None = None
     on_duplicate: Literal["error", "drop", "keep"] = "error"
-    """The same text or picture in two splits, or with two labels in one: refuse to train; leave rows out and count them (of two splits
-    train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
+    """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
+    them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
 
 
 class TextData(_Data):
