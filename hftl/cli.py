@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from hftl import signals
 from hftl.errors import HftlError, RunError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
@@ -272,7 +273,13 @@ def push(
     if dry_run or target is None:
         _say(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}")
         return
-    address = push_publication(publication, target, private=private, message=f"hftl: {publication.name}")
+    try:
+        address = push_publication(publication, target, private=private, message=f"hftl: {publication.name}")
+    except signals.Stopped as stopped:
+        _say(
+            f"stopped by {stopped.signal.name}: the commit to {repo_id} is there whole, or not at all. To see:  hftl verify {repo_id}"
+        )
+        raise
     _say(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 
 
@@ -369,14 +376,7 @@ def train_recipe(
 
     run = RunDirectory(run_dir or Path("runs") / recipe.name)
     console = console or err
-    try:
-        train_run(recipe, run, resume=resume, console=console, source=source)
-    except KeyboardInterrupt:
-        if is_main_process() and run.recipe.is_file():
-            console.print(
-                f"\nstopped. Continue from the last checkpoint with: hftl train {run.path} --resume", highlight=False, markup=False
-            )
-        raise
+    train_run(recipe, run, resume=resume, console=console, source=source)
     if is_main_process():
         write_card(run)
         console.print(
@@ -396,6 +396,7 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     `demo` is run instead where the script is called without arguments in a single process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    signals.install()
     _exit_cleanly(start_missing_processes)
     if recipe is None:
         _exit_cleanly(lambda: app(arguments))
@@ -439,11 +440,14 @@ def is_main_process() -> bool:
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:
-    """A user's error is one message and exit code 2, as Typer's usage errors are; Ctrl-C is 130; a defect keeps its traceback."""
+    """A user's error is one message and exit code 2, as Typer's usage errors are; a defect keeps its traceback.
+
+    SIGINT is 130 and SIGTERM 143, see `hftl.signals`.
+    """
     try:
         command()
     except HftlError as error:
-        if is_main_process():
+        if is_main_process() or error.everywhere:
             err.print(printable(f"{type(error).__name__}: {error}"), markup=False, highlight=False)
         sys.exit(error.exit_code)
 

@@ -28,6 +28,8 @@ class HftlError(Exception):
     """Anything hftl refuses to do, with the reason and the way out."""
 
     exit_code = 2
+    everywhere = False
+    """Said by every process of a run that meets it, and not by the main process for all."""
 
 
 class _Report(HftlError):

@@ -6,6 +6,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 
 from __future__ import annotations
 
+import json
 import runpy
 import types
 import typing
@@ -32,7 +33,9 @@ def _not_zero(rate: float) -> float:
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Colour = Annotated[int, Field(ge=0, le=255)]
 LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
@@ -42,8 +45,9 @@ _within: ContextVar[bool] = ContextVar("_within", default=False)
 
 
 class _Section(BaseModel):
-    # Numbers become strings where a string is asked for, so that `data.revision=1234567` on the command line is no error.
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    # Numbers become strings where a string is asked for: `Card(language=...)` in Python may be given what a table holds. No field
+    # has a use for an infinite number.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
     if not TYPE_CHECKING:  # type checkers and editors keep the fields as the arguments
 
@@ -108,7 +112,7 @@ class ImageData(_Data):
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"
     """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`)."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[Colour, Colour, Colour] = (255, 255, 255)
     """RGB colour, 0 to 255, on which transparent pictures are composed."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
@@ -163,7 +167,7 @@ class TextCNN(_Glove):
     kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1)
     channels: Positive = 100
     """Feature maps per kernel width."""
-    trainable_dim: Annotated[int, Field(ge=0)] = 0
+    trainable_dim: Count = 0
     """Width of a second, randomly initialised embedding beside the vectors, in dimensions; 0: none."""
 
 
@@ -175,7 +179,7 @@ class BiLSTM(_Glove):
     layers: Positive = 2
     pooling: Literal["ends", "max", "mean"] = "ends"
     """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
-    trainable_dim: Annotated[int, Field(ge=0)] = 0
+    trainable_dim: Count = 0
 
 
 # --- stages -------------------------------------------------------------------------------------------------------------------
@@ -233,12 +237,14 @@ class Run(_Section):
     """Examples of an evaluation batch, a process."""
     metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
     """Validation metric that picks the best weights of a stage."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Count = 0
     """Loader processes beside each training process."""
     log_every: Positive = 10
     """Steps between two lines of history.jsonl."""
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 10.0
     """Minutes between two checkpoints inside an epoch; there is one after each epoch as well. 0: after every step."""
+    timeout_minutes: Annotated[float, Field(gt=0.0)] = 30.0
+    """Of several processes: how long one waits for the others before it takes them for dead."""
     trackers: tuple[str, ...] = ()
     """Accelerate trackers by name, such as "tensorboard"."""
 
@@ -295,6 +301,15 @@ class Recipe(_Section):
         return self
 
     @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for key, value in _leaves(self.model_dump(mode="json")):
+            try:
+                json.dumps([key, value], ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError:  # the command line passes bytes that are not UTF-8 on as half characters
+                raise ValueError(f"{ascii(key)[1:-1]} holds {value!a}, of which no file can hold every character") from None
+        return self
+
+    @model_validator(mode="after")
     def _holds_no_secret(self) -> Self:
         known = environment_secrets()
         for key, value in _leaves(self.model_dump(mode="json")):
@@ -320,10 +335,18 @@ DEEPEST = 50
 _TOO_LARGE = Problem("recipe", f"larger than {MOST_BYTES // 10**6} MB, which no recipe is")
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without what a recipe never needs and a hostile one uses: anchors and aliases, tags, endless nesting."""
+    """YAML without what a recipe never needs and a hostile one uses: anchors and aliases, tags, endless nesting.
+
+    A value stays the text that was written, and its field says what it is. YAML would make 42798 of the revision 0123456, 1.1 of
+    1.10, 750 of the title 12:30 and False of the language `no`. An Albumentations dict alone has no fields: its numbers are YAML's.
+    """
 
     depth = 0
+    numbers = False
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -333,11 +356,18 @@ class _Loader(yaml.SafeLoader):
             raise ComposerError(None, None, f"a recipe has no tags, such as {event.tag}", event.start_mark)
         if self.depth == DEEPEST:
             raise ComposerError(None, None, f"nested deeper than {DEEPEST} levels", event.start_mark)
+        outside = self.numbers
+        self.numbers = outside or (isinstance(index, yaml.ScalarNode) and index.value == "augmentation")
         self.depth += 1
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self.depth -= 1
+            self.numbers = outside
+        kept = {f"{_TAG}null", *(f"{_TAG}{kind}" for kind in ("bool", "int", "float") if outside)}
+        if isinstance(node, yaml.ScalarNode) and node.tag not in kept:
+            node.tag = f"{_TAG}str"
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         written: set[str] = set()
@@ -347,7 +377,7 @@ class _Loader(yaml.SafeLoader):
             if key.value in written:
                 raise ConstructorError(None, None, f'the key "{key.value}" is there twice', key.start_mark)
             written.add(key.value)
-            key.tag = "tag:yaml.org,2002:str"  # a key is what is written: `no: 2.0` is the class "no", not False
+            key.tag = f"{_TAG}str"  # a key is what is written: `no: 2.0` is the class "no", not False
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -357,9 +387,18 @@ class _Loader(yaml.SafeLoader):
                 value.encode("utf-8")  # "\ud800" alone is no character, and no file can hold it
             if isinstance(value, int) and abs(value) >= 2**63:
                 raise ValueError("a number of more than 64 bits")
-        except (ValueError, OverflowError) as error:  # an impossible date, a number of 5,000 digits
+        except (ValueError, OverflowError) as error:  # half a character, a number of 5,000 digits
             raise ConstructorError(None, None, str(error), node.start_mark) from None
         return value
+
+
+def _read_yaml(text: str, *, numbers: bool = False) -> Any:
+    loader = _Loader(text)
+    loader.numbers = numbers
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def parse_recipe(text: str, *, source: str) -> Recipe:
@@ -374,7 +413,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
     if len(text) > MOST_BYTES:
         raise RecipeError(source, [_TOO_LARGE])
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader that allows less
+        values = _read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(source, [Problem("YAML", " ".join(str(error).split()))]) from None
     if not isinstance(values, dict):
@@ -426,7 +465,8 @@ def load_recipe(path: str | Path) -> Recipe:
 def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None = None) -> Recipe:
     """A copy of `recipe` with `key=value` assignments applied: ``override(recipe, ["stages.all.lr=3e-5"])``.
 
-    Values are read as YAML, so ``null``, ``true``, ``0.1`` and ``[layer4, head]`` mean what they say.
+    A value is what is written, and its field says whether that is a number or a text: ``data.revision=0123456`` keeps its zero.
+    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``.
 
     Raises:
         RecipeError: no "=", an unknown key, or a value that does not fit.
@@ -439,13 +479,7 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
         if not equals:
             problems.append(Problem(assignment, "an override is written key=value, for example data.max_length=128"))
             continue
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, OverflowError):  # 2001-99-99 is no date and no error
-            value = text
-        if isinstance(value, dict) and not text.lstrip().startswith("{"):
-            value = text  # "card.title=ResNet-18: clothing" is a title, not a mapping
-        problems.extend(_assign(values, key, value))
+        problems.extend(_assign(values, key, _value(key, text.strip())))
     try:
         changed = _build(values, source)
     except RecipeError as error:
@@ -493,19 +527,32 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def _value(key: str, text: str) -> Any:
+    """What the text of an override stands for, before its field has read it."""
+    numbers = "augmentation" in key.split(".")  # see _Loader
+    if not numbers and not text.startswith(("{", "[", '"', "'")):
+        return None if text.lower() in {"", "~", "null"} else text
+    try:
+        value = _read_yaml(text, numbers=numbers)
+    except yaml.YAMLError:
+        return text  # "[draft] Pets" is a title
+    return text if isinstance(value, dict | list) and not text.startswith(("{", "[")) else value
+
+
 def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
-    *parents, last = key.split(".")
-    place: Any = values
-    for depth, part in enumerate(parents):
-        if not isinstance(place, dict) or part not in place or not isinstance(place[part], dict):
-            names = list(place) if isinstance(place, dict) else []
-            where = ".".join(parents[:depth])
+    place, where, rest = values, "", key
+    while "." in rest and rest not in place:
+        # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
+        names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
+        if not names:
+            part, allowed = rest.partition(".")[0], list(place)
             what = f'no stage "{part}".' if where == "stages" else f'no section "{part}"{f" in {where}" if where else ""}.'
-            yield Problem(key, what + did_you_mean(part, names), (f"allowed: {', '.join(names)}",) if names else ())
+            yield Problem(key, what + did_you_mean(part, allowed), (f"allowed: {', '.join(allowed)}",) if allowed else ())
             return
-        place = place[part]
+        name = max(names, key=len)
+        place, where, rest = place[name], f"{where}.{name}" if where else name, rest.removeprefix(f"{name}.")
     # An unknown last part is found by validation, with all other problems; a new stage or class name is legal there.
-    place[last] = value
+    place[rest] = value
 
 
 def _build(values: dict[str, Any], source: str) -> Recipe:

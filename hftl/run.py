@@ -6,6 +6,8 @@ can open: YAML, JSON, Parquet, PNG, safetensors.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -15,6 +17,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -137,6 +140,30 @@ class RunDirectory:
     def finished(self) -> bool:
         """metrics.json is there. Only figures and card come after it."""
         return self.metrics.is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing this run; the folder is made where it is not there. The lock dies with its process.
+
+        Raises:
+            RunError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}. Choose another place with --run-dir") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(f"{self.path}: another process is training this run at this moment") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def load_recipe(self) -> Recipe:
         """The resolved recipe of this run.
@@ -288,6 +315,15 @@ def fingerprint(content: Path | bytes) -> dict[str, Any]:
         return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     with content.open("rb") as stream:
         return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": content.stat().st_size}
+
+
+def flush(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk and not only on its way there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_manifest(run: RunDirectory) -> None:

@@ -32,13 +32,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
     "hftl.errors": (),
     "hftl.secrets": (),
+    "hftl.signals": (),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": GROUND,
     "hftl.models": GROUND,
     "hftl.evaluation": GROUND,
-    "hftl.training": WINGS,
+    "hftl.training": (*WINGS, "hftl.signals"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # What helps when something else is broken or missing.
     "hftl.doctor": ("hftl.errors", "hftl.run"),
     "hftl.samples": ("hftl.errors",),
-    "hftl.launch": ("hftl.errors",),
+    "hftl.launch": ("hftl.errors", "hftl.signals"),
     "hftl.cli": EVERYTHING,
     "hftl.__main__": ("hftl.cli",),
 }
@@ -67,6 +68,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
+    "hftl.signals": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),

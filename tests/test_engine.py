@@ -119,28 +119,6 @@ def test_early_stopping_ends_a_stage_that_no_longer_gets_better(tmp_path: Path) 
     assert ended["stopped_early"]
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_run_stopped_after_any_epoch_continues_to_the_same_weights(
-    tmp_path: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, stop_after: int
-) -> None:
-    saved, save = [], checkpoint.save_checkpoint
-
-    def stop(*arguments: Any) -> None:
-        save(*arguments)
-        saved.append(arguments)
-        if len(saved) == stop_after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_recipe(), tmp_path / "run")
-    continued = train(tiny_recipe(), tmp_path / "run", resume=True)
-    whole, resumed = load_file(run.model / "model.safetensors"), load_file(continued.model / "model.safetensors")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
 def test_a_resumed_run_with_another_recipe_is_refused_with_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -199,23 +177,6 @@ def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytes
     train_file.write_text("\n".join(lines[::-1]) + "\n")
     with pytest.raises(RunError, match=r"the data are not those of this run any more \(changed: train, validation"):
         train(recipe, tmp_path / "run", resume=True)
-
-
-def test_a_checkpoint_of_two_processes_is_not_continued_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = checkpoint.save_checkpoint
-
-    def stop(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_recipe(), tmp_path / "run")
-    state = next((tmp_path / "run" / "checkpoints").glob("*/state.json"))
-    state.write_text(state.read_text().replace('"processes": 1', '"processes": 2'))
-    with pytest.raises(RunError, match="written by 2 processes, now there are 1"):
-        train(tiny_recipe(), tmp_path / "run", resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:

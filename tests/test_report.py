@@ -29,7 +29,7 @@ PETS = tuple(f"german_shorthaired_pointer_number_{i}" for i in range(37))
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A finished run with two classes and its figures; tests only read it."""
     finished = make_run(tmp_path_factory.mktemp("runs") / "run")
-    write_figures(finished)
+    write_figures(finished, read_json(finished.metrics))
     return finished
 
 
@@ -54,7 +54,7 @@ def test_three_figures_are_drawn_that_are_not_blank(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize("names", [CLOTHES, PETS], ids=["10 classes", "37 classes"])
 def test_without_a_test_split_the_validation_split_is_drawn(tmp_path: Path, names: tuple[str, ...]) -> None:
-    paths = write_figures(make_run(tmp_path / "run", label_names=names, test=False))
+    paths = write_figures(made := make_run(tmp_path / "run", label_names=names, test=False), read_json(made.metrics))
     assert [path.name for path in paths] == ["learning_curves.png", "confusion_matrix_validation.png", "calibration.png"]
     assert all(path.is_file() for path in paths)
 
@@ -64,13 +64,15 @@ def test_figures_read_only_history_metrics_and_predictions(run: RunDirectory, tm
     shutil.copytree(run.path / "predictions", few.path / "predictions")
     for name in ("history.jsonl", "metrics.json"):
         shutil.copy(run.path / name, few.path / name)
-    assert {path.name: path.read_bytes() for path in write_figures(few)} == {p.name: p.read_bytes() for p in run.figures.iterdir()}
+    assert {path.name: path.read_bytes() for path in write_figures(few, read_json(few.metrics))} == {
+        p.name: p.read_bytes() for p in run.figures.iterdir()
+    }
 
 
 def test_drawing_leaves_matplotlibs_settings_and_pyplots_figures_alone(run: RunDirectory, tmp_path: Path) -> None:
     copy = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "copy")))
     before = dict(mpl.rcParams)
-    write_figures(copy)
+    write_figures(copy, read_json(copy.metrics))
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
 
@@ -79,10 +81,10 @@ def test_an_unfinished_run_has_no_figures(run: RunDirectory, tmp_path: Path) -> 
     copy = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "copy")))
     copy.history.unlink()
     with pytest.raises(RunError, match="no evaluation is recorded"):
-        write_figures(copy)
+        write_figures(copy, read_json(copy.metrics))
     copy.metrics.unlink()
     with pytest.raises(RunError, match="not finished"):
-        write_figures(copy)
+        write_figures(copy, read_json(copy.metrics))
 
 
 def test_the_learning_curves_show_each_stage_and_each_rate(run: RunDirectory) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from hftl.errors import RunError
+
 # Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random.
 POOL = 50
 
@@ -117,13 +119,18 @@ def training_batches(
     batch_size: int,
     seed: int,
     epoch: int,
+    start: int = 0,
     accumulation: int = 1,
     processes: int = 1,
     rank: int = 0,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Micro-batches of one epoch for one process, in order; `completes_step` marks the last one of each step."""
-    steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=samples.lengths)
+    """Micro-batches of one epoch from its step `start` on, for one process, in order; `completes_step` marks the last of each step.
+
+    Raises:
+        RunError: a worker died.
+    """
+    steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=samples.lengths)[start:]
     dealt = [
         (micro_batch, len(step), part == accumulation - 1)
         for step in steps
@@ -137,7 +144,11 @@ def training_batches(
 def evaluation_batches(
     samples: Samples, *, batch_size: int, processes: int = 1, rank: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """Every sample once over all processes, longest first, as many batches for each process (fillers make up the number)."""
+    """Every sample once over all processes, longest first, as many batches for each process (fillers make up the number).
+
+    Raises:
+        RunError: a worker died.
+    """
     lengths = samples.lengths
     order = np.arange(len(samples)) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable")
     batches = [
@@ -160,11 +171,24 @@ class _AtPositions(Dataset[dict[str, Any]]):
         return self.samples[position.epoch, position.index]
 
 
-def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> DataLoader[dict[str, Any]]:
-    pinned = torch.cuda.is_available()
-    return DataLoader(
-        _AtPositions(samples), batch_sampler=batches, collate_fn=samples.collate, num_workers=workers, pin_memory=pinned
+def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    loader: DataLoader[dict[str, Any]] = DataLoader(
+        _AtPositions(samples),
+        batch_sampler=batches,
+        collate_fn=samples.collate,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
+        generator=torch.Generator(),
     )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunError(
+            f"a loader process died ({error}); too little memory is the usual cause, and fewer of them (run.workers) need less"
+        ) from error
 
 
 def _batch(tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:

@@ -295,9 +295,10 @@ def quick_metrics(predictions: Predictions) -> dict[str, float]:
     return _point_values(predictions, calibration=False)
 
 
-def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
+def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
     """Every metric of a split, JSON-ready: floats are finite, what is undefined is None.
 
+    - `n` examples; `skipped`, how many more the source's split had that were left out on request. Absent: not recorded.
     - `accuracy` with its Wilson interval; all intervals are at 95 %.
     - `macro_f1` is scikit-learn's ``f1_score(labels=present, average="macro")``, where the present classes are those with an
       example in the split (or in the resample); `mcc` is scikit-learn's ``matthews_corrcoef``. Their intervals are percentile
@@ -329,6 +330,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str]) -> dic
     frequent = int(confusion.sum(axis=1).max())
     return {
         "n": len(predictions),
+        **({} if skipped is None else {"skipped": skipped}),
         "accuracy": point["accuracy"],
         "accuracy_interval": wilson_interval(correct, len(predictions)),
         "macro_f1": point["macro_f1"],

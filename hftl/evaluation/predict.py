@@ -5,7 +5,7 @@ Shapes: N examples in the split, B in a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -25,10 +25,18 @@ class EvaluationBatch(Protocol):
     def weight(self) -> torch.Tensor: ...
 
 
-def predict_logits(model: nn.Module, batches: Iterable[EvaluationBatch], accelerator: Accelerator, *, size: int) -> np.ndarray:
+def predict_logits(
+    model: nn.Module,
+    batches: Iterable[EvaluationBatch],
+    accelerator: Accelerator,
+    *,
+    size: int,
+    after_batch: Callable[[], None] | None = None,
+) -> np.ndarray:
     """Logits (N, K) float32 of a whole split in its own order, the same on every process.
 
     `batches` are this process's share. That every example was predicted exactly once, over all processes, is checked.
+    `after_batch` is called after each one, and may raise to end it.
     """
     model.eval()
     places, logits = [], []
@@ -39,6 +47,8 @@ def predict_logits(model: nn.Module, batches: Iterable[EvaluationBatch], acceler
             kept = batch.weight.to(predicted.device) > 0
             logits.append(predicted[kept])
             places.append(batch.index.to(predicted.device)[kept])
+            if after_batch is not None:
+                after_batch()
     mine = torch.cat(places), torch.cat(logits)
     # Processes hold different numbers of examples: pad to the longest for the gather, with place -1.
     padded = accelerator.pad_across_processes(mine[0], dim=0, pad_index=-1), accelerator.pad_across_processes(mine[1], dim=0)

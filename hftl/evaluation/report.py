@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, QUIET, BAND = "#333333", "#8a8a8a", "#f3f3f3"
@@ -58,15 +58,14 @@ LONGEST = 24  # characters of a class name
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
 
-def write_figures(run: RunDirectory) -> list[Path]:
+def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
     """Draw learning_curves.png, confusion_matrix_<split>.png and calibration.png into the run's figures; returns their paths.
 
-    The split is test, or validation where there is no test split.
+    `metrics` are those of metrics.json. The split is test, or validation where there is no test split.
 
     Raises:
-        RunError: the run is not finished, or has no history.
+        RunError: the run has no history.
     """
-    metrics = read_json(run.metrics)
     history = run.read_history()
     if not any(record["event"] == "evaluation" for record in history):
         raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")

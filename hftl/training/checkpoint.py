@@ -1,102 +1,238 @@
 """Checkpoints: whole or absent.
 
-Accelerate writes the state (weights, optimizer, schedule, generators of every process); hftl writes it beside, adds where the
-run stands and the best weights so far, and renames the folder into place. One checkpoint is kept: the old one goes when the
-new one stands.
+A checkpoint is written beside its place: Accelerate's state (weights, optimizer, schedule, generators of every process), the best
+weights so far and where the run stands, all flushed to the disk; then a manifest with the size and SHA-256 of every file; then the
+folder is renamed into place and read back. Only when it verifies do older ones go, all but one, so that a bit that flips
+later costs the steps between two checkpoints and not the run. A resume takes the newest one that verifies.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from hftl.errors import RunError
-from hftl.run import read_json, write_json
+from hftl.run import fingerprint, flush, read_json, write_json
 
-_STATE, _BEST, _PARTIAL = "state.json", "best.safetensors", ".partial"
+KEPT = 2
+"""Checkpoints that a run keeps: the newest, and the one before in case its bits do not last."""
+
+_STATE, _BEST, _MANIFEST, _PARTIAL = "state.json", "best.safetensors", "manifest.json", ".partial"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: at the end of `epoch` (from 1) of stage `stage` (from 0), or at its start when `epoch` is 0."""
+    """Where a run stands: `offset` steps after the end of `epoch` (from 1; 0 is the stage's start) of stage `stage` (from 0)."""
 
     stage: int
     epoch: int
+    """Epochs of the stage that are done, with their evaluation."""
     step: int
     """Optimizer steps over all stages."""
     best_epoch: int
-    best_rank: tuple[float, float]
-    """(validation metric, -log loss), higher is better."""
+    best_rank: tuple[float, float] | None
+    """(validation metric, -log loss), higher is better; None before the first evaluation of the stage."""
     stage_done: bool = False
+    offset: int = 0
+    """Steps of the next epoch that are done; all of them, where only its evaluation is missing."""
+    epoch_loss: float = 0.0
+    """Sum of the losses of those steps."""
+    logged_loss: float = 0.0
+    """Sum of the losses of the `logged_steps` steps since the last line of the history."""
+    logged_steps: int = 0
     seconds: float = 0.0
     """Training time so far, over all sittings."""
+    epoch_began: float = 0.0
+    """What `seconds` was when the next epoch began."""
     cpu_joules: float | None = 0.0
     """Energy of the processors so far, over all sittings; None: not known of one of them."""
+    history_bytes: int = 0
+    """Length of history.jsonl; what a killed run wrote after its last checkpoint is written again by the resumed one."""
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of the layer groups at the start of the stage, see `hftl.training.proof`."""
 
     @classmethod
     def at_start_of(cls, stage: int, *, step: int = 0, seconds: float = 0.0, cpu_joules: float | None = 0.0) -> Self:
         """Before the first epoch of a stage: any epoch is better than none."""
-        start = (-math.inf, -math.inf)
-        return cls(stage, epoch=0, step=step, best_epoch=0, best_rank=start, seconds=seconds, cpu_joules=cpu_joules)
+        return cls(
+            stage,
+            epoch=0,
+            step=step,
+            best_epoch=0,
+            best_rank=None,
+            seconds=seconds,
+            epoch_began=seconds,
+            cpu_joules=cpu_joules,
+        )
+
+    def after_step(self, loss: float) -> Self:
+        return replace(
+            self,
+            step=self.step + 1,
+            offset=self.offset + 1,
+            epoch_loss=self.epoch_loss + loss,
+            logged_loss=self.logged_loss + loss,
+            logged_steps=self.logged_steps + 1,
+        )
+
+    def after_epoch(self, best_rank: tuple[float, float] | None) -> Self:
+        """With the epoch's evaluation done; `best_rank` where it was the best one."""
+        ended = replace(self, epoch=self.epoch + 1, offset=0, epoch_loss=0.0, epoch_began=self.seconds)
+        return ended if best_rank is None else replace(ended, best_epoch=ended.epoch, best_rank=best_rank)
+
+    def next_stage(self) -> Self:
+        return self.at_start_of(self.stage + 1, step=self.step, seconds=self.seconds, cpu_joules=self.cpu_joules)
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint; in the order of time, an epoch's evaluation after its last step."""
+        return f"{self.step:08d}-{self.stage:02d}-{self.epoch:05d}"
 
 
-def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
-    """Write the state of all processes as `folder`/<stage>-<epoch>, then remove older ones. Called by every process.
+class CheckpointError(RunError):
+    """A checkpoint could not be written; the ones before it stand."""
+
+
+def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> Path:
+    """Write the state of all processes into `folder`, verify it, and remove all but the newest `KEPT`. Called by every process.
 
     `best` holds the best weights of the stage, on the CPU of the main process.
+
+    Raises:
+        CheckpointError: on every process, when one could not write its part. Nothing of it is left.
     """
-    target = folder / f"{progress.stage:02d}-{progress.epoch:05d}"
+    target = folder / progress.name
     beside = target.with_name(target.name + _PARTIAL)
-    if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(beside))
-    accelerator.wait_for_everyone()  # each process has written its generators
-    if accelerator.is_main_process:
-        save_file({name: tensor.contiguous() for name, tensor in best.items()}, beside / _BEST)
-        write_json(beside / _STATE, {**asdict(progress), "processes": accelerator.num_processes})
-        for path in beside.rglob("*"):
-            if path.is_file():
-                _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
-        beside.replace(target)
-        for other in folder.iterdir():
-            if other != target:
-                shutil.rmtree(other)
-    accelerator.wait_for_everyone()
+
+    def make_room() -> None:
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in folder.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(unfinished)
+            beside.mkdir()
+
+    def write_state() -> None:
+        accelerator.save_state(str(beside))
+
+    def seal() -> None:
+        if accelerator.is_main_process:
+            save_file({name: tensor.contiguous() for name, tensor in best.items()}, beside / _BEST)
+            write_json(beside / _STATE, {**asdict(progress), "processes": accelerator.num_processes})
+            files = sorted(path for path in beside.rglob("*") if path.is_file())
+            for path in files:
+                flush(path)
+            write_json(beside / _MANIFEST, {"files": {path.relative_to(beside).as_posix(): fingerprint(path) for path in files}})
+            flush(beside)
+            if target.exists():  # it did not verify, or this would not be the same place again
+                shutil.rmtree(target)
+            beside.replace(target)
+            flush(folder)
+            if damage := damage_of(target):
+                raise OSError(f"what was written reads back differently: {damage}")
+            before = [path for path in _in_order(folder) if path.name < target.name]
+            for other in {*_in_order(folder)} - {target, *before[len(before) - KEPT + 1 :]}:
+                shutil.rmtree(other)  # older ones, and newer ones that a resume has passed over
+
+    for part in (make_room, write_state, seal):
+        _on_all_processes(part, accelerator, beside)
+    return target
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
-    if not folder.is_dir():
-        return None
-    whole = [path for path in folder.iterdir() if path.suffix != _PARTIAL and (path / _STATE).is_file()]
-    return max(whole, key=lambda path: path.name, default=None)
+def _on_all_processes(part: Callable[[], None], accelerator: Accelerator, beside: Path) -> None:
+    """Do a part of a save on every process; where one fails, all stop with its reason."""
+    reason = None
+    try:
+        part()
+    except (OSError, SafetensorError) as error:
+        reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    except RuntimeError as error:  # what torch.save makes of a failed write
+        if not any(word in str(error) for word in ("PytorchStreamWriter", "inline_container")):
+            raise
+        reason = "not all of it could be stored"
+    reasons = [each for each in gather_object([reason]) if each is not None]
+    if reasons:
+        free = shutil.disk_usage(beside.parent if beside.parent.exists() else beside.parent.parent).free
+        if accelerator.is_main_process:
+            shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(
+            f"{beside.parent}: the checkpoint {beside.stem} could not be written: {reasons[0]}, {free / 1e6:,.1f} MB are free."
+            " The one before it stands; make room and continue with --resume"
+        )
 
 
-def load_progress(checkpoint: Path, accelerator: Accelerator) -> Progress:
+def checkpoint_bytes(model: nn.Module, *, optimizer_bytes: int) -> int:
+    """About how large a checkpoint is: the weights twice (the last and the best ones) and the optimizer's state."""
+    state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return 2 * state + optimizer_bytes + 1_000_000
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, by its manifest; None: it is whole."""
+    if not (checkpoint / _MANIFEST).is_file():
+        return "it has no manifest: it was not written to its end"
+    try:
+        files = read_json(checkpoint / _MANIFEST)["files"]
+        for name, recorded in files.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            found = fingerprint(path)
+            if found["size"] != recorded["size"]:
+                return f"{name} has {found['size']:,} bytes, not {recorded['size']:,}"
+            if found["sha256"] != recorded["sha256"]:
+                return f"{name} was changed: its SHA-256 is another one"
+        if _STATE not in files:
+            return f"its manifest does not list {_STATE}"
+    except RunError as error:
+        return str(error)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        return f"it cannot be read: {error}"
+    return None
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and of each one passed over why; None: there was none yet.
+
+    Raises:
+        RunError: there are some, and none verifies.
+    """
+    passed_over: list[str] = []
+    for checkpoint in reversed(_in_order(folder)):
+        damage = damage_of(checkpoint)
+        if damage is None:
+            return checkpoint, passed_over
+        passed_over.append(f"{checkpoint.name}: {damage}")
+    if passed_over:
+        listed = "\n".join(f"  {reason}" for reason in passed_over)
+        raise RunError(
+            f"{folder}: no checkpoint can be used\n{listed}\n"
+            f"  To start this run again from its first step, remove {folder}; or train into another place with --run-dir"
+        )
+    return None, []
+
+
+def load_progress(checkpoint: Path, *, processes: int) -> Progress:
     """Where the run stood when the checkpoint was written.
 
     Raises:
         RunError: it was written by another number of processes, whose optimizer state and generators do not fit.
     """
-    state = read_json(checkpoint / _STATE)
-    processes = state.pop("processes")
-    if processes != accelerator.num_processes:
-        raise RunError(
-            f"{checkpoint}: written by {processes} processes, now there are {accelerator.num_processes}; use {processes}"
-        )
-    return Progress(**{**state, "best_rank": tuple(state["best_rank"])})
+    state: dict[str, Any] = read_json(checkpoint / _STATE)
+    written_by = state.pop("processes")
+    if written_by != processes:
+        raise RunError(f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}")
+    rank = state.pop("best_rank")
+    return Progress(**state, best_rank=rank and tuple(rank))
 
 
 def load_best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -109,6 +245,8 @@ def load_training_state(checkpoint: Path, accelerator: Accelerator) -> None:
     accelerator.load_state(str(checkpoint))
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _in_order(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.suffix != _PARTIAL)

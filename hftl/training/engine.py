@@ -13,7 +13,9 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +36,46 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
 from hftl.recipe import LOCAL, Recipe, Stage, difference
-from hftl.run import RunDirectory, append_json_line, environment_record, now, read_json, write_json, write_manifest, write_text
+from hftl.run import (
+    RunDirectory,
+    append_json_line,
+    environment_record,
+    now,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from hftl.signals import SIGNALS, Stopped, deferred
 from hftl.training.checkpoint import (
+    KEPT,
     Progress,
-    latest_checkpoint,
+    checkpoint_bytes,
     load_best_weights,
     load_progress,
     load_training_state,
+    newest_checkpoint,
     save_checkpoint,
 )
 from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment, serving_samples
 from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
-from hftl.training.machine import EnergyMeter, mixed_precision, process_state
-from hftl.training.plan import plan_footer, plan_table
+from hftl.training.machine import EnergyMeter, mixed_precision, peers, process_state
+from hftl.training.plan import Plan
+from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import freeze, make_optimizer, make_schedule, param_groups, train_mode
 
 # What may differ between a stopped run and its continuation: none of it changes what is computed.
-FREE_TO_CHANGE = ("run.workers:", "run.log_every:", "run.trackers:", "run.evaluation_batch_size:", "card.")
+FREE_TO_CHANGE = (
+    "run.workers:",
+    "run.log_every:",
+    "run.trackers:",
+    "run.evaluation_batch_size:",
+    "run.checkpoint_minutes:",
+    "run.timeout_minutes:",
+    "card.",
+)
 
 
 def train(
@@ -59,52 +83,62 @@ def train(
 ) -> RunDirectory:
     """Carry out a recipe and write everything about it into the run directory.
 
+    SIGINT and SIGTERM are obeyed after the step, or the batch of an evaluation, in which they come, when a checkpoint is written.
+
     Raises:
         RecipeError, DataError: the recipe or its data cannot be used; nothing has been written.
-        RunError: the directory holds another run, there is nothing to resume, or the loss is no longer finite.
+        RunError: the directory holds another run or is in use, no checkpoint verifies, the disk is too small or full, the loss is
+            no longer finite, or another process or a loader's worker has died.
+        Stopped: a signal asked for it.
     """
     started = time.perf_counter()
-    checkpoint = _claim(run, recipe, resume=resume)
-    process_state().wait_for_everyone()  # no process writes before all have looked
-    accelerator = make_accelerator(recipe, run)
-    with accelerator.main_process_first():  # the others find its prepared data in the cache
-        experiment = prepare_experiment(recipe)
-        samples = {
-            split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
-            for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
-        }
-    plan = make_plan(experiment, source=source, measure=accelerator.device)
-    _check_batch_sizes(recipe, accelerator)
-    accelerator.wait_for_everyone()
-    progress = Progress.at_start_of(0)
-    if checkpoint is not None:
-        _check_same_data(experiment.splits, run)
-        progress = load_progress(checkpoint, accelerator)
-        experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
-    if accelerator.is_main_process:
-        write_text(run.recipe, recipe.to_yaml())
-        write_json(run.plan, plan.to_dict())
-        write_json(run.data, facts(experiment, samples["train"]))
-        write_json(run.environment, _environment(accelerator, recipe))
-    if recipe.run.trackers:
-        accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
-    with Journal(run, accelerator, console or Console(stderr=True)) as journal:
-        if accelerator.is_main_process:
-            journal.console.print(plan_table(plan), "", plan_footer(plan), "", sep="\n", highlight=False)
-        if checkpoint is not None:
-            journal.say(
-                f"continuing at stage {list(recipe.stages)[progress.stage]}, after epoch {progress.epoch} ({checkpoint.name})"
-            )
-        for number in range(progress.stage, len(recipe.stages)):
-            if number > progress.stage:
-                progress = Progress.at_start_of(
-                    number, step=progress.step, seconds=progress.seconds, cpu_joules=progress.cpu_joules
-                )
-            if not progress.stage_done:
-                progress = _train_stage(number, experiment, samples, run, accelerator, journal, progress, checkpoint)
-            checkpoint = None
-        _finish(experiment, samples["validation"], run, accelerator, journal, progress)
-        journal.record("finished", seconds=round(time.perf_counter() - started, 2), training_seconds=round(progress.seconds, 2))
+    state = process_state(minutes=recipe.run.timeout_minutes)
+    with peers():
+        _claim(run, recipe, resume=resume)
+        state.wait_for_everyone()  # no process writes before all have looked
+        accelerator = make_accelerator(recipe, run)
+        with accelerator.main_process_first():  # the others find its prepared data in the cache
+            experiment = prepare_experiment(recipe)
+            samples = {
+                split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
+                for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
+            }
+        plan = make_plan(experiment, source=source, measure=accelerator.device)
+        _check_batch_sizes(recipe, accelerator)
+        _check_space(experiment, plan, run)
+        with (
+            run.lock() if accelerator.is_main_process else nullcontext(),
+            Journal(run, accelerator, console or Console(stderr=True)) as journal,
+            deferred() as noted,
+        ):
+            accelerator.wait_for_everyone()
+            checkpoint, passed_over = newest_checkpoint(run.checkpoints)
+            progress = Progress.at_start_of(0)
+            if checkpoint is not None:
+                progress = load_progress(checkpoint, processes=accelerator.num_processes)
+                _check_same_data(experiment.splits, run)
+                experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
+            if accelerator.is_main_process:
+                write_text(run.recipe, recipe.to_yaml())
+                write_json(run.plan, plan.to_dict())
+                write_json(run.data, facts(experiment, samples["train"]))
+                write_json(run.environment, _environment(accelerator, recipe) | {"sittings": _sittings(run) + 1})
+            if recipe.run.trackers:
+                accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
+            journal.cut_history(progress.history_bytes)
+            journal.opening(plan, [f"passed over the checkpoint {reason}" for reason in passed_over])
+            if checkpoint is not None:
+                journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
+            last_saved = None if checkpoint is None else checkpoint.name
+            watch = Watch(accelerator, noted, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
+            for number in range(progress.stage, len(recipe.stages)):
+                if number > progress.stage:
+                    progress = progress.next_stage()
+                if not progress.stage_done:
+                    progress = _train_stage(number, experiment, samples, run, accelerator, journal, watch, progress, checkpoint)
+                checkpoint = None
+            _finish(experiment, samples["validation"], run, accelerator, journal, watch, progress)
+            journal.record("finished", seconds=round(time.perf_counter() - started, 2), training_seconds=round(progress.seconds, 2))
     return run
 
 
@@ -115,6 +149,7 @@ def _train_stage(
     run: RunDirectory,
     accelerator: Accelerator,
     journal: Journal,
+    watch: Watch,
     progress: Progress,
     checkpoint: Path | None,
 ) -> Progress:
@@ -124,7 +159,6 @@ def _train_stage(
     trains = chain.select(stage.unfreeze)
     batch_size = stage.batch_size or recipe.run.batch_size
     per_epoch = steps_per_epoch(len(samples["train"]), batch_size)
-    energy = EnergyMeter()
     epochs_before = sum(earlier.epochs for earlier in list(recipe.stages.values())[:number])
 
     working = copy.deepcopy(host).to(accelerator.device)
@@ -132,39 +166,51 @@ def _train_stage(
     optimizer = make_optimizer(stage, param_groups(working, chain, stage))
     schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
-    if checkpoint is not None:
+    if checkpoint is None:
+        progress = replace(progress, hashes=group_hashes(_tensors(host), chain))
+    else:
         load_training_state(checkpoint, accelerator)
     weights = class_weights(stage, class_counts(experiment), experiment.splits.label_names)
     example_loss = make_loss(stage, weights)
+    cost = Cost(progress)
 
-    done = progress.epoch * per_epoch
+    def save(progress: Progress) -> None:
+        progress = replace(cost.so_far(progress), history_bytes=journal.history_bytes())
+        save_checkpoint(run.checkpoints, accelerator, progress, host.state_dict())
+        watch.saved(progress)
+
+    def stop_if_asked(progress: Progress) -> None:
+        if (signal := watch.signal()) is not None:
+            if watch.last_saved != progress.name:
+                save(progress)
+            journal.stopped(name, step=progress.step)
+            raise Stopped(signal)
+
     journal.stage_start(
         name,
         number=number + 1,
         stages=len(recipe.stages),
         step=progress.step,
-        done=done,
+        done=progress.epoch * per_epoch + progress.offset,
         steps=per_epoch * stage.epochs,
         trains=trains,
+        resumed=checkpoint is not None,
     )
     for epoch in range(progress.epoch + 1, stage.epochs + 1):
-        epoch_started = time.perf_counter()
-        energy.start()
         train_mode(working, chain, trains)
-        step, last_step, logged_step = progress.step, progress.step + per_epoch, progress.step
-        epoch_loss, logged_loss = 0.0, 0.0
-        step_loss, step_index = torch.zeros((), device=accelerator.device), list[int]()
+        step_loss, step_weight, step_index = torch.zeros((), device=accelerator.device), 0.0, list[int]()
         batches = training_batches(
             samples["train"],
             batch_size=batch_size,
             seed=recipe.run.seed,
             epoch=epochs_before + epoch,
+            start=progress.offset,
             accumulation=recipe.run.gradient_accumulation,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,
             workers=recipe.run.workers,
         )
-        _seed_step(recipe.run.seed, step, accelerator.process_index)
+        _seed_step(recipe.run.seed, progress.step, accelerator.process_index)
         for batch in batches:
             batch = batch.to(accelerator.device)
             with nullcontext() if batch.completes_step else accelerator.no_sync(model):
@@ -173,67 +219,63 @@ def _train_stage(
                 # The weights divide by the examples of the whole step; DDP divides by the processes once more.
                 accelerator.backward(loss * accelerator.num_processes)
             step_loss += loss.detach()
+            step_weight += float(batch.weight.sum())
             step_index += batch.index.tolist()
             if not batch.completes_step:
                 continue
-            value = float(accelerator.reduce(step_loss, "sum"))
+            value, weight = accelerator.reduce(torch.stack([step_loss, torch.tensor(step_weight).to(step_loss)]), "sum").tolist()
             if not math.isfinite(value):  # the same on every process, so all of them stop
-                raise _not_finite(value, [samples["train"].ids[index] for index in step_index], name, step)
+                raise _not_finite(value, [samples["train"].ids[index] for index in step_index], name, progress.step)
+            if abs(weight - 1) > 1e-3:
+                raise RuntimeError(
+                    f"step {progress.step + 1}: the processes computed {weight:.3f} times its examples, not each once"
+                )
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), stage.max_grad_norm) if stage.max_grad_norm else None
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            step += 1
+            progress = progress.after_step(value)
             journal.advance()
-            epoch_loss, logged_loss = epoch_loss + value, logged_loss + value
-            if step % recipe.run.log_every == 0 or step == last_step:
+            if progress.step % recipe.run.log_every == 0 or progress.offset == per_epoch:
                 norm = None if grad_norm is None else float(grad_norm)
-                journal.step(name, epoch=epoch, step=step, loss=logged_loss / (step - logged_step), grad_norm=norm, lr=rates)
-                logged_loss, logged_step = 0.0, step
-                energy.update()
+                mean_loss = progress.logged_loss / progress.logged_steps
+                journal.step(name, epoch=epoch, step=progress.step, loss=mean_loss, grad_norm=norm, lr=rates)
+                progress = replace(cost.so_far(progress), logged_loss=0.0, logged_steps=0)
             step_loss.zero_()
+            step_weight = 0.0
             step_index.clear()
-            _seed_step(recipe.run.seed, step, accelerator.process_index)
+            _seed_step(recipe.run.seed, progress.step, accelerator.process_index)
+            stop_if_asked(progress)
+            if watch.is_due():
+                save(progress)
 
-        validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator))
+        validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, lambda: stop_if_asked(progress)))
         rank = _rank(validation, recipe)
-        best = rank > progress.best_rank
+        best = progress.best_rank is None or rank > progress.best_rank
         if best:
             _copy_weights(model, host, accelerator)
-        seconds = time.perf_counter() - epoch_started
-        energy.update()
-        progress = Progress(
-            stage=number,
-            epoch=epoch,
-            step=step,
-            best_epoch=epoch if best else progress.best_epoch,
-            best_rank=rank if best else progress.best_rank,
-            stage_done=epoch == stage.epochs or _is_patience_over(stage, epoch, epoch if best else progress.best_epoch),
-            seconds=progress.seconds + seconds,
-            cpu_joules=_sum_if_known(progress.cpu_joules, energy.joules),
-        )
+        progress = cost.so_far(progress)
         journal.evaluation(
             name,
             epoch=epoch,
             epochs=stage.epochs,
-            step=step,
-            train_loss=epoch_loss / per_epoch,
+            step=progress.step,
+            train_loss=progress.epoch_loss / per_epoch,
             validation=validation,
             metric=recipe.run.metric,
             best=best,
-            seconds=seconds,
+            seconds=progress.seconds - progress.epoch_began,
         )
-        save_checkpoint(run.checkpoints, accelerator, progress, host.state_dict())
+        progress = progress.after_epoch(rank if best else None)
+        if epoch == stage.epochs or _is_patience_over(stage, progress):
+            progress = replace(progress, stage_done=True)
+            _prove_freeze(name, trains, experiment, model, progress, run, accelerator, journal)
+            journal.stage_end(name, progress, metric=recipe.run.metric, stopped_early=epoch < stage.epochs)
+        save(progress)
+        stop_if_asked(progress)
         if progress.stage_done:
             break
-    journal.record(
-        "stage_end",
-        stage=name,
-        best_epoch=progress.best_epoch,
-        best_metric=progress.best_rank[0] * (-1 if recipe.run.metric == "log_loss" else 1),
-        stopped_early=epoch < stage.epochs,
-    )
     accelerator.free_memory(model, optimizer, schedule)
     return progress
 
@@ -244,40 +286,107 @@ def _finish(
     run: RunDirectory,
     accelerator: Accelerator,
     journal: Journal,
+    watch: Watch,
     progress: Progress,
 ) -> None:
-    """Save the model, predict validation and (once) test, and write metrics.json, which marks the run as finished, and figures."""
+    """Predict validation and (once) test, save the model and what belongs to it; metrics.json marks the run as finished."""
     recipe, splits = experiment.recipe, experiment.splits
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
-    predictions = {"validation": _predict(model, validation, recipe, accelerator)}
-    if splits.test is not None:
+
+    def stop_if_asked() -> None:
+        if (signal := watch.signal()) is not None:  # the checkpoint of the last stage's end stands
+            journal.stopped(list(recipe.stages)[-1], step=progress.step)
+            raise Stopped(signal)
+
+    predictions = {"validation": _predict(model, validation, recipe, accelerator, stop_if_asked)}
+    if splits.test is not None and run.predictions("test").is_file():
+        # A run that was stopped after it had opened test does not open it again.
+        predictions["test"] = Predictions.load(run.predictions("test"))
+    elif splits.test is not None:
         with accelerator.main_process_first():
             test = make_samples(recipe, experiment.classifier, splits.test, train=False)
         if accelerator.is_main_process:
-            append_json_line(run.test_openings, {"time": now(), "by": "hftl train"})
-        predictions["test"] = _predict(model, test, recipe, accelerator)
+            again = any(read_json_lines(run.test_openings))
+            append_json_line(run.test_openings, {"time": now(), "by": "hftl train, continued" if again else "hftl train"})
+        predictions["test"] = _predict(model, test, recipe, accelerator, stop_if_asked)
     if accelerator.is_main_process:
-        save_classifier(experiment.classifier, run.model)
-        metrics = {}
         for split, predicted in predictions.items():
             predicted.save(run.predictions(split), splits.label_names)
-            metrics[split] = compute_metrics(predicted, splits.label_names)
+        save_classifier(experiment.classifier, run.model)
         serving_samples(experiment, validation).save(run.serving)
         write_manifest(run)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
-        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules}
+        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": _sittings(run)}
         write_json(run.environment, {**_environment(accelerator, recipe), **cost})
+        metrics = {split: compute_metrics(predicted, splits.label_names) for split, predicted in predictions.items()}
+        write_figures(run, metrics)
         write_json(run.metrics, metrics)
-        write_figures(run)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         for split, values in metrics.items():
             low, high = values["accuracy_interval"]
-            opened = " (opened once)" if split == "test" else ""
+            opened = " (opened once)" if split == "test" and len(list(read_json_lines(run.test_openings))) == 1 else ""
             journal.say(
                 f"{split}{opened}: accuracy {values['accuracy']:.4f} [{low:.4f}, {high:.4f}], n = {values['n']:,}"
                 f" · macro F1 {values['macro_f1']:.4f} · majority {values['majority_accuracy']:.4f}"
             )
     accelerator.wait_for_everyone()
+
+
+class Watch:
+    """What interrupts the loop, with the same answer on every process: a signal to one of them, or a checkpoint that is due."""
+
+    def __init__(
+        self, accelerator: Accelerator, noted: Callable[[], int | None], *, minutes: float, last_saved: str | None
+    ) -> None:
+        self._accelerator = accelerator
+        self._noted = noted
+        self._seconds = 60 * minutes
+        self._saved_at = time.monotonic()
+        self.last_saved = last_saved
+        """Name of the last checkpoint, None before there is one."""
+
+    def signal(self) -> int | None:
+        """The signal that asked this process, or another one, to stop."""
+        own = self._noted()
+        if self._accelerator.num_processes == 1:
+            return own
+        asked = self._largest([float(own == number) for number in SIGNALS])
+        return own if own is not None else next((number for number, flag in zip(SIGNALS, asked, strict=True) if flag), None)
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is too long ago, by the clock of the main process."""
+        due = time.monotonic() - self._saved_at >= self._seconds
+        if self._accelerator.num_processes == 1:
+            return due
+        return bool(self._largest([float(due and self._accelerator.is_main_process)])[0])
+
+    def saved(self, progress: Progress) -> None:
+        self._saved_at = time.monotonic()
+        self.last_saved = progress.name
+
+    def _largest(self, values: list[float]) -> list[float]:
+        """Of each value the sum over all processes; not 0 where it is not 0 on one of them."""
+        summed: list[float] = self._accelerator.reduce(torch.tensor(values, device=self._accelerator.device), "sum").tolist()
+        return summed
+
+
+class Cost:
+    """Time and energy of a stage in this sitting, added to what the run had cost before it."""
+
+    def __init__(self, before: Progress) -> None:
+        self._before = before
+        self._began = time.perf_counter()
+        self._energy = EnergyMeter()
+        self._energy.start()
+
+    def so_far(self, progress: Progress) -> Progress:
+        self._energy.update()
+        known = self._before.cpu_joules is not None and self._energy.joules is not None
+        return replace(
+            progress,
+            seconds=self._before.seconds + time.perf_counter() - self._began,
+            cpu_joules=self._before.cpu_joules + self._energy.joules if known else None,  # type: ignore[operator]
+        )
 
 
 def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
@@ -340,8 +449,8 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
     )
 
 
-def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
-    """The checkpoint to resume from, or None to start; refuses to write over anything."""
+def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
+    """Refuse to write over anything, and to continue a run as another one."""
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
@@ -349,7 +458,7 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             raise RunError(f"{run.path} is not empty. Continue that run with --resume, or choose another place with --run-dir")
-        return None
+        return
     if run.finished:
         raise RunError(f"{run.path}: this run is finished; there is nothing to resume")
     changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(FREE_TO_CHANGE)]
@@ -357,7 +466,6 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> Path | None:
         raise RunError(
             "\n".join([f"{run.path}: the recipe is not the one this run was started with:", *(f"  {line}" for line in changed)])
         )
-    return latest_checkpoint(run.checkpoints)
 
 
 def _check_batch_sizes(recipe: Recipe, accelerator: Accelerator) -> None:
@@ -371,7 +479,9 @@ def _check_batch_sizes(recipe: Recipe, accelerator: Accelerator) -> None:
             raise RecipeError.single(f"stages.{name}.batch_size", what)
 
 
-def _predict(model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Accelerator) -> Predictions:
+def _predict(
+    model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Accelerator, after_batch: Callable[[], None] | None = None
+) -> Predictions:
     batches = evaluation_batches(
         samples,
         batch_size=recipe.run.evaluation_batch_size,
@@ -379,7 +489,7 @@ def _predict(model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Ac
         rank=accelerator.process_index,
         workers=recipe.run.workers,
     )
-    logits = predict_logits(model, batches, accelerator, size=len(samples))
+    logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
     labels, sizes = np.asarray(samples.labels, dtype=np.int64), np.asarray(samples.sizes, dtype=np.int64)
     return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
 
@@ -393,12 +503,8 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
     return (-value if metric == "log_loss" else value, -validation["log_loss"])
 
 
-def _sum_if_known(so_far: float | None, more: float | None) -> float | None:
-    return None if so_far is None or more is None else so_far + more
-
-
-def _is_patience_over(stage: Stage, epoch: int, best_epoch: int) -> bool:
-    return stage.early_stopping is not None and epoch - best_epoch >= stage.early_stopping
+def _is_patience_over(stage: Stage, progress: Progress) -> bool:
+    return stage.early_stopping is not None and progress.epoch - progress.best_epoch >= stage.early_stopping
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
@@ -419,6 +525,67 @@ def _check_same_data(splits: Splits, run: RunDirectory) -> None:
     changed = [name for name, facts in splits.facts["splits"].items() if facts != recorded.get(name)]
     if changed:
         raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
+
+
+def _check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:
+    """Refuse to start what the disk has no room for: the checkpoints that are kept and the one being written, and the model.
+
+    Raises:
+        RunError: the room is too small.
+    """
+    optimizer_bytes = max(stage.optimizer_bytes for stage in plan.stages)
+    checkpoint = checkpoint_bytes(experiment.classifier.model, optimizer_bytes=optimizer_bytes)
+    needed = (KEPT + 2) * checkpoint
+    there = next(path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free + sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    if free < needed:
+        raise RunError(
+            f"{run.path}: {needed / 1e6:,.0f} MB are needed there, {free / 1e6:,.0f} MB are free."
+            f" A checkpoint takes {checkpoint / 1e6:,.0f} MB; make room, or choose another place with --run-dir"
+        )
+
+
+def _sittings(run: RunDirectory) -> int:
+    """How often the run was started or continued so far."""
+    return int(read_json(run.environment).get("sittings", 0)) if run.environment.is_file() else 0
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _prove_freeze(
+    name: str,
+    trains: Sequence[str],
+    experiment: Experiment,
+    model: nn.Module,
+    progress: Progress,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    journal: Journal,
+) -> None:
+    """Compare what the stage did with what it said it would do, and write that down.
+
+    Raises:
+        RunError: a frozen group has changed.
+    """
+    weights = accelerator.get_state_dict(
+        model
+    )  # by all processes: under FSDP they put them together, and the main process has them
+    if not accelerator.is_main_process:
+        return
+    chain = experiment.classifier.chain
+    after = group_hashes({**_tensors(accelerator.unwrap_model(model)), **weights}, chain)
+    proof = prove(name, trains, progress.hashes, after)
+    write_proof(run, proof)
+    for group in proof["groups"]:
+        if not group["ok"] and not group["trains"]:
+            raise RunError(
+                f"stage {name}: the frozen group {group['name']} has changed; see {run.freeze_proof}. This is a defect of hftl"
+            )
+        if not group["ok"]:
+            journal.say(f"  {group['name']} was to train in stage {name} and has not moved: its rate or its gradient is too small")
 
 
 def _copy_weights(model: nn.Module, host: PreTrainedModel, accelerator: Accelerator) -> None:

@@ -16,8 +16,10 @@ from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
+from hftl.data.audit import Audit, audit_splits
 from hftl.data.image import ImageSamples, picture_facts, write_grid
 from hftl.data.loader import Samples
+from hftl.data.reading import Role
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import Problem, RecipeError
@@ -142,6 +144,19 @@ def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
         recorded["image"] = picture_facts(samples)
     recorded["model"] = experiment.classifier.facts
     return recorded
+
+
+def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
+    """What is worth knowing about the data of a run; `samples` are those of its splits that were made already."""
+    recipe, splits, classifier = experiment.recipe, experiment.splits, experiment.classifier
+    lengths: dict[Role, dict[str, Any]] = {}
+    if isinstance(recipe.data, TextData):
+        for role, dataset in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+            if dataset is not None:
+                made = samples.get(role) or make_samples(recipe, classifier, dataset, train=False)
+                assert isinstance(made, TextSamples)
+                lengths[role] = text_facts(made)
+    return audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"))
 
 
 @torch.inference_mode()

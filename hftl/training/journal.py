@@ -5,7 +5,8 @@ Only the main process speaks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hftl.run import RunDirectory, now
+from hftl.run import RunDirectory, flush, now
+from hftl.training.checkpoint import Progress as StageProgress
+from hftl.training.plan import Plan, plan_footer, plan_table
 
 
 class Journal:
@@ -57,10 +60,46 @@ class Journal:
         if self.accelerator.is_main_process:
             self.run.append_history({"event": event, "time": now(), **values})
 
+    def history_bytes(self) -> int:
+        """The length of history.jsonl, once all of it is on the disk."""
+        if not (self.accelerator.is_main_process and self.run.history.is_file()):
+            return 0
+        flush(self.run.history)
+        return self.run.history.stat().st_size
+
+    def cut_history(self, length: int) -> None:
+        """Forget what a stopped run wrote after its last checkpoint; its steps are taken, and written down, once more."""
+        if self.accelerator.is_main_process and self.run.history.is_file() and self.run.history.stat().st_size > length:
+            os.truncate(self.run.history, length)
+
+    def opening(self, plan: Plan, lines: Iterable[str]) -> None:
+        """The plan, on the terminal, and what has to be said before the first step."""
+        if self.accelerator.is_main_process:
+            self.console.print(plan_table(plan), "", plan_footer(plan), "", sep="\n", highlight=False)
+        for line in lines:
+            self.say(line)
+
+    def continues(self, stage: str, *, step: int, checkpoint: str) -> None:
+        self.record("continued", stage=stage, step=step)
+        self.say(
+            f'continuing at stage "{stage}", step {step} (checkpoint {checkpoint}):'
+            " same data order, same augmentations, same generators"
+        )
+
+    def stopped(self, stage: str, *, step: int) -> None:
+        """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
+        several = self.accelerator.num_processes
+        launch = f"accelerate launch --num_processes {several} -m hftl" if several > 1 else "hftl"
+        self.record("stopped", stage=stage, step=step)
+        self.say(
+            f'saved at step {step}, in stage "{stage}" (checkpoint verified). Continue with:  {launch} train {self.run.path} --resume'
+        )
+
     def stage_start(
-        self, name: str, *, number: int, stages: int, step: int, done: int, steps: int, trains: tuple[str, ...]
+        self, name: str, *, number: int, stages: int, step: int, done: int, steps: int, trains: tuple[str, ...], resumed: bool
     ) -> None:
-        self.record("stage_start", stage=name, step=step, steps=steps, trains=list(trains))
+        if not resumed:
+            self.record("stage_start", stage=name, step=step, steps=steps, trains=list(trains))
         self.say(f"stage {number} of {stages}: {name} (trains {', '.join(trains)}; {steps} steps)")
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -78,6 +117,11 @@ class Journal:
         if self.accelerator.trackers:
             rates = {f"lr/{group}": rate for group, rate in lr.items()}
             self.accelerator.log({"train/loss": loss, **rates}, step=step)
+
+    def stage_end(self, stage: str, progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
+        assert progress.best_rank is not None  # a stage has an epoch
+        best = progress.best_rank[0] * (-1 if metric == "log_loss" else 1)
+        self.record("stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, stopped_early=stopped_early)
 
     def evaluation(
         self,

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from hftl.errors import RecipeError
+from hftl.errors import RecipeError, RunError
 from hftl.recipe import Run
 
 
-def process_state() -> PartialState:
+def process_state(*, minutes: float = 30.0) -> PartialState:
     """Accelerate's state of this process: its rank, the number of processes, its device.
 
     Accelerate 1.15 sees several CPU processes only where it is told that the CPU is meant; without, each would train alone.
+    After `minutes` without an answer of the others this process gives up.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+
+
+class PeerError(RunError):
+    """Another process of the run has died, or no longer answers. Every process that is left says so."""
+
+    exit_code = 1
+    everywhere = True
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Turn what a collective operation makes of a dead process into a message.
+
+    Raises:
+        PeerError: another process has died or is silent.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        state = PartialState()
+        raise PeerError(
+            f"process {state.process_index} of {state.num_processes}: another process of this run has ended or no longer answers"
+            f" ({str(error).splitlines()[0]}). The last checkpoint stands; continue from it with --resume"
+        ) from error
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -1,0 +1,67 @@
+"""SIGINT (Ctrl-C) and SIGTERM: how a command ends when it is asked to.
+
+Most commands end at once. Training ends at the next safe place instead: inside `deferred` the first signal is only noted, the
+loop looks, saves and raises `Stopped`. A second signal from an impatient user ends it at once all the same; launchers repeat the
+first one by themselves, so processes that they started wait for the safe place.
+
+The exit code is the shell's for such an end: 128 + the signal's number, so 130 and 143.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_noted: int | None = None
+_deferring = False
+
+
+class Stopped(SystemExit):
+    """A signal ended the command; as a `SystemExit` it passes every handler of errors on its way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+def install() -> None:
+    """Let SIGINT and SIGTERM raise `Stopped` in the main thread: what has to be cleaned up is."""
+    for number in SIGNALS:
+        signal.signal(number, _on_signal)
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], int | None]]:
+    """Inside, a signal is noted rather than obeyed; gives a function that tells the number of the signal, or None.
+
+    Raises:
+        Stopped: a signal came and nothing inside has obeyed it.
+    """
+    global _noted, _deferring
+    if _deferring or threading.current_thread() is not threading.main_thread():
+        yield lambda: _noted  # the outer one decides; and only the main thread is ever told of a signal
+        return
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    _noted, _deferring = None, True
+    try:
+        yield lambda: _noted
+    finally:
+        noted, _noted, _deferring = _noted, None, False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted is not None:
+        raise Stopped(noted)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _noted
+    if _deferring and _noted is None:
+        _noted = number
+    elif not (_deferring and "RANK" in os.environ):
+        raise Stopped(number)

@@ -1,0 +1,81 @@
+"""The freeze proof: hashes of every layer group before and after a stage, and what they say about it.
+
+A flag can be set and a group change all the same: by BatchNorm's running statistics, by weight decay on a parameter that the
+optimizer was given, by a library that sets `requires_grad` again. Only the bytes tell. A frozen group has kept those of its
+parameters and of its buffers; a group that trains has other parameters than before.
+
+A hash is SHA-256 over name, dtype, shape and bytes of each tensor, in the order of the chain, so it is the same on every device
+and for every memory layout. Equal hashes are equal tensors bit for bit: 0.0 and -0.0 differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from hftl.errors import RunError
+from hftl.models.chain import Chain
+from hftl.run import RunDirectory, read_json, write_json
+
+GroupHashes = Mapping[str, Mapping[str, str]]
+"""Group -> {"parameters": SHA-256 in hex, "buffers": the same}, input first."""
+
+
+def group_hashes(tensors: Mapping[str, torch.Tensor], chain: Chain) -> dict[str, dict[str, str]]:
+    """Hashes of the parameters and of the buffers of each layer group; `tensors` has them all, by name, on any device.
+
+    Raises:
+        KeyError: a parameter or buffer of the chain is not among the tensors.
+    """
+    return {
+        group: {
+            "parameters": _digest((name, tensors[name]) for name in chain.parameters[group]),
+            "buffers": _digest((name, tensors[name]) for name in chain.buffers[group]),
+        }
+        for group in chain.names
+    }
+
+
+def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        # As bytes, because NumPy has no bfloat16; flat first, because a tensor without dimensions has no other view.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes) -> dict[str, Any]:
+    """Compare the hashes of a stage's end with those of its start.
+
+    Returns:
+        {"stage", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}. A frozen group is ok when parameters and buffers
+        are equal, one that trains when its parameters differ; the stage is ok when all of its groups are.
+
+    Raises:
+        KeyError: a group has no hashes from before.
+    """
+    groups = []
+    for name, now in after.items():
+        then = before[name]
+        ok = then["parameters"] != now["parameters"] if name in trains else then == now
+        groups.append({"name": name, "trains": name in trains, "before": dict(then), "after": dict(now), "ok": ok})
+    return {"stage": stage, "groups": groups, "ok": all(group["ok"] for group in groups)}
+
+
+def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:
+    """Put a stage's proof at the end of freeze_proof.json; what is there about this stage and later ones is of an interrupted run.
+
+    Raises:
+        RunError: the file that is there is no freeze proof.
+    """
+    try:
+        stages = read_json(run.freeze_proof)["stages"] if run.freeze_proof.is_file() else []
+        earlier = list(takewhile(lambda other: other["stage"] != proof["stage"], stages))
+    except (KeyError, TypeError):
+        raise RunError(f"{run.freeze_proof}: not a freeze proof") from None
+    write_json(run.freeze_proof, {"stages": [*earlier, proof]})

@@ -1,0 +1,295 @@
+"""A run that was stopped anywhere and continued has the weights, bit for bit, of the run that was never stopped.
+
+The stop is a real signal, sent by the process to itself at a chosen place; what happens to other processes, and kills, are in
+test_kills.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from test_families import small_vectors
+
+from hftl.errors import RunError
+from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predict import predict_logits
+from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.run import RunDirectory, read_json, read_json_lines
+from hftl.samples import BERT_NANO, REVIEWS
+from hftl.signals import Stopped
+from hftl.training import engine
+from hftl.training.checkpoint import save_checkpoint
+from hftl.training.journal import Journal
+
+STAGES = {
+    "head": Stage(unfreeze="head", lr=1e-3, epochs=1),
+    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.2),
+    "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
+}
+READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
+RUN = Run(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8)
+
+
+def bert(*changes: str) -> Recipe:
+    return override(Recipe(name="bert", data=READS, model=Transformer(checkpoint=BERT_NANO), stages=STAGES, run=RUN), changes)
+
+
+def pictures(folder: Path, *changes: str) -> Recipe:
+    """A ResNet over pictures of noise, red and blue ones, with every random thing that there is."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 18), ("test", 5)):
+        for name, colour in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(generator.normal(colour, 50, (40, 48, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    recipe = Recipe(
+        name="pictures",
+        data=ImageData(source=str(folder), image_size=32, augmentation="strong", validation_fraction=0.25),
+        model=Timm(checkpoint="resnet10t", pretrained=False, dropout=0.3),
+        stages={
+            "head": Stage(unfreeze="head", lr=1e-2, optimizer="sgd"),
+            "top": Stage(unfreeze="last 3", lr=1e-3, optimizer="rmsprop", epochs=2),
+        },
+        run=Run(batch_size=8, precision="fp32", log_every=2, gradient_accumulation=2),
+    )
+    return override(recipe, changes)
+
+
+def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
+    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()), **options)
+
+
+@contextmanager
+def signal_at(monkeypatch: pytest.MonkeyPatch, *, step: int, number: int = signal.SIGTERM) -> Iterator[None]:
+    """Send this process a signal when it has taken its step `step` in this sitting."""
+    taken, advance = list[None](), Journal.advance
+
+    def counted(journal: Journal) -> None:
+        advance(journal)
+        taken.append(None)
+        if len(taken) == step:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "advance", counted)
+        yield
+
+
+def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
+    """Equal weights bit for bit, equal predictions, and the same history but for times and what was said of the stops."""
+    ours, theirs = load_file(one.model / "model.safetensors"), load_file(other.model / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for split in ("validation", "test"):
+        assert np.array_equal(Predictions.load(one.predictions(split)).logits, Predictions.load(other.predictions(split)).logits)
+    assert read_json(one.metrics) == read_json(other.metrics)
+    assert read_json(one.freeze_proof) == read_json(other.freeze_proof)
+    assert course(one) == course(other)
+
+
+def course(run: RunDirectory) -> list[dict[str, Any]]:
+    times = {"time", "seconds", "training_seconds"}
+    stops = {"stopped", "continued"}
+    return [{key: value for key, value in r.items() if key not in times} for r in run.read_history() if r["event"] not in stops]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train(bert(), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_that_is_stopped_after_every_single_step_ends_with_the_same_weights(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 40 examples / 16 a step = 3 steps an epoch (the last of 8), 4 epochs: 12 steps, of which the 3rd, 9th and 12th are stages' edges.
+    sittings = 0
+    finished = False
+    while not finished:
+        sittings += 1
+        try:
+            with signal_at(monkeypatch, step=1):
+                train(bert(), tmp_path / "run", resume=sittings > 1)
+            finished = True
+        except Stopped as stopped:
+            assert stopped.code == 143
+    stopped_run = RunDirectory(tmp_path / "run")
+    assert sittings == 13
+    assert read_json(stopped_run.environment)["sittings"] == 13
+    assert len(stopped_run.test_openings.read_text().splitlines()) == 1
+    assert_same_run(whole, stopped_run)
+    assert not stopped_run.checkpoints.exists()
+
+
+def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    with signal_at(monkeypatch, step=5, number=signal.SIGINT), pytest.raises(Stopped) as stopped:
+        engine.train(bert(), RunDirectory(tmp_path / "run"), console=Console(file=said, width=300))
+    assert stopped.value.code == 130
+    last = said.getvalue().splitlines()[-1]
+    assert last == f'saved at step 5, in stage "top" (checkpoint verified). Continue with:  hftl train {tmp_path / "run"} --resume'
+    said = io.StringIO()
+    engine.train(bert(), RunDirectory(tmp_path / "run"), resume=True, console=Console(file=said, width=300))
+    assert (
+        'continuing at stage "top", step 5 (checkpoint 00000005-01-00000): same data order, same augmentations, same generators'
+        in said.getvalue()
+    )
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 4])
+def test_a_stop_during_an_evaluation_repeats_the_evaluation_and_no_step(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch, evaluation: int
+) -> None:
+    seen = list[None]()
+
+    def stopping(*arguments: Any, after_batch: Callable[[], None], **options: Any) -> Any:
+        seen.append(None)
+        batches = list[None]()
+
+        def look() -> None:
+            batches.append(None)
+            if len(seen) == evaluation and len(batches) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after_batch()
+
+        return predict_logits(*arguments, after_batch=look, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(engine, "predict_logits", stopping)
+        train(bert(), tmp_path / "run")
+    (newest, *_) = sorted((path.name for path in (tmp_path / "run" / "checkpoints").iterdir()), reverse=True)
+    assert int(newest.split("-")[0]) == 3 * evaluation  # all steps of that epoch
+    assert_same_run(whole, train(bert(), tmp_path / "run", resume=True))
+
+
+def test_a_stop_while_test_is_open_is_written_down_as_a_second_opening(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+
+    def stopping(*arguments: Any, size: int, **options: Any) -> Any:
+        sizes.append(size)
+        if size == 19:  # the test split
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict_logits(*arguments, size=size, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(engine, "predict_logits", stopping)
+        train(bert(), tmp_path / "run")
+    run = train(bert(), tmp_path / "run", resume=True)
+    assert [opening["by"] for opening in read_json_lines(run.test_openings)] == ["hftl train", "hftl train, continued"]
+    assert_same_run(whole, run)
+
+
+def test_a_run_that_is_stopped_after_test_was_predicted_does_not_open_it_again(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(engine, "save_classifier", full)
+        train(bert(), tmp_path / "run")
+    run = train(bert(), tmp_path / "run", resume=True)
+    assert len(run.test_openings.read_text().splitlines()) == 1
+    assert_same_run(whole, run)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_with_augmentation_batchnorm_dropout_and_workers_continue_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    recipe = pictures(tmp_path / "data", f"run.workers={workers}")
+    whole = train(recipe, tmp_path / "whole")
+    # 28 pictures / 8 a step = 4 steps an epoch, 12 in all; stopped after 3 (in the middle of a stage) and 6 (across the unfreeze).
+    with signal_at(monkeypatch, step=3), pytest.raises(Stopped):
+        train(recipe, tmp_path / "run")
+    with signal_at(monkeypatch, step=3), pytest.raises(Stopped):
+        train(recipe, tmp_path / "run", resume=True)
+    assert_same_run(whole, train(recipe, tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("family", [TextCNN, BiLSTM])
+def test_glove_networks_with_word_dropout_continue_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Callable[..., Any]
+) -> None:
+    model = family(vectors=str(small_vectors(tmp_path / "vectors.txt")), word_dropout=0.3, trainable_dim=4)
+    recipe = Recipe(name="glove", data=READS, model=model, stages={"head": STAGES["head"], "all": STAGES["all"]}, run=RUN)
+    whole = train(recipe, tmp_path / "whole")
+    with signal_at(monkeypatch, step=4), pytest.raises(Stopped):
+        train(recipe, tmp_path / "run")
+    assert_same_run(whole, train(recipe, tmp_path / "run", resume=True))
+
+
+def test_gradient_accumulation_and_another_number_of_workers_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulated = "run.gradient_accumulation=3"
+    whole = train(bert(accumulated), tmp_path / "whole")
+    with signal_at(monkeypatch, step=5), pytest.raises(Stopped):
+        train(bert(accumulated), tmp_path / "run")
+    changed = bert(accumulated, "run.workers=1", "run.log_every=2", "run.evaluation_batch_size=8", "run.checkpoint_minutes=0")
+    assert_same_run(whole, train(changed, tmp_path / "run", resume=True))
+
+
+def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = list[Path]()
+
+    def noted(folder: Path, *arguments: Any) -> Path:
+        saved.append(save_checkpoint(folder, *arguments))
+        return saved[-1]
+
+    monkeypatch.setattr(engine, "save_checkpoint", noted)
+    train(bert("run.checkpoint_minutes=0"), tmp_path / "often")
+    # After each of the 12 steps, and after each of the 4 evaluations.
+    assert len(saved) == 16
+    saved.clear()
+    train(bert(), tmp_path / "seldom")
+    assert [path.name[-8:] for path in saved] == ["00-00001", "01-00001", "01-00002", "02-00001"]
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_passed_over_and_the_one_before_taken(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with signal_at(monkeypatch, step=8), pytest.raises(Stopped):
+        train(bert("run.checkpoint_minutes=0"), tmp_path / "run")
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    content = bytearray((newest / "optimizer.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "optimizer.bin").write_bytes(content)
+    said = io.StringIO()
+    run = engine.train(bert(), RunDirectory(tmp_path / "run"), resume=True, console=Console(file=said, width=300))
+    assert f"passed over the checkpoint {newest.name}: optimizer.bin was changed: its SHA-256 is another one" in said.getvalue()
+    assert 'continuing at stage "top", step 7' in said.getvalue()
+    assert_same_run(whole, run)
+
+
+def test_a_run_that_never_saved_starts_again(tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(engine, "save_checkpoint", killed)
+        train(bert(), tmp_path / "run")
+    assert_same_run(whole, train(bert(), tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("change", ["stages.top.lr=0.002", "run.seed=1", "data.max_length=31", "run.batch_size=8"])
+def test_what_changes_the_run_is_refused_with_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    with signal_at(monkeypatch, step=1), pytest.raises(Stopped):
+        train(bert(), tmp_path / "run")
+    key, value = change.split("=")
+    with pytest.raises(RunError, match=rf"the recipe is not the one this run was started with:\n  {key}: .* -> {value}"):
+        train(bert(change), tmp_path / "run", resume=True)
