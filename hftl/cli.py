@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from hftl import signals
-from hftl.errors import HftlError, RunError, printable
+from hftl.errors import DataError, HftlError, RunError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
@@ -85,6 +86,35 @@ def plan(
         out.print_json(data=made.to_dict())
     else:
         out.print(plan_table(made), "", plan_footer(made), sep="\n", highlight=False)
+
+
+@app.command()
+def audit(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON, for programs; problems too.")] = False,
+) -> None:
+    """Look through the data before training: what cannot be read, is there twice, is cut off, or is rare. Trains nothing.
+
+    What has to be put right first is refused with exit code 2. `hftl train` does the same by itself.
+
+        hftl audit recipes/bert_imdb.py data.on_duplicate=drop
+    """
+    from hftl.data.audit import audit_table
+    from hftl.training.experiment import audit as audit_data
+    from hftl.training.experiment import prepare_experiment
+
+    try:
+        found = audit_data(prepare_experiment(_recipe(recipe, overrides)), {})
+    except DataError as error:
+        if not json:
+            raise
+        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]})
+        raise typer.Exit(error.exit_code) from None
+    if json:
+        out.print_json(data=found.to_dict())
+    else:
+        out.print(audit_table(found), highlight=False)
 
 
 @app.command()
@@ -276,9 +306,7 @@ def push(
     try:
         address = push_publication(publication, target, private=private, message=f"hftl: {publication.name}")
     except signals.Stopped as stopped:
-        _say(
-            f"stopped by {stopped.signal.name}: the commit to {repo_id} is there whole, or not at all. To see:  hftl verify {repo_id}"
-        )
+        _say(f"stopped by {stopped.signal.name}: {repo_id} has the commit whole, or not at all. To see:  hftl verify {repo_id}")
         raise
     _say(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 

@@ -174,7 +174,7 @@ def test_a_full_disk_costs_the_new_checkpoint_and_no_older_one(small_disk: Path,
     saved = save(folder, trained, 1, 2)
     for ballast in range(0, 1_500_000, 100_000):  # so that the disk is full at another byte each time
         (small_disk / "ballast").write_bytes(bytes(ballast))
-        with pytest.raises(CheckpointError, match="could not be written: .* The one before it stands; make room"):
+        with pytest.raises(CheckpointError, match=r"could not be written: .* The one before it stands; make room"):
             save(folder, trained, 3)
         assert sorted(folder.iterdir()) == saved  # nothing of it is left, either
         assert [damage_of(path) for path in saved] == [None, None]
@@ -285,8 +285,8 @@ def test_what_a_killed_save_left_is_cleared_by_the_next(tmp_path: Path, trained:
 
 def test_a_run_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    with run.lock():
-        with pytest.raises(RunError, match="another process is training this run at this moment"), RunDirectory(run.path).lock():
-            pass
+    taken = pytest.raises(RunError, match="another process is training this run at this moment")
+    with run.lock(), taken, RunDirectory(run.path).lock():
+        pass
     with run.lock():  # free again
         pass

@@ -67,9 +67,7 @@ def test_the_exit_code_is_that_of_the_process_that_failed() -> None:
     assert run("sys.exit(2 if rank else 0)", 2) == 2
 
 
-def test_when_a_process_is_killed_the_others_do_not_go_on(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_when_one_process_is_killed_all_end(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("hftl.launch.TO_NOTICE", 0.5)
     started = time.monotonic()
     assert run("time.sleep(60) if rank else os.kill(os.getpid(), 9)", 2) == 137

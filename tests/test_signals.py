@@ -83,7 +83,8 @@ def test_in_another_thread_signals_are_left_to_the_main_one() -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_ends_at_once_with_the_shells_exit_code_and_without_a_traceback(number: signal.Signals, code: int) -> None:
-    waits = "import time; from hftl import cli, signals; signals.install(); print('ready', flush=True); cli._exit_cleanly(lambda: time.sleep(60))"
+    waits = "import time; from hftl import cli, signals; signals.install(); print('ready', flush=True); "
+    waits += "cli._exit_cleanly(lambda: time.sleep(60))"
     with subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()

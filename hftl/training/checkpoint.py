@@ -173,7 +173,7 @@ def _on_all_processes(part: Callable[[], None], accelerator: Accelerator, beside
 def checkpoint_bytes(model: nn.Module, *, optimizer_bytes: int) -> int:
     """About how large a checkpoint is: the weights twice (the last and the best ones) and the optimizer's state."""
     state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return 2 * state + optimizer_bytes + 1_000_000
+    return int(2 * state + optimizer_bytes + 1_000_000)
 
 
 def damage_of(checkpoint: Path) -> str | None:

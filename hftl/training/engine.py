@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -227,9 +228,7 @@ def _train_stage(
             if not math.isfinite(value):  # the same on every process, so all of them stop
                 raise _not_finite(value, [samples["train"].ids[index] for index in step_index], name, progress.step)
             if abs(weight - 1) > 1e-3:
-                raise RuntimeError(
-                    f"step {progress.step + 1}: the processes computed {weight:.3f} times its examples, not each once"
-                )
+                raise RuntimeError(f"step {progress.step + 1}: {weight:.3f} times its examples were computed, not each one once")
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), stage.max_grad_norm) if stage.max_grad_norm else None
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             optimizer.step()
@@ -250,7 +249,7 @@ def _train_stage(
             if watch.is_due():
                 save(progress)
 
-        validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, lambda: stop_if_asked(progress)))
+        validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, partial(stop_if_asked, progress)))
         rank = _rank(validation, recipe)
         best = progress.best_rank is None or rank > progress.best_rank
         if best:
@@ -581,9 +580,7 @@ def _prove_freeze(
     write_proof(run, proof)
     for group in proof["groups"]:
         if not group["ok"] and not group["trains"]:
-            raise RunError(
-                f"stage {name}: the frozen group {group['name']} has changed; see {run.freeze_proof}. This is a defect of hftl"
-            )
+            raise RunError(f"stage {name}: the frozen group {group['name']} has changed, a defect of hftl; see {run.freeze_proof}")
         if not group["ok"]:
             journal.say(f"  {group['name']} was to train in stage {name} and has not moved: its rate or its gradient is too small")
 

@@ -89,10 +89,11 @@ class Journal:
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several = self.accelerator.num_processes
-        launch = f"accelerate launch --num_processes {several} -m hftl" if several > 1 else "hftl"
+        command = f"accelerate launch --num_processes {several} -m hftl" if several > 1 else "hftl"
         self.record("stopped", stage=stage, step=step)
         self.say(
-            f'saved at step {step}, in stage "{stage}" (checkpoint verified). Continue with:  {launch} train {self.run.path} --resume'
+            f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
+            f" Continue with:  {command} train {self.run.path} --resume"
         )
 
     def stage_start(
