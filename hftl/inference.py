@@ -117,8 +117,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def _harmless(value: Any) -> Any:
-    """A cell that a spreadsheet would run as a formula gets a quote before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    """A cell that a spreadsheet would run as a formula gets a quote before it (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _max_length(classifier: Classifier) -> int:
@@ -134,12 +134,9 @@ def _texts(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
     for given in inputs:
         path = _path(given)
         if path is not None and path.is_dir():
-            files = sorted(file for file in path.rglob("*.txt") if file.is_file())
-            if not files:
-                problems.append(Problem(given, "no .txt files in this folder"))
-            texts += [_read(file, problems) for file in files]
+            texts += [_read(file, problems) for file in _files(path, (".txt",), problems)]
         elif path is not None and path.suffix.lower() in TABLES:
-            texts += ["" if text is None else str(text) for text in read_column(path, "text")]
+            texts += _strings(path, "text", "without a text", problems).values()
         elif path is not None:
             texts += _read(path, problems).splitlines()
         elif FILE_LIKE.fullmatch(given):
@@ -156,12 +153,47 @@ def _path(given: str) -> Path | None:
     return Path(given) if given and os.path.exists(given) else None  # Path.exists raises for a long text
 
 
+def _files(folder: Path, kinds: tuple[str, ...], problems: list[Problem]) -> list[Path]:
+    """The files of some kinds below a folder, sorted; as in training, hidden ones are left out and no link may lead out of it."""
+    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in kinds and not file.is_dir()]
+    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if not files:
+        problems.append(Problem(str(folder), f"no {', '.join(kinds)} in this folder"))
+    outside = {file for file in files if not _inside(file, folder)}
+    problems += [Problem(str(file), f"a link that leaves the folder, to {os.path.realpath(file)}") for file in sorted(outside)]
+    return [file for file in files if file not in outside]
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _strings(table: Path, column: str, lacking: str, problems: list[Problem]) -> dict[int, str]:
+    """One column of a table, by row; a null or another type is a problem, as in training."""
+    values = read_column(table, column)
+    wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+    if wrong:
+        count = "1 row" if len(wrong) == 1 else f"{len(wrong):,} rows"
+        listed = ", ".join(map(str, wrong[:10])) + (f" and {len(wrong) - 10:,} more" if len(wrong) > 10 else "")
+        problems.append(Problem(str(table), f"{count} {lacking}: {listed}", ("rows are counted from 0, without a header",)))
+    return {row: value for row, value in enumerate(values) if isinstance(value, str)}
+
+
 def _read(file: Path, problems: list[Problem]) -> str:
+    content = b""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
+        if b"\0" not in content:
+            return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
+        start, what = content.index(b"\0"), "a NUL byte: this is no text file"
     except UnicodeDecodeError as error:
-        problems.append(Problem(str(file), f"not UTF-8 at byte {error.start}"))
+        start, what = error.start, "not UTF-8: save the file as UTF-8"
+    except OSError as error:
+        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
         return ""
+    line = content.count(b"\n", 0, start) + 1
+    problems.append(Problem(f"{file}, line {line}, byte {start}", what))
+    return ""
 
 
 def _pictures(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
@@ -172,12 +204,13 @@ def _pictures(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
         if path is None:
             problems.append(Problem(given or '""', "no such file or folder"))
         elif path.is_dir():
-            found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-            if not found:
-                problems.append(Problem(given, "no pictures in this folder"))
-            files += found
+            files += map(str, _files(path, PICTURES, problems))
         elif path.suffix.lower() in TABLES:
-            files += [str(path.parent / str(name)) for name in read_column(path, "image")]
+            for row, name in _strings(path, "image", "without the path of a picture", problems).items():
+                if _inside(path.parent / name, path.parent):
+                    files.append(str(path.parent / name))
+                else:
+                    problems.append(Problem(f"{path}, row {row}", f"{name}: a path that leaves the folder of the table"))
         else:
             files.append(given)
     for name in files:

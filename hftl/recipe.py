@@ -319,7 +319,7 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `load_recipe` reads it back equal."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _source(section: type[BaseModel], values: Mapping[str, Any]) -> str:
@@ -336,6 +336,15 @@ _TOO_LARGE = Problem("recipe", f"larger than {MOST_BYTES // 10**6} MB, which no 
 
 
 _TAG = "tag:yaml.org,2002:"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that reads back: PyYAML writes U+0085, a line end of old, so that its own loader makes a plain line end of it."""
+
+
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, style='"' if "\x85" in text else None)
+)
 
 
 class _Loader(yaml.SafeLoader):

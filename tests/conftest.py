@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,9 +39,11 @@ Hftl = Callable[..., Outcome]
 
 
 @pytest.fixture
-def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
+def hftl(capsys: pytest.CaptureFixture[str]) -> Iterator[Hftl]:
     """The command line in this process: ``hftl("verify", run.path)``."""
     from hftl.cli import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Outcome:
         with pytest.raises(SystemExit) as exited:
@@ -49,4 +52,6 @@ def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
         code = exited.value.code
         return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
 
-    return run
+    yield run
+    for number, handler in handlers.items():  # pytest's own, instead of the command line's
+        signal.signal(number, handler)

@@ -178,7 +178,7 @@ def differences(whole: RunDirectory, run: RunDirectory) -> list[str]:
     predictions = [[Predictions.load(each.predictions(split)).logits for split in ("validation", "test")] for each in (run, whole)]
     if not all(map(np.array_equal, *predictions)):
         found.append("other predictions")
-    files = ("metrics", "freeze_proof", "plan", "data")
+    files = ("metrics", "freeze_proof", "data")
     found += [f"another {name}.json" for name in files if read_json(getattr(run, name)) != read_json(getattr(whole, name))]
     steps = [record["step"] for record in run.read_history() if record["event"] == "step"]
     if steps != list(range(1, len(steps) + 1)):

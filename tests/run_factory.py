@@ -6,6 +6,8 @@ functions, or in the same form, as a training run writes it.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +109,13 @@ def make_run(
     for offset, split in enumerate(["validation", "test"] if test else ["validation"]):
         predictions = make_predictions(names, n, seed=seed + offset, split=split, size_unit=size_unit)
         predictions.save(run.predictions(split), names)
-        metrics[split] = compute_metrics(predictions, names)
+        metrics[split] = compute_metrics(predictions, names, skipped=0)
         splits[split] = split_facts(predictions.ids, predictions.labels.tolist(), names)
     write_json(run.plan, _plan(recipe, family, train_examples=len(trained_on)))
-    write_json(run.data, _data(recipe, family, splits))
+    write_json(run.data, data := _data(recipe, family, splits))
+    write_json(run.audit, _audit(data))
     write_json(run.environment, ENVIRONMENT)
+    write_json(run.freeze_proof, _freeze_proof(read_json(run.plan)))
     _write_history(run, names, n)
     if test:
         for number in range(openings):
@@ -172,6 +176,25 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
     }
 
 
+def _freeze_proof(plan: dict[str, Any]) -> dict[str, Any]:
+    """Of stages that did as planned: a hash is that of the group's name and the number of stages that have trained it."""
+    trained: Counter[str] = Counter()
+    stages = []
+    for stage in plan["stages"]:
+        groups = []
+        for group in stage["groups"]:
+            before = _hashes(group["name"], trained[group["name"]])
+            trained[group["name"]] += group["trains"]
+            after = _hashes(group["name"], trained[group["name"]])
+            groups.append({"name": group["name"], "trains": group["trains"], "before": before, "after": after, "ok": True})
+        stages.append({"stage": stage["name"], "groups": groups, "ok": True})
+    return {"stages": stages}
+
+
+def _hashes(group: str, trained: int) -> dict[str, str]:
+    return {what: hashlib.sha256(f"{group} {what} {trained}".encode()).hexdigest() for what in ("parameters", "buffers")}
+
+
 def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     image = family == "timm"
     facts: dict[str, Any] = {
@@ -184,11 +207,14 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "splits": splits,
         "validation": "made from train: 10 %, stratified, seed 0",
         "test": "given" if "test" in splits else "none",
-        "skipped": [{"id": "train/shirt/broken.jpg", "why": "/home/secret/data/clothing/train/shirt/broken.jpg is empty"}]
+        "skipped": [
+            {"id": "train/shirt/broken.jpg", "split": "train", "why": "/home/secret/data/clothing/train/shirt/broken.jpg is empty"}
+        ]
         if image
         else [],
         "notes": [],
         "ignored_files": 0,
+        "duplicates": {"on_duplicate": "error", "within": {}, "across": [], "conflicting": {}, "examples": []},
     }
     if image:
         facts["image"] = {
@@ -244,6 +270,36 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
             },
         }
     return facts
+
+
+def _audit(data: dict[str, Any]) -> dict[str, Any]:
+    """Of data in which nothing was found."""
+    splits: dict[str, Any] = {}
+    for name, facts in data["splits"].items():
+        there = [n for n in facts["per_class"].values() if n]
+        splits[name] = {
+            "n": facts["n"],
+            "per_class": facts["per_class"],
+            "imbalance": round(max(there) / min(there), 2),
+            "absent": [],
+        }
+        if data["kind"] == "text":
+            splits[name]["lengths"] = {**data["text"], "max_length": 256}
+    return {
+        "kind": data["kind"],
+        "splits": splits,
+        "duplicates": data["duplicates"],
+        "near_duplicates": {
+            "threshold": 0.8 if data["kind"] == "text" else 0.95,
+            "within": {},
+            "across": [],
+            "conflicting": 0,
+            "examples": [],
+        },
+        "skipped": [{"why": entry["why"], "n": 1} for entry in data["skipped"]],
+        "notes": [],
+        "vocabulary": data["model"].get("vocabulary"),
+    }
 
 
 def _write_history(run: RunDirectory, names: tuple[str, ...], n: int) -> None:

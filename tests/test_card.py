@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 from PIL import Image
 from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run
+from safetensors.torch import save_file
 
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
@@ -29,6 +31,7 @@ from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextDat
 from hftl.run import RunDirectory, read_json, write_json, write_text
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import LICENSES, check_front_matter, hand_written, local_name, render_card, write_card
+from hftl.sharing.publication import prepare
 
 FAMILIES = ("transformer", "timm", "textcnn", "bilstm")
 HOSTILE = (
@@ -327,6 +330,13 @@ def test_counts_of_each_class_and_split_are_shown(image_run: RunDirectory) -> No
     assert "Skipped because they could not be read: 1." in card
 
 
+def test_rows_that_are_missing_from_the_numbers_are_counted_beside_them(copy: RunDirectory) -> None:
+    assert "left out" not in render_card(copy)
+    said = "2 more texts of the test split were left out, and are in none of these numbers; see the training data for why."
+    assert said in render_card(copy, metrics=changed(copy, skipped=2))
+    assert "\n\n1 more text of the test split was left out, and is in" in render_card(copy, metrics=changed(copy, skipped=1))
+
+
 def test_without_a_test_split_validation_numbers_are_marked_as_such(tmp_path: Path) -> None:
     card = render_card(make_run(tmp_path / "run", test=False))
     assert "**There is no test split.**" in card
@@ -366,6 +376,173 @@ def test_openings_of_the_test_split_are_shown_plainly(copy: RunDirectory, openin
     card = render_card(copy)
     assert said in card
     assert all(f"2026-11-2{i}T10:11:12+00:00 by hftl evaluate" in card for i in range(openings))
+
+
+def test_a_run_that_was_stopped_with_the_test_split_open_says_so(copy: RunDirectory) -> None:
+    by = ["hftl train", "hftl train, continued", "hftl verify --data"]
+    lines = [json.dumps({"time": f"2026-11-2{i}T10:11:12+00:00", "by": name}) + "\n" for i, name in enumerate(by)]
+    write_text(copy.test_openings, "".join(lines))
+    assert paragraph(render_card(copy), "**The test split was opened").startswith(
+        "**The test split was opened 3 times:** 2026-11-20T10:11:12+00:00 by hftl train; 2026-11-21T10:11:12+00:00 by hftl train, "
+        "continued; 2026-11-22T10:11:12+00:00 by hftl verify --data. Training was interrupted before the numbers were written, and "
+        "opened it again when it was continued; it chose nothing by it. The numbers above are from the last opening by hftl train, "
+        "at 2026-11-21T10:11:12+00:00."
+    )
+    write_text(copy.test_openings, lines[0] + lines[2])
+    said = "The numbers above are from the opening by hftl train, at 2026-11-20T10:11:12+00:00."
+    assert said in paragraph(render_card(copy), "**The test split was opened 2 times:**")
+    write_text(copy.test_openings, 2 * lines[2])
+    assert "Which of them the numbers above are from is not recorded." in render_card(copy)
+
+
+# --- the freeze proof ---------------------------------------------------------------------------------------------------------
+
+ONE_HASH, ANOTHER = {"parameters": 64 * "a", "buffers": 64 * "b"}, {"parameters": 64 * "c", "buffers": 64 * "b"}
+
+
+def with_proof(copy: RunDirectory, change: Callable[[list[dict[str, Any]]], object]) -> str:
+    """The card of a run whose proof was changed; `ok` is left as it was."""
+    proof = read_json(copy.freeze_proof)
+    change(proof["stages"])
+    write_json(copy.freeze_proof, proof)
+    return render_card(copy)
+
+
+def frozen_row(card: str) -> list[str]:
+    return next(row for row in table(card, "layer group") if row[0] == "*frozen unchanged*")
+
+
+def test_what_freezing_did_is_told_by_the_hashes(copy: RunDirectory) -> None:
+    card = render_card(copy)
+    assert frozen_row(card) == ["*frozen unchanged*", "", "yes", "yes", "–"]  # the last stage freezes nothing
+    taken = "SHA-256 of the parameters and buffers of every group was taken before and after each stage (`freeze_proof.json`). "
+    assert paragraph(card, "SHA-256") == f"{taken}No frozen group changed, and the parameters of every group that trained did."
+
+    card = with_proof(copy, lambda stages: stages[2]["groups"][1].update(before=ONE_HASH, after=ONE_HASH))
+    assert paragraph(card, "SHA-256") == f"{taken}No frozen group changed. **Trained, and not moved:** layer.0 in stage all."
+    # "ok" says true all the same; the card believes the hashes.
+    card = with_proof(copy, lambda stages: stages[1]["groups"][0].update(before=ONE_HASH, after=ANOTHER))
+    assert frozen_row(card)[2:] == ["yes", "no", "–"]
+    assert (
+        "**Frozen, and changed all the same:** embeddings in stage top.\n**Trained, and not moved:** layer.0 in stage all." in card
+    )
+
+
+def test_statistics_that_moved_in_a_frozen_group_are_a_change(copy: RunDirectory) -> None:
+    changed = {**ONE_HASH, "buffers": 64 * "d"}
+    card = with_proof(copy, lambda stages: stages[0]["groups"][0].update(before=ONE_HASH, after=changed))
+    assert "**Frozen, and changed all the same:** embeddings in stage head." in card
+    card = with_proof(copy, lambda stages: stages[0]["groups"][0].update(after=ONE_HASH, trains=True))
+    assert "**Trained, and not moved:** embeddings in stage head." in card
+
+
+def test_of_a_run_that_froze_nothing_nothing_is_claimed(copy: RunDirectory) -> None:
+    plan = read_json(copy.plan)
+    write_json(copy.plan, plan | {"stages": plan["stages"][2:]})
+    card = with_proof(copy, lambda stages: stages.__delitem__(slice(2)))
+    assert "No stage froze a group, and the parameters of every group changed." in card
+
+
+def test_a_proof_that_is_not_there_is_not_recorded(copy: RunDirectory) -> None:
+    card = with_proof(copy, lambda stages: stages.pop(1))
+    assert frozen_row(card)[2:] == ["yes", "not recorded", "–"]
+    assert "Whether each stage left its frozen groups as they were is not recorded." in card and "No frozen group" not in card
+    copy.freeze_proof.unlink()
+    card = render_card(copy)
+    assert "*frozen unchanged*" not in card
+    assert "Whether each stage left its frozen groups as they were is not recorded." in card
+
+
+def test_a_run_in_several_sittings_says_so(copy: RunDirectory) -> None:
+    assert "Training time: 1 min 26 s, on AMD" in render_card(copy)
+    write_json(copy.environment, read_json(copy.environment) | {"sittings": 1})
+    assert "Training time: 1 min 26 s, on AMD" in render_card(copy)
+    write_json(copy.environment, read_json(copy.environment) | {"sittings": 3})
+    assert "Training time: 1 min 26 s, in 3 sittings, on AMD" in render_card(copy)
+
+
+# --- what the audit found -----------------------------------------------------------------------------------------------------
+
+
+def with_duplicates(copy: RunDirectory, near: dict[str, Any] | None = None, skipped: tuple[str, ...] = (), **found: Any) -> str:
+    data, audit = read_json(copy.data), read_json(copy.audit)
+    data["duplicates"] |= found
+    data["skipped"] = [{"id": f"train/{i}", "split": "train", "why": why} for i, why in enumerate(skipped)]
+    audit["near_duplicates"] |= near or {}
+    write_json(copy.data, data)
+    write_json(copy.audit, audit)
+    return render_card(copy)
+
+
+def test_data_without_duplicates_take_one_sentence(text_run: RunDirectory, image_run: RunDirectory) -> None:
+    assert paragraph(render_card(text_run), "**Duplicates") == "**Duplicates:** none. No two texts are equal or nearly equal."
+    assert paragraph(render_card(image_run), "**Duplicates") == "**Duplicates:** none. No two pictures are equal or nearly equal."
+    assert "Not new to the model" not in render_card(text_run)
+
+
+def test_duplicates_that_were_left_out_are_counted_apart_from_what_could_not_be_read(copy: RunDirectory) -> None:
+    card = with_duplicates(
+        copy,
+        skipped=("the same text as test/4", "two labels for the same text: train/3 (neg), train/9 (pos)", "not UTF-8"),
+        on_duplicate="drop",
+        across=[{"splits": ["train", "test"], "pairs": 1}],
+        conflicting={"train": 2},
+        within={"train": 1, "test": 1_200},
+    )
+    assert "Skipped because they could not be read: 1." in card
+    assert paragraph(card, "**Equal texts") == (
+        "**Equal texts in the source, but for case and white space:** 1 in both train and test; 2 rows of train whose text is "
+        "there with another class, too; 1 row of train that repeats an earlier one; 1,200 rows of test that repeat an earlier one. "
+        "Left out for it: 2 rows. Train gives way to validation, both give way to test, and a text with several classes goes "
+        "altogether. Rows that only repeat one of their split were kept."
+    )
+    assert "\n\nNo two texts are nearly equal.\n" in card
+    assert "Not new to the model" not in card
+
+
+def test_what_training_has_seen_of_the_test_split_is_among_the_limits(copy: RunDirectory) -> None:
+    across = [{"splits": ["train", "test"], "pairs": 123}, {"splits": ["train", "validation"], "pairs": 7}]
+    card = with_duplicates(copy, on_duplicate="keep", across=across)
+    assert paragraph(card, "**Equal texts").endswith("123 in both train and test; 7 in both train and validation. They were kept.")
+    assert paragraph(card, "**Not new") == (
+        "**Not new to the model:** 123 texts are in both train and test of the source. The numbers above count them as they count "
+        "all others."
+    )
+    near = {"across": [{"splits": ["train", "test"], "rows": 1}], "within": {"train": 5}, "conflicting": 1}
+    card = with_duplicates(copy, near)
+    assert paragraph(card, "**Nearly equal") == (
+        "**Nearly equal texts in these splits, of a similarity of 0.8 or more:** 1 in test like one of train; 5 in train like "
+        "another one there; 1 group of them with more than one class. They were kept."
+    )
+    assert (
+        "123 texts are in both train and test of the source, and 1 text of the test split is nearly the same as one of train."
+        in card
+    )
+    card = with_duplicates(copy, on_duplicate="error", across=[])
+    assert "**Not new to the model:** 1 text of the test split is nearly the same as one of train." in paragraph(card, "**Not new")
+
+
+def test_audit_and_proof_are_published_without_the_places_of_this_machine(copy: RunDirectory) -> None:
+    with_card(copy, license="mit")
+    save_file({"weight": torch.zeros(1)}, copy.path / "model.safetensors")
+    write_json(copy.path / "config.json", {})
+    place = "/home/secret/models/bert-nano"
+    write_json(copy.audit, read_json(copy.audit) | {"skipped": [{"why": f"{place}/a.txt is empty", "n": 1}]})
+    files = prepare(copy, "me/reviews").files
+    assert files["freeze_proof.json"] == copy.freeze_proof
+    audit = files["audit.json"]
+    assert isinstance(audit, bytes) and json.loads(audit)["skipped"] == [{"why": "local:bert-nano/a.txt is empty", "n": 1}]
+    assert {"audit.json", "freeze_proof.json"} <= set(json.loads(bytes(files["manifest.json"]))["files"])
+    copy.audit.unlink()  # an older run
+    copy.freeze_proof.unlink()
+    assert not {"audit.json", "freeze_proof.json"} & set(prepare(copy, "me/reviews").files)
+
+
+def test_what_only_one_of_two_versions_recorded_is_told(copy: RunDirectory) -> None:
+    copy.audit.unlink()
+    card = render_card(copy)
+    assert "No two texts of the source are equal, but for case and white space.\n\nNearly equal texts: not recorded." in card
+    assert "27.1 % of the training texts are longer." in card
 
 
 # --- measured limits ----------------------------------------------------------------------------------------------------------
@@ -450,7 +627,9 @@ def test_accuracy_by_length_is_a_table_and_a_sentence(text_run: RunDirectory) ->
     told = paragraph(card, "**Length:**")
     assert told.startswith("**Length:** the accuracy is lowest, 0.695, for texts of 30 to 39 tokens. Not all intervals overlap:")
     assert table(card, "tokens, before the cut")[2] == ["30 to 39", "40", "0.695", "0.600 to 0.790"]
-    assert "reads the first 256 tokens of a text only; 27.1 % of the training texts are longer." in card
+    assert (
+        "reads the first 256 tokens of a text only; 27.1 % of the training texts and 27.1 % of the test texts are longer." in card
+    )
 
 
 def test_overlapping_intervals_allow_no_conclusion(image_run: RunDirectory) -> None:
@@ -737,12 +916,13 @@ def test_what_nobody_gave_is_not_recorded_and_never_guessed(text_run: RunDirecto
 
 
 def test_a_run_without_its_side_files_still_has_a_card(copy: RunDirectory) -> None:
-    for path in (copy.plan, copy.data, copy.environment, copy.history, copy.test_openings):
+    for path in (copy.plan, copy.data, copy.audit, copy.environment, copy.history, copy.freeze_proof, copy.test_openings):
         path.unlink()
     card = render_card(copy)
     for said in (
         "The stages' plan is not recorded.",
         "Examples by class: not recorded.",
+        "Duplicates within and between the splits: not recorded.",
         "device: not recorded",
         "Training time: not recorded",
         "Energy of the CPU packages in that time: not recorded.",
@@ -934,9 +1114,19 @@ def test_hostile_records_of_a_foreign_repository_stay_text(copy: RunDirectory) -
     environment |= {"cpu": evil, "device": evil, "packages": {evil: evil}}
     data |= {"revision": evil, "validation": evil, "test": evil}
     data["model"] |= {"architecture": evil, "revision": evil}
+    data["duplicates"] |= {"within": {evil: 3}, "across": [{"splits": [evil, evil], "pairs": 2}], "conflicting": {evil: 2}}
+    audit = read_json(copy.audit)
+    audit["near_duplicates"] |= {"within": {evil: 3}, "across": [{"splits": [evil, evil], "rows": 2}]}
+    proof = read_json(copy.freeze_proof)
+    for stage in proof["stages"]:
+        stage["groups"][0] |= {"name": evil, "after": stage["groups"][0]["before"], "trains": stage["stage"] == "all"}
+        stage["groups"][-1] |= {"name": evil, "trains": False}
     plan["groups"][0]["name"] = plan["stages"][0]["name"] = plan["stages"][0]["optimizer"] = evil
-    for path, value in ((copy.environment, environment), (copy.data, data), (copy.plan, plan)):
+    proof["stages"][0]["stage"] = evil
+    files = {copy.environment: environment, copy.data: data, copy.audit: audit, copy.plan: plan, copy.freeze_proof: proof}
+    for path, value in files.items():
         write_json(path, value)
+    assert "**Frozen, and changed all the same:** x\\` " in render_card(copy)
     html = as_html(render_card(copy))
     assert elements(html) <= {*OURS, "summary"}
     assert "Surprise" not in "".join(re.findall(r"<h\d>.*?</h\d>", html))

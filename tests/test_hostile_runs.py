@@ -254,7 +254,10 @@ BOTH, VERIFY, CARD = ("verify", "card"), ("verify",), ("card",)
 CASES: dict[str, tuple[tuple[str, ...], str, Change]] = {
     **{
         f"{file}: {name}": (BOTH, file, content(wrong))
-        for file in ("manifest.json", "data.json", "plan.json", "environment.json", "metrics.json")
+        for file in (
+            *("manifest.json", "data.json", "plan.json", "environment.json", "metrics.json"),
+            *("audit.json", "freeze_proof.json"),
+        )
         for name, wrong in WRONG_TYPES.items()
     },
     "manifest.json: no files": (VERIFY, "manifest.json", content("{}")),
@@ -263,6 +266,60 @@ CASES: dict[str, tuple[tuple[str, ...], str, Change]] = {
     "data.json: splits of numbers": (BOTH, "data.json", value(lambda data: data.update(splits={"train": 3, "test": 3}))),
     "data.json: model a list": (BOTH, "data.json", value(lambda data: data.update(model=[]))),
     "data.json: text a list": (BOTH, "data.json", value(lambda data: data.update(text=[1]))),
+    "data.json: duplicates a list": (BOTH, "data.json", value(lambda data: data.update(duplicates=["train"]))),
+    "data.json: duplicates nothing": (BOTH, "data.json", value(lambda data: data.update(duplicates={}))),
+    "data.json: duplicates within a list": (BOTH, "data.json", value(lambda data: data["duplicates"].update(within=["train"]))),
+    "data.json: duplicates across nothing": (BOTH, "data.json", value(lambda data: data["duplicates"].update(across=[{}]))),
+    "data.json: duplicates across three": (
+        BOTH,
+        "data.json",
+        value(lambda data: data["duplicates"].update(across=[{"splits": 3, "pairs": 1}])),
+    ),
+    "data.json: as many duplicates as a text": (
+        BOTH,
+        "data.json",
+        value(lambda data: data["duplicates"].update(conflicting={"train": "x"})),
+    ),
+    "data.json: skipped without a reason": (BOTH, "data.json", value(lambda data: data.update(skipped=[{"id": "train/1"}]))),
+    "metrics.json: skipped a text": (BOTH, "metrics.json", value(lambda metrics: metrics["test"].update(skipped="x"))),
+    "data.json: skipped a number": (BOTH, "data.json", value(lambda data: data.update(skipped=3))),
+    "audit.json: splits a list": (BOTH, "audit.json", value(lambda audit: audit.update(splits=["train"]))),
+    "audit.json: lengths a list": (BOTH, "audit.json", value(lambda audit: audit["splits"]["test"].update(lengths=[1]))),
+    "audit.json: truncated a text": (
+        BOTH,
+        "audit.json",
+        value(lambda audit: audit["splits"]["test"]["lengths"].update(share_truncated="x")),
+    ),
+    "audit.json: near a list": (BOTH, "audit.json", value(lambda audit: audit.update(near_duplicates=[1]))),
+    "audit.json: near nothing": (BOTH, "audit.json", value(lambda audit: audit.update(near_duplicates={}))),
+    "audit.json: near like a text": (BOTH, "audit.json", value(lambda audit: audit["near_duplicates"].update(threshold="x"))),
+    "audit.json: near across one split": (
+        BOTH,
+        "audit.json",
+        value(lambda audit: audit["near_duplicates"].update(across=[{"splits": ["train"], "rows": 1}])),
+    ),
+    **{
+        f"freeze_proof.json: {name}": (BOTH, "freeze_proof.json", value(change))
+        for name, change in {
+            "nothing": lambda proof: proof.clear(),
+            "stages a number": lambda proof: proof.update(stages=3),
+            "a stage a text": lambda proof: proof.update(stages=["x"]),
+            "a stage without a name": lambda proof: proof["stages"][0].pop("stage"),
+            "a stage called by a list": lambda proof: proof["stages"][0].update(stage=["head"]),
+            "groups a text": lambda proof: proof["stages"][0].update(groups="head"),
+            "a group a number": lambda proof: proof["stages"][0].update(groups=[3]),
+            "a group without hashes": lambda proof: proof["stages"][0]["groups"][0].pop("before"),
+            "hashes a text": lambda proof: proof["stages"][0]["groups"][0].update(before="x", after="x"),
+            "no buffers": lambda proof: proof["stages"][0]["groups"][0]["after"].pop("buffers"),
+            "a hash of nothing": lambda proof: proof["stages"][0]["groups"][0].update(
+                before={"parameters": "", "buffers": ""}, after={"parameters": "", "buffers": ""}
+            ),
+            "trains perhaps": lambda proof: proof["stages"][0]["groups"][0].update(trains="no"),
+            "ok perhaps": lambda proof: proof["stages"][0].update(ok="yes"),
+        }.items()
+    },
+    "environment.json: sittings a text": (BOTH, "environment.json", value(lambda found: found.update(sittings="many"))),
+    "test_openings.jsonl: by nobody": (BOTH, "test_openings.jsonl", content('{"time": "2026-11-20"}\n')),
     "metrics.json: nothing": (BOTH, "metrics.json", content("{}")),
     "metrics.json: no validation": (VERIFY, "metrics.json", value(lambda metrics: metrics.pop("validation"))),
     "metrics.json: outside": (VERIFY, "metrics.json", value(lambda metrics: metrics.update({"../../out": metrics["test"]}))),
@@ -342,3 +399,81 @@ def test_a_card_that_counts_what_is_not_on_record_does_not_hold(
 def test_a_whole_run_is_verified_and_its_card_written(run: RunDirectory, hftl: Hftl) -> None:
     assert hftl("card", run.path).code == 0
     assert hftl("verify", run.path).code == 0
+
+
+# --- a freeze proof that says what its hashes do not --------------------------------------------------------------------------
+
+
+def group(proof: dict[str, Any], stage: int, place: int) -> dict[str, Any]:
+    found: dict[str, Any] = proof["stages"][stage]["groups"][place]
+    return found
+
+
+OTHER = {"parameters": 64 * "0", "buffers": 64 * "0"}
+CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]] = {
+    "a frozen group has changed": (
+        lambda proof: group(proof, 0, 0).update(after=OTHER),
+        ("head, embeddings", "unchanged", "changed", "head, ok"),
+    ),
+    "a group has not moved": (
+        lambda proof: group(proof, 2, 1).update(after=group(proof, 2, 1)["before"]),
+        ("all, layer.0", "moved", "not moved", "all, ok"),
+    ),
+    "one says it has not moved, and has": (
+        lambda proof: group(proof, 2, 1).update(ok=False),
+        ("all, layer.0", "not moved", "moved"),
+    ),
+    "the stage says other than its groups": (lambda proof: proof["stages"][1].update(ok=False), ("top, ok", "False", "True")),
+    "other groups train than planned": (
+        lambda proof: group(proof, 0, 0).update(trains=True, after=OTHER),
+        ("head, groups", "embeddings trains", "embeddings frozen"),
+    ),
+    "a group is left out": (lambda proof: proof["stages"][0]["groups"].pop(0), ("head, groups", "embeddings frozen")),
+    "a stage is left out": (lambda proof: proof["stages"].pop(1), ("top, groups", "no such stage")),
+    "a stage that was not planned": (
+        lambda proof: proof["stages"].append({"stage": "more", "groups": [], "ok": True}),
+        ("more, groups", "no such stage"),
+    ),
+    "no stage": (lambda proof: proof["stages"].clear(), ("head, groups", "no such stage")),
+    "a group that was never trained starts otherwise": (
+        lambda proof: group(proof, 1, 0).update(before=OTHER, after=OTHER),
+        ("top, embeddings, before", "other hashes"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_freeze_proof_is_held_against_its_hashes_and_the_plan(
+    run: RunDirectory, hftl: Hftl, change: Callable[[dict[str, Any]], object], said: tuple[str, ...]
+) -> None:
+    value(change)(run.freeze_proof)
+    assert hftl("card", run.path).code == 0  # so that the card is not what fails
+    outcome = hftl("verify", run.path)
+    assert outcome.code == 1 and re.search(r"freeze_proof\.json +\d+ checked, \d+ WRONG", outcome.out)
+    assert re.search(r"README\.md +[\d,]+ checked, all hold", outcome.out)
+    assert [words for words in said if words not in outcome.out] == []
+
+
+def test_the_number_of_skipped_rows_is_held_against_the_list_of_them(run: RunDirectory, hftl: Hftl) -> None:
+    value(lambda metrics: metrics["test"].update(skipped=1))(run.metrics)
+    outcome = hftl("verify", run.path)
+    assert outcome.code == 1 and re.search(r"no  skipped +1 +0", outcome.out)
+    value(lambda data: data.update(skipped=[{"id": "test/7", "split": "test", "why": "empty"}]))(run.data)
+    assert hftl("card", run.path).code == 0
+    assert hftl("verify", run.path).code == 0
+    value(lambda data: data.update(skipped=[{"id": "test/7", "why": "empty"}]))(run.data)
+    outcome = hftl("verify", run.path)
+    assert outcome.code == 2 and "data.json: its list of skipped rows names no splits" in outcome.err
+
+
+def test_a_run_of_an_older_version_is_verified_without_audit_and_proof(run: RunDirectory, hftl: Hftl) -> None:
+    run.audit.unlink()
+    run.freeze_proof.unlink()
+    data = read_json(run.data)
+    del data["duplicates"]
+    write_json(run.data, data)
+    value(lambda metrics: [values.pop("skipped") for values in metrics.values()])(run.metrics)
+    assert hftl("verify", run.path).code == 1  # its card says what is not on record any more
+    assert hftl("card", run.path).code == 0
+    outcome = hftl("verify", run.path)
+    assert outcome.code == 0 and "freeze_proof" not in outcome.out

@@ -6,8 +6,10 @@ The local Hub of hub_server.py stands at the network's edge; nothing of hftl or 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -684,3 +686,21 @@ def test_predictions_that_the_model_does_not_make_are_caught_with_the_data(own: 
     assert hftl("verify", own.path).code == 0  # nothing on paper contradicts it
     caught = hftl("verify", own.path, "--data", own.load_recipe().data.source)
     assert caught.code == 1 and re.search(r"no  logits\s+20\s+19", caught.out)
+
+
+def test_fault_33_a_push_that_sigterm_stops_leaves_the_repository_as_it_was(
+    hftl: Hftl, own: RunDirectory, hub: LocalHub, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = hub.answer
+
+    def stopping(method: str, path: str, *rest: Any) -> Any:
+        if method == "PUT" and "/storage/" in path:  # the weights are on their way
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(method, path, *rest)
+
+    monkeypatch.setattr(hub, "answer", stopping)
+    outcome = hftl("push", own.path, "me/digits")
+    assert outcome.code == 143
+    assert "stopped by SIGTERM: me/digits has the commit whole, or not at all. To see:  hftl verify me/digits" in outcome.out
+    assert hub.requests("POST", "/commit/") == []
+    assert hub.repos["me/digits"].files == {}

@@ -119,7 +119,7 @@ def test_an_animation_gives_its_first_frame_and_is_noted() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 200, 0))]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(content).getpixel((4, 4)) == (200, 0, 0)
-    assert inspect(content) == "animated or of several pages: the first one is used"
+    assert inspect(content).note == "animated or of several pages: the first one is used"
 
 
 def promising_png(width: int, height: int) -> bytes:
@@ -168,7 +168,7 @@ def test_broken_files_are_refused_by_decoding_and_by_the_scan(content: bytes, wh
 
 def test_the_scan_finds_a_jpeg_cut_anywhere_although_it_decodes_an_eighth() -> None:
     whole = encoded(noise(300, 200), "JPEG", quality=90)
-    assert inspect(whole) is None
+    assert inspect(whole).note is None
     for share in np.linspace(0.1, 0.98, 30):
         with pytest.raises(BadImage):
             inspect(whole[: int(share * len(whole))])
@@ -176,8 +176,8 @@ def test_the_scan_finds_a_jpeg_cut_anywhere_although_it_decodes_an_eighth() -> N
 
 def test_a_single_pixel_and_a_ribbon_are_noted_and_used(processor: TimmWrapperImageProcessor) -> None:
     pictures = [encoded(noise(1, 1), "PNG"), encoded(noise(1, 4000), "PNG"), encoded(noise(4000, 2), "PNG")]
-    assert inspect(pictures[0]) == "a single pixel"
-    assert inspect(pictures[1]) == "1 x 4000 pixels: little of it is left in a square"
+    assert inspect(pictures[0]).note == "a single pixel"
+    assert inspect(pictures[1]).note == "1 x 4000 pixels: little of it is left in a square"
     for policy in POLICIES:
         samples = samples_of(pictures, processor, augmentation=policy)
         assert {samples[0, index]["pixel_values"].shape for index in range(3)} == {(3, 32, 32)}
@@ -373,6 +373,6 @@ def test_fewer_samples_than_rows_give_a_smaller_grid(processor: TimmWrapperImage
 def test_real_photos_pass_the_scan_and_every_policy(shared: Path, processor: TimmWrapperImageProcessor) -> None:
     paths = sorted((shared / "data" / "hymenoptera" / "train").rglob("*.jpg"))[::20]
     assert len(paths) > 10
-    assert [inspect(path) for path in paths] == [None] * len(paths)
+    assert [inspect(path).note for path in paths] == [None] * len(paths)
     samples = samples_of([path.read_bytes() for path in paths], processor, augmentation="strong")
     assert all(torch.isfinite(samples[0, index]["pixel_values"]).all() for index in range(len(samples)))

@@ -13,6 +13,7 @@ imported here alone. Random erasing: arXiv:1708.04896.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -37,7 +38,7 @@ from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.errors import HftlError, Problem, RecipeError, did_you_mean
 
 # OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
 cv2.setNumThreads(0)
@@ -48,14 +49,18 @@ PIXEL_LIMIT = 89_478_485
 EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
 
+_ANIMATED = "animated or of several pages: the first one is used"
+_CELLS = 32  # a side of what the perceptual hash looks at
+_COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_CELLS) + 1) / (2 * _CELLS))  # (8 waves, 32 places)
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
 """What Pillow's decoders raise on broken files."""
 _PIPELINE_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, CropSizeError, cv2.error)
 """What Albumentations raises on arguments that do not fit."""
 
 
-class BadImage(ValueError):
-    """A picture that cannot be read; the message says why."""
+class BadImage(HftlError):
+    """A picture that cannot be read; the message says which and why."""
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------------------
@@ -73,20 +78,33 @@ def decode(
     Raises:
         BadImage: empty, not a picture, truncated, damaged, or more than `PIXEL_LIMIT` pixels.
     """
-    image, _ = _decode(source, background, at_least)
-    return image
+    return _decode(source, background, at_least)[0]
 
 
-def inspect(source: bytes | str | Path) -> str | None:
-    """Read a whole picture as fast as that can be done; what is odd about it but no error, if anything.
+def inspect(source: bytes | str | Path) -> Look:
+    """Read a whole picture as fast as that can be done, and keep what it is known by.
 
     Raises:
         BadImage: as `decode`.
     """
-    return _decode(source, (255, 255, 255), 1)[1]
+    content = _read(source)
+    image, header, note = _decode(content, (255, 255, 255), 2 * _CELLS)
+    cells = image.resize((_CELLS, _CELLS), Image.Resampling.BOX)
+    waves = (_COSINES @ np.asarray(cells.convert("L"), dtype=np.float64) @ _COSINES.T).ravel()
+    bits = waves > np.sort(waves[1:])[31]  # the median of 63: the first of the 64 is the mean, and no wave
+    return Look(
+        header=header,
+        note=note,
+        animated=note == _ANIMATED,
+        sha256=hashlib.sha256(content).digest(),
+        hash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
+        thumbnail=np.asarray(cells.reduce(2)),
+    )
 
 
-def _decode(source: bytes | str | Path, background: tuple[int, int, int], at_least: int | None) -> tuple[Image.Image, str | None]:
+def _decode(
+    source: bytes | str | Path, background: tuple[int, int, int], at_least: int | None
+) -> tuple[Image.Image, Header, str | None]:
     content = _read(source)
     try:
         # Opening reads the header alone: nothing is decoded before the size is known.
@@ -94,12 +112,12 @@ def _decode(source: bytes | str | Path, background: tuple[int, int, int], at_lea
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded")
-            note = _oddity(image)
+            header, note = _header(image), _oddity(image)
             if at_least is not None and min(width, height) > at_least:
                 enlarged = max(width, height) * at_least // min(width, height)
                 image.draft(image.mode, (at_least, enlarged) if width < height else (enlarged, at_least))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), background), note
+            return _to_rgb(ImageOps.exif_transpose(image), background), header, note
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -121,6 +139,23 @@ class Header:
     """More than 8 bits a channel, or floating point."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one reading of a whole picture leaves: enough to find it again, and to find those that look like it."""
+
+    header: Header
+    note: str | None
+    """What is odd about it but no error: animated, a single pixel, extremely long."""
+    animated: bool
+    sha256: bytes
+    """Of its file, 32 bytes."""
+    hash: int
+    """64 bits: which of the lowest 8 x 8 cosine waves of its brightness are stronger than the median one (the pHash of Zauner 2010,
+    "Implementation and benchmarking of perceptual image hash functions")."""
+    thumbnail: np.ndarray
+    """(16, 16, 3) uint8, upright, stretched to a square."""
+
+
 def read_header(source: bytes | str | Path) -> Header:
     """Size and kind of a picture; the file's header alone is looked at.
 
@@ -129,11 +164,15 @@ def read_header(source: bytes | str | Path) -> Header:
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return Header(image.width, image.height, bool(image.has_transparency_data), _is_deep(image))
+            return _header(image)
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
         raise BadImage(f"cannot be opened: {error}") from None
+
+
+def _header(image: Image.Image) -> Header:
+    return Header(image.width, image.height, bool(image.has_transparency_data), _is_deep(image))
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -153,7 +192,7 @@ def _read(source: bytes | str | Path) -> bytes:
 def _oddity(image: Image.Image) -> str | None:
     # A phone's MPO file holds further views of the same scene and plays as a still picture everywhere.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        return "animated or of several pages: the first one is used"
+        return _ANIMATED
     long, short = max(image.size), min(image.size)
     if long == 1:
         return "a single pixel"

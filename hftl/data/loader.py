@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hftl.errors import RunError
+from hftl.errors import HftlError
 
 # Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random.
 POOL = 50
@@ -128,7 +128,7 @@ def training_batches(
     """Micro-batches of one epoch from its step `start` on, for one process, in order; `completes_step` marks the last of each step.
 
     Raises:
-        RunError: a worker died.
+        HftlError: a sample cannot be read any more.
     """
     steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=samples.lengths)[start:]
     dealt = [
@@ -147,7 +147,7 @@ def evaluation_batches(
     """Every sample once over all processes, longest first, as many batches for each process (fillers make up the number).
 
     Raises:
-        RunError: a worker died.
+        HftlError: a sample cannot be read any more.
     """
     lengths = samples.lengths
     order = np.arange(len(samples)) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable")
@@ -161,34 +161,38 @@ def evaluation_batches(
         yield _batch(tensors, [float(position.counts) for position in positions], completes_step=True)
 
 
-class _AtPositions(Dataset[dict[str, Any]]):
+class _AtPositions(Dataset[dict[str, Any] | HftlError]):
     """Looks samples up by position, in the loader's workers."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
-    def __getitem__(self, position: Position) -> dict[str, Any]:
-        return self.samples[position.epoch, position.index]
+    def __getitem__(self, position: Position) -> dict[str, Any] | HftlError:
+        try:
+            return self.samples[position.epoch, position.index]
+        except HftlError as error:  # as a value: a worker's exceptions arrive with its traceback in their message
+            return error
+
+    def collate(self, samples: list[dict[str, Any] | HftlError]) -> dict[str, torch.Tensor] | HftlError:
+        errors = [sample for sample in samples if isinstance(sample, HftlError)]
+        return errors[0] if errors else self.samples.collate([sample for sample in samples if isinstance(sample, dict)])
 
 
 def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> Iterator[dict[str, torch.Tensor]]:
-    loader: DataLoader[dict[str, Any]] = DataLoader(
-        _AtPositions(samples),
+    dataset = _AtPositions(samples)
+    loader: DataLoader[dict[str, Any] | HftlError] = DataLoader(
+        dataset,
         batch_sampler=batches,
-        collate_fn=samples.collate,
+        collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise RunError(
-            f"a loader process died ({error}); too little memory is the usual cause, and fewer of them (run.workers) need less"
-        ) from error
+    for batch in loader:
+        if isinstance(batch, HftlError):
+            raise batch
+        yield batch
 
 
 def _batch(tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:

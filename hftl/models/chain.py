@@ -120,7 +120,7 @@ class Chain:
             return self.names
         if isinstance(unfreeze, str) and unfreeze.split()[0:1] == ["last"]:
             count = unfreeze.removeprefix("last").strip()
-            if not count.isdecimal() or not 1 <= int(count) <= len(self):
+            if count not in {str(k) for k in range(1, len(self) + 1)}:
                 raise UnknownGroup(f'"{unfreeze}": write "last K" with K from 1 to {len(self)}')
             return self.names[-int(count) :]
         wanted = [unfreeze] if isinstance(unfreeze, str) else list(unfreeze)

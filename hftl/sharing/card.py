@@ -14,6 +14,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,14 @@ def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mappi
 
 def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the template is rendered from."""
-    plan, data, environment = (read_json(path) if path.is_file() else {} for path in (run.plan, run.data, run.environment))
-    split = "test" if "test" in metrics else "validation"
+    files = (run.plan, run.data, run.environment, run.audit)
+    plan, data, environment, audit = (read_json(path) if path.is_file() else {} for path in files)
+    proofs, openings = read_freeze_proof(run), list(read_json_lines(run.test_openings))
+    split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
     values = metrics[split]
     return {
         "recipe": recipe,
-        "noun": "picture" if isinstance(recipe.data, ImageData) else "text",
+        "noun": noun,
         "names": _names(recipe, data),
         "parameters": data.get("model", {}).get("parameters"),
         "hand": {field: safe("\n".join(lines)) for field, lines in _hand_written(recipe).items()},
@@ -163,17 +166,25 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "use": _use(recipe, run, repo_id),
         "data": data,
         "splits": data.get("splits", {}),
+        "unreadable": [entry for entry in data.get("skipped", []) if not _is_duplicate(entry)],
+        "duplicates": _duplicates(data, noun),
+        "near": _near_duplicates(audit, noun),
+        "seen": _seen_in_training(data, audit, split),
+        "truncated": audit.get("splits", {}).get(split, {}).get("lengths", {}).get("share_truncated"),
         "length": data.get("text"),
         "pictures": data.get("image"),
         "preprocessing": _plain({key: data["model"][key] for key in PREPROCESSING if key in data.get("model", {})}),
         "vocabulary": data.get("model", {}).get("vocabulary"),
         "plan": plan,
-        "stages": _stage_rows(plan, recipe, run.read_history()),
+        "stages": _stage_rows(plan, recipe, run.read_history(), proofs),
+        "frozen": _frozen(plan, proofs),
         "cost": _cost(environment),
+        "sittings": environment.get("sittings", 0),
         "machine": _machine(environment),
         "packages": {name: version for name, version in environment.get("packages", {}).items() if version},
         "repeat": _repeat(recipe, data, repo_id),
-        "openings": list(read_json_lines(run.test_openings)),
+        "openings": openings,
+        "opened_by_training": [opening for opening in openings if str(opening["by"]).startswith("hftl train")],
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
@@ -320,6 +331,69 @@ def _model_index_problems(value: Any) -> list[str]:
     ]
 
 
+# --- the freeze proof ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GroupProof:
+    """A layer group before and after a stage: SHA-256 of its parameters, and of its buffers."""
+
+    name: str
+    trains: bool
+    before: tuple[str, str]
+    after: tuple[str, str]
+    stated: bool
+    """What the file says of it."""
+
+    @property
+    def ok(self) -> bool:
+        """What the hashes say: a frozen group has not changed, and the parameters of one that trains have."""
+        return self.before[0] != self.after[0] if self.trains else self.before == self.after
+
+
+@dataclass(frozen=True)
+class StageProof:
+    """The groups of one stage, input first."""
+
+    stage: str
+    groups: tuple[GroupProof, ...]
+    stated: bool
+
+
+def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
+    """The stages of freeze_proof.json, in the order of training; none where a run of an older version has no such file.
+
+    Raises:
+        RunError: the file is no freeze proof.
+    """
+    if not run.freeze_proof.is_file():
+        return []
+    try:
+        return [
+            StageProof(_a(str, stage["stage"]), tuple(map(_group_proof, _a(list, stage["groups"]))), _a(bool, stage["ok"]))
+            for stage in _a(list, read_json(run.freeze_proof)["stages"])
+        ]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.freeze_proof}: not a freeze proof ({type(error).__name__}: {error})") from None
+
+
+def _group_proof(group: Mapping[str, Any]) -> GroupProof:
+    before, after = ((_hash(group[when]["parameters"]), _hash(group[when]["buffers"])) for when in ("before", "after"))
+    return GroupProof(_a(str, group["name"]), _a(bool, group["trains"]), before, after, _a(bool, group["ok"]))
+
+
+def _hash(value: Any) -> str:
+    if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise TypeError(f"{value!a:.80} is no SHA-256")
+    return value
+
+
+def _a(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!a:.80} is not a {kind.__name__}")
+    return value
+
+
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 
@@ -460,7 +534,9 @@ def _use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, An
     }
 
 
-def _stage_rows(plan: Mapping[str, Any], recipe: Recipe, history: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+def _stage_rows(
+    plan: Mapping[str, Any], recipe: Recipe, history: Sequence[Mapping[str, Any]], proofs: Sequence[StageProof]
+) -> list[list[Any]]:
     """The stage table, a row for each layer group and then one for each setting; empty when there is no plan."""
     stages = plan.get("stages", [])
     if not stages:
@@ -484,7 +560,82 @@ def _stage_rows(plan: Mapping[str, Any], recipe: Recipe, history: Sequence[Mappi
     rows.append([safe("*best epoch*"), "", *(end.get("best_epoch", NOT_RECORDED) for end in best)])
     metric = recipe.run.metric.replace("_", " ")
     rows.append([safe(f"*validation {metric} then*"), "", *(_decimals(end.get("best_metric")) for end in best)])
+    if proofs:
+        by_stage = {proof.stage: proof for proof in proofs}
+        rows.append([safe("*frozen unchanged*"), "", *(_unchanged(by_stage.get(stage["name"])) for stage in stages)])
     return rows
+
+
+def _unchanged(proof: StageProof | None) -> str:
+    frozen = [] if proof is None else [group.ok for group in proof.groups if not group.trains]
+    return NOT_RECORDED if proof is None else DASH if not frozen else "yes" if all(frozen) else "no"
+
+
+def _frozen(plan: Mapping[str, Any], proofs: Sequence[StageProof]) -> dict[str, Any] | None:
+    """What the freeze proof says of all stages together; None where there is none, or not of every stage."""
+    if not proofs or [proof.stage for proof in proofs] != [stage["name"] for stage in plan.get("stages", [])]:
+        return None
+    wrong = [(proof.stage, group) for proof in proofs for group in proof.groups if not group.ok]
+    return {
+        "any": any(not group.trains for proof in proofs for group in proof.groups),
+        "changed": [{"stage": stage, "group": group.name} for stage, group in wrong if not group.trains],
+        "unmoved": [{"stage": stage, "group": group.name} for stage, group in wrong if group.trains],
+    }
+
+
+def _duplicates(data: Mapping[str, Any], noun: str) -> dict[str, Any] | None:
+    """What is in the source more than once, as phrases, and what was done about it; None where it is not on record."""
+    found = data.get("duplicates")
+    if found is None:
+        return None
+    phrases = [f"{_number(pair['pairs'])} in both {' and '.join(map(_inline, pair['splits']))}" for pair in found["across"]]
+    phrases += [
+        f"{_count(n, 'row')} of {_inline(split)} whose {noun} is there with another class, too"
+        for split, n in found["conflicting"].items()
+    ]
+    phrases += [
+        f"{_count(n, 'row')} of {_inline(split)} that repeat{'s' if n == 1 else ''} an earlier one"
+        for split, n in found["within"].items()
+    ]
+    return {
+        "phrases": safe("; ".join(phrases)),
+        "left_out": sum(map(_is_duplicate, data.get("skipped", []))),
+        "repeated": bool(found["within"]),
+    }
+
+
+def _near_duplicates(audit: Mapping[str, Any], noun: str) -> dict[str, Any] | None:
+    """What nearly repeats something else in the splits that were used, as phrases; None where it is not on record."""
+    found = audit.get("near_duplicates")
+    if found is None:
+        return None
+    phrases = []
+    for pair in found["across"]:
+        first, second = map(_inline, pair["splits"])
+        phrases.append(f"{_number(pair['rows'])} in {second} like one of {first}")
+    phrases += [f"{_number(n)} in {_inline(split)} like another one there" for split, n in found["within"].items()]
+    if found["conflicting"]:
+        phrases.append(f"{_count(found['conflicting'], 'group')} of them with more than one class")
+    return {"phrases": safe("; ".join(phrases)), "threshold": f"{found['threshold']:g}"}
+
+
+def _seen_in_training(data: Mapping[str, Any], audit: Mapping[str, Any], split: str) -> dict[str, int]:
+    """How much of a split training has seen: what is also in train, as the recipe asked to keep it, and what is nearly there."""
+    equal, near = data.get("duplicates", {}), audit.get("near_duplicates", {})
+    kept = equal.get("across", []) if equal.get("on_duplicate") == "keep" else []
+    return {
+        "equal": sum(pair["pairs"] for pair in kept if pair["splits"] == ["train", split]),
+        "near": sum(pair["rows"] for pair in near.get("across", []) if pair["splits"] == ["train", split]),
+    }
+
+
+def _is_duplicate(skipped: Mapping[str, Any]) -> bool:
+    """Whether a row was left out for another one like it, rather than because it could not be read."""
+    return str(skipped["why"]).startswith(("the same ", "two labels for the same "))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{_number(number)} {thing}{'' if number == 1 else 's'}"
 
 
 def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ MODEL_FILES = (
     "glove_modeling.py",
 )
 RUN_FILES = (
-    *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "environment.json", "history.jsonl"),
-    *("metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
+    *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "audit.json", "environment.json", "history.jsonl"),
+    *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
     *("figures/learning_curves.png", "figures/calibration.png"),
     *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
 )
@@ -97,7 +97,10 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
     files["README.md"] = card.encode()
     files["recipe.yaml"] = _without_places(recipe, places).to_yaml().encode()
-    files["data.json"] = to_json(_renamed(data, {_value(recipe, key): name for key, name in places.items()})).encode()
+    names = {_value(recipe, key): name for key, name in places.items()}
+    files["data.json"] = to_json(_renamed(data, names)).encode()
+    if "audit.json" in files:
+        files["audit.json"] = to_json(_renamed(read_json(run.audit), names)).encode()
     problems += _secrets_and_places(files)
     if problems:
         raise RunError("\n".join([f"{run.path} cannot be published as it is:", *map(str, problems)]))

@@ -1,8 +1,9 @@
 """Verify: every number that a run or a published repository claims, computed again.
 
-Four things are looked at. Files: their hashes, by the manifest. metrics.json: against the metrics of the stored predictions. The
-splits: counts and fingerprints, against the ids and labels of the stored predictions. The card: rendered again from the recomputed
-metrics and compared number by number, in its tables, its sentences and its front matter.
+Five things are looked at. Files: their hashes, by the manifest. metrics.json: against the metrics of the stored predictions. The
+splits: counts and fingerprints, against the ids and labels of the stored predictions. The freeze proof: what it says of each group,
+against its own hashes and the plan. The card: rendered again from the recomputed metrics and compared number by number, in its
+tables, its sentences and its front matter.
 
 Nothing here needs torch, the data or the model. What a person wrote into the recipe's `card` section cannot be recomputed; its
 numbers are counted and left alone.
@@ -21,7 +22,7 @@ from typing import Any
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
 from hftl.run import RunDirectory, read_json, split_facts
-from hftl.sharing.card import hand_written, render_card
+from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.publication import GLOVE_CODE, repository, wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
@@ -30,7 +31,8 @@ HEADLINES = ("metrics.json", "the model")
 NOWHERE = "not published"
 NOTES = (
     "compared with the run's own records, which nothing can recompute: the stage table, parameters, counts and lengths of the"
-    " training data, revisions, the openings of the test split, machine, time and dates",
+    " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
+    " and dates",
 )
 EXACT = 1e-9
 """Relative difference up to which two float64 results of the same arithmetic on another machine count as equal."""
@@ -41,7 +43,7 @@ class Claim:
     """One number, or one file, and what was found instead of it or in agreement with it."""
 
     kind: str
-    """What was looked at: "files", "metrics.json", "data.json", "README.md", or "the model"."""
+    """What was looked at: "files", "metrics.json", "data.json", "freeze_proof.json", "README.md", or "the model"."""
     where: str
     claimed: str
     recomputed: str
@@ -102,9 +104,11 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
     for split in stated:
         path = run.predictions(split)
         predictions, names = Predictions.load(path), stored_label_names(path)
-        recomputed[split] = compute_metrics(predictions, names)
+        skipped = _skipped(run, data, split) if "skipped" in stated[split] else None  # an older hftl did not state it
+        recomputed[split] = compute_metrics(predictions, names, skipped=skipped)
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
+    claims += _compare_proofs(run)
     if run.card.is_file():
         claims += _compare_cards(run, render_card(run, repo_id=published, metrics=recomputed), hand_written(recipe))
     else:
@@ -160,9 +164,9 @@ def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:
             yield f"  {mark}  {name.replace('_', ' '):<28}{claim.claimed:>12}{claim.recomputed:>12}{claim.difference:>12}"
     yield ""
     for kind, (count, wrong) in verdict.counts.items():
-        yield f"{kind:<14}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
+        yield f"{kind:<18}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
     if verdict.hand_written:
-        yield f"{'by hand':<14}{verdict.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
+        yield f"{'by hand':<18}{verdict.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
     yield from (f"- {note}" for note in verdict.notes)
     claims, wrong = len(verdict.claims), len(verdict.failed)
     yield f"DOES NOT HOLD: {wrong:,} of {claims:,} claims" if wrong else f"holds: all {claims:,} claims"
@@ -204,6 +208,58 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
         return
     found = split_facts(predictions.ids, predictions.labels.tolist(), names)
     yield from _compare_values("data.json", split, facts, found)
+
+
+def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
+    """How many rows of a split data.json lists as left out."""
+    try:
+        return sum(entry["split"] == split for entry in data.get("skipped", []))
+    except (KeyError, TypeError):
+        raise RunError(f"{run.data}: its list of skipped rows names no splits") from None
+
+
+# --- the freeze proof ---------------------------------------------------------------------------------------------------------
+
+
+def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
+    """What is stated of each group against its hashes, which groups train against the plan, and one stage against the next.
+
+    Until a stage trains a group, it starts every stage with the hashes that it had at the very first.
+    """
+    proofs = read_freeze_proof(run)
+    if run.freeze_proof.is_file() and run.plan.is_file():
+        planned = _planned_groups(run)
+        stated = {proof.stage: [(group.name, group.trains) for group in proof.groups] for proof in proofs}
+        for stage in dict.fromkeys([*planned, *stated]):
+            yield _same(
+                "freeze_proof.json", f"{stage}, groups", _frozen_or_not(stated.get(stage)), _frozen_or_not(planned.get(stage))
+            )
+    first: dict[str, tuple[str, str]] = {}
+    trained: set[str] = set()
+    for proof in proofs:
+        for group in proof.groups:
+            where, words = f"{proof.stage}, {group.name}", ("moved", "not moved") if group.trains else ("unchanged", "changed")
+            yield _same("freeze_proof.json", where, words[not group.stated], words[not group.ok])
+            if group.name not in trained and group.before != first.setdefault(group.name, group.before):
+                yield Claim("freeze_proof.json", f"{where}, before", "as at first", "other hashes", False)
+        trained |= {group.name for group in proof.groups if group.trains}
+        yield _same("freeze_proof.json", f"{proof.stage}, ok", str(proof.stated), str(all(group.ok for group in proof.groups)))
+
+
+def _planned_groups(run: RunDirectory) -> dict[str, list[tuple[str, bool]]]:
+    try:
+        stages = read_json(run.plan)["stages"]
+        return {stage["name"]: [(group["name"], group["trains"]) for group in stage["groups"]] for stage in stages}
+    except (KeyError, TypeError):
+        raise RunError(f"{run.plan}: not a plan") from None
+
+
+def _frozen_or_not(groups: Iterable[tuple[str, bool]] | None) -> str:
+    return "no such stage" if groups is None else ", ".join(f"{name} {'trains' if trains else 'frozen'}" for name, trains in groups)
+
+
+def _same(kind: str, where: str, claimed: str, recomputed: str) -> Claim:
+    return Claim(kind, where, claimed, recomputed, claimed == recomputed)
 
 
 # --- the card -----------------------------------------------------------------------------------------------------------------

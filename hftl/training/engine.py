@@ -13,6 +13,7 @@ import copy
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -59,10 +60,19 @@ from hftl.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from hftl.training.experiment import Experiment, class_counts, facts, make_plan, make_samples, prepare_experiment, serving_samples
+from hftl.training.experiment import (
+    Experiment,
+    audit,
+    class_counts,
+    facts,
+    make_plan,
+    make_samples,
+    prepare_experiment,
+    serving_samples,
+)
 from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
-from hftl.training.machine import EnergyMeter, mixed_precision, peers, process_state
+from hftl.training.machine import EnergyMeter, mixed_precision, others_alive, process_state
 from hftl.training.plan import Plan
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import freeze, make_optimizer, make_schedule, param_groups, train_mode
@@ -94,7 +104,7 @@ def train(
     """
     started = time.perf_counter()
     state = process_state(minutes=recipe.run.timeout_minutes)
-    with peers():
+    with others_alive():
         _claim(run, recipe, resume=resume)
         state.wait_for_everyone()  # no process writes before all have looked
         accelerator = make_accelerator(recipe, run)
@@ -107,6 +117,9 @@ def train(
         plan = make_plan(experiment, source=source, measure=accelerator.device)
         _check_batch_sizes(recipe, accelerator)
         _check_space(experiment, plan, run)
+        findings = None  # of the audit, once a run and by one process
+        if accelerator.is_main_process and not run.audit.is_file():
+            findings = audit(experiment, samples)
         with (
             run.lock() if accelerator.is_main_process else nullcontext(),
             Journal(run, accelerator, console or Console(stderr=True)) as journal,
@@ -124,10 +137,14 @@ def train(
                 write_json(run.plan, plan.to_dict())
                 write_json(run.data, facts(experiment, samples["train"]))
                 write_json(run.environment, _environment(accelerator, recipe) | {"sittings": _sittings(run) + 1})
+                if findings is not None:
+                    write_json(run.audit, findings.to_dict())
             if recipe.run.trackers:
                 accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
             journal.cut_history(progress.history_bytes)
-            journal.opening(plan, [f"passed over the checkpoint {reason}" for reason in passed_over])
+            journal.opening(plan, [] if findings is None else findings.lines())
+            for reason in passed_over:
+                journal.say(f"passed over the checkpoint {reason}")
             if checkpoint is not None:
                 journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
             last_saved = None if checkpoint is None else checkpoint.name
@@ -317,7 +334,11 @@ def _finish(
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": _sittings(run)}
         write_json(run.environment, {**_environment(accelerator, recipe), **cost})
-        metrics = {split: compute_metrics(predicted, splits.label_names) for split, predicted in predictions.items()}
+        skipped = Counter(entry["split"] for entry in splits.facts["skipped"])
+        metrics = {
+            split: compute_metrics(predicted, splits.label_names, skipped=skipped[split])
+            for split, predicted in predictions.items()
+        }
         write_figures(run, metrics)
         write_json(run.metrics, metrics)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
@@ -403,7 +424,10 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     source = source or recipe.data.source
     # The rows of then, where they come from the Hub and have moved on.
     revision = read_json(run.data).get("revision") if source == recipe.data.source else None
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source, "revision": revision})})
+    # Duplicates are refused before training, not after it: what was trained on is what is read now, and the fingerprints tell.
+    on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
+    changed = {"source": source, "revision": revision, "on_duplicate": on_duplicate}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
     if source.startswith(LOCAL):
         raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
     accelerator = make_accelerator(recipe, run)

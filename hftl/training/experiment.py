@@ -151,9 +151,10 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
     recipe, splits, classifier = experiment.recipe, experiment.splits, experiment.classifier
     lengths: dict[Role, dict[str, Any]] = {}
     if isinstance(recipe.data, TextData):
-        for role, dataset in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        datasets: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        for role, dataset in datasets.items():
             if dataset is not None:
-                made = samples.get(role) or make_samples(recipe, classifier, dataset, train=False)
+                made = samples[role] if role in samples else make_samples(recipe, classifier, dataset, train=False)
                 assert isinstance(made, TextSamples)
                 lengths[role] = text_facts(made)
     return audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"))

@@ -34,15 +34,21 @@ class PeerError(RunError):
 
 
 @contextmanager
-def peers() -> Iterator[None]:
-    """Turn what a collective operation makes of a dead process into a message.
+def others_alive() -> Iterator[None]:
+    """Turn what torch makes of the death of a loader's worker, or of another process of the run, into a message.
 
     Raises:
+        RunError: a worker has died. torch notices at any moment, not only when it waits for a batch.
         PeerError: another process has died or is silent.
     """
     try:
         yield
     except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            what = f"a loader process died: {' '.join(str(error).split())}"
+            raise RunError(
+                f"{what} Too little memory is the usual cause; fewer workers (run.workers) need less. Continue with --resume"
+            ) from error
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         state = PartialState()

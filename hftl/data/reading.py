@@ -1,0 +1,613 @@
+"""What a source is, and how it is read: the Hub, a folder of pictures, tables on this machine.
+
+Whatever the source, a split is read into one `Table`: its rows, their contents undecoded, their labels as they stand there, and
+everything that is wrong in it. Labels are made sense of, and rows are divided, in `hftl.data.source`.
+
+Rows are counted from 0, without a header: "train/17" is row 17 of the split "train".
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets.exceptions import DatasetsError
+
+from hftl.errors import DataError, Problem, did_you_mean
+from hftl.recipe import ImageData, TextData
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+VALIDATION_NAMES = ("validation", "val", "valid", "dev")
+NO_SPLIT = "none"
+"""As `data.test_split`: leave the source's own test split alone (on the Hub some have no labels)."""
+SHOWN = 10
+"""Rows named in one problem; the rest is counted."""
+
+Role = Literal["train", "validation", "test"]
+ROLES: tuple[Role, ...] = ("train", "validation", "test")
+
+
+# --- what a source is ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Table:
+    """One split as it was found, with what is wrong in it. `content` is the column `text` or `image`; None: it cannot be used."""
+
+    name: str
+    columns: list[str]
+    ids: list[str]
+    content: Dataset | None
+    labels: list[Any] | None
+    class_names: list[str] | None
+    """Where the source has a label map of its own."""
+    problems: list[Problem]
+    ignored: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source before its rows are read: a reader for each of its splits, by name."""
+
+    format: str
+    splits: Mapping[str, Callable[[], Table]]
+    revision: str | None = None
+    ignored: int = 0
+
+
+def open_source(data: TextData | ImageData) -> Source:
+    """Find out what `data.source` is; tables and pictures are not read yet.
+
+    Raises:
+        DataError: it is nothing that can be read.
+    """
+    path = Path(data.source).expanduser()
+    if not path.exists():
+        if _looks_like_a_path(data.source):
+            raise DataError(data.source, [Problem("data.source", f"no such file or folder: {path.absolute()}")])
+        return _open_hub(data)
+    for key, value in (("data.revision", data.revision), ("data.config", data.config)):
+        if value is not None:
+            raise DataError(
+                data.source, [Problem(key, f'only data sets on the Hub have one, and "{data.source}" is on this machine')]
+            )
+    if path.is_file():
+        if path.suffix.lower() not in TABLES:
+            what = f'"{path.suffix}" is not a kind of file that can be read'
+            raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join(TABLES)}",))])
+        return Source(path.suffix[1:].lower(), {"train": _table_reader("train", [path], path.parent, data)})
+    files = [entry for entry in _visible(path) if entry.is_file()]
+    tables = [file for file in files if file.suffix.lower() in TABLES]
+    if isinstance(data, TextData) or any(_split_of(file) == data.train_split for file in tables):
+        return _open_tables(data, path, tables, ignored=len(files) - len(tables))
+    return _open_pictures(data, path)
+
+
+def _looks_like_a_path(source: str) -> bool:
+    return (
+        source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or "\\" in source
+        or source.count("/") > 1
+        or Path(source).suffix.lower() in (*TABLES, *PICTURES)
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]:
+    """Which of the source's splits is train, validation and test; absent where it has to be made, or is not wanted.
+
+    Raises:
+        DataError: a split that is not there, one in two roles, or none to validate on.
+    """
+    found = list(source.splits)
+    problems: list[Problem] = []
+    roles: dict[Role, str] = {"train": data.train_split}
+    aliases = [name for name in VALIDATION_NAMES if name in found and name not in (data.train_split, data.test_split)]
+    if data.validation_split is not None:
+        roles["validation"] = data.validation_split
+    elif len(aliases) > 1:
+        problems.append(
+            Problem("data.validation_split", f"which of {', '.join(aliases)}? Several splits look like the validation split.")
+        )
+    elif aliases:
+        roles["validation"] = aliases[0]
+    if data.test_split not in (None, NO_SPLIT):
+        roles["test"] = str(data.test_split)
+    elif data.test_split is None and "test" in found and "test" not in roles.values():
+        roles["test"] = "test"
+    for role, name in roles.items():
+        if name not in found:
+            help = (f"splits there are: {', '.join(found)}",)
+            problems.append(Problem(f"data.{role}_split", f'no split "{name}".{did_you_mean(name, found)}', help))
+    if len(set(roles.values())) < len(roles):
+        listed = ", ".join(f"{role} = {name}" for role, name in roles.items())
+        problems.append(Problem("data", f"one split in two roles ({listed}): a result on rows that were trained on says nothing"))
+    if "validation" not in roles and not problems:
+        if data.validation_fraction == 0:
+            what = "the source has no validation split, and a share of 0 of train makes none"
+            problems.append(Problem("data.validation_fraction", what, ("the test split is never used for it",)))
+        elif "test" not in roles and data.validation_fraction + data.test_fraction >= 1:
+            problems.append(Problem("data.validation_fraction", "with data.test_fraction nothing of train is left to train on"))
+    if problems:
+        raise DataError(data.source, problems)
+    return roles
+
+
+def read_tables(source: Source, roles: Mapping[Role, str], data: TextData | ImageData) -> dict[Role, Table]:
+    """The split of each role.
+
+    Raises:
+        DataError: what cannot be read at all, over all of them. What is wrong with single rows is in `Table.problems`.
+    """
+    tables: dict[Role, Table] = {}
+    problems: list[Problem] = []
+    for role, name in roles.items():
+        try:
+            tables[role] = source.splits[name]()
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(data.source, problems)
+    return tables
+
+
+# --- the Hub ------------------------------------------------------------------------------------------------------------------
+
+
+def _open_hub(data: TextData | ImageData) -> Source:
+    try:
+        builder = datasets.load_dataset_builder(data.source, data.config, revision=data.revision)
+        builder.download_and_prepare()
+        found = builder.as_dataset()
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        # OSError: no connection, and every HTTP answer that is an error; ValueError: an unknown or missing configuration.
+        help = [f"no file or folder of that name either: {Path(data.source).absolute()}"]
+        if datasets.config.HF_HUB_OFFLINE:
+            help.append("the Hub is switched off (HF_HUB_OFFLINE=1), and the data set is not in the cache")
+        raise DataError(
+            data.source, [Problem("data.source", f"cannot be had from the Hub: {' '.join(str(error).split())}", tuple(help))]
+        ) from error
+    commit = str(builder.hash) if re.fullmatch(r"[0-9a-f]{40}", str(builder.hash)) else None
+    from_cache = type(builder).__module__.startswith("datasets.packaged_modules.cache")
+    if from_cache and data.revision is not None and data.revision != commit:
+        # datasets falls back to whatever it downloaded last, and only logs that.
+        what = f'the Hub cannot be reached, and the cache holds commit {commit or "unknown"}, not "{data.revision}"'
+        raise DataError(data.source, [Problem("data.revision", what, ("go online, or ask for the commit that is there",))])
+    readers = {str(name): _dataset_reader(str(name), split, None, data) for name, split in found.items()}
+    return Source("hub", readers, revision=commit)
+
+
+def _dataset_reader(name: str, split: Dataset, folder: Path | None, data: TextData | ImageData) -> Callable[[], Table]:
+    return lambda: _from_dataset(name, split.column_names, split, folder, data)
+
+
+def _from_dataset(name: str, columns: list[str], split: Dataset, folder: Path | None, data: TextData | ImageData) -> Table:
+    """A table from an Arrow data set with those of the wanted columns that there are; `columns` are all of the source's.
+
+    Paths of pictures are resolved below `folder`; None: there is none, as on the Hub.
+    """
+    table = Table(name, columns, [f"{name}/{row}" for row in range(len(split))], None, None, None, [])
+    if data.label_column in split.column_names:
+        feature = split.features[data.label_column]
+        table.labels = split[data.label_column][:]
+        table.class_names = list(feature.names) if isinstance(feature, ClassLabel) else None
+    column = content_column(data)
+    if column in split.column_names:
+        content = split.select_columns(column)
+        content = content if column == data.kind else content.rename_column(column, data.kind)
+        if data.kind == "text":
+            _set_texts(table, content)
+        else:
+            _set_pictures(table, content, folder)
+    return table
+
+
+def content_column(data: TextData | ImageData) -> str:
+    """The source's name for the column of texts or pictures."""
+    return data.text_column if isinstance(data, TextData) else data.image_column
+
+
+def _set_texts(table: Table, content: Dataset | list[Any]) -> None:
+    if isinstance(content, Dataset):
+        feature = content.features["text"]
+        if (
+            isinstance(feature, Value)
+            and feature.dtype in ("string", "large_string")
+            and not content.data.column("text").null_count
+        ):
+            table.content = content.cast_column("text", Value("string")) if feature.dtype != "string" else content
+            return
+        content = content["text"][:]
+    table.problems += row_problems(
+        table, "no text", [row for row, text in enumerate(content) if text is None], "an empty text is allowed, a null is not"
+    )
+    table.problems += row_problems(
+        table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
+    )
+    if not table.problems:
+        table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
+
+
+def _set_pictures(table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
+    """Pictures as they are stored, undecoded: bytes, or absolute paths."""
+    if isinstance(content, Dataset):
+        feature = content.features["image"]
+        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+            content = content["image"][:]
+        elif not (
+            isinstance(feature, Image | dict) or (isinstance(feature, Value) and feature.dtype in ("binary", "large_binary"))
+        ):
+            table.problems.append(
+                Problem(f'split "{table.name}"', f"the picture column holds {feature}; expected an Image, bytes, or paths")
+            )
+            return
+        else:
+            stored = content.cast_column("image", Image(decode=False))
+            chunks = stored.data.column("image").chunks
+            has_bytes = [valid for chunk in chunks for valid in chunk.field("bytes").is_valid().to_pylist()]
+            paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+            if any(has_bytes) or folder is None:
+                none = [row for row, there in enumerate(has_bytes) if not there and not (folder is None and paths[row])]
+                table.problems += row_problems(table, "no picture", none)
+                table.content = None if none else stored
+                return
+            content = paths
+    table.problems += row_problems(table, "no picture", [row for row, path in enumerate(content) if not path])
+    table.problems += row_problems(
+        table, "no path but another type", [row for row, path in enumerate(content) if path and not isinstance(path, str)]
+    )
+    if folder is None:
+        table.problems.append(
+            Problem(f'split "{table.name}"', "the picture column holds paths, and a table on the Hub comes without their files")
+        )
+    if table.problems:
+        return
+    assert folder is not None
+    root = _real(folder)
+    full = [_real(folder / path) for path in content]
+    outside = [row for row, path in enumerate(full) if path is None or root is None or not path.is_relative_to(root)]
+    table.problems += row_problems(table, "a path that leaves the data folder", outside, f"pictures lie below {folder.absolute()}")
+    if not outside:
+        table.content = _picture_paths(str(path) for path in full)
+
+
+def _picture_paths(paths: Iterable[str]) -> Dataset:
+    rows = [{"bytes": None, "path": path} for path in paths]
+    return Dataset.from_dict({"image": rows}, features=Features({"image": Image(decode=False)}))
+
+
+# --- tables on this machine ---------------------------------------------------------------------------------------------------
+
+
+def _open_tables(data: TextData | ImageData, folder: Path, files: Sequence[Path], *, ignored: int) -> Source:
+    """A folder of tables, named by split: train.parquet, or train-00000-of-00002.parquet and its neighbour."""
+    if not files:
+        found = ", ".join(entry.name for entry in _visible(folder)[:SHOWN]) or "nothing"
+        help = (
+            f"expected train{TABLES[0]}, or train with one of {', '.join(TABLES[1:])}, and test and validation likewise",
+            f"found: {found}",
+        )
+        raise DataError(data.source, [Problem("data.source", f"no table in {folder.absolute()}", help)])
+    by_split: dict[str, list[Path]] = {}
+    for file in sorted(files, key=lambda file: natural_key(file.name)):
+        by_split.setdefault(_split_of(file), []).append(file)
+    problems = [
+        Problem(f'split "{name}"', f"which of {listed(file.name for file in group)}? One split is one kind of file.")
+        for name, group in by_split.items()
+        if len({file.suffix.lower() for file in group}) > 1
+    ]
+    if problems:
+        raise DataError(data.source, problems)
+    formats = sorted({file.suffix[1:].lower() for file in files})
+    return Source(
+        "+".join(formats), {name: _table_reader(name, group, folder, data) for name, group in by_split.items()}, ignored=ignored
+    )
+
+
+def _split_of(file: Path) -> str:
+    """The split a file belongs to: its name without the suffix and without a shard's number."""
+    return re.sub(r"[-_.]\d+-of-\d+.*$", "", file.stem)
+
+
+def _table_reader(name: str, files: Sequence[Path], folder: Path, data: TextData | ImageData) -> Callable[[], Table]:
+    parquet = files[0].suffix.lower() == ".parquet"
+    return lambda: _read_parquet(name, files, folder, data) if parquet else _read_rows(name, files, folder, data)
+
+
+def _read_parquet(name: str, files: Sequence[Path], folder: Path, data: TextData | ImageData) -> Table:
+    problems = []
+    columns: list[str] = []
+    for file in files:
+        try:
+            found = pq.read_schema(file).names
+        except (pa.ArrowInvalid, OSError) as error:
+            problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+            continue
+        columns = columns or found
+        if set(found) != set(columns):
+            problems.append(Problem(str(file), f"has the columns {listed(found)}, and {files[0].name} has {listed(columns)}"))
+    if problems:
+        raise DataError(data.source, problems)
+    wanted = [column for column in (content_column(data), data.label_column) if column in columns]
+    if not wanted:
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        return Table(name, columns, [f"{name}/{row}" for row in range(rows)], None, None, None, [])
+    # datasets keys its cache by path and time of change, which a copy or an image of a machine may keep. We key it by content.
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / digest.hexdigest()[:32]
+    try:
+        split = Dataset.from_parquet([str(file) for file in files], columns=wanted, cache_dir=str(cache))
+    except (DatasetsError, pa.ArrowInvalid) as error:
+        raise DataError(data.source, [Problem(str(files[0]), f"cannot be read as Parquet: {error.__cause__ or error}")]) from error
+    assert isinstance(split, Dataset)
+    return _from_dataset(name, columns, split, folder, data)
+
+
+def _read_rows(name: str, files: Sequence[Path], folder: Path, data: TextData | ImageData) -> Table:
+    """CSV, TSV, JSON and JSONL: files of Python values."""
+    problems: list[Problem] = []
+    columns: list[str] = []
+    values: dict[str, list[Any]] = {content_column(data): [], data.label_column: []}
+    count = 0
+    for file in files:
+        text = _read_text(file, problems)
+        if text is None:
+            continue
+        read = _csv_rows if file.suffix.lower() in (".csv", ".tsv") else _json_rows
+        found, rows = read(file, text, problems)
+        columns = columns or found
+        if set(found) != set(columns):
+            problems.append(Problem(str(file), f"has the columns {listed(found)}, and {files[0].name} has {listed(columns)}"))
+        count += len(rows)
+        for column, collected in values.items():
+            collected += [row.get(column) for row in rows]
+    if problems:
+        raise DataError(data.source, problems)
+    table = Table(name, columns, [f"{name}/{row}" for row in range(count)], None, None, None, [])
+    if data.label_column in columns:
+        table.labels = values[data.label_column]
+    if content_column(data) in columns:
+        content = values[content_column(data)]
+        if isinstance(data, TextData):
+            _set_texts(table, content)
+        else:
+            _set_pictures(table, content, folder)
+    return table
+
+
+def read_column(file: Path, column: str) -> list[Any]:
+    """One column of a single table, as it stands there; for inputs to predict, which have no labels.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column.
+    """
+    problems: list[Problem] = []
+    columns: list[str] = []
+    values: list[Any] = []
+    if file.suffix.lower() == ".parquet":
+        try:
+            columns = pq.read_schema(file).names
+            values = pq.read_table(file, columns=[column]).column(column).to_pylist() if column in columns else []
+        except (pa.ArrowInvalid, OSError) as error:
+            problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+    elif (text := _read_text(file, problems)) is not None:
+        columns, rows = (_csv_rows if file.suffix.lower() in (".csv", ".tsv") else _json_rows)(file, text, problems)
+        values = [row.get(column) for row in rows]
+    if not problems and column not in columns:
+        problems.append(Problem(str(file), f'no column "{column}"; columns: {listed(columns)}'))
+    if problems:
+        raise DataError(str(file), problems)
+    return values
+
+
+def _read_text(file: Path, problems: list[Problem]) -> str | None:
+    content = file.read_bytes()
+    for bad, what in ((b"\0", "a NUL byte: this is no text file"), (None, "not UTF-8: save the file as UTF-8")):
+        if bad is not None:
+            start = content.find(bad)
+        else:
+            try:
+                return content.decode("utf-8").removeprefix("\ufeff")
+            except UnicodeDecodeError as error:
+                start = error.start
+        if start >= 0:
+            line = content.count(b"\n", 0, start) + 1
+            problems.append(Problem(f"{file}, line {line}, byte {start}", what))
+            return None
+    return None
+
+
+def _csv_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Header and rows. Lines without anything on them are skipped; a row of another length than the header is a problem."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+    header: list[str] = []
+    rows: list[dict[str, Any]] = []
+    ragged: list[str] = []
+    line = 1
+    limit = csv.field_size_limit(len(text) + 1)  # Python's own limit, 131,072 characters, is less than a long document
+    try:
+        for fields in reader:
+            if fields and not header:
+                header = fields
+            elif fields and len(fields) != len(header):
+                ragged.append(f"line {line} has {len(fields)}")
+            elif fields:
+                rows.append(dict(zip(header, fields, strict=True)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        problems.append(
+            Problem(f"{file}, line {line}", f"not valid CSV: {error}", ("a quote inside a quoted field is written twice",))
+        )
+    finally:
+        csv.field_size_limit(limit)
+    if ragged:
+        what = f"the header has {len(header)} columns; {listed(ragged[:SHOWN])}{more(len(ragged))}"
+        problems.append(Problem(str(file), what, ("a field that has a comma in it is written in quotes",)))
+    if len(set(header)) < len(header):
+        problems.append(Problem(str(file), f"two columns of one name: {listed(header)}"))
+    return header, rows
+
+
+def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of JSONL, an object a line, or of JSON, a list of objects."""
+    rows: list[tuple[str, Any]] = []
+    wrong: list[str] = []
+    if file.suffix.lower() == ".json":
+        try:
+            whole = json.loads(text)
+        except json.JSONDecodeError as error:
+            whole = []
+            wrong.append(f"line {error.lineno}: {error.msg}")
+        if not isinstance(whole, list):
+            whole = []
+            wrong.append("expected a list of objects; for an object a line the name ends with .jsonl")
+        rows = [(f"entry {number}", row) for number, row in enumerate(whole)]
+    else:
+        # Not `splitlines`: JSON strings may hold U+2028 and other characters that it takes for the end of a line.
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    rows.append((f"line {number}", json.loads(line)))
+                except json.JSONDecodeError as error:
+                    wrong.append(f"line {number}: {error.msg} at column {error.colno}")
+    wrong += [f"{where}: not an object" for where, row in rows if not isinstance(row, dict)]
+    if wrong:
+        problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong[:SHOWN])}{more(len(wrong))}"))
+        return [], []
+    return list(dict.fromkeys(key for _, row in rows for key in row)), [row for _, row in rows]
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------------------------
+
+
+def _open_pictures(data: ImageData, root: Path) -> Source:
+    """root/SPLIT/CLASS/*, or root/CLASS/* as train alone."""
+    folders = [entry for entry in _visible(root) if entry.is_dir()]
+    stray = sum(1 for entry in _visible(root) if not entry.is_dir())
+    names = [folder.name for folder in folders]
+    if not folders:
+        help = ("expected SPLIT/CLASS/picture.jpg or CLASS/picture.jpg, or tables named by split",)
+        raise DataError(data.source, [Problem("data.source", f"no folder in {root.absolute()}", help)])
+    has_train = any(entry.is_dir() for entry in _visible(root / data.train_split)) if data.train_split in names else False
+    if has_train or set(names) <= {*VALIDATION_NAMES, "test"}:
+        readers = {folder.name: _picture_reader(folder.name, root, folder, data) for folder in folders}
+        return Source("image folder", readers, ignored=stray)
+    return Source("image folder", {"train": _picture_reader("train", root, root, data)})
+
+
+def _picture_reader(name: str, root: Path, folder: Path, data: ImageData) -> Callable[[], Table]:
+    return lambda: _read_pictures(name, root, folder, data)
+
+
+def _read_pictures(name: str, root: Path, folder: Path, data: ImageData) -> Table:
+    table = Table(name, [data.image_column, data.label_column], [], None, [], None, [])
+    real_root = root.resolve()
+    if not folder.resolve().is_relative_to(real_root):
+        raise DataError(data.source, [Problem(str(folder), f"a link that leaves the data folder, to {folder.resolve()}")])
+    paths: list[str] = []
+    classes = {entry.name: 0 for entry in _visible(folder) if entry.is_dir()}
+    for found in _walk(folder, real_root, (folder.resolve(),)):
+        if isinstance(found, Problem):
+            table.problems.append(found)
+            continue
+        path = found.relative_to(folder)
+        if len(path.parts) < 2 or path.suffix.lower() not in PICTURES:
+            table.ignored += 1
+            continue
+        classes[path.parts[0]] += 1
+        table.ids.append(found.relative_to(root).as_posix())
+        paths.append(str(found.absolute()))
+        assert table.labels is not None
+        table.labels.append(path.parts[0])
+    refused = any("link" in problem.what for problem in table.problems)
+    for label, count in classes.items():
+        if not count and not refused:
+            table.problems.append(
+                Problem(str(folder / label), "no picture in this class folder", ("remove the folder, or fill it",))
+            )
+    unreadable = [name for name in table.ids if not name.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)]
+    if unreadable:
+        table.problems.append(
+            Problem(str(folder), f"file names that are not UTF-8: {listed(map(ascii, unreadable[:SHOWN]))}{more(len(unreadable))}")
+        )
+    elif paths:
+        table.content = _picture_paths(paths)
+    return table
+
+
+def _walk(folder: Path, root: Path, trail: tuple[Path, ...]) -> Iterator[Path | Problem]:
+    """Files below `folder`, sorted, hidden ones left out; links are followed as long as they stay below `root`."""
+    for entry in _visible(folder):
+        real = _real(entry)
+        if real is None or not real.is_relative_to(root):
+            yield Problem(str(entry), "a link that leaves the data folder" + (f", to {real}" if real else ""))
+        elif not real.exists():
+            yield Problem(str(entry), f"a link to nothing: {real}")
+        elif real in trail:
+            yield Problem(str(entry), "a link to a folder that it lies in")
+        elif real.is_dir():
+            yield from _walk(entry, root, (*trail, real))
+        else:
+            yield entry
+
+
+def _real(path: Path) -> Path | None:
+    """Where a path leads once links and ".." are followed; None for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return None
+
+
+# --- for messages --------------------------------------------------------------------------------------------------------------
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Sorts as people count: 0, 1, 2, 10; then a1, a2, a10."""
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", name):
+        return (0, float(name), name)
+    # Odd places hold the digits, so text meets text and number meets number.
+    return (1, tuple(int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))), name)
+
+
+def row_problems(table: Table, what: str, rows: Sequence[int], *help: str) -> list[Problem]:
+    """One problem for all the rows of a split that share it, the first ones named; none for no rows."""
+    if not rows:
+        return []
+    count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+    return [
+        Problem(
+            f'split "{table.name}"',
+            f"{count} with {what}: {listed(table.ids[row] for row in rows[:SHOWN])}{more(len(rows))}",
+            help,
+        )
+    ]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence."""
+    return ", ".join(names)
+
+
+def more(count: int) -> str:
+    """What follows the first `SHOWN` of `count` names: ``" and 3 more"``, or nothing."""
+    return f" and {count - SHOWN:,} more" if count > SHOWN else ""
