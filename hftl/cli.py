@@ -404,7 +404,12 @@ def train_recipe(
 
     run = RunDirectory(run_dir or Path("runs") / recipe.name)
     console = console or err
-    train_run(recipe, run, resume=resume, console=console, source=source)
+    try:
+        train_run(recipe, run, resume=resume, console=console, source=source)
+    except signals.Stopped:
+        if is_main_process() and run.finished:  # asked to stop when all but the card was there
+            write_card(run)
+        raise
     if is_main_process():
         write_card(run)
         console.print(

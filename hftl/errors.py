@@ -21,7 +21,14 @@ class Problem:
     help: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([f"  {self.where}: {self.what}", *(f"      {line}" for line in self.help)])
+        return "\n".join([f"  {_short(self.where)}: {_short(self.what)}", *(f"      {_short(line)}" for line in self.help)])
+
+
+_LONGEST = 2_000  # characters; what was found may be a whole damaged file
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... and {len(text) - _LONGEST:,} more characters"
 
 
 class HftlError(Exception):

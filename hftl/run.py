@@ -327,9 +327,13 @@ def flush(path: Path) -> None:
 
 
 def write_manifest(run: RunDirectory) -> None:
-    """Seal what the numbers rest on, the model and the predictions, at the end of training."""
+    """Seal what the numbers rest on, the model and the predictions, at the end of training; all of it is on the disk then."""
     evidence = sorted([*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet")])
-    sealed = {path.relative_to(run.path).as_posix(): fingerprint(path) for path in evidence if path.is_file()}
+    sealed = {}
+    for path in evidence:
+        if path.is_file():
+            flush(path)
+            sealed[path.relative_to(run.path).as_posix()] = fingerprint(path)
     write_json(run.manifest, {"files": sealed})
 
 

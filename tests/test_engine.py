@@ -20,11 +20,13 @@ from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
-from hftl.recipe import Recipe, Run, Stage, TextData, Transformer, override
+from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples.digits import write_digits
 from hftl.training import checkpoint, engine
 
+GROUPS = ("embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "head")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -179,6 +181,47 @@ def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytes
         train(recipe, tmp_path / "run", resume=True)
 
 
+def test_a_single_picture_that_is_left_for_batchnorm_is_found_before_training(tmp_path: Path) -> None:
+    source = write_digits(tmp_path / "digits", range(3), train_per_class=12)
+    recipe = Recipe(
+        name="digits",
+        data=ImageData(source=str(source), image_size=32, validation_fraction=0.25),
+        model=Timm(checkpoint="test_resnet", pretrained=False),
+        stages={"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-3)},
+        run=Run(batch_size=12, precision="fp32", gradient_accumulation=2),
+    )
+    # 27 pictures: steps of 12, 12 and 3, and the 3 are cut into 2 and 1. The head alone has no BatchNorm and does not mind.
+    with pytest.raises(RecipeError, match=r"stages\.all\.batch_size: the last step of an epoch has 3 of the 27 examples"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_group_that_was_to_train_and_has_not_moved_is_named(tmp_path: Path) -> None:
+    said = io.StringIO()
+    run = RunDirectory(tmp_path / "run")
+    # Less than float32 can hold: even a bias of 0 stays 0.
+    recipe = tiny_recipe("stages.head.lr=1e-50", "stages.top.epochs=1")
+    engine.train(recipe, run, console=Console(file=said, width=200))
+    assert "head was to train in stage head and has not moved: its rate or its gradient is too small" in said.getvalue()
+    head, top = read_json(run.freeze_proof)["stages"]
+    assert {group["name"]: group["ok"] for group in head["groups"]} == {**dict.fromkeys(GROUPS, True), "head": False}
+    assert {group["name"]: group["ok"] for group in top["groups"]} == dict.fromkeys(GROUPS, True)
+
+
+def test_a_frozen_group_that_changes_all_the_same_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would where somebody's optimizer, or a BatchNorm in training mode, touched it."""
+    freeze = engine.freeze  # type: ignore[attr-defined]
+
+    def freeze_and_touch(model: Any, chain: Any, trains: Any) -> None:
+        freeze(model, chain, trains)
+        model.bert.embeddings.word_embeddings.weight.data[7, 7] += 1e-3
+
+    monkeypatch.setattr(engine, "freeze", freeze_and_touch)
+    with pytest.raises(RunError, match="stage head: the frozen group embeddings has changed, a defect of hftl"):
+        train(tiny_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"stage head, step \d+: the loss is .* Its examples here: train/"):
         train(tiny_recipe("stages.head.lr=1e38", "stages.head.max_grad_norm=null", "stages.head.optimizer=sgd"), tmp_path / "run")
@@ -220,7 +263,7 @@ def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> No
 
 def test_evaluating_again_gives_the_recorded_numbers_and_writes_the_opening_down(run: RunDirectory) -> None:
     again = compute_metrics(engine.evaluate(run, split="test"), read_json(run.data)["label_names"])
-    assert again == read_json(run.metrics)["test"]
+    assert {**again, "skipped": 0} == read_json(run.metrics)["test"]
     assert len(run.test_openings.read_text().splitlines()) == 2
     with pytest.raises(RunError, match='no split "tset"'):
         engine.evaluate(run, split="tset")

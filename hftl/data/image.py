@@ -53,8 +53,15 @@ _ANIMATED = "animated or of several pages: the first one is used"
 _CELLS = 32  # a side of what the perceptual hash looks at
 _COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_CELLS) + 1) / (2 * _CELLS))  # (8 waves, 32 places)
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error),
+    AssertionError,  # a PNG with a palette's transparency and no palette
+)
 """What Pillow's decoders raise on broken files."""
+# What they warn of, once a file and in the middle of a progress bar: damaged EXIF and tags, in pictures that they read.
+# For the whole process and not around each call, since `warnings.catch_warnings` is not safe in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused by PIXEL_LIMIT
 _PIPELINE_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, CropSizeError, cv2.error)
 """What Albumentations raises on arguments that do not fit."""
 
@@ -213,14 +220,18 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 def _scale_to_rgb(image: Image.Image) -> Image.Image:
     """More than 8 bits a pixel, in grey. Pillow's own conversion clips at 255, which turns such pictures white."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     if not np.isfinite(values).all():
         raise BadImage("has pixels that are not numbers")
     # Integers have 16 bits, or 32 where a value needs them; floats go to 1 or to the smallest such white that holds them all.
     whites = (65_535.0, 4_294_967_295.0) if image.mode.startswith("I") else (1.0, 255.0, 65_535.0, 4_294_967_295.0)
     black, top = min(0.0, float(values.min())), float(values.max())
     white = next((white for white in whites if top <= white), top)
-    grey = np.rint((values - black) * (255.0 / (white - black))).astype(np.uint8)
+    grey = np.empty(values.shape, dtype=np.uint8)
+    rows = max(1, 2**20 // image.width)  # a megapixel at a time: the largest picture would need several gigabytes in float64
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows].astype(np.float64)
+        grey[start : start + rows] = np.rint((part - black) * (255.0 / (white - black)))
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -240,6 +240,8 @@ def _set_texts(table: Table, content: Dataset | list[Any]) -> None:
     table.problems += row_problems(
         table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
     )
+    halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
+    table.problems += row_problems(table, "half a character", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone")
     if not table.problems:
         table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
 
@@ -325,6 +327,10 @@ def _split_of(file: Path) -> str:
     return re.sub(r"[-_.]\d+-of-\d+.*$", "", file.stem)
 
 
+_DAMAGED = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What pyarrow raises over damaged Parquet files, and datasets over damaged descriptions of the columns in them."""
+
+
 def _table_reader(name: str, files: Sequence[Path], folder: Path, data: TextData | ImageData) -> Callable[[], Table]:
     parquet = files[0].suffix.lower() == ".parquet"
     return lambda: _read_parquet(name, files, folder, data) if parquet else _read_rows(name, files, folder, data)
@@ -335,8 +341,9 @@ def _read_parquet(name: str, files: Sequence[Path], folder: Path, data: TextData
     columns: list[str] = []
     for file in files:
         try:
+            # Nothing else of a file's metadata is looked at: pyarrow ends the process over some damaged column entries in it.
             found = pq.read_schema(file).names
-        except (pa.ArrowInvalid, OSError) as error:
+        except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
             continue
         columns = columns or found
@@ -356,7 +363,9 @@ def _read_parquet(name: str, files: Sequence[Path], folder: Path, data: TextData
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / digest.hexdigest()[:32]
     try:
         split = Dataset.from_parquet([str(file) for file in files], columns=wanted, cache_dir=str(cache))
-    except (DatasetsError, pa.ArrowInvalid) as error:
+        assert isinstance(split, Dataset)
+        split.data.validate(full=True)  # or bytes that are no UTF-8 are found when they are first looked at
+    except _DAMAGED as error:
         raise DataError(data.source, [Problem(str(files[0]), f"cannot be read as Parquet: {error.__cause__ or error}")]) from error
     assert isinstance(split, Dataset)
     return _from_dataset(name, columns, split, folder, data)
@@ -407,7 +416,7 @@ def read_column(file: Path, column: str) -> list[Any]:
         try:
             columns = pq.read_schema(file).names
             values = pq.read_table(file, columns=[column]).column(column).to_pylist() if column in columns else []
-        except (pa.ArrowInvalid, OSError) as error:
+        except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     elif (text := _read_text(file, problems)) is not None:
         columns, rows = (_csv_rows if file.suffix.lower() in (".csv", ".tsv") else _json_rows)(file, text, problems)
@@ -477,6 +486,9 @@ def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str
         except json.JSONDecodeError as error:
             whole = []
             wrong.append(f"line {error.lineno}: {error.msg}")
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless nesting
+            whole = []
+            wrong.append(str(error))
         if not isinstance(whole, list):
             whole = []
             wrong.append("expected a list of objects; for an object a line the name ends with .jsonl")
@@ -489,6 +501,8 @@ def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str
                     rows.append((f"line {number}", json.loads(line)))
                 except json.JSONDecodeError as error:
                     wrong.append(f"line {number}: {error.msg} at column {error.colno}")
+                except (ValueError, RecursionError) as error:
+                    wrong.append(f"line {number}: {error}")
     wrong += [f"{where}: not an object" for where, row in rows if not isinstance(row, dict)]
     if wrong:
         problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong[:SHOWN])}{more(len(wrong))}"))
@@ -581,12 +595,22 @@ def _real(path: Path) -> Path | None:
 # --- for messages --------------------------------------------------------------------------------------------------------------
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text has no half of a character in it, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def natural_key(name: str) -> tuple[Any, ...]:
     """Sorts as people count: 0, 1, 2, 10; then a1, a2, a10."""
-    if re.fullmatch(r"[+-]?\d+(\.\d+)?", name):
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name):
         return (0, float(name), name)
-    # Odd places hold the digits, so text meets text and number meets number.
-    return (1, tuple(int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))), name)
+    # Odd places hold the digits, so text meets text and number meets number; of two numbers the longer is the larger.
+    parts = [part.lstrip("0") if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
+    return (1, tuple((len(part), part) if place % 2 else part for place, part in enumerate(parts)), name)
 
 
 def row_problems(table: Table, what: str, rows: Sequence[int], *help: str) -> list[Problem]:

@@ -37,6 +37,7 @@ from hftl.data.reading import (
     Table,
     choose_splits,
     content_column,
+    is_whole,
     listed,
     more,
     natural_key,
@@ -166,11 +167,11 @@ def _class_name(value: Any) -> str | None:
         if not math.isfinite(value):
             return None
         return str(int(value)) if value.is_integer() else repr(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not is_whole(value):
         raise TypeError
     name = value.strip()
-    if re.fullmatch(r"-?(0|[1-9]\d*)(\.0+)?", name):
-        return str(int(name.partition(".")[0]))
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0+)?", name):
+        return name.partition(".")[0].replace("-0", "0")
     return None if name.lower() in ("", "nan") else name
 
 
@@ -238,8 +239,8 @@ def _column_problems(table: Table, data: TextData | ImageData) -> list[Problem]:
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
     for key, column in ((f"data.{data.kind}_column", content_column(data)), ("data.label_column", data.label_column)):
-        if table.columns and column not in table.columns:
-            help = (f"columns there are: {', '.join(table.columns)}",)
+        if (table.columns or table.ids) and column not in table.columns:
+            help = (f"columns there are: {', '.join(table.columns) or 'none'}",)
             problems.append(
                 Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', help)
             )

@@ -34,7 +34,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm, rankdata
 
 from hftl.errors import DataError, Problem, RunError
-from hftl.run import parse_json
+from hftl.run import flush, parse_json
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -166,6 +166,7 @@ class Predictions:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         pq.write_table(table, beside)
+        flush(beside)
         beside.replace(path)
 
     @classmethod

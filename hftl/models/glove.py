@@ -14,7 +14,9 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from array import array
@@ -268,7 +270,11 @@ def embedding_rows(vocabulary: Sequence[str], row_of: Mapping[str, int], vectors
 # --- vectors ------------------------------------------------------------------------------------------------------------------
 
 _MOST_PROBLEMS = 10
-_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)  # zipfile says RuntimeError for "encrypted"
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    RuntimeError,  # zipfile's "encrypted" and "compression not supported"
+    *(ValueError, IndexError, KeyError, struct.error),  # and what it meets in a damaged directory: names, offsets, extra fields
+)
 
 
 def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[str], npt.NDArray[np.float32]]:

@@ -89,6 +89,7 @@ FREE_TO_CHANGE = (
 )
 
 
+@others_alive()
 def train(
     recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: Console | None = None, source: str = "recipe"
 ) -> RunDirectory:
@@ -104,59 +105,59 @@ def train(
     """
     started = time.perf_counter()
     state = process_state(minutes=recipe.run.timeout_minutes)
-    with others_alive():
-        _claim(run, recipe, resume=resume)
-        state.wait_for_everyone()  # no process writes before all have looked
-        accelerator = make_accelerator(recipe, run)
-        with accelerator.main_process_first():  # the others find its prepared data in the cache
-            experiment = prepare_experiment(recipe)
-            samples = {
-                split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
-                for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
-            }
-        plan = make_plan(experiment, source=source, measure=accelerator.device)
-        _check_batch_sizes(recipe, accelerator)
-        _check_space(experiment, plan, run)
-        findings = None  # of the audit, once a run and by one process
-        if accelerator.is_main_process and not run.audit.is_file():
-            findings = audit(experiment, samples)
-        with (
-            run.lock() if accelerator.is_main_process else nullcontext(),
-            Journal(run, accelerator, console or Console(stderr=True)) as journal,
-            deferred() as noted,
-        ):
-            accelerator.wait_for_everyone()
-            checkpoint, passed_over = newest_checkpoint(run.checkpoints)
-            progress = Progress.at_start_of(0)
-            if checkpoint is not None:
-                progress = load_progress(checkpoint, processes=accelerator.num_processes)
-                _check_same_data(experiment.splits, run)
-                experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
-            if accelerator.is_main_process:
-                write_text(run.recipe, recipe.to_yaml())
-                write_json(run.plan, plan.to_dict())
-                write_json(run.data, facts(experiment, samples["train"]))
-                write_json(run.environment, _environment(accelerator, recipe) | {"sittings": _sittings(run) + 1})
-                if findings is not None:
-                    write_json(run.audit, findings.to_dict())
-            if recipe.run.trackers:
-                accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
-            journal.cut_history(progress.history_bytes)
-            journal.opening(plan, [] if findings is None else findings.lines())
-            for reason in passed_over:
-                journal.say(f"passed over the checkpoint {reason}")
-            if checkpoint is not None:
-                journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
-            last_saved = None if checkpoint is None else checkpoint.name
-            watch = Watch(accelerator, noted, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
-            for number in range(progress.stage, len(recipe.stages)):
-                if number > progress.stage:
-                    progress = progress.next_stage()
-                if not progress.stage_done:
-                    progress = _train_stage(number, experiment, samples, run, accelerator, journal, watch, progress, checkpoint)
-                checkpoint = None
-            _finish(experiment, samples["validation"], run, accelerator, journal, watch, progress)
-            journal.record("finished", seconds=round(time.perf_counter() - started, 2), training_seconds=round(progress.seconds, 2))
+    _claim(run, recipe, resume=resume)
+    state.wait_for_everyone()  # no process writes before all have looked
+    accelerator = make_accelerator(recipe, run)
+    with accelerator.main_process_first():  # the others find its prepared data in the cache
+        experiment = prepare_experiment(recipe)
+        samples = {
+            split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
+            for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
+        }
+    plan = make_plan(experiment, source=source, measure=accelerator.device)
+    _check_batch_sizes(experiment, samples["train"], accelerator)
+    if resume and run.data.is_file():
+        _check_same_data(experiment.splits, run)
+    _check_space(experiment, plan, run)
+    findings = None  # of the audit, once a run and by one process
+    if accelerator.is_main_process and not run.audit.is_file():
+        findings = audit(experiment, samples)
+    with (
+        run.lock() if accelerator.is_main_process else nullcontext(),
+        Journal(run, accelerator, console or Console(stderr=True)) as journal,
+        deferred() as noted,
+    ):
+        accelerator.wait_for_everyone()
+        checkpoint, passed_over = newest_checkpoint(run.checkpoints)
+        progress = Progress.at_start_of(0)
+        if checkpoint is not None:
+            progress = load_progress(checkpoint, processes=accelerator.num_processes)
+            experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
+        if accelerator.is_main_process:
+            write_text(run.recipe, recipe.to_yaml())
+            write_json(run.plan, plan.to_dict())
+            write_json(run.data, facts(experiment, samples["train"]))
+            write_json(run.environment, _environment(accelerator, recipe) | {"sittings": _sittings(run) + 1})
+            if findings is not None:
+                write_json(run.audit, findings.to_dict())
+        if recipe.run.trackers:
+            accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
+        journal.cut_history(progress.history_bytes)
+        journal.opening(plan, [] if findings is None else findings.lines())
+        for reason in passed_over:
+            journal.say(f"passed over the checkpoint {reason}")
+        if checkpoint is not None:
+            journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
+        last_saved = None if checkpoint is None else checkpoint.name
+        watch = Watch(accelerator, noted, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
+        for number in range(progress.stage, len(recipe.stages)):
+            if number > progress.stage:
+                progress = progress.next_stage()
+            if not progress.stage_done:
+                progress = _train_stage(number, experiment, samples, run, accelerator, journal, watch, progress, checkpoint)
+            checkpoint = None
+        _finish(experiment, samples["validation"], run, accelerator, journal, watch, progress)
+        journal.record("finished", seconds=round(time.perf_counter() - started, 2), training_seconds=round(progress.seconds, 2))
     return run
 
 
@@ -409,6 +410,7 @@ class Cost:
         )
 
 
+@others_alive()
 def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
     """What a finished run's saved model says about a split of its recipe's data, or of the same data at `source`.
 
@@ -491,15 +493,41 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         )
 
 
-def _check_batch_sizes(recipe: Recipe, accelerator: Accelerator) -> None:
-    """A step's examples must be enough for every process and micro-batch."""
-    parts = accelerator.num_processes * recipe.run.gradient_accumulation
+def _check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accelerator) -> None:
+    """A step's examples must be enough for every process and micro-batch, and for BatchNorm, which may need two of them.
+
+    Raises:
+        RecipeError: they are not, in one of the stages.
+    """
+    recipe, parts = experiment.recipe, accelerator.num_processes * experiment.recipe.run.gradient_accumulation
     for name, stage in recipe.stages.items():
-        if (stage.batch_size or recipe.run.batch_size) < parts:
+        batch_size = stage.batch_size or recipe.run.batch_size
+        shared = f"{accelerator.num_processes} processes x {recipe.run.gradient_accumulation} micro-batches of a step"
+        if batch_size < parts:
+            raise RecipeError.single(f"stages.{name}.batch_size", f"fewer than the {shared}")
+        last = len(train) - batch_size * (steps_per_epoch(len(train), batch_size) - 1)
+        if last // parts < 2 and not _learns_from_one(experiment, stage, train):
             what = (
-                f"fewer than the {accelerator.num_processes} processes x {recipe.run.gradient_accumulation} micro-batches of a step"
+                f"the last step of an epoch has {last} of the {len(train)} examples, so that one of the {shared} has a single one"
             )
-            raise RecipeError.single(f"stages.{name}.batch_size", what)
+            raise RecipeError.single(
+                f"stages.{name}.batch_size", what, "BatchNorm cannot train on one picture of this size; try other batch sizes"
+            )
+
+
+def _learns_from_one(experiment: Experiment, stage: Stage, train: Samples) -> bool:
+    """Whether the stage's network can train on a batch of one: BatchNorm over a single number has no variance."""
+    model, chain = copy.deepcopy(experiment.classifier.model), experiment.classifier.chain
+    train_mode(model, chain, chain.select(stage.unfreeze))
+    batch = train.collate([train[0, 0]])
+    try:
+        with torch.no_grad():
+            model(**{name: tensor for name, tensor in batch.items() if name not in {"labels", "index"}})
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _predict(
