@@ -90,7 +90,6 @@ class Journal:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several = self.accelerator.num_processes
         command = f"accelerate launch --num_processes {several} -m hftl" if several > 1 else "hftl"
-        self.record("stopped", stage=stage, step=step)
         self.say(
             f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
             f" Continue with:  {command} train {self.run.path} --resume"
