@@ -118,10 +118,10 @@ def train(
     _check_batch_sizes(experiment, samples["train"], accelerator)
     if resume and run.data.is_file():
         _check_same_data(experiment.splits, run)
-    _check_space(experiment, plan, run)
     findings = None  # of the audit, once a run and by one process
-    if accelerator.is_main_process and not run.audit.is_file():
-        findings = audit(experiment, samples)
+    if accelerator.is_main_process:
+        _check_space(experiment, plan, run)
+        findings = None if run.audit.is_file() else audit(experiment, samples)
     with (
         run.lock() if accelerator.is_main_process else nullcontext(),
         Journal(run, accelerator, console or Console(stderr=True)) as journal,
