@@ -32,7 +32,8 @@ def start_missing_processes() -> None:
     Raises:
         RunError: several were asked for, by a configuration file or otherwise, and how many cannot be told.
     """
-    asked_by_launcher = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"} and "MASTER_ADDR" in os.environ
+    # Accelerate's launcher sets both, MASTER_ADDR only for several processes; where there is a GPU for each, torch's sets RANK.
+    asked_by_launcher = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
     if not asked_by_launcher or "RANK" in os.environ or "PMI_RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ:
         return
     parent = psutil.Process().parent()
@@ -60,14 +61,16 @@ def run_processes(command: Sequence[str], count: int) -> int:
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
+        "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
     }
     launcher = os.getppid()
-    children = [
-        subprocess.Popen(command, env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
-    ]
     code, asked, deadline = 0, False, float("inf")
-    with deferred() as noted:
+    with deferred(patient=True) as noted:
+        children = [
+            subprocess.Popen(command, env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)
+        ]
         while any(child.poll() is None for child in children):
             time.sleep(0.1)
             number = noted() or (signal.SIGTERM if os.getppid() != launcher else None)  # the launcher itself was killed
@@ -79,11 +82,14 @@ def run_processes(command: Sequence[str], count: int) -> int:
                     said = f"process {failed[0]} of {count} was killed ({signal.Signals(-ended).name}); the others are ended"
                     sys.stderr.write(f"hftl: {said}. Continue from the last checkpoint with --resume\n")
             if (number is not None or time.monotonic() > deadline) and not asked:
-                asked, deadline = True, time.monotonic() + TO_SAVE
+                # A user's signal leaves all the time that a step and a save take; after a death the others only wait for it.
+                asked, deadline = True, time.monotonic() + (float("inf") if number is not None and code == 0 else TO_SAVE)
                 _tell(children, number or signal.SIGTERM)
             if time.monotonic() > deadline:
                 _tell(children, signal.SIGKILL)
-    return code
+    return code or next(
+        (child.returncode if child.returncode > 0 else 128 - child.returncode for child in children if child.returncode), 0
+    )
 
 
 def _tell(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:

@@ -521,7 +521,9 @@ def difference(before: Recipe, after: Recipe) -> list[str]:
     """The dotted keys whose values differ, as lines ``key: old -> new``."""
     old, new = dict(_leaves(before.model_dump(mode="json"))), dict(_leaves(after.model_dump(mode="json")))
     missing = "(absent)"
-    return [
+    order = [", ".join(recipe.stages) for recipe in (before, after)]
+    moved = [f"stages: {order[0]} -> {order[1]}"] if order[0] != order[1] else []
+    return moved + [
         f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
         for key in {**old, **new}
         if old.get(key, missing) != new.get(key, missing)

@@ -10,11 +10,13 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ from typing import Any
 
 from hftl.errors import RunError
 from hftl.recipe import Recipe, load_recipe
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "hftl",
@@ -45,6 +49,10 @@ PACKAGES = (
 
 # Bounds that no file of a run comes near: a stranger's file is refused before it fills the memory or the stack.
 MOST_BYTES = 100_000_000
+# A killed process's workers hold its lock until they notice, after five seconds.
+LOCK_SECONDS = 10.0
+PARTIAL = ".partial"
+"""How the name of a file ends that is being written."""
 MOST_DIGITS = 300  # fewer than float64 can hold; a tokenizer's "no limit" has 31
 DEEPEST = 50
 
@@ -156,11 +164,18 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}. Choose another place with --run-dir") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunError(f"{self.path}: another process is training this run at this moment") from None
-        try:
+            deadline = time.monotonic() + LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise RunError(f"{self.path}: another process is training this run at this moment") from None
+                    time.sleep(0.2)
+                except OSError as error:  # some file systems of clusters have no locks
+                    log.warning("%s: cannot be locked (%s); take care that one process alone trains this run", self.path, error)
+                    break
             yield
         finally:
             os.close(descriptor)
@@ -194,12 +209,16 @@ class RunDirectory:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside, flushed, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -341,7 +360,7 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add a line to a .jsonl file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _noted: int | None = None
 _deferring = False
+_patient = False
 
 
 class Stopped(SystemExit):
@@ -37,18 +38,20 @@ def install() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], int | None]]:
+def deferred(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
     """Inside, a signal is noted rather than obeyed; gives a function that tells the number of the signal, or None.
+
+    A second one is obeyed at once, unless `patient`, or in a process that a launcher started.
 
     Raises:
         Stopped: a signal came and nothing inside has obeyed it.
     """
-    global _noted, _deferring
+    global _noted, _deferring, _patient
     if _deferring or threading.current_thread() is not threading.main_thread():
         yield lambda: _noted  # the outer one decides; and only the main thread is ever told of a signal
         return
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
-    _noted, _deferring = None, True
+    _noted, _deferring, _patient = None, True, patient or "RANK" in os.environ
     try:
         yield lambda: _noted
     finally:
@@ -63,5 +66,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     global _noted
     if _deferring and _noted is None:
         _noted = number
-    elif not (_deferring and "RANK" in os.environ):
+    elif not (_deferring and _patient):
         raise Stopped(number)

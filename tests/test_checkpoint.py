@@ -219,7 +219,7 @@ def test_the_space_of_a_checkpoint_is_known_before_there_is_one(tmp_path: Path, 
 # --- kills ----------------------------------------------------------------------------------------------------------------------
 
 SAVES_UNTIL_KILLED = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 from accelerate import Accelerator
@@ -235,22 +235,29 @@ model(torch.randn(3, 300)).sum().backward()
 optimizer.step()
 model, optimizer = accelerator.prepare(model, optimizer)
 generator, last, unfinished, results = random.Random(0), 0, 0, []
+started = time.monotonic()
+for step in range(-3, 0):  # how long one takes here, today
+    save_checkpoint(folder / "tried", accelerator, Progress(0, 0, 3 + step, 0, None), model.state_dict())
+seconds = (time.monotonic() - started) / 3
+shutil.rmtree(folder / "tried")
 for _ in range(kills):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # a process that does nothing but save, and says which saves have returned
         step = last
+        os.write(write, step.to_bytes(8, "big"))
         while True:
             step += 1
             save_checkpoint(folder, accelerator, Progress(0, 0, step, 0, None), model.state_dict())
             os.write(write, step.to_bytes(8, "big"))
     os.close(write)
-    time.sleep(generator.uniform(0.005, 0.06))
+    told = os.read(read, 8)
+    time.sleep(generator.uniform(0, 4 * seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    told = os.read(read, 1 << 16)
+    told += os.read(read, 1 << 16)
     os.close(read)
-    promised = int.from_bytes(told[-8:], "big") if told else last
+    promised = int.from_bytes(told[-8:], "big")
     unfinished += any(path.suffix == ".partial" for path in folder.glob("*"))
     found, passed_over = newest_checkpoint(folder)
     last = int(found.name.split("-")[0]) if found else 0
@@ -283,7 +290,8 @@ def test_what_a_killed_save_left_is_cleared_by_the_next(tmp_path: Path, trained:
 # --- one process at a time ------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_run_directory_belongs_to_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftl.run.LOCK_SECONDS", 0.3)
     run = RunDirectory(tmp_path / "run")
     taken = pytest.raises(RunError, match="another process is training this run at this moment")
     with run.lock(), taken, RunDirectory(run.path).lock():

@@ -25,6 +25,7 @@ from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
 from hftl.training import checkpoint, engine
+from hftl.training.loss import make_loss
 
 GROUPS = ("embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "head")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -225,6 +226,31 @@ def test_a_frozen_group_that_changes_all_the_same_ends_the_run(tmp_path: Path, m
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"stage head, step \d+: the loss is .* Its examples here: train/"):
         train(tiny_recipe("stages.head.lr=1e38", "stages.head.max_grad_norm=null", "stages.head.optimizer=sgd"), tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss can be finite where its gradient is not, and then the next checkpoint would hold nothing but NaN."""
+    make, steps = make_loss, list[None]()
+
+    def make_steep(*arguments: Any) -> Any:
+        example_loss = make(*arguments)
+
+        def steep(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            steps.append(None)
+            # sqrt(0) is 0, and its slope there infinite.
+            return example_loss(logits, labels) + (logits - logits).sum(dim=1).sqrt() * (len(steps) == 4)
+
+        return steep
+
+    monkeypatch.setattr(engine, "make_loss", make_steep)
+    with pytest.raises(RunError, match=r"stage head, step 4: the loss is 0\.\d+ and the norm of its gradient (nan|inf)") as refused:
+        train(tiny_recipe("run.checkpoint_minutes=0"), tmp_path / "run")
+    assert str(refused.value).count("train/") == 16  # the examples of the step
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert newest.name.startswith("00000003")
+    assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
 
 
 def test_micro_batches_change_the_memory_and_not_the_weights(tmp_path: Path) -> None:

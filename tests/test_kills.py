@@ -55,14 +55,16 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(recipe_file: Path, run: RunDirectory, *more: str, processes: int = 1) -> subprocess.Popen[str]:
+def start(recipe_file: Path, run: RunDirectory, *more: str, processes: int = 1, group: bool = False) -> subprocess.Popen[str]:
     """`hftl train`, as one process, or as several of one world."""
     arguments = ["train", str(recipe_file), "--run-dir", str(run.path), *more]
     command = [sys.executable, "-m", "hftl", *arguments]
     if processes > 1:
         command = [sys.executable, "-c", SEVERAL, str(processes), *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(several=processes > 1))
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment(several=processes > 1), start_new_session=group
+    )
 
 
 def environment(*, several: bool) -> dict[str, str]:
@@ -203,11 +205,23 @@ def test_fault_33_34_sigterm_to_two_processes_saves_once_and_they_continue_bit_f
     assert code == 143
     assert "Traceback" not in said
     assert said.count("(checkpoint verified)") == 1
-    assert f"accelerate launch --num_processes 2 -m hftl train {run.path} --resume" in said
+    assert f"accelerate launch --cpu --num_processes 2 -m hftl train {run.path} --resume" in said
     code, said = finish(start(recipe_file, run, "--resume", processes=2))
     assert code == 0, said
     assert read_json(run.environment)["sittings"] == 2
     assert_same_weights(whole_of_two, run)
+
+
+def test_fault_33_sigterm_to_the_whole_group_reaches_workers_too_and_the_run_saves(recipe_file: Path, tmp_path: Path) -> None:
+    """As `timeout`, systemd and Slurm send it."""
+    run = RunDirectory(tmp_path / "run")
+    process = start(recipe_file, run, "run.checkpoint_minutes=60", "run.workers=1", group=True)
+    wait_for_steps(run, 8, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 143
+    assert f"saved at step {steps_taken(run)[-1]}" in said
+    assert "Traceback" not in said
 
 
 # --- processes that die ---------------------------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def test_fault_35_a_worker_of_the_loader_that_is_killed_ends_the_run_with_a_mess
     if code == 0:  # it had handed out its last batch already
         pytest.fail("the worker was killed too late to matter")
     assert code == 2
-    assert "RunError: a loader process died" in said
+    assert "WorkerError: a loader process died" in said
     assert "Traceback" not in said
     assert finish(start(recipe_file, run, "--resume"))[0] == 0
     assert_same_weights(whole, run)

@@ -30,7 +30,7 @@ def test_a_number_that_is_not_there_is_not_guessed(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {**LAUNCHED, "RANK": "0"}, {"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "127.0.0.1"}]
+    "environment", [{}, {**LAUNCHED, "RANK": "0"}, {"MASTER_ADDR": "127.0.0.1"}, {"ACCELERATE_USE_CPU": "False"}]
 )
 def test_nothing_is_started_where_nothing_is_missing(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", *LAUNCHED):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -269,6 +270,43 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over_and_the_one_before_taken
     run = engine.train(bert(), RunDirectory(tmp_path / "run"), resume=True, console=Console(file=said, width=300))
     assert f"passed over the checkpoint {newest.name}: optimizer.bin was changed: its SHA-256 is another one" in said.getvalue()
     assert 'continuing at stage "top", step 7' in said.getvalue()
+    assert_same_run(whole, run)
+
+
+def test_stages_in_another_order_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signal_at(monkeypatch, step=1), pytest.raises(Stopped):
+        train(bert(), tmp_path / "run")
+    turned = bert().model_copy(update={"stages": dict(reversed(STAGES.items()))})
+    with pytest.raises(RunError, match="stages: head, top, all -> all, top, head"):
+        train(turned, tmp_path / "run", resume=True)
+
+
+def test_other_contents_under_the_same_ids_and_labels_are_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews = Path(shutil.copytree(REVIEWS, tmp_path / "reviews"))
+    recipe = bert(f"data.source={reviews}")
+    with signal_at(monkeypatch, step=1), pytest.raises(Stopped):
+        train(recipe, tmp_path / "run")
+    text = (reviews / "train.jsonl").read_text(encoding="utf-8")
+    (reviews / "train.jsonl").write_text(text.replace(" the ", " a "), encoding="utf-8")
+    with pytest.raises(RunError, match=r"the data are not those of this run any more \(changed: train"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_what_an_earlier_start_has_left_is_not_taken_for_this_ones(
+    tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(engine, "save_classifier", full)
+        train(bert(), tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    shutil.rmtree(run.checkpoints)  # the way out that is offered when no checkpoint verifies
+    foreign = Predictions.load(run.predictions("test"))
+    Predictions(foreign.ids, foreign.labels, -foreign.logits).save(run.predictions("test"), ["negative", "positive"])
+    run = train(bert(), run.path, resume=True)
+    assert [opening["by"] for opening in read_json_lines(run.test_openings)] == ["hftl train", "hftl train, continued"]
     assert_same_run(whole, run)
 
 

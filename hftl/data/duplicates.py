@@ -50,6 +50,7 @@ SHINGLE = 5
 _BANDS, _ROWS = 16, 4
 _WINDOW = 8  # neighbours in a band's bucket that are compared: all pairs of a bucket of nine, and linear work in a larger one
 _BITS = 10
+_MOST_CANDIDATES = 50  # of one picture among those after it
 _SMALL = 64
 _BATCH = 1000
 _EXAMPLES = 5  # of one kind, in the facts
@@ -357,8 +358,10 @@ def near_pictures(looks: Sequence[Look]) -> list[Link]:
     for start in range(0, len(hashes), _BATCH):
         # Every pair is looked at: 0.5 s for 25,000 pictures, far less than to decode them.
         differing = np.bitwise_count(hashes[start : start + _BATCH, None] ^ hashes[None, start:])
-        one, other = np.nonzero(differing <= _BITS)
-        pairs = np.stack([one, other], axis=1)[one < other] + start
+        one, other = np.nonzero(np.triu(differing <= _BITS, k=1))
+        # Of a picture's candidates the first ones do: frames of one film would make as many pairs as there are pictures squared.
+        rank = np.arange(len(one)) - np.searchsorted(one, one)
+        pairs = np.stack([one, other], axis=1)[rank < _MOST_CANDIDATES] + start
         for first in range(0, len(pairs), _BATCH):
             some = pairs[first : first + _BATCH]
             alike = _correlation(_steps(thumbnails[some[:, 0]]), _steps(thumbnails[some[:, 1]]))

@@ -69,6 +69,8 @@ _PIPELINE_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexErro
 class BadImage(HftlError):
     """A picture that cannot be read; the message says which and why."""
 
+    everywhere = True  # the process whose share it is in says so
+
 
 # --- decoding -----------------------------------------------------------------------------------------------------------------
 

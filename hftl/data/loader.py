@@ -9,6 +9,7 @@ Shapes: B examples in a micro-batch, L tokens, N examples in a split.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -186,6 +187,7 @@ def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> It
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_one_signal,
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )
@@ -193,6 +195,12 @@ def _loader(samples: Samples, batches: list[list[Position]], workers: int) -> It
         if isinstance(batch, HftlError):
             raise batch
         yield batch
+
+
+def _outlive_one_signal(worker: int) -> None:
+    """A signal to all processes of a job is the main one's to obey: without its workers it could not finish the step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _batch(tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:

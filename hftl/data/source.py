@@ -9,6 +9,7 @@ K classes. Rows are counted from 0, without a header: "train/17" is row 17 of th
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     looks, unreadable = _look_at(tables, data)
     if isinstance(data, ImageData) and data.on_bad_image == "error":
         problems += _bad_image_problems(tables, unreadable)
-    contents = _contents(tables, looks, labels)
+    fingerprints = _fingerprints(tables, looks)
+    contents = {role: np.where(labels[role] >= 0, found, -1) for role, found in number_contents(fingerprints).items()}
     duplicates = find_duplicates(contents, labels)
     left_out = unreadable
     if data.on_duplicate == "error":
@@ -127,6 +129,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "format": source.format,
         "label_names": list(names),
         "splits": {role: split_facts(split["id"][:], split["label"][:], names) for role, split in result.items()},
+        "contents": {role: hashlib.sha256(fingerprints[origin[role]][rows[role]].tobytes()).hexdigest() for role in rows},
         **_how_divided(data, tables, seed),
         "skipped": [
             {"id": tables[role].ids[row], "split": role, "why": why}
@@ -300,18 +303,15 @@ def _look_at(
     return looks, unreadable
 
 
-def _contents(
-    tables: Mapping[Role, Table], looks: Mapping[Role, Mapping[int, Look]], labels: Mapping[Role, np.ndarray]
-) -> dict[Role, np.ndarray]:
-    """A number for the content of every row, equal where the contents are; -1 where there is none, or no label."""
+def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, Mapping[int, Look]]) -> dict[Role, np.ndarray]:
+    """16 bytes for the content of every row."""
     fingerprints = {}
     for role, table in tables.items():
         if table.content is not None and table.content.column_names == ["text"]:
             fingerprints[role] = text_fingerprints(table.content)
         else:
             fingerprints[role] = picture_fingerprints([looks[role].get(row) for row in range(len(table.ids))])
-    numbers = number_contents(fingerprints)
-    return {role: np.where(labels[role] >= 0, numbers[role], -1) for role in tables}
+    return fingerprints
 
 
 def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, str]]) -> list[Problem]:

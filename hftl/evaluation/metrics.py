@@ -34,7 +34,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm, rankdata
 
 from hftl.errors import DataError, Problem, RunError
-from hftl.run import flush, parse_json
+from hftl.run import PARTIAL, flush, parse_json
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -164,7 +164,7 @@ class Predictions:
             metadata[_SIZE_UNIT] = self.size_unit.encode()
         table = pa.table(columns).replace_schema_metadata(metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
         pq.write_table(table, beside)
         flush(beside)
         beside.replace(path)

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hftl.errors import RunError
-from hftl.run import fingerprint, flush, read_json, write_json
+from hftl.run import PARTIAL, fingerprint, flush, read_json, write_json
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and the one before in case its bits do not last."""
 
-_STATE, _BEST, _MANIFEST, _PARTIAL = "state.json", "best.safetensors", "manifest.json", ".partial"
+_STATE, _BEST, _MANIFEST = "state.json", "best.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, 
         CheckpointError: on every process, when one could not write its part. Nothing of it is left.
     """
     target = folder / progress.name
-    beside = target.with_name(target.name + _PARTIAL)
+    beside = target.with_name(target.name + PARTIAL)
 
     def make_room() -> None:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            for unfinished in folder.glob(f"*{_PARTIAL}"):
+            for unfinished in folder.glob(f"*{PARTIAL}"):
                 shutil.rmtree(unfinished)
             beside.mkdir()
 
@@ -138,10 +138,12 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, 
             beside.replace(target)
             flush(folder)
             if damage := damage_of(target):
+                shutil.rmtree(target)
                 raise OSError(f"what was written reads back differently: {damage}")
-            before = [path for path in _in_order(folder) if path.name < target.name]
+            # Older ones go, and newer ones that a resume has passed over; what is kept beside the new one is whole.
+            before = [path for path in _in_order(folder) if path.name < target.name and damage_of(path) is None]
             for other in {*_in_order(folder)} - {target, *before[len(before) - KEPT + 1 :]}:
-                shutil.rmtree(other)  # older ones, and newer ones that a resume has passed over
+                shutil.rmtree(other)
 
     for part in (make_room, write_state, seal):
         _on_all_processes(part, accelerator, beside)
@@ -249,4 +251,4 @@ def _in_order(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.suffix != _PARTIAL)
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.suffix != PARTIAL)

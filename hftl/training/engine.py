@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, broadcast
+from accelerate.utils import LoggerType, broadcast, gather_object
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
@@ -39,9 +39,11 @@ from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
 from hftl.recipe import LOCAL, Recipe, Stage, difference
 from hftl.run import (
+    PARTIAL,
     RunDirectory,
     append_json_line,
     environment_record,
+    flush,
     now,
     read_json,
     read_json_lines,
@@ -72,7 +74,7 @@ from hftl.training.experiment import (
 )
 from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
-from hftl.training.machine import EnergyMeter, mixed_precision, others_alive, process_state
+from hftl.training.machine import EnergyMeter, disk_errors, mixed_precision, others_alive, process_state
 from hftl.training.plan import Plan
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import freeze, make_optimizer, make_schedule, param_groups, train_mode
@@ -82,7 +84,6 @@ FREE_TO_CHANGE = (
     "run.workers:",
     "run.log_every:",
     "run.trackers:",
-    "run.evaluation_batch_size:",
     "run.checkpoint_minutes:",
     "run.timeout_minutes:",
     "card.",
@@ -109,15 +110,16 @@ def train(
     state.wait_for_everyone()  # no process writes before all have looked
     accelerator = make_accelerator(recipe, run)
     with accelerator.main_process_first():  # the others find its prepared data in the cache
-        experiment = prepare_experiment(recipe)
+        experiment = prepare_experiment(_pinned(recipe, run) if resume else recipe)
         samples = {
             split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
         }
     plan = make_plan(experiment, source=source, measure=accelerator.device)
     _check_batch_sizes(experiment, samples["train"], accelerator)
-    if resume and run.data.is_file():
+    if resume and run.environment.is_file():  # written after data.json
         _check_same_data(experiment.splits, run)
+        _check_same_precision(accelerator, run)
     findings = None  # of the audit, once a run and by one process
     if accelerator.is_main_process:
         _check_space(experiment, plan, run)
@@ -125,8 +127,11 @@ def train(
     with (
         run.lock() if accelerator.is_main_process else nullcontext(),
         Journal(run, accelerator, console or Console(stderr=True)) as journal,
+        disk_errors(run),
         deferred() as noted,
     ):
+        if accelerator.is_main_process:
+            _claim(run, recipe, resume=resume)  # once more: another process may have had it until now
         accelerator.wait_for_everyone()
         checkpoint, passed_over = newest_checkpoint(run.checkpoints)
         progress = Progress.at_start_of(0)
@@ -134,6 +139,9 @@ def train(
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
         if accelerator.is_main_process:
+            if checkpoint is None:  # what an earlier start has left is not of these weights
+                for left in (run.predictions("test").parent, run.model):
+                    shutil.rmtree(left, ignore_errors=True)
             write_text(run.recipe, recipe.to_yaml())
             write_json(run.plan, plan.to_dict())
             write_json(run.data, facts(experiment, samples["train"]))
@@ -243,11 +251,12 @@ def _train_stage(
             if not batch.completes_step:
                 continue
             value, weight = accelerator.reduce(torch.stack([step_loss, torch.tensor(step_weight).to(step_loss)]), "sum").tolist()
-            if not math.isfinite(value):  # the same on every process, so all of them stop
-                raise _not_finite(value, [samples["train"].ids[index] for index in step_index], name, progress.step)
             if abs(weight - 1) > 1e-3:
                 raise RuntimeError(f"step {progress.step + 1}: {weight:.3f} times its examples were computed, not each one once")
-            grad_norm = accelerator.clip_grad_norm_(model.parameters(), stage.max_grad_norm) if stage.max_grad_norm else None
+            grad_norm = float(accelerator.clip_grad_norm_(model.parameters(), stage.max_grad_norm or math.inf))
+            if not math.isfinite(value + grad_norm):  # the same on every process, so all of them stop, before the weights are lost
+                ids = gather_object([samples["train"].ids[index] for index in step_index])
+                raise _not_finite(value, grad_norm, ids, name, progress.step)
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             optimizer.step()
             schedule.step()
@@ -255,9 +264,8 @@ def _train_stage(
             progress = progress.after_step(value)
             journal.advance()
             if progress.step % recipe.run.log_every == 0 or progress.offset == per_epoch:
-                norm = None if grad_norm is None else float(grad_norm)
                 mean_loss = progress.logged_loss / progress.logged_steps
-                journal.step(name, epoch=epoch, step=progress.step, loss=mean_loss, grad_norm=norm, lr=rates)
+                journal.step(name, epoch=epoch, step=progress.step, loss=mean_loss, grad_norm=grad_norm, lr=rates)
                 progress = replace(cost.so_far(progress), logged_loss=0.0, logged_steps=0)
             step_loss.zero_()
             step_weight = 0.0
@@ -325,6 +333,7 @@ def _finish(
         if accelerator.is_main_process:
             again = any(read_json_lines(run.test_openings))
             append_json_line(run.test_openings, {"time": now(), "by": "hftl train, continued" if again else "hftl train"})
+            flush(run.test_openings)
         predictions["test"] = _predict(model, test, recipe, accelerator, stop_if_asked)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
@@ -479,13 +488,13 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
-        if run.path.exists() and any(run.path.iterdir()):
+        if run.path.exists() and any(path.suffix != PARTIAL for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             raise RunError(f"{run.path} is not empty. Continue that run with --resume, or choose another place with --run-dir")
         return
     if run.finished:
-        raise RunError(f"{run.path}: this run is finished; there is nothing to resume")
+        raise RunError(f"{run.path}: this run is finished; there is nothing to resume. Its card again: hftl card {run.path}")
     changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise RunError(
@@ -563,19 +572,42 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _not_finite(loss: float, ids: list[str], stage: str, step: int) -> RunError:
+def _not_finite(loss: float, grad_norm: float, ids: list[str], stage: str, step: int) -> RunError:
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.3f} and the norm of its gradient {grad_norm}"
     return RunError(
-        f"stage {stage}, step {step + 1}: the loss is {loss}. The last checkpoint stands. A rate that is too high"
-        f" is the usual cause, and then the run starts again with a lower one. Its examples here: {', '.join(ids)}"
+        f"stage {stage}, step {step + 1}: {what}. The last checkpoint stands. A rate that is too high"
+        f" is the usual cause, and then the run starts again with a lower one. Its examples: {', '.join(ids)}"
     )
 
 
+def _pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """The recipe with the commit of its data set that the run was started with: a branch of the Hub may have moved on."""
+    revision = read_json(run.data).get("revision") if run.data.is_file() else None
+    return recipe if revision is None else recipe.model_copy(update={"data": recipe.data.model_copy(update={"revision": revision})})
+
+
 def _check_same_data(splits: Splits, run: RunDirectory) -> None:
-    """Refuse to continue or compare a run on other rows than it was started with."""
-    recorded = read_json(run.data).get("splits", {})
-    changed = [name for name, facts in splits.facts["splits"].items() if facts != recorded.get(name)]
+    """Refuse to continue or compare a run on other rows, or other contents of them, than it was started with."""
+    recorded = read_json(run.data)
+    rows, contents = recorded.get("splits", {}), recorded.get("contents", splits.facts["contents"])
+    changed = [
+        name
+        for name, facts in splits.facts["splits"].items()
+        if facts != rows.get(name) or splits.facts["contents"][name] != contents.get(name)
+    ]
     if changed:
         raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
+
+
+def _check_same_precision(accelerator: Accelerator, run: RunDirectory) -> None:
+    """Refuse to continue in another number format, which `auto` may choose on another machine."""
+    then, here = read_json(run.environment).get("precision"), _precision(accelerator)
+    if then != here:
+        raise RunError(f"{run.path}: started in {then}, and this machine computes in {here}; continue it where it was started")
+
+
+def _precision(accelerator: Accelerator) -> str:
+    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
 
 
 def _check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:
@@ -654,5 +686,5 @@ def _environment(accelerator: Accelerator, recipe: Recipe) -> dict[str, object]:
         "processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "precision": _precision(accelerator),
     }

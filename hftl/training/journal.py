@@ -89,7 +89,8 @@ class Journal:
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several = self.accelerator.num_processes
-        command = f"accelerate launch --num_processes {several} -m hftl" if several > 1 else "hftl"
+        cpu = " --cpu" if self.accelerator.device.type == "cpu" else ""
+        command = f"accelerate launch{cpu} --num_processes {several} -m hftl" if several > 1 else "hftl"
         self.say(
             f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
             f" Continue with:  {command} train {self.run.path} --resume"
@@ -110,7 +111,7 @@ class Journal:
         if self._task is not None:
             self._bar.advance(self._task)
 
-    def step(self, stage: str, *, epoch: int, step: int, loss: float, grad_norm: float | None, lr: Mapping[str, float]) -> None:
+    def step(self, stage: str, *, epoch: int, step: int, loss: float, grad_norm: float, lr: Mapping[str, float]) -> None:
         self.record("step", stage=stage, epoch=epoch, step=step, loss=loss, grad_norm=grad_norm, lr=dict(lr))
         if self._task is not None:
             self._bar.update(self._task, note=f"loss {loss:.3f}{self._note}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +13,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from safetensors import SafetensorError
 
 from hftl.errors import RecipeError, RunError
 from hftl.recipe import Run
+from hftl.run import RunDirectory
 
 
 def process_state(*, minutes: float = 30.0) -> PartialState:
@@ -24,6 +28,12 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
     """
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+
+
+class WorkerError(RunError):
+    """A loader's worker has died; the process that it worked for says so."""
+
+    everywhere = True
 
 
 class PeerError(RunError):
@@ -46,7 +56,7 @@ def others_alive() -> Iterator[None]:
     except RuntimeError as error:
         if str(error).startswith("DataLoader worker"):
             what = f"a loader process died: {' '.join(str(error).split())}"
-            raise RunError(
+            raise WorkerError(
                 f"{what} Too little memory is the usual cause; fewer workers (run.workers) need less. Continue with --resume"
             ) from error
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
@@ -100,6 +110,27 @@ def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -
     products(2)
     count = max(2, round(seconds / (products(2) / 2)))
     return count * 2 * side**3 / products(count)
+
+
+@contextmanager
+def disk_errors(run: RunDirectory) -> Iterator[None]:
+    """Turn what a full, broken or read-only disk makes of a write into a message; other errors of files keep their traceback.
+
+    Raises:
+        RunError: something of the run could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else errno.EIO
+        if number not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}:
+            raise
+        where = getattr(error, "filename", None) or run.path
+        what = getattr(error, "strerror", None) or error
+        free = f"{shutil.disk_usage(run.path).free / 1e6:,.1f} MB are free"
+        raise RunError(
+            f"{where}: cannot be written: {what}, {free}. The last checkpoint stands; make room and continue with --resume"
+        ) from error
 
 
 class EnergyMeter:
