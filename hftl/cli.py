@@ -129,9 +129,14 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir =
 
     On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
     """
+    repeated = RunDirectory(Path(recipe))
+    if resume and Path(recipe).suffix not in {".py", ".yaml", ".yml"} and not repeated.recipe.is_file():
+        raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
+    if repeated.recipe.is_file() and not repeated.finished and not resume and run_dir is None:
+        raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
     chosen = _recipe(recipe, overrides)
-    if run_dir is None and resume and (Path(recipe) / "recipe.yaml").is_file():
-        run_dir = Path(recipe)
+    if run_dir is None and resume and repeated.recipe.is_file():
+        run_dir = repeated.path
     train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
 
 
@@ -406,9 +411,13 @@ def train_recipe(
     console = console or err
     try:
         train_run(recipe, run, resume=resume, console=console, source=source)
-    except signals.Stopped:
+    except signals.Stopped as stopped:
         if is_main_process() and run.finished:  # asked to stop when all but the card was there
             write_card(run)
+        elif is_main_process() and run.recipe.is_file() and not stopped.saved:
+            console.print(
+                f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume", markup=False
+            )
         raise
     if is_main_process():
         write_card(run)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import psutil
 
 from hftl.errors import RunError
-from hftl.signals import deferred
+from hftl.signals import LAUNCHER, deferred
 
 # Seconds that the others get to end by themselves once one has died; and once they were asked to end, for a last checkpoint.
 TO_NOTICE, TO_SAVE = 10.0, 120.0
@@ -62,6 +62,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "ACCELERATE_USE_CPU": "true",
+        LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
     }
     launcher = os.getppid()

@@ -171,7 +171,9 @@ class RunDirectory:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise RunError(f"{self.path}: another process is training this run at this moment") from None
+                        raise RunError(
+                            f"{self.path}: another process is training this run at this moment; wait for it, or end it"
+                        ) from None
                     time.sleep(0.2)
                 except OSError as error:  # some file systems of clusters have no locks
                     log.warning("%s: cannot be locked (%s); take care that one process alone trains this run", self.path, error)

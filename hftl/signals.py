@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+LAUNCHER = "HFTL_LAUNCHER_PID"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _noted: int | None = None
@@ -26,9 +27,16 @@ _patient = False
 class Stopped(SystemExit):
     """A signal ended the command; as a `SystemExit` it passes every handler of errors on its way out."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, saved: bool = False) -> None:
         super().__init__(128 + number)
         self.signal = signal.Signals(number)
+        self.saved = saved
+        """Where training was: a checkpoint has been written, and the user was told."""
+
+
+def is_orphan() -> bool:
+    """Whether the process of `hftl.launch` that started this one is gone, so that nobody passes signals on any more."""
+    return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
 
 
 def install() -> None:

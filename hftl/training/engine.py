@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ from hftl.run import (
     write_manifest,
     write_text,
 )
-from hftl.signals import SIGNALS, Stopped, deferred
+from hftl.signals import SIGNALS, Stopped, deferred, is_orphan
 from hftl.training.checkpoint import (
     KEPT,
     Progress,
@@ -156,6 +157,8 @@ def train(
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
             journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
+        elif resume:
+            journal.say("no checkpoint yet: starting at the first step")
         last_saved = None if checkpoint is None else checkpoint.name
         watch = Watch(accelerator, noted, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
         for number in range(progress.stage, len(recipe.stages)):
@@ -211,7 +214,7 @@ def _train_stage(
             if watch.last_saved != progress.name:
                 save(progress)
             journal.stopped(name, step=progress.step)
-            raise Stopped(signal)
+            raise Stopped(signal, saved=True)
 
     journal.stage_start(
         name,
@@ -321,7 +324,7 @@ def _finish(
     def stop_if_asked() -> None:
         if (signal := watch.signal()) is not None:  # the checkpoint of the last stage's end stands
             journal.stopped(list(recipe.stages)[-1], step=progress.step)
-            raise Stopped(signal)
+            raise Stopped(signal, saved=True)
 
     predictions = {"validation": _predict(model, validation, recipe, accelerator, stop_if_asked)}
     if splits.test is not None and run.predictions("test").is_file():
@@ -377,7 +380,7 @@ class Watch:
 
     def signal(self) -> int | None:
         """The signal that asked this process, or another one, to stop."""
-        own = self._noted()
+        own = self._noted() or (SIGTERM if is_orphan() else None)
         if self._accelerator.num_processes == 1:
             return own
         asked = self._largest([float(own == number) for number in SIGNALS])
@@ -491,14 +494,24 @@ def _claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         if run.path.exists() and any(path.suffix != PARTIAL for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
+            if not run.recipe.is_file():
+                raise RunError(f"{run.path} is not empty, and no run is in it. Choose another place with --run-dir")
             raise RunError(f"{run.path} is not empty. Continue that run with --resume, or choose another place with --run-dir")
         return
+    if not run.recipe.is_file():
+        raise RunError(f"{run.path}: no run here (there is no recipe.yaml in it). Leave out --resume to start one")
     if run.finished:
         raise RunError(f"{run.path}: this run is finished; there is nothing to resume. Its card again: hftl card {run.path}")
     changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise RunError(
-            "\n".join([f"{run.path}: the recipe is not the one this run was started with:", *(f"  {line}" for line in changed)])
+            "\n".join(
+                [
+                    f"{run.path}: the recipe is not the one this run was started with:",
+                    *(f"  {line}" for line in changed),
+                    "  Continue it without the change, or train the changed recipe in another place with --run-dir",
+                ]
+            )
         )
 
 

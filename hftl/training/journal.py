@@ -76,6 +76,7 @@ class Journal:
         """The plan, on the terminal, and what has to be said before the first step."""
         if self.accelerator.is_main_process:
             self.console.print(plan_table(plan), "", plan_footer(plan), "", sep="\n", highlight=False)
+        self.say(f"run directory: {self.run.path}")
         for line in lines:
             self.say(line)
 

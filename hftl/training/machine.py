@@ -63,8 +63,8 @@ def others_alive() -> Iterator[None]:
             raise
         state = PartialState()
         raise PeerError(
-            f"process {state.process_index} of {state.num_processes}: another process of this run has ended or no longer answers"
-            f" ({str(error).splitlines()[0]}). The last checkpoint stands; continue from it with --resume"
+            f"process {state.process_index} of {state.num_processes}: another process of this run has ended or no longer answers."
+            " Once there is a checkpoint, the run continues from it with --resume"
         ) from error
 
 
