@@ -7,8 +7,8 @@ words, which lack 23 % of the words of the reviews (punctuation among them); the
     python recipes/textcnn_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.twitter.27B.25d.12k.txt
 
 Before the 123 reviews that are also in test were left out of train it was 0.871. Two earlier variants, with reviews cut at 400
-words, reached 0.858 (vocabulary of 45,592, second embedding 100 wide) and 0.860 (as now). So the test split had been looked at three
-times before. With the default vectors from the Hub it has not been measured:
+words, reached 0.858 (vocabulary of 45,592, second embedding 100 wide) and 0.860 (as now). So the test split had been looked at
+three times before. With the default vectors from the Hub it has not been measured:
 
     python recipes/textcnn_imdb.py
 """
@@ -39,8 +39,8 @@ recipe = hftl.Recipe(
         title="GloVe TextCNN on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a convolutional network over word vectors.",
         intended_use="Sentiment of English film reviews, where a small and fast model is wanted.",
-        limitations="Other domains and languages were not measured. Reviews longer than 1,000 words are cut. Earlier"
-        " variants of the recipe were measured on the same test split (0.858, 0.860, 0.871), so its number may be a little too good.",
+        limitations="Other domains and languages were not measured. Reviews longer than 1,000 words are cut. Earlier variants"
+        " of the recipe were measured on the same test split (0.858, 0.860, 0.871), so its number may be a little too good.",
         training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
         license="apache-2.0",
         language="en",
