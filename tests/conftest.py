@@ -11,6 +11,8 @@ from typing import NamedTuple
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Sums over two threads round in another order than over one: what is compared bit by bit has one, here and in other processes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from hub_server import hub as hub
@@ -39,11 +41,9 @@ Hftl = Callable[..., Outcome]
 
 
 @pytest.fixture
-def hftl(capsys: pytest.CaptureFixture[str]) -> Iterator[Hftl]:
+def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
     """The command line in this process: ``hftl("verify", run.path)``."""
     from hftl.cli import main
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Outcome:
         with pytest.raises(SystemExit) as exited:
@@ -52,6 +52,13 @@ def hftl(capsys: pytest.CaptureFixture[str]) -> Iterator[Hftl]:
         code = exited.value.code
         return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
 
-    yield run
-    for number, handler in handlers.items():  # pytest's own, instead of the command line's
+    return run
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """pytest's own are back after a test: the command line, run in this process, installs others."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
         signal.signal(number, handler)

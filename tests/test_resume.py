@@ -27,7 +27,7 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
 from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json, read_json_lines
+from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
 from hftl.training import engine
@@ -271,6 +271,20 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over_and_the_one_before_taken
     assert f"passed over the checkpoint {newest.name}: optimizer.bin was changed: its SHA-256 is another one" in said.getvalue()
     assert 'continuing at stage "top", step 7' in said.getvalue()
     assert_same_run(whole, run)
+
+
+def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with signal_at(monkeypatch, step=1), pytest.raises(Stopped):
+        train(bert(), tmp_path / "run")
+    run, said = RunDirectory(tmp_path / "run"), io.StringIO()
+    write_json(run.environment, read_json(run.environment) | {"precision": "bf16"})
+    with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
+        train(bert(), run.path, resume=True)
+    write_json(run.environment, read_json(run.environment) | {"precision": "fp32", "threads": 64})
+    engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
+    assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
 
 
 def test_stages_in_another_order_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,8 @@ def train(
         if checkpoint is not None:
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
+        threads = read_json(run.environment).get("threads") if run.environment.is_file() else None
+        accelerator.wait_for_everyone()  # all have read what the main process writes now
         if accelerator.is_main_process:
             if checkpoint is None:  # what an earlier start has left is not of these weights
                 for left in (run.predictions("test").parent, run.model):
@@ -157,6 +159,8 @@ def train(
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
             journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
+            if threads is not None and threads != torch.get_num_threads():
+                journal.say(f"with {torch.get_num_threads()} threads instead of {threads}: sums round differently")
         elif resume:
             journal.say("no checkpoint yet: starting at the first step")
         last_saved = None if checkpoint is None else checkpoint.name
@@ -700,4 +704,5 @@ def _environment(accelerator: Accelerator, recipe: Recipe) -> dict[str, object]:
         "distributed": accelerator.distributed_type.value,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": _precision(accelerator),
+        "threads": torch.get_num_threads(),
     }
