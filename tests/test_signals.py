@@ -24,10 +24,12 @@ def test_a_signal_is_noted_and_raised_at_the_end_where_nothing_obeyed_it(number:
 
 
 def test_the_handlers_of_before_are_back_afterwards() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in before.items():
+        signal.signal(number, handler)
     with deferred():
-        assert signal.getsignal(signal.SIGTERM) is not before[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert all(signal.getsignal(number) not in before.values() for number in before)
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_a_second_signal_of_an_impatient_user_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
