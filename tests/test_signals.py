@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_signal_is_noted_and_raised_at_the_end_where_nothing_obeyed_it(number:
 
 
 def test_the_handlers_of_before_are_back_afterwards() -> None:
-    before = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     for number, handler in before.items():
         signal.signal(number, handler)
     with deferred():
