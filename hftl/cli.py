@@ -416,7 +416,9 @@ def train_recipe(
             write_card(run)
         elif is_main_process() and run.recipe.is_file() and not stopped.saved:
             console.print(
-                f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume", markup=False
+                f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume",
+                highlight=False,
+                markup=False,
             )
         raise
     if is_main_process():

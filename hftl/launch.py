@@ -77,7 +77,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
             number = noted() or (signal.SIGTERM if os.getppid() != launcher else None)  # the launcher itself was killed
             if code == 0 and (failed := [rank for rank, child in enumerate(children) if child.poll()]):
                 ended = children[failed[0]].returncode
-                code = ended if ended > 0 else 128 - ended
+                code = _exit_code(ended)
                 deadline = min(deadline, time.monotonic() + TO_NOTICE)
                 if ended < 0 and number is None:
                     said = f"process {failed[0]} of {count} was killed ({signal.Signals(-ended).name}); the others are ended"
@@ -88,9 +88,12 @@ def run_processes(command: Sequence[str], count: int) -> int:
                 _tell(children, number or signal.SIGTERM)
             if time.monotonic() > deadline:
                 _tell(children, signal.SIGKILL)
-    return code or next(
-        (child.returncode if child.returncode > 0 else 128 - child.returncode for child in children if child.returncode), 0
-    )
+    return code or next((_exit_code(child.returncode) for child in children if child.returncode), 0)
+
+
+def _exit_code(returncode: int) -> int:
+    """The shell's: 128 + the signal's number for a process that a signal ended, which `subprocess` makes negative."""
+    return returncode if returncode > 0 else 128 - returncode
 
 
 def _tell(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:

@@ -106,6 +106,17 @@ def course(run: RunDirectory) -> list[dict[str, Any]]:
     return [{key: value for key, value in r.items() if key not in times} for r in run.read_history() if r["event"] != "continued"]
 
 
+def fail_after_test_was_predicted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose disk is full when it comes to save the model."""
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(engine, "save_classifier", full)
+        train(bert(), path)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return train(bert(), tmp_path_factory.mktemp("whole") / "run")
@@ -193,12 +204,7 @@ def test_a_stop_while_test_is_open_is_written_down_as_a_second_opening(
 def test_a_run_that_is_stopped_after_test_was_predicted_does_not_open_it_again(
     tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr(engine, "save_classifier", full)
-        train(bert(), tmp_path / "run")
+    fail_after_test_was_predicted(tmp_path / "run", monkeypatch)
     run = train(bert(), tmp_path / "run", resume=True)
     assert len(run.test_openings.read_text().splitlines()) == 1
     assert_same_run(whole, run)
@@ -309,12 +315,7 @@ def test_other_contents_under_the_same_ids_and_labels_are_other_data(tmp_path: P
 def test_what_an_earlier_start_has_left_is_not_taken_for_this_ones(
     tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr(engine, "save_classifier", full)
-        train(bert(), tmp_path / "run")
+    fail_after_test_was_predicted(tmp_path / "run", monkeypatch)
     run = RunDirectory(tmp_path / "run")
     shutil.rmtree(run.checkpoints)  # the way out that is offered when no checkpoint verifies
     foreign = Predictions.load(run.predictions("test"))

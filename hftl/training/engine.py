@@ -339,8 +339,7 @@ def _finish(
             test = make_samples(recipe, experiment.classifier, splits.test, train=False)
         if accelerator.is_main_process:
             again = any(read_json_lines(run.test_openings))
-            append_json_line(run.test_openings, {"time": now(), "by": "hftl train, continued" if again else "hftl train"})
-            flush(run.test_openings)
+            _note_opening(run, by="hftl train, continued" if again else "hftl train")
         predictions["test"] = _predict(model, test, recipe, accelerator, stop_if_asked)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
@@ -387,7 +386,7 @@ class Watch:
         own = self._noted() or (SIGTERM if is_orphan() else None)
         if self._accelerator.num_processes == 1:
             return own
-        asked = self._largest([float(own == number) for number in SIGNALS])
+        asked = self._summed([float(own == number) for number in SIGNALS])
         return own if own is not None else next((number for number, flag in zip(SIGNALS, asked, strict=True) if flag), None)
 
     def is_due(self) -> bool:
@@ -395,13 +394,13 @@ class Watch:
         due = time.monotonic() - self._saved_at >= self._seconds
         if self._accelerator.num_processes == 1:
             return due
-        return bool(self._largest([float(due and self._accelerator.is_main_process)])[0])
+        return bool(self._summed([float(due and self._accelerator.is_main_process)])[0])
 
     def saved(self, progress: Progress) -> None:
         self._saved_at = time.monotonic()
         self.last_saved = progress.name
 
-    def _largest(self, values: list[float]) -> list[float]:
+    def _summed(self, values: list[float]) -> list[float]:
         """Of each value the sum over all processes; not 0 where it is not 0 on one of them."""
         summed: list[float] = self._accelerator.reduce(torch.tensor(values, device=self._accelerator.device), "sum").tolist()
         return summed
@@ -458,9 +457,15 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
             raise RunError(f'the data of {run.path} have no split "{split}"')
         samples = make_samples(recipe, classifier, dataset, train=False)
     if split == "test" and opened_by is not None and accelerator.is_main_process:
-        append_json_line(run.test_openings, {"time": now(), "by": opened_by})
+        _note_opening(run, by=opened_by)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     return _predict(model, samples, recipe, accelerator)
+
+
+def _note_opening(run: RunDirectory, *, by: str) -> None:
+    """Write an opening of the test split into the run's ledger, and onto the disk before the split is looked at."""
+    append_json_line(run.test_openings, {"time": now(), "by": by})
+    flush(run.test_openings)
 
 
 def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
