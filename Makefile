@@ -60,7 +60,7 @@ test: install
 	@echo "[3/4] types"
 	@$(BIN)/python -m mypy
 	@echo "[4/4] tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	@$(MAKE) --no-print-directory check-lint

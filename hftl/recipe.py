@@ -112,6 +112,9 @@ class ImageData(_Data):
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"
     """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`)."""
+    augmentation_views: Count = 0
+    """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; a frozen prefix computes
+    each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
     background: tuple[Colour, Colour, Colour] = (255, 255, 255)
     """RGB colour, 0 to 255, on which transparent pictures are composed."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -237,8 +240,16 @@ class Run(_Section):
     """Examples of an evaluation batch, a process."""
     metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
     """Validation metric that picks the best weights of a stage."""
-    workers: Count = 0
-    """Loader processes beside each training process."""
+    tokens_per_batch: Positive = 16_384
+    """Most tokens, padding included, that a process computes at once: a step with more is cut into micro-batches, and evaluation
+    batches are filled up to it. Does not change what a step computes."""
+    cache_gb: Annotated[float, Field(ge=0.0)] = 20.0
+    """Disk, in gigabytes, for what is computed once and used again, by this run and later ones: the activations that leave frozen
+    layers, decoded pictures. What does not fit is computed each time; 0 keeps nothing."""
+    compile: bool = False
+    """`torch.compile` on a GPU, with lengths padded to few sizes. On a CPU it gains nothing and is refused."""
+    workers: Count | None = None
+    """Loader processes beside each training process; None: as many as this machine has use for."""
     log_every: Positive = 10
     """Steps between two lines of history.jsonl."""
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 10.0

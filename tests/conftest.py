@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +15,21 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Sums over two threads round in another order than over one: what is compared bit by bit has one, here and in other processes.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Nor does a test find what another session, or the user of this machine, has computed before.
+os.environ["HFTL_CACHE"] = tempfile.mkdtemp(prefix="hftl-tests-")
 
 import pytest
 from hub_server import hub as hub
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session() -> Iterator[None]:
+    """What the tests have computed once is removed with them."""
+    yield
+    shutil.rmtree(os.environ["HFTL_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture
@@ -62,3 +73,13 @@ def signal_handlers() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+# `make test` gives whole files to two processes, in this order: the longest first, so that none is left over at the end for one.
+LONGEST = ("test_kills", "test_resume", "test_faults", "test_checkpoint", "test_foreign_models", "test_hub")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of `LONGEST` come before the others; within a file nothing changes its place."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))

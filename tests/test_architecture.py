@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.signals": (),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
+    "hftl.store": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": GROUND,
+    "hftl.data": (*GROUND, "hftl.store"),
     "hftl.models": GROUND,
     "hftl.evaluation": GROUND,
-    "hftl.training": (*WINGS, "hftl.signals"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.signals"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -71,6 +72,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.signals": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
+    "hftl.store": frozenset({"numpy"}),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,11 @@ def samples_of(pictures: list[bytes], processor: TimmWrapperImageProcessor, **se
     }
     defaults: dict[str, Any] = {"augmentation": "none", "background": WHITE, "seed": 0, "train": True}
     return ImageSamples(Dataset.from_dict(rows, features=FEATURES), processor, **defaults | settings)
+
+
+def model_inputs(samples: ImageSamples, *positions: tuple[int, int]) -> torch.Tensor:
+    """(B, 3, H, W) float32, as the model gets them."""
+    return samples.to_device(samples.collate([samples[position] for position in positions]), torch.device("cpu"))["pixel_values"]
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------------------
@@ -180,13 +187,13 @@ def test_a_single_pixel_and_a_ribbon_are_noted_and_used(processor: TimmWrapperIm
     assert inspect(pictures[1]).note == "1 x 4000 pixels: little of it is left in a square"
     for policy in POLICIES:
         samples = samples_of(pictures, processor, augmentation=policy)
-        assert {samples[0, index]["pixel_values"].shape for index in range(3)} == {(3, 32, 32)}
+        assert {samples[0, index]["pixel_values"].shape for index in range(3)} == {(32, 32, 3)}
 
 
 def test_a_ribbon_cut_before_resizing_gives_the_processors_pixels(processor: TimmWrapperImageProcessor) -> None:
     ribbon = noise(900, 6)  # 150 : 1
-    pixels = samples_of([encoded(ribbon, "PNG")], processor)[0, 0]["pixel_values"]
-    assert torch.allclose(pixels, processor(ribbon)["pixel_values"][0], atol=0.02)  # one step of 255 is 0.017
+    pixels = model_inputs(samples_of([encoded(ribbon, "PNG")], processor), (0, 0))
+    assert torch.allclose(pixels[0], processor(ribbon)["pixel_values"][0], atol=0.02)  # one step of 255 is 0.017
 
 
 def test_a_large_jpeg_is_decoded_smaller_for_training_but_never_below_what_is_asked() -> None:
@@ -208,11 +215,20 @@ def test_without_augmentation_the_pixels_are_exactly_the_processors(
     noise(*size).save(path)
     samples = samples_of([path.read_bytes()], processor, train=train, augmentation="none" if train else "strong")
     served = processor(load_image(str(path)))["pixel_values"][0]
-    assert torch.equal(samples[3, 0]["pixel_values"], served)
-    # The picture of it, normalised again, is the same up to rounding.
-    mean, std = (torch.tensor(processor.data_config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    again = (torch.from_numpy(samples.plain(0)).permute(2, 0, 1) / 255 - mean) / std
-    assert torch.allclose(again, served, atol=1e-5)
+    assert torch.equal(model_inputs(samples, (3, 0))[0], served)
+    assert np.array_equal(samples.plain(0), samples[3, 0]["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_mode": "squash"}, {"crop_mode": "border"}, {"input_size": (3, 24, 40)}, {"mean": (0.1,) * 3}]
+)
+def test_every_processor_is_followed_exactly(change: dict[str, Any], processor: TimmWrapperImageProcessor) -> None:
+    other = TimmWrapperImageProcessor({**processor.data_config, **change})
+    pictures = [noise(50, 40), noise(20, 90, seed=1), noise(7, 7, seed=2)]
+    samples = samples_of([encoded(picture, "PNG") for picture in pictures], other)
+    inputs = model_inputs(samples, (0, 0), (0, 1), (0, 2))
+    assert torch.equal(inputs, other(pictures)["pixel_values"])
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_augmented_sample_is_its_view_normalised(processor: TimmWrapperImageProcessor) -> None:
@@ -222,7 +238,8 @@ def test_an_augmented_sample_is_its_view_normalised(processor: TimmWrapperImageP
     assert view.dtype == np.uint8
     mean, std = (np.array(processor.data_config[key], dtype=np.float32) for key in ("mean", "std"))
     expected = ((view / 255 - mean) / std).transpose(2, 0, 1)
-    assert np.allclose(samples[5, 0]["pixel_values"], expected, atol=1e-5)
+    assert np.array_equal(samples[5, 0]["pixel_values"], view)
+    assert np.allclose(model_inputs(samples, (5, 0))[0], expected, atol=1e-5)
 
 
 def test_seed_epoch_and_index_each_change_the_view_and_nothing_else_does(processor: TimmWrapperImageProcessor) -> None:
@@ -234,6 +251,14 @@ def test_seed_epoch_and_index_each_change_the_view_and_nothing_else_does(process
     assert not np.array_equal(samples.augmented(0, 1), view)
     assert not np.array_equal(samples.augmented(1, 0), view)
     assert not np.array_equal(samples_of(pictures, processor, augmentation="standard", seed=2).augmented(0, 0), view)
+
+
+def test_with_views_the_epochs_take_turns(processor: TimmWrapperImageProcessor) -> None:
+    pictures = [encoded(noise(60, 50), "PNG")]
+    every, three = (samples_of(pictures, processor, augmentation="standard", views=views) for views in (0, 3))
+    for epoch in range(7):
+        assert np.array_equal(three[epoch, 0]["pixel_values"], every[epoch % 3, 0]["pixel_values"])
+    assert not np.array_equal(every[3, 0]["pixel_values"], every[0, 0]["pixel_values"])
 
 
 class Pairs(Sampler[tuple[int, int]]):
@@ -265,13 +290,177 @@ def test_a_batch_has_the_names_of_the_models_inputs(processor: TimmWrapperImageP
     samples = samples_of([encoded(noise(40, 40, seed=seed), "PNG") for seed in range(3)], processor)
     batch = samples.collate([samples[0, 2], samples[0, 1]])
     assert set(batch) == {"pixel_values", "labels", "index"}
-    assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 32, 32), torch.float32)
+    assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 32, 32), torch.uint8)
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
     assert (batch["labels"].tolist(), batch["index"].tolist(), samples.lengths) == ([0, 1], [2, 1], None)
+
+
+def test_a_picture_more_costs_a_few_bytes_of_memory(processor: TimmWrapperImageProcessor) -> None:
+    content = encoded(Image.new("RGB", (2, 2)), "PNG")
+
+    def taken(rows: int) -> int:
+        data = {"id": [f"train/a long name {row}" for row in range(rows)], "image": [{"bytes": content, "path": None}] * rows}
+        dataset = Dataset.from_dict({**data, "label": [0, 1] * (rows // 2)}, features=FEATURES)
+        tracemalloc.start()
+        samples = ImageSamples(dataset, processor, augmentation="light", background=WHITE, seed=0, train=True)
+        assert samples.sizes.sum() == 4 * rows
+        assert samples.ids[rows - 1] == f"train/a long name {rows - 1}"
+        gc.collect()  # Pillow's pictures refer to themselves
+        now = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return now
+
+    taken(10)  # what is made once
+    # The label has 8 bytes and the header 10; a list of names alone would be more than 80.
+    assert taken(3000) - taken(1000) < 40 * 2000
 
 
 def test_a_picture_that_became_unreadable_is_named(processor: TimmWrapperImageProcessor) -> None:
     with pytest.raises(BadImage, match="train/0: empty file"):
         samples_of([b""], processor)[0, 0]
+
+
+# --- decoded once -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files_of(folder: Path, pictures: list[bytes]) -> Dataset:
+    """Picture files, whose content can change."""
+    folder.mkdir()
+    paths = [folder / f"{row}.jpg" for row in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        path.write_bytes(picture)
+    rows = {
+        "id": [path.name for path in paths],
+        "image": [{"bytes": None, "path": str(path)} for path in paths],
+        "label": [row % 2 for row in range(len(paths))],
+    }
+    return Dataset.from_dict(rows, features=FEATURES)
+
+
+def turned(image: Image.Image) -> bytes:
+    """A JPEG whose EXIF turns it on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image, "JPEG", exif=exif)
+
+
+PICTURES = [
+    encoded(noise(60, 50), "PNG"),
+    encoded(noise(400, 300, seed=1), "JPEG"),  # is decoded at 100 x 75 for an input of 32 pixels
+    turned(noise(400, 320, seed=2)),
+    encoded(noise(40, 90, seed=3).convert("RGBA"), "PNG"),
+    encoded(noise(64, 64, seed=4), "ICO", sizes=[(16, 16), (48, 48)]),
+    encoded(noise(1, 700, seed=5), "PNG"),
+    encoded(noise(33, 70, seed=6), "WEBP"),
+]
+
+
+@pytest.mark.parametrize(("augmentation", "train"), [("none", True), ("strong", False), ("strong", True), ("own", True)])
+def test_samples_are_the_same_from_the_cache(
+    augmentation: str, train: bool, cache: Path, tmp_path: Path, processor: TimmWrapperImageProcessor
+) -> None:
+    own = A.to_dict(A.Compose([A.HorizontalFlip(p=0.5)]))
+    settings: dict[str, Any] = {"augmentation": own if augmentation == "own" else augmentation, "train": train}
+    settings |= {"background": WHITE, "seed": 3}
+    dataset = files_of(tmp_path / "pictures", PICTURES)
+    live = ImageSamples(dataset, processor, **settings)
+    places = [(epoch, index) for epoch in range(3) for index in range(len(PICTURES))]
+    expected, plain = [live[place]["pixel_values"] for place in places], [live.plain(index) for index in range(len(live))]
+    first, later = (ImageSamples(dataset, processor, **settings) for _ in range(2))
+    assert not first.find_decoded()
+    assert first.decode_once(budget=1e9) is None
+    assert later.find_decoded()
+    for path in (tmp_path / "pictures").iterdir():
+        path.write_bytes(b"no picture any more")
+    for samples in (first, later):
+        assert all(np.array_equal(samples[place]["pixel_values"], then) for place, then in zip(places, expected, strict=True))
+        assert samples.ids[1] == "1.jpg"
+    if not train or augmentation == "none":
+        assert all(np.array_equal(later.plain(index), then) for index, then in enumerate(plain))
+
+
+def test_a_big_photo_is_kept_as_small_as_training_needs_it(cache: Path, processor: TimmWrapperImageProcessor) -> None:
+    samples = samples_of([encoded(noise(1600, 1200), "JPEG")], processor, augmentation="light")
+    assert samples.decode_once(budget=1e9) is None
+    # An eighth, the least that JPEG offers: 200 x 150; the model's input of 32 would do with 64.
+    assert [path.stat().st_size for path in cache.rglob("rows.bin")] == [8 + 200 * 150 * 3]
+
+
+def test_decoding_that_was_interrupted_goes_on(
+    cache: Path, tmp_path: Path, processor: TimmWrapperImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hftl.data.image._BATCH", 2)
+    pictures = [encoded(noise(40, 40, seed=seed), "PNG") for seed in range(7)]
+    batches = iter([None, None])
+    samples = samples_of(pictures, processor)
+    with pytest.raises(StopIteration):
+        samples.decode_once(budget=1e9, after_batch=lambda: next(batches))
+    assert not samples.find_decoded()
+    again = samples_of(pictures, processor)
+    assert not again.find_decoded()  # has read all files for their content
+    decoded: list[int] = []
+    read = again.original
+
+    def original(index: int) -> bytes | str:
+        decoded.append(index)
+        return read(index)
+
+    monkeypatch.setattr(again, "original", original)
+    assert again.decode_once(budget=1e9) is None
+    assert decoded == [6]  # of the batches (0, 1), (2, 3), (4, 5) and (6) three were marked
+    live = samples_of(pictures, processor)
+    assert all(np.array_equal(again[0, index]["pixel_values"], live[0, index]["pixel_values"]) for index in range(7))
+
+
+def test_what_does_not_fit_is_decoded_live(cache: Path, processor: TimmWrapperImageProcessor) -> None:
+    samples = samples_of(PICTURES, processor)
+    why = samples.decode_once(budget=1000)
+    # 7 crops of 32 x 32 x 3 bytes
+    assert why == "pictures are decoded again in every epoch: 0.0 MB do not fit into the cache's 0.0 MB"
+    assert not list(cache.rglob("rows.bin"))
+    assert samples[0, 0]["pixel_values"].shape == (32, 32, 3)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_nothing_is_kept(cache: Path, processor: TimmWrapperImageProcessor) -> None:
+    for policy in ("none", "light"):
+        samples = samples_of([PICTURES[0], PICTURES[1][:-200]], processor, augmentation=policy)
+        with pytest.raises(BadImage, match="train/1: cannot be decoded"):
+            samples.decode_once(budget=1e9)
+        assert not samples.find_decoded()
+
+
+def test_the_fingerprint_follows_everything_that_decides_the_pixels(tmp_path: Path, processor: TimmWrapperImageProcessor) -> None:
+    dataset = files_of(tmp_path / "pictures", PICTURES[:2])
+    darker = TimmWrapperImageProcessor({**processor.data_config, "std": (0.5,) * 3})
+
+    def fingerprint(processor: TimmWrapperImageProcessor = processor, **settings: Any) -> str:
+        defaults: dict[str, Any] = {"augmentation": "strong", "background": WHITE, "seed": 0, "train": True}
+        return ImageSamples(dataset, processor, **defaults | settings).fingerprint
+
+    own = A.to_dict(A.Compose([A.HorizontalFlip(p=0.25)]))
+    changes: list[dict[str, Any]] = [
+        {},
+        {"augmentation": "light"},
+        {"augmentation": own},
+        {"background": (0, 0, 0)},
+        {"seed": 1},
+        {"views": 2},
+        {"train": False},
+        {"processor": darker},
+    ]
+    found = [fingerprint(**change) for change in changes]
+    assert len(set(found)) == len(changes)
+    assert [fingerprint(**change) for change in changes] == found
+    # Evaluation draws nothing: what decides the augmentation does not decide it.
+    assert fingerprint(train=False) == fingerprint(train=False, augmentation="light", seed=5, views=3)
+    (tmp_path / "pictures" / "1.jpg").write_bytes(PICTURES[2])
+    assert fingerprint() not in found
 
 
 # --- augmentation -------------------------------------------------------------------------------------------------------------
@@ -375,4 +564,4 @@ def test_real_photos_pass_the_scan_and_every_policy(shared: Path, processor: Tim
     assert len(paths) > 10
     assert [inspect(path).note for path in paths] == [None] * len(paths)
     samples = samples_of([path.read_bytes() for path in paths], processor, augmentation="strong")
-    assert all(torch.isfinite(samples[0, index]["pixel_values"]).all() for index in range(len(samples)))
+    assert all(samples[0, index]["pixel_values"].std() > 5 for index in range(len(samples)))

@@ -3,16 +3,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hftl.data.loader import Position, deal, evaluation_batches, plan_epoch, steps_per_epoch, training_batches
+from hftl.data.loader import (
+    Batch,
+    Position,
+    deal,
+    evaluation_batches,
+    micro_batches,
+    padded_width,
+    padding_share,
+    plan_epoch,
+    steps_per_epoch,
+    training_batches,
+)
+
+NO_LIMIT = 10**9
 
 
 class Numbers:
     """Samples whose only input is their own index and epoch."""
+
+    fingerprint = "0" * 64
 
     def __init__(self, size: int, lengths: Sequence[int] | None = None) -> None:
         self.ids = [f"train/{i}" for i in range(size)]
@@ -32,18 +48,153 @@ class Numbers:
         columns = {"epoch": "epoch", "index": "index", "labels": "label"}
         return {name: torch.tensor([sample[key] for sample in samples]) for name, key in columns.items()}
 
+    def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(device) + 0.5 for name, tensor in inputs.items()}
+
+
+def listed(arrays: Sequence[np.ndarray]) -> list[list[int]]:
+    return [array.tolist() for array in arrays]
+
+
+def tokens_of(batch: Batch, lengths: Sequence[int]) -> int:
+    widest: int = max(8 * -(-lengths[i] // 8) for i in batch.index.tolist())
+    return widest * len(batch.index)
+
 
 def test_seven_examples_are_dealt_to_two_processes_and_two_micro_batches() -> None:
+    step = np.arange(7)
+
     def indices(rank: int) -> list[list[int]]:
-        return [[p.index for p in micro] for micro in deal(range(7), epoch=1, accumulation=2, processes=2, rank=rank)]
+        parts = micro_batches(step, accumulation=2, processes=2, lengths=None, tokens_per_batch=NO_LIMIT)
+        return [[p.index for p in deal(part, step, epoch=1, processes=2, rank=rank)] for part in parts]
 
     assert indices(0) == [[0, 4], [1, 5]]
     assert indices(1) == [[2, 6], [3]]
 
 
 def test_a_process_without_an_example_gets_a_filler_that_does_not_count() -> None:
-    (micro_batch,) = deal([8], epoch=3, accumulation=1, processes=2, rank=1)
-    assert micro_batch == [Position(3, 8, counts=False)]
+    step = np.array([8])
+    assert deal(step, step, epoch=3, processes=2, rank=1) == [Position(3, 8, counts=False)]
+
+
+def test_a_budget_of_tokens_cuts_a_step_into_micro_batches_of_similar_length() -> None:
+    # Sorted: 8, 8, 16, 16, 24 tokens. 4 x 8 would hold both of 8, and 16 a third time: 48 > 32. One of 24 stands alone.
+    lengths = np.array([24, 8, 16, 8, 16])
+    parts = micro_batches(np.arange(5), accumulation=1, processes=1, lengths=lengths, tokens_per_batch=32)
+    assert listed(parts) == [[1, 3], [2, 4], [0]]
+
+
+def test_the_budget_is_that_of_one_process_and_counts_the_padding_to_multiples_of_eight() -> None:
+    # 9 tokens are padded to 16: two of them fill 32, so two processes compute four at once, and the last two are the rest.
+    lengths = np.full(6, 9)
+    parts = micro_batches(np.arange(6), accumulation=1, processes=2, lengths=lengths, tokens_per_batch=32)
+    assert listed(parts) == [[0, 1, 2, 3], [4, 5]]
+    assert padded_width(np.array([1, 8, 9])).tolist() == [8, 8, 16]
+
+
+def test_a_text_longer_than_the_budget_is_computed_all_the_same() -> None:
+    parts = micro_batches(np.arange(4), accumulation=1, processes=2, lengths=np.full(4, 100), tokens_per_batch=50)
+    assert listed(parts) == [[0, 1], [2, 3]]
+
+
+def test_the_budget_cuts_the_equal_parts_of_gradient_accumulation_further() -> None:
+    lengths = np.array([8, 8, 8, 8, 16, 16])
+    parts = micro_batches(np.arange(6), accumulation=2, processes=1, lengths=lengths, tokens_per_batch=16)
+    assert listed(parts) == [[0, 2], [4], [1, 3], [5]]
+
+
+def test_a_step_of_the_longest_texts_is_one_micro_batch_by_default() -> None:
+    samples = Numbers(64, lengths=[512] * 64)
+    assert [batch.completes_step for batch in training_batches(samples, batch_size=32, seed=0, epoch=0)] == [True, True]
+    halves = training_batches(samples, batch_size=32, seed=0, epoch=0, tokens_per_batch=8_192)
+    assert [batch.completes_step for batch in halves] == [False, True, False, True]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60),
+    batch_size=st.integers(1, 20),
+    accumulation=st.integers(1, 3),
+    processes=st.integers(1, 3),
+    budget=st.integers(1, 300),
+)
+@settings(deadline=None, max_examples=50)
+def test_no_budget_changes_the_steps_and_every_process_has_as_many_micro_batches(
+    lengths: list[int], batch_size: int, accumulation: int, processes: int, budget: int
+) -> None:
+    samples = Numbers(len(lengths), lengths)
+    per_rank = [
+        list(
+            training_batches(
+                samples,
+                batch_size=batch_size,
+                seed=3,
+                epoch=1,
+                accumulation=accumulation,
+                tokens_per_batch=budget,
+                processes=processes,
+                rank=rank,
+            )
+        )
+        for rank in range(processes)
+    ]
+    assert len({tuple(batch.completes_step for batch in batches) for batches in per_rank}) == 1
+    steps: list[list[int]] = [[]]
+    total = 0.0
+    for together in zip(*per_rank, strict=True):
+        for batch in together:
+            counted = batch.weight > 0
+            steps[-1] += batch.index[counted].tolist()
+            total += float(batch.weight.sum())
+            assert len(batch.index) == 1 or tokens_of(batch, lengths) <= budget
+        if together[0].completes_step:
+            assert total == pytest.approx(1.0)
+            steps.append([])
+            total = 0.0
+    assert steps.pop() == []
+    planned = plan_epoch(len(lengths), batch_size=batch_size, seed=3, epoch=1, lengths=lengths)
+    assert [sorted(step) for step in steps] == [sorted(step.tolist()) for step in planned]
+
+
+def test_an_epoch_cut_by_tokens_starts_again_at_any_step() -> None:
+    samples = Numbers(40, lengths=[1 + 7 * i % 50 for i in range(40)])
+
+    def batches(start: int) -> list[tuple[list[int], bool]]:
+        made = training_batches(samples, batch_size=8, seed=0, epoch=0, start=start, tokens_per_batch=100)
+        return [(batch.index.tolist(), batch.completes_step) for batch in made]
+
+    whole = batches(0)
+    ends = [0, *(place + 1 for place, (_, completes) in enumerate(whole) if completes)]
+    assert len(ends) == 6 and len(whole) > 10
+    assert all(batches(step) == whole[end:] for step, end in enumerate(ends))
+
+
+def test_padding_share_is_that_of_the_batches_that_are_made() -> None:
+    # One step of 6 and 8 tokens: 2 of 16. With a budget of 8 each is alone, and 6 is still padded to 8.
+    assert padding_share([6, 8], batch_size=2, seed=0, epoch=0) == pytest.approx(2 / 16)
+    assert padding_share([6, 8], batch_size=2, seed=0, epoch=0, tokens_per_batch=8) == pytest.approx(2 / 16)
+    assert padding_share([8, 16], batch_size=2, seed=0, epoch=0) == pytest.approx(8 / 32)
+    assert padding_share([8, 16], batch_size=2, seed=0, epoch=0, tokens_per_batch=16) == 0
+    lengths = [1 + (i * 7919) % 500 for i in range(500)]
+    samples = Numbers(500, lengths)
+    for processes in (1, 3):
+        computed = sum(
+            tokens_of(batch, lengths)
+            for rank in range(processes)
+            for batch in training_batches(
+                samples, batch_size=32, seed=1, epoch=2, tokens_per_batch=2_000, processes=processes, rank=rank
+            )
+            if batch.weight[0] > 0
+        )
+        share = padding_share(lengths, batch_size=32, seed=1, epoch=2, tokens_per_batch=2_000, processes=processes)
+        assert share == pytest.approx(1 - sum(lengths) / computed)
+
+
+def test_a_batch_is_prepared_for_the_model_by_its_samples_and_only_once() -> None:
+    (batch,) = training_batches(Numbers(2), batch_size=2, seed=0, epoch=3)
+    moved = batch.to(torch.device("cpu"))
+    assert batch.inputs["epoch"].tolist() == [3, 3]
+    assert moved.inputs["epoch"].tolist() == moved.to(torch.device("cpu")).inputs["epoch"].tolist() == [3.5, 3.5]
+    assert moved.labels.tolist() == batch.labels.tolist() and moved.completes_step
 
 
 def test_the_last_step_may_be_smaller_and_none_is_dropped() -> None:
@@ -74,15 +225,18 @@ def test_every_example_is_in_exactly_one_place_of_an_epoch(
     steps = plan_epoch(size, batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)
     seen: list[int] = []
     for step in steps:
-        ranks = [deal(step, epoch=epoch, accumulation=accumulation, processes=processes, rank=rank) for rank in range(processes)]
-        assert {len(micro_batches) for micro_batches in ranks} == {accumulation}
-        seen += [p.index for micro_batches in ranks for micro in micro_batches for p in micro if p.counts]
+        parts = micro_batches(step, accumulation=accumulation, processes=processes, lengths=None, tokens_per_batch=1)
+        assert len(parts) == accumulation
+        for part in parts:
+            dealt = [deal(part, step, epoch=epoch, processes=processes, rank=rank) for rank in range(processes)]
+            assert all(dealt)
+            seen += [position.index for share in dealt for position in share if position.counts]
     assert sorted(seen) == list(range(size))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        return plan_epoch(50, batch_size=8, seed=seed, epoch=epoch)
+        return listed(plan_epoch(50, batch_size=8, seed=seed, epoch=epoch))
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -92,7 +246,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 def test_length_grouping_puts_texts_of_similar_length_into_one_step() -> None:
     lengths = [1 + (i * 7919) % 500 for i in range(2_000)]
 
-    def padded(steps: list[list[int]]) -> int:
+    def padded(steps: list[np.ndarray]) -> int:
         return sum(max(lengths[i] for i in step) * len(step) for step in steps)
 
     grouped = padded(plan_epoch(2_000, batch_size=16, seed=0, epoch=0, lengths=lengths))
@@ -115,20 +269,45 @@ def test_the_weights_of_a_step_sum_to_one_over_all_processes_and_micro_batches()
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_with_and_without_workers(workers: int) -> None:
     batches = list(training_batches(Numbers(9), batch_size=4, seed=5, epoch=2, workers=workers))
-    expected = plan_epoch(9, batch_size=4, seed=5, epoch=2)
+    expected = listed(plan_epoch(9, batch_size=4, seed=5, epoch=2))
     assert [batch.index.tolist() for batch in batches] == expected
     assert {int(epoch) for batch in batches for epoch in batch.inputs["epoch"]} == {2}
 
 
+@pytest.mark.parametrize("lengths", [None, [1 + 5 * i for i in range(11)]])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_evaluation_gives_each_process_as_many_batches_and_each_example_once(processes: int) -> None:
-    samples = Numbers(11, lengths=list(range(11)))
-    per_rank = [list(evaluation_batches(samples, batch_size=2, processes=processes, rank=rank)) for rank in range(processes)]
+def test_evaluation_gives_each_process_as_many_batches_and_each_example_once(processes: int, lengths: list[int] | None) -> None:
+    samples = Numbers(11, lengths)
+    per_rank = [
+        list(evaluation_batches(samples, batch_size=2, tokens_per_batch=100, processes=processes, rank=rank))
+        for rank in range(processes)
+    ]
     assert len({len(batches) for batches in per_rank}) == 1
     seen = [int(i) for batches in per_rank for batch in batches for i, w in zip(batch.index, batch.weight, strict=True) if w > 0]
     assert sorted(seen) == list(range(11))
 
 
-def test_evaluation_takes_the_longest_texts_first() -> None:
-    batches = list(evaluation_batches(Numbers(5, lengths=[3, 9, 1, 9, 4]), batch_size=2))
-    assert [batch.index.tolist() for batch in batches] == [[1, 3], [4, 0], [2]]
+def test_evaluation_takes_the_longest_texts_first_and_fills_each_batch_with_tokens() -> None:
+    # Padded: 16, 72, 8, 72, 32. A budget of 80 holds one of 72, then 2 x 32, then the last.
+    lengths = [9, 70, 1, 71, 30]
+    batches = list(evaluation_batches(Numbers(5, lengths), batch_size=1, tokens_per_batch=80))
+    assert [batch.index.tolist() for batch in batches] == [[3], [1], [4, 0], [2]]
+
+
+def test_evaluation_takes_pictures_by_their_number_in_the_view_that_is_asked_for() -> None:
+    batches = list(evaluation_batches(Numbers(5), batch_size=2, tokens_per_batch=1, epoch=7))
+    assert [batch.index.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert {int(epoch) for batch in batches for epoch in batch.inputs["epoch"]} == {7}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_an_evaluation_can_go_on_after_the_batches_that_a_process_has_done(processes: int) -> None:
+    samples = Numbers(11, lengths=list(range(1, 12)))
+    for rank in range(processes):
+
+        def batches(start: int, rank: int = rank) -> list[tuple[list[int], list[float]]]:
+            made = evaluation_batches(samples, batch_size=1, tokens_per_batch=24, processes=processes, rank=rank, start=start)
+            return [(batch.index.tolist(), batch.weight.tolist()) for batch in made]
+
+        whole = batches(0)
+        assert all(batches(start) == whole[start:] for start in range(len(whole) + 1))

@@ -1,10 +1,87 @@
-"""The energy meter reads RAPL's counters as files, and says nothing where they say nothing."""
+"""The choices made for a machine; the energy meter reads RAPL's counters as files, and says nothing where they say nothing."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hftl.training.machine import EnergyMeter
+import pytest
+import torch
+
+from hftl.errors import RecipeError
+from hftl.recipe import Run
+from hftl.training.machine import EnergyMeter, check_compile, loader_workers, tune_kernels
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def kernels() -> Iterator[Callable[[], tuple[object, ...]]]:
+    """What `tune_kernels` has set, as torch's getters say it, old and new; it is put back afterwards."""
+
+    def found() -> tuple[object, ...]:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.get_float32_matmul_precision(),  # read by torch.compile; raises where old and new settings are at odds
+            torch.backends.cuda.matmul.fp32_precision,
+            cudnn.allow_tf32,
+            cudnn.benchmark,
+        )
+
+    matmul, _, convolutions, benchmark = found()
+    yield found
+    torch.set_float32_matmul_precision(str(matmul))
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = bool(convolutions), bool(benchmark)
+
+
+@pytest.mark.parametrize(
+    ("precision", "earlier", "expected"),
+    [
+        ("auto", "fp32", ("high", "tf32", True, False)),
+        ("bf16", "fp32", ("high", "tf32", True, False)),
+        ("fp32", "auto", ("highest", "ieee", False, False)),
+    ],
+)
+def test_what_stays_float32_on_a_gpu_is_ieee_only_where_fp32_is_asked_for(
+    precision: str, earlier: str, expected: tuple[object, ...], kernels: Callable[[], tuple[object, ...]]
+) -> None:
+    torch.backends.cudnn.benchmark = True
+    for run in (earlier, precision):  # a process may train several recipes
+        tune_kernels(Run.model_validate({"precision": run}), GPU)
+    assert kernels() == expected
+
+
+def test_on_a_cpu_no_kernel_is_chosen(kernels: Callable[[], tuple[object, ...]]) -> None:
+    torch.backends.cudnn.benchmark = True
+    before = kernels()
+    for precision in ("auto", "fp32"):
+        tune_kernels(Run.model_validate({"precision": precision}), CPU)
+    assert kernels() == before
+
+
+def test_compiling_is_refused_on_a_cpu_and_where_it_is_not_asked_for_nothing_is() -> None:
+    with pytest.raises(RecipeError, match=r"run\.compile: .* on a CPU"):
+        check_compile(Run(compile=True), CPU)
+    check_compile(Run(compile=True), GPU)
+    check_compile(Run(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "expected"), [(16, 1, 8), (16, 2, 7), (6, 1, 5), (8, 4, 1), (2, 1, 1), (1, 1, 1), (4, 8, 1)]
+)
+def test_pictures_for_a_gpu_get_the_cores_that_the_processes_leave(
+    cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert loader_workers(None, device=GPU, pictures=True, processes_here=processes) == expected
+
+
+def test_texts_and_a_cpu_get_no_workers_unless_the_recipe_asks() -> None:
+    assert loader_workers(None, device=GPU, pictures=False, processes_here=1) == 0
+    assert loader_workers(None, device=CPU, pictures=True, processes_here=1) == 0
+    assert loader_workers(3, device=CPU, pictures=False, processes_here=1) == 3
+    assert loader_workers(0, device=GPU, pictures=True, processes_here=1) == 0
 
 
 def counter(powercap: Path, name: str, microjoules: int, *, range: int = 1_000_000) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torch import nn
 
-from hftl.data.loader import Batch, evaluation_batches, plan_epoch, steps_per_epoch, training_batches
+from hftl.data.loader import Batch, evaluation_batches, plan_epoch, steps_per_epoch, training_batches, transfer
 from hftl.errors import RecipeError, printable
 from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, UnknownGroup
@@ -480,6 +480,8 @@ class Numbers:
     """Samples whose only input is their own index and epoch."""
 
     size_unit: Literal["tokens"] = "tokens"
+    fingerprint = "numbers"
+    to_device = staticmethod(transfer)
 
     def __init__(self, size: int, lengths: Sequence[int] | None) -> None:
         self.ids = [f"train/{i}" for i in range(size)]

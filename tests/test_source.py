@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
-from hftl.data.reading import natural_key
+from hftl.data.duplicates import number_contents, repeated
+from hftl.data.reading import Labels, Strings, integers, natural_key, pick
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
@@ -618,3 +620,64 @@ def test_real_photos_and_reviews_are_loaded(shared: Path) -> None:
     assert questions.label_names == ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
     assert (len(questions.train), len(questions.validation), len(questions.test or [])) == (4907, 545, 500)
     json.dumps(photos.facts, allow_nan=False)
+
+
+# --- a million rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_reading_takes_no_python_object_for_a_row(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        source = write_parquet(tmp_path / str(rows) / "train.parquet", ["ab"[row % 2] for row in range(rows)])
+        tracemalloc.start()
+        try:
+            load_splits(text(source.parent), seed=0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2_000)  # imports
+    # Numbers of rows, classes and contents of 4 or 8 bytes, some of them twice for a moment. A str alone takes 60.
+    assert (peak(30_000) - peak(10_000)) / 20_000 < 150
+
+
+def test_names_of_rows_are_made_when_they_are_asked_for() -> None:
+    names = Strings.of_rows("train", 10_003)
+    assert (len(names), names[0], names[-1], names[10_001]) == (10_003, "train/0", "train/10002", "train/10001")
+    assert names[9_999:10_001] == ["train/9999", "train/10000"]
+    assert list(names) == names.to_arrow().to_pylist() == [f"train/{row}" for row in range(10_003)]
+    assert list(Strings.of_rows("train", 0)) == []
+
+
+def test_picked_rows_are_those_that_select_gives() -> None:
+    whole = Dataset.from_dict({"id": [f"train/{row}" for row in range(10)], "label": [row % 3 for row in range(10)]})
+    some = pick(whole, np.array([1, 4, 6, 9]))
+    again = pick(some, np.array([0, 3]))
+    assert some[:] == whole.select([1, 4, 6, 9])[:] and again[:] == whole.select([1, 9])[:]
+    assert list(Strings(again, "id")) == ["train/1", "train/9"] and Strings(again, "id")[1] == "train/9"
+    assert integers(some, "label").tolist() == [1, 1, 0, 0]
+    assert pick(whole, np.arange(10)) is whole and len(pick(whole, np.arange(0))) == 0
+    # Tokens are found again by the fingerprint: equal for the same rows, another for others.
+    assert pick(whole, np.array([1, 4, 6, 9]))._fingerprint == some._fingerprint
+    assert len({data._fingerprint for data in (whole, some, again, pick(whole, np.array([0, 3])))}) == 4
+
+
+def test_labels_that_look_different_stay_apart_and_equal_ones_are_held_once() -> None:
+    labels = Labels.of([1, 1.0, True, "1", None, "1", [1], 1])
+    assert labels.values == [1, 1.0, True, "1", None, [1]]
+    assert labels.codes.tolist() == [0, 1, 2, 3, 4, 3, 5, 0] and labels[5] == "1"
+    chunks = pa.chunked_array([["b", None], ["a", "b"]])
+    assert [Labels.of_arrow(chunks)[row] for row in range(4)] == ["b", None, "a", "b"]
+    assert Labels.of_arrow(chunks).values == ["b", None, "a"]
+    assert Labels.of_arrow(pa.chunked_array([[[1], [2], [1]]])).codes.tolist() == [0, 1, 0]
+    assert Labels.of_arrow(pa.chunked_array([], pa.string())).values == []
+
+
+def test_contents_are_one_only_where_all_of_the_fingerprint_is() -> None:
+    train = np.array([[7, 1], [7, 2], [0, 0], [7, 1], [0, 1]], dtype=np.uint64)
+    test = np.array([[7, 2], [8, 1]], dtype=np.uint64)
+    numbers = number_contents({"train": train, "test": test})
+    assert numbers["train"][2] == -1  # nothing
+    assert numbers["train"][0] == numbers["train"][3] and numbers["train"][1] == numbers["test"][0]
+    assert len({*numbers["train"].tolist(), *numbers["test"].tolist()}) == 5
+    assert [rows.tolist() for rows in repeated(np.array([3, -1, 0, 3, -1, 0, 2, 3]))] == [[0, 3, 7], [2, 5]]
+    assert repeated(np.array([-1, -1])) == []

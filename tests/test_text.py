@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import RecipeError
+from hftl.models.glove_modeling import (
+    BiLSTMForSequenceClassification,
+    GloveBiLSTMConfig,
+    GloveTextCNNConfig,
+    TextCNNForSequenceClassification,
+)
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "good": 5, "film": 6, "bad": 7}
 FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
@@ -42,7 +55,7 @@ def ids_of(samples: TextSamples) -> list[list[int]]:
 def test_a_long_text_is_cut_between_its_special_tokens() -> None:
     samples = TextSamples(dataset(["a good film a", "bad"]), word_level(special=True), max_length=5)
     assert ids_of(samples) == [[2, 4, 5, 6, 3], [2, 7, 3]]
-    assert samples.lengths == [5, 3]
+    assert samples.lengths.tolist() == [5, 3]
     assert samples.full_lengths.tolist() == [6, 3]
 
 
@@ -73,7 +86,7 @@ def test_a_tokenizer_file_with_its_own_truncation_and_padding_is_not_obeyed() ->
 def test_an_empty_text_becomes_one_unknown_token_where_there_are_no_special_ones() -> None:
     samples = TextSamples(dataset(["", "  ", "film"]), word_level(special=False), max_length=4)
     assert ids_of(samples) == [[1], [1], [6]]
-    assert samples.lengths == [1, 1, 1]
+    assert samples.lengths.tolist() == [1, 1, 1]
     assert text_facts(samples)["empty"] == 2
     assert ids_of(TextSamples(dataset([""]), word_level(special=True), max_length=4)) == [[2, 3]]
 
@@ -99,13 +112,79 @@ def test_a_batch_is_padded_as_the_tokenizer_pads_it(side: str) -> None:
     samples = TextSamples(dataset(["a good film", "bad", "", "film film"]), tokenizer, max_length=8)
     items = [samples[0, index] for index in (3, 0, 2)]
     batch = samples.collate(items)
-    expected = tokenizer.pad({"input_ids": [item["input_ids"].tolist() for item in items]}, return_tensors="pt")
+    rows = {"input_ids": [item["input_ids"].tolist() for item in items]}
+    expected = tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt")
     assert set(batch) == {"input_ids", "attention_mask", "labels", "index"}
     assert torch.equal(batch["input_ids"], expected["input_ids"])
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
     assert batch["labels"].tolist() == [1, 0, 0]
     assert batch["index"].tolist() == [3, 0, 2]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_a_batch_is_never_wider_than_the_longest_sample_may_be() -> None:
+    # Of 12 positions a model may have no 13th: 9 and 12 tokens would be padded to 16.
+    samples = TextSamples(dataset(["a " * 30, "a " * 7, "a"]), word_level(special=True), max_length=12)
+    widths = [samples.collate([samples[0, index]])["input_ids"].shape[1] for index in range(3)]
+    assert samples.lengths.tolist() == [12, 9, 3] and widths == [12, 12, 8]
+
+
+def test_the_fingerprint_is_of_what_the_model_sees_and_not_of_how_it_is_stored(tmp_path: Path) -> None:
+    texts = ["a good film", "bad", "film film", "a"]
+    made = TextSamples(dataset(texts), word_level(special=True), max_length=6).fingerprint
+    path = str(tmp_path / "train.parquet")
+    dataset(texts).to_parquet(path)
+    stored = Dataset.from_parquet(path, cache_dir=str(tmp_path / "cache"))
+    assert isinstance(stored, Dataset)
+    parts = concatenate_datasets([dataset(texts[:1]), dataset(texts[1:])])
+    again = [
+        TextSamples(same, word_level(special=True), max_length=length).fingerprint
+        for same, length in ((stored, 6), (parts, 6), (dataset(["x", *texts]).select(range(1, 5)), 6), (dataset(texts), 5))
+    ]
+    assert set(again) == {made} and len(made) == 64
+    others = [
+        TextSamples(dataset(["a good", "film bad", *texts[2:]]), word_level(special=False), max_length=6),
+        TextSamples(dataset(texts), word_level(special=False), max_length=6),
+        TextSamples(dataset(texts), word_level(special=True), max_length=4),
+        TextSamples(dataset(texts), word_level(special=True, padding_side="left"), max_length=6),
+        TextSamples(dataset(texts[::-1]), word_level(special=True), max_length=6),
+    ]
+    assert len({made, *(samples.fingerprint for samples in others)}) == 6
+
+
+@torch.inference_mode()
+def test_padding_on_to_a_multiple_of_eight_does_not_change_the_logits() -> None:
+    texts = ["a good film a bad film a good film", "bad film bad", ""]
+    torch.manual_seed(0)
+    bert = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=16,
+        )
+    )
+    sizes: dict[str, Any] = {"vocab_size": len(WORDS), "vector_dim": 8}
+    poolings: tuple[Literal["ends", "max", "mean"], ...] = ("ends", "max", "mean")
+    cases: list[tuple[PreTrainedModel, bool]] = [
+        (bert, True),
+        (TextCNNForSequenceClassification(GloveTextCNNConfig(**sizes, channels=5)), False),
+        *((BiLSTMForSequenceClassification(GloveBiLSTMConfig(**sizes, pooling=pooling)), False) for pooling in poolings),
+    ]
+    for model, special in cases:
+        model.eval()  # type: ignore[no-untyped-call]
+        samples = TextSamples(dataset(texts), word_level(special=special), max_length=16)
+        batch = samples.collate([samples[0, index] for index in range(3)])
+        longest = int(samples.lengths.max())
+        assert batch["input_ids"].shape == (3, 16) and longest in (9, 11)
+        wide, tight = (
+            model(input_ids=batch["input_ids"][:, :width], attention_mask=batch["attention_mask"][:, :width]).logits
+            for width in (16, longest)
+        )
+        assert tight.std() > 1e-4
+        torch.testing.assert_close(wide, tight, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_on_disk_are_found_again_and_another_length_is_not_mistaken_for_them(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
-from hftl.data.reading import ROLES, Role
+from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
 
@@ -190,35 +190,43 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
         links, threshold = near_pictures([looks[row] for row in rows.tolist()]), NEAR_PICTURE
     else:
         texts = concatenate_datasets([dataset.select_columns("text") for dataset in datasets.values()])
-        links, threshold = near_texts(texts.select(rows)), NEAR_TEXT
-    role_of = [role for role, dataset in datasets.items() for _ in range(len(dataset))]
-    ids = [id for dataset in datasets.values() for id in dataset["id"][:]]
-    labels = [label for dataset in datasets.values() for label in dataset["label"][:]]
+        links, threshold = near_texts(pick(texts, rows)), NEAR_TEXT
+    roles = list(datasets)
+    role_of = np.repeat(np.arange(len(roles), dtype=np.int8), [len(dataset) for dataset in datasets.values()])
+    labels = np.concatenate([integers(dataset, "label") for dataset in datasets.values()])
+    ids = [Strings(dataset, "id") for dataset in datasets.values()]
+    starts = np.cumsum([0, *(len(dataset) for dataset in datasets.values())])
 
+    groups = near_groups(links, len(rows))
+    involved = np.flatnonzero(np.isin(contents, contents[rows[[place for group in groups for place in group]]]))
+    all_of: dict[int, list[int]] = {}  # the rows of each content that is near another
+    for row in involved.tolist():
+        all_of.setdefault(int(contents[row]), []).append(row)
     within, across, conflicting = Counter[str](), Counter[tuple[Role, Role]](), 0
-    for group in near_groups(links, len(rows)):
-        members = [np.flatnonzero(contents == contents[rows[place]]).tolist() for place in group]  # the rows of each content
+    for group in groups:
+        members = [all_of[int(contents[rows[place]])] for place in group]
         has: dict[Role, set[int]] = {role: set() for role in datasets}  # the contents of each split
         for place, same in enumerate(members):
             for row in same:
-                has[role_of[row]].add(place)
+                has[roles[role_of[row]]].add(place)
         within.update({role: len(places) - 1 for role, places in has.items() if len(places) > 1})
         across.update({(one, other): len(has[other] - has[one]) for one, other in combinations(datasets, 2) if has[one]})
-        conflicting += len({labels[row] for same in members for row in same}) > 1
+        conflicting += len({int(labels[row]) for same in members for row in same}) > 1
 
     examples: list[dict[str, Any]] = []
     shown = Counter[tuple[str, ...]]()
     for link in sorted(links, key=lambda link: -link.similarity):
         ends = [int(rows[link.one]), int(rows[link.other])]
-        both = list(dict.fromkeys(role_of[row] for row in ends))
+        both = list(dict.fromkeys(roles[role_of[row]] for row in ends))
         kinds = ["across" if len(both) > 1 else "within"]
         if labels[ends[0]] != labels[ends[1]]:
             kinds.append("conflicting")
         for kind in kinds:
             shown[kind, *both] += 1
             if shown[kind, *both] <= _EXAMPLES:
+                names = [ids[role_of[row]][int(row - starts[role_of[row]])] for row in ends]
                 similarity = round(link.similarity, 3)
-                examples.append({"kind": kind, "splits": both, "ids": [ids[row] for row in ends], "similarity": similarity})
+                examples.append({"kind": kind, "splits": both, "ids": names, "similarity": similarity})
     return {
         "threshold": threshold,
         "within": {role: within[role] for role in datasets if within[role]},

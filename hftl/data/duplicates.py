@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ SHINGLE = 5
 _BANDS, _ROWS = 16, 4
 _WINDOW = 8  # neighbours in a band's bucket that are compared: all pairs of a bucket of nine, and linear work in a larger one
 _BITS = 10
+_PAIRS = 2_000_000  # of pictures that are compared at once: 16 MB
 _MOST_CANDIDATES = 50  # of one picture among those after it
 _SMALL = 64
 _BATCH = 1000
@@ -75,26 +77,47 @@ def _fold(text: str) -> str:
 
 
 def text_fingerprints(texts: Dataset) -> Array:
-    """128 bits of SHA-256 of every text in the column `text`, normalised; zeros for an empty one. (N,) of 16 bytes."""
-    digests = bytearray()
-    for batch in _batches(texts):
-        for text in map(normalise, batch):
-            digests += hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING
-    return np.frombuffer(bytes(digests), dtype="V16")
+    """128 bits of SHA-256 of every text in the column `text`, normalised; zeros for an empty one. (N, 2) uint64."""
+    fingerprints = _on_disk(len(texts), 2)
+    for number, batch in enumerate(_batches(texts)):
+        digests = [
+            hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING
+            for text in map(normalise, batch)
+        ]
+        fingerprints[number * _BATCH : number * _BATCH + len(batch)] = _joined(digests)
+    return fingerprints
 
 
 def picture_fingerprints(looks: Sequence[Look | None]) -> Array:
-    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N,) of 16 bytes."""
-    return np.frombuffer(b"".join(_NOTHING if look is None else look.sha256[:16] for look in looks), dtype="V16")
+    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N, 2) uint64."""
+    return _joined([_NOTHING if look is None else look.sha256[:16] for look in looks])
+
+
+def _joined(digests: Sequence[bytes]) -> Array:
+    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
 
 
 def number_contents(fingerprints: Mapping[Role, Array]) -> dict[Role, Array]:
-    """A number for the content of every row, equal where the contents are, over all splits; -1: it has none. (N,) int64 each."""
-    every = np.concatenate(list(fingerprints.values()))
-    numbers = np.unique(every, return_inverse=True)[1].astype(np.int64)
-    numbers[every == np.void(_NOTHING)] = -1
+    """A number for the content of every row, equal where the contents are, over all splits; -1: it has none. (N,) int32 each."""
+    first, second = (np.concatenate([digests[:, half] for digests in fingerprints.values()]) for half in (0, 1))
+    order = np.lexsort((second, first))
+    other = np.zeros(len(order), dtype=bool)  # than the one before it
+    for half in (first, second):
+        ordered = half[order]
+        other[1:] |= ordered[1:] != ordered[:-1]
+    numbers = np.empty(len(order), dtype=np.int32)
+    numbers[order] = np.cumsum(other, dtype=np.int32)
+    numbers[(first == 0) & (second == 0)] = -1
     ends = np.cumsum([len(digests) for digests in fingerprints.values()])[:-1]
     return dict(zip(fingerprints, np.split(numbers, ends), strict=True))
+
+
+def _on_disk(*shape: int) -> Array:
+    """An array of uint64 that takes no memory: a nameless file, which goes when the array does."""
+    if 0 in shape:  # a file of no bytes cannot be mapped
+        return np.empty(shape, dtype=np.uint64)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.uint64, mode="w+", shape=shape)
 
 
 def _batches(texts: Dataset) -> Iterator[list[str]]:
@@ -147,11 +170,15 @@ def find_duplicates(contents: Mapping[Role, Array], labels: Mapping[Role, Array]
 
 
 def repeated(contents: Array) -> list[Array]:
-    """The rows of each content that is there more than once, ascending; those of the earliest row first."""
-    order = np.argsort(contents, kind="stable")
-    _, starts, counts = np.unique(contents[order], return_index=True, return_counts=True)
-    groups = [order[start : start + count] for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True)]
-    return sorted((rows for rows in groups if contents[rows[0]] >= 0), key=lambda rows: int(rows[0]))
+    """The rows of each content that is there more than once, ascending; those of the earliest row first.
+
+    `contents` are numbers from 0 on, as `number_contents` gives them; -1 is no content.
+    """
+    counts = np.bincount(contents[contents >= 0], minlength=1)
+    rows = np.flatnonzero((contents >= 0) & (counts > 1)[contents])
+    rows = rows[np.argsort(contents[rows], kind="stable")]
+    groups = np.split(rows, np.flatnonzero(np.diff(contents[rows])) + 1) if len(rows) else []
+    return sorted(groups, key=lambda rows: int(rows[0]))
 
 
 def _first_rows(contents: Array) -> tuple[Array, Array]:
@@ -281,15 +308,17 @@ _SCATTERED_BYTES = _scatter(np.arange(1, 257, dtype=np.uint64))
 
 def near_texts(texts: Dataset) -> list[Link]:
     """Links between rows of the column `text` that are nearly the same. Each content should be there once."""
-    keys = [np.zeros((0, _BANDS), dtype=np.uint64)]
-    rows = [np.zeros(0, dtype=np.int64)]
+    keys = _on_disk(_BANDS, len(texts))
+    rows = np.empty(len(texts), dtype=np.int64)
+    end = 0
     for number, batch in enumerate(_batches(texts)):
         runs, counts = _runs(batch)
         found = np.flatnonzero(counts)  # of a text without a letter or a digit nothing can be said
-        rows.append(found + number * _BATCH)
         if len(found):
-            keys.append(_band_keys(runs, np.cumsum(counts[found]) - counts[found]))
-    pairs = np.concatenate(rows)[_candidates(np.concatenate(keys))]
+            start, end = end, end + len(found)
+            rows[start:end] = found + number * _BATCH
+            keys[:, start:end] = _band_keys(runs, np.cumsum(counts[found]) - counts[found]).T
+    pairs = rows[_candidates(keys[:, :end])]
     involved = np.unique(pairs)
     runs_of = {row: np.unique(_runs([texts[row]["text"]])[0]) for row in involved.tolist()}
     links = []
@@ -339,13 +368,16 @@ def _band_keys(runs: Array, starts: Array) -> Array:
 
 
 def _candidates(keys: Array) -> Array:
-    """Pairs of rows, the smaller first, that are neighbours in the bucket of some band. (pairs, 2)"""
+    """Pairs of rows, the smaller first, that are neighbours in the bucket of some band; `keys` (bands, N). (pairs, 2)"""
     pairs = [np.zeros((0, 2), dtype=np.int64)]
-    for band in keys.T:
+    for band in keys:
         order = np.argsort(band, kind="stable")  # rows of one bucket ascend
+        ordered = band[order]
         for step in range(1, _WINDOW + 1):
-            same = band[order[step:]] == band[order[:-step]]
-            pairs.append(np.stack([order[:-step][same], order[step:][same]], axis=1))
+            same = np.flatnonzero(ordered[step:] == ordered[:-step])
+            if not len(same):
+                break  # and no bucket reaches further
+            pairs.append(np.stack([order[same], order[same + step]], axis=1))
     return np.unique(np.concatenate(pairs), axis=0)
 
 
@@ -355,9 +387,10 @@ def near_pictures(looks: Sequence[Look]) -> list[Link]:
     small = np.array([min(look.header.width, look.header.height) < _SMALL for look in looks], dtype=bool)
     thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), dtype=np.uint8)
     links = []
-    for start in range(0, len(hashes), _BATCH):
+    at_once = max(1, _PAIRS // max(1, len(hashes)))
+    for start in range(0, len(hashes), at_once):
         # Every pair is looked at: 0.5 s for 25,000 pictures, far less than to decode them.
-        differing = np.bitwise_count(hashes[start : start + _BATCH, None] ^ hashes[None, start:])
+        differing = np.bitwise_count(hashes[start : start + at_once, None] ^ hashes[None, start:])
         one, other = np.nonzero(np.triu(differing <= _BITS, k=1))
         # Of a picture's candidates the first ones do: frames of one film would make as many pairs as there are pictures squared.
         rank = np.arange(len(one)) - np.searchsorted(one, one)

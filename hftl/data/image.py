@@ -1,11 +1,14 @@
 """Pictures: one decoding for training and serving, the processor's own evaluation preprocessing, augmentation for training only.
 
-A picture is decoded by `decode` and then goes one of two ways. Evaluation, and training without augmentation: the transformers
-image processor itself, so that a pipeline serves the pixels that were measured. Training with augmentation: an Albumentations
-pipeline on the decoded uint8 picture, then the processor's mean and standard deviation. What sample i of epoch e looks like
-depends on (seed, e, i) alone.
+A picture is decoded by `decode` and then goes one of two ways. Evaluation, and training without augmentation: the resizing and
+cropping of the transformers image processor itself, so that a pipeline serves the pixels that were measured. Training with
+augmentation: an Albumentations pipeline on the decoded picture. Both end in bytes, which are a quarter of the floats to carry;
+the processor's mean and standard deviation come last, on the device. What sample i of epoch e looks like depends on (seed, e, i)
+alone.
 
-B examples, H x W pixels of the model's input.
+Decoding is what pictures cost, and it is the same in every epoch: `ImageSamples.decode_once` keeps its result (see hftl.store).
+
+N samples, B of them in a batch, H x W pixels of the model's input.
 
 Pillow decodes (it finds truncated files; OpenCV does not). Albumentations 2.0.8 is the last release under the MIT licence and is
 imported here alone. Random erasing: arXiv:1708.04896.
@@ -15,33 +18,42 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import random
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
 
 import albumentations as A
 import cv2
 import numpy as np
+import numpy.typing as npt
+import PIL
+import timm
 import torch
+import torchvision
 from albumentations.augmentations.crops.transforms import CropSizeError
 from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
 from datasets import Dataset
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, features
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+from hftl import store
 from hftl.errors import HftlError, Problem, RecipeError, did_you_mean
 
 # OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
 cv2.setNumThreads(0)
+
+T = TypeVar("T")
 
 POLICIES = ("none", "light", "standard", "strong")
 PIXEL_LIMIT = 89_478_485
@@ -49,6 +61,11 @@ PIXEL_LIMIT = 89_478_485
 EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
 
+_BATCH = 128  # pictures that are decoded between two marks of progress: some 50 to 250 MB
+_SIZE_BYTES = 8  # before each kept picture: its height and width, uint32
+# Where the header says how many pixels decoding will give; an icon, say, holds several pictures.
+_HONEST_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"})
+_DECODING = 1  # part of the keys of what is kept: change it whenever what `decode` gives changes
 _ANIMATED = "animated or of several pages: the first one is used"
 _CELLS = 32  # a side of what the perceptual hash looks at
 _COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_CELLS) + 1) / (2 * _CELLS))  # (8 waves, 32 places)
@@ -122,9 +139,7 @@ def _decode(
             if width * height > PIXEL_LIMIT:
                 raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded")
             header, note = _header(image), _oddity(image)
-            if at_least is not None and min(width, height) > at_least:
-                enlarged = max(width, height) * at_least // min(width, height)
-                image.draft(image.mode, (at_least, enlarged) if width < height else (enlarged, at_least))
+            _reduce(image, at_least)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), background), header, note
     except BadImage:
@@ -135,6 +150,14 @@ def _decode(
         raise BadImage(str(error)) from None
     except _UNREADABLE as error:
         raise BadImage(f"cannot be decoded: {error}") from error
+
+
+def _reduce(image: Image.Image, at_least: int | None) -> None:
+    """Let an opened JPEG be decoded smaller, see `decode`."""
+    width, height = image.size
+    if at_least is not None and min(width, height) > at_least:
+        enlarged = max(width, height) * at_least // min(width, height)
+        image.draft(image.mode, (at_least, enlarged) if width < height else (enlarged, at_least))
 
 
 @dataclass(frozen=True)
@@ -178,6 +201,26 @@ def read_header(source: bytes | str | Path) -> Header:
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
         raise BadImage(f"cannot be opened: {error}") from None
+
+
+def _decoded_pixels(source: bytes | str, at_least: int | None) -> int:
+    """Pixels that `decode` will give, nearly always by the header alone.
+
+    Raises:
+        BadImage: it cannot be opened, or is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            honest = image.format in _HONEST_FORMATS
+            _reduce(image, at_least)
+            width, height = image.size
+    except UnidentifiedImageError:
+        raise BadImage("not a picture, or of an unknown format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
+        raise BadImage(f"cannot be opened: {error}") from None
+    if not honest:
+        width, height = decode(source, at_least=at_least).size
+    return width * height
 
 
 def _header(image: Image.Image) -> Header:
@@ -374,6 +417,7 @@ class ImageSamples:
         background: RGB colour under transparent pictures.
         seed: of the augmentation, together with epoch and index.
         train: False leaves the augmentation out.
+        views: with K > 0, epoch e sees the augmentation of epoch e % K again; with 0 every epoch has its own.
 
     Raises:
         RecipeError: from `augmentation_pipeline`.
@@ -388,65 +432,95 @@ class ImageSamples:
         background: tuple[int, int, int],
         seed: int,
         train: bool,
+        views: int = 0,
     ) -> None:
-        self.ids: Sequence[str] = dataset["id"][:]
-        self.labels: Sequence[int] = dataset["label"][:]
-        self.lengths: Sequence[int] | None = None
+        self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
+        self.labels: npt.NDArray[np.int64] = np.asarray(dataset.select_columns("label").with_format("numpy")["label"][:], np.int64)
+        self.lengths: None = None
         self.label_names: tuple[str, ...] = tuple(dataset.features["label"].names)
         self._pictures = dataset.select_columns("image")
         self._processor = processor
         self._background = background
         self._seed = seed
+        self._views = views
         _, height, width = processor.data_config["input_size"]
         self._size: tuple[int, int] = (height, width)
-        self._mean = np.array(processor.data_config["mean"], dtype=np.float32).reshape(-1, 1, 1)
-        self._std = np.array(processor.data_config["std"], dtype=np.float32).reshape(-1, 1, 1)
+        # The processor's own steps up to the picture's bytes; its last two make floats of them, as `to_device` does.
+        *self._geometry, to_floats, normalise = processor.val_transforms.transforms
+        assert isinstance(to_floats, torchvision.transforms.ToTensor)
+        assert isinstance(normalise, torchvision.transforms.Normalize)
+        # Once for each number in a line of pixels: three at a time they would take torch five times as long.
+        self._mean, self._std = (
+            torch.tensor(processor.data_config[name], dtype=torch.float32).expand(3).repeat(width) for name in ("mean", "std")
+        )
         self._pipeline = augmentation_pipeline(augmentation, self._size) if train else None
         # A policy's crop has at least half of a square's side (sqrt(0.35 * 3/4)), so that of a JPEG of twice the input's size
         # nothing has to be enlarged. The user's own pipeline may count pixels and gets them all.
         self._at_least = 2 * max(self._size) if isinstance(augmentation, str) else None
+        self._decoded: store.Rows | None = None
 
     size_unit: Literal["pixels"] = "pixels"
 
     @cached_property
-    def headers(self) -> list[Header]:
-        """What the files' headers say; nothing is decoded.
+    def headers(self) -> np.recarray[Any, Any]:
+        """What the files' headers say, (N,) with the fields of `Header`; nothing is decoded.
 
         Raises:
             BadImage: a picture cannot be opened (any more).
         """
-        return [self._header(index) for index in range(len(self))]
+        fields = [("width", np.int32), ("height", np.int32), ("transparent", np.bool_), ("deep", np.bool_)]
+        found = (astuple(self._of(index, read_header)) for index in range(len(self)))
+        return np.fromiter(found, dtype=fields, count=len(self)).view(np.recarray)
 
     @property
-    def sizes(self) -> Sequence[int]:
-        """Pixels of each picture's file."""
-        return [header.width * header.height for header in self.headers]
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Pixels of each picture's file. (N,)"""
+        sizes: npt.NDArray[np.int64] = self.headers.width.astype(np.int64) * self.headers.height
+        return sizes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of every file's bytes and of all that is done with them: of all that the model gets.
+
+        Raises:
+            BadImage: a picture cannot be read (any more).
+        """
+        parts: dict[str, Any] = {"decoding": self._decoding, "processor": self._processor.data_config}
+        if self._pipeline is not None:
+            parts |= {"pipeline": A.to_dict(self._pipeline), "seed": self._seed, "views": self._views, "opencv": cv2.__version__}
+        return store.key_of(parts)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
-        """Sample `index` as epoch `epoch` sees it: ``{"pixel_values": (3, H, W) float32, "label": int, "index": int}``.
+        """Sample `index` as epoch `epoch` sees it: ``{"pixel_values": (H, W, 3) uint8, "label": int, "index": int}``.
 
         Raises:
             BadImage: the picture cannot be read (any more).
         """
         epoch, index = position
-        if self._pipeline is None:
-            pixel_values = self._evaluation(index)
-        else:
-            # In NumPy: torch would spread this over threads, which costs more than the work itself beside a busy trainer.
-            view = self.augmented(index, epoch).transpose(2, 0, 1).astype(np.float32, order="C")
-            pixel_values = torch.from_numpy((view / 255 - self._mean) / self._std)
-        return {"pixel_values": pixel_values, "label": self.labels[index], "index": index}
+        return {"pixel_values": self.augmented(index, epoch), "label": int(self.labels[index]), "index": index}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``{"pixel_values": (B, 3, H, W) float32, "labels": (B,) int64, "index": (B,) int64}``"""
+        """``{"pixel_values": (B, 3, H, W) uint8, channels last in memory; "labels": (B,) int64, "index": (B,) int64}``"""
+        pictures = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
         return {
-            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+            "pixel_values": pictures.permute(0, 3, 1, 2),
             "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
             "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
         }
+
+    def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+        """A batch as the model takes it, on `device`: ``{"pixel_values": (B, 3, H, W) float32, channels last in memory}``.
+
+        The numbers are those of the processor. Of `collate`'s tensors only the pictures are looked at.
+        """
+        pictures = inputs["pixel_values"].to(device, non_blocking=True).permute(0, 2, 3, 1)  # (B, H, W, 3), as they lie in memory
+        mean, std = self._mean.to(device, non_blocking=True), self._std.to(device, non_blocking=True)
+        lines = pictures.float().flatten(2)  # (B, H, 3 W)
+        lines.div_(255).sub_(mean).div_(std)
+        return {"pixel_values": lines.view(pictures.shape).permute(0, 3, 1, 2)}
 
     def augmented(self, index: int, epoch: int) -> np.ndarray:
         """What epoch `epoch` makes of sample `index` before it is normalised: (H, W, 3) uint8.
@@ -456,8 +530,7 @@ class ImageSamples:
         """
         if self._pipeline is None:
             return self.plain(index)
-        picture = np.asarray(self._decode(index, self._at_least))
-        view = _augment(self._pipeline, picture, (self._seed, epoch, index))
+        view = _augment(self._pipeline, self._picture(index), (self._seed, epoch % self._views if self._views else epoch, index))
         if view.shape[:2] != self._size:
             shrinks = view.shape[0] >= self._size[0] and view.shape[1] >= self._size[1]
             view = cv2.resize(view, self._size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -465,11 +538,20 @@ class ImageSamples:
 
     def plain(self, index: int) -> np.ndarray:
         """What evaluation sees of sample `index` before it is normalised: (H, W, 3) uint8."""
-        pixels = (self._evaluation(index).numpy() * self._std + self._mean) * 255
-        return np.ascontiguousarray(np.rint(pixels).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+        if self._pipeline is None and self._decoded is not None:
+            return self._decoded[index]
+        return self._crop(index)
 
-    def _evaluation(self, index: int) -> torch.Tensor:
-        """The processor's own preprocessing, (3, H, W) float32."""
+    def _picture(self, index: int) -> np.ndarray:
+        """The decoded picture that the augmentation starts from: (its height, its width, 3) uint8."""
+        if self._decoded is None:
+            return np.asarray(self._decode(index, self._at_least))
+        row = self._decoded[index]
+        height, width = row[:_SIZE_BYTES].view(np.uint32).tolist()
+        return row[_SIZE_BYTES:].reshape(height, width, 3)
+
+    def _crop(self, index: int) -> np.ndarray:
+        """The processor's own resizing and cropping: (H, W, 3) uint8."""
         picture = self._decode(index, None)
         width, height = picture.size
         short = min(width, height)
@@ -478,8 +560,95 @@ class ImageSamples:
             # 256 x 7,680,000. Outside of the middle nothing is looked at, so it is cut off first (by whole pixels on both sides).
             over_x, over_y = max(0, width - EXTREME_ASPECT * short) // 2, max(0, height - EXTREME_ASPECT * short) // 2
             picture = picture.crop((over_x, over_y, width - over_x, height - over_y))
-        pixel_values: torch.Tensor = self._processor(picture)["pixel_values"][0]
-        return pixel_values
+        for transform in self._geometry:
+            picture = transform(picture)
+        return np.asarray(picture)
+
+    # --- decoded once ---
+
+    def decode_once(self, *, budget: float, after_batch: Callable[[], None] | None = None) -> str | None:
+        """Decode every picture once and keep it on disk; from then on samples are made from there, and are the same to the bit.
+
+        For evaluation the finished crop is kept; for augmentation the picture, reduced as `decode` does. In a parallel run one
+        process of each machine does this, on all cores that it may use; the others call `find_decoded` afterwards. What was
+        interrupted is continued, what another run has decoded is found.
+
+        Args:
+            budget: bytes that the cache folder may hold.
+            after_batch: called every 128 pictures, when they are on the disk; what it raises ends the work there.
+
+        Returns:
+            None, or a sentence that says why there is no room. Then nothing was done.
+
+        Raises:
+            BadImage: a picture cannot be read (any more).
+            OSError: the disk is full after all.
+        """
+        if self.find_decoded():
+            return None
+        batches = [range(start, min(start + _BATCH, len(self))) for start in range(0, len(self), _BATCH)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes without holding Python's lock
+            lengths: npt.NDArray[np.int64] | int = len(self)
+            shape: tuple[int, ...] = (*self._size, 3)
+            if self._pipeline is not None:
+                sizes = (size for batch in batches for size in pool.map(self._row_bytes, batch))
+                lengths, shape = np.fromiter(sizes, dtype=np.int64, count=len(self)), ()
+            needed = math.prod((lengths, *shape)) if isinstance(lengths, int) else int(lengths.sum())
+            why = store.why_no_room(needed, budget=budget, key=self._decoded_key)
+            if why is not None:
+                return f"pictures are decoded again in every epoch: {why}"
+            builder = store.Builder(self._decoded_key, lengths=lengths, row_shape=shape, dtype=np.uint8, dealt=str(_BATCH))
+
+            def keep(index: int) -> None:
+                builder.write(index, self._crop(index) if self._pipeline is None else self._row(index))
+
+            for number, batch in enumerate(batches[builder.done :], start=builder.done + 1):
+                list(pool.map(keep, batch))
+                builder.mark(number)
+                if after_batch is not None:
+                    after_batch()
+        self._decoded = builder.finish()
+        return None
+
+    def find_decoded(self) -> bool:
+        """Whether these pictures have been decoded before; then samples are made from there.
+
+        Raises:
+            BadImage: a picture cannot be read (any more).
+        """
+        if self._decoded is None:
+            self._decoded = store.find(self._decoded_key)
+        return self._decoded is not None
+
+    @cached_property
+    def _decoded_key(self) -> str:
+        if self._pipeline is not None:
+            return store.key_of({"kind": "pictures", "decoding": self._decoding})
+        geometry = {name: value for name, value in self._processor.data_config.items() if name != "std"}  # borders have the mean
+        return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": geometry})
+
+    @cached_property
+    def _decoding(self) -> dict[str, Any]:
+        """What decides how the decoded pictures look: every file's bytes, how they are decoded and resized, and with what."""
+        contents = hashlib.sha256()
+        for index in range(len(self)):
+            contents.update(hashlib.sha256(self._of(index, _read)).digest())
+        return {
+            "contents": contents.hexdigest(),
+            "background": self._background,
+            "at_least": None if self._pipeline is None else self._at_least,
+            "versions": [_DECODING, PIL.__version__, features.version("jpg"), torchvision.__version__, timm.__version__],
+        }
+
+    def _row_bytes(self, index: int) -> int:
+        return _SIZE_BYTES + 3 * self._of(index, lambda source: _decoded_pixels(source, self._at_least))
+
+    def _row(self, index: int) -> np.ndarray:
+        """A decoded picture as it is kept: its height and width, its pixels."""
+        picture = np.asarray(self._decode(index, self._at_least))
+        return np.concatenate([np.array(picture.shape[:2], np.uint32).view(np.uint8), picture.ravel()])
+
+    # --- files ---
 
     def original(self, index: int) -> bytes | str:
         """The picture as it came: its bytes, or the path of its file."""
@@ -488,14 +657,12 @@ class ImageSamples:
         return found
 
     def _decode(self, index: int, at_least: int | None) -> Image.Image:
-        try:
-            return decode(self.original(index), background=self._background, at_least=at_least)
-        except BadImage as error:
-            raise BadImage(f"{self.ids[index]}: {error}") from error
+        return self._of(index, lambda source: decode(source, background=self._background, at_least=at_least))
 
-    def _header(self, index: int) -> Header:
+    def _of(self, index: int, read: Callable[[bytes | str], T]) -> T:
+        """What `read` makes of a picture's file; an error names the picture."""
         try:
-            return read_header(self.original(index))
+            return read(self.original(index))
         except BadImage as error:
             raise BadImage(f"{self.ids[index]}: {error}") from error
 
@@ -509,12 +676,12 @@ def picture_facts(samples: ImageSamples) -> dict[str, Any]:
     headers = samples.headers
     return {
         "examples": len(headers),
-        "width_median": float(np.median([header.width for header in headers])),
-        "height_median": float(np.median([header.height for header in headers])),
+        "width_median": float(np.median(headers.width)),
+        "height_median": float(np.median(headers.height)),
         "pixels_p5": float(np.percentile(samples.sizes, 5)),
         "pixels_p95": float(np.percentile(samples.sizes, 95)),
-        "transparent": sum(header.transparent for header in headers),
-        "deep": sum(header.deep for header in headers),
+        "transparent": int(headers.transparent.sum()),
+        "deep": int(headers.deep.sum()),
     }
 
 
@@ -551,9 +718,9 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     canvas.save(path, format="PNG", optimize=True)
 
 
-def _across_classes(labels: Sequence[int], count: int) -> list[int]:
+def _across_classes(labels: npt.NDArray[np.int64], count: int) -> list[int]:
     """Indices of `count` samples, the classes in turn, spread over each class."""
-    members = [np.flatnonzero(np.asarray(labels) == label) for label in sorted(set(labels))]
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = -(-count // len(members))
     picked = [int(rows[len(rows) * turn // rounds]) for turn in range(min(rounds, max(map(len, members)))) for rows in members]
     return picked[:count]

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Value
 
 from hftl.data.duplicates import (
     duplicate_facts,
@@ -35,6 +36,7 @@ from hftl.data.reading import (
     ROLES,
     SHOWN,
     Role,
+    Strings,
     Table,
     choose_splits,
     content_column,
@@ -43,6 +45,7 @@ from hftl.data.reading import (
     more,
     natural_key,
     open_source,
+    pick,
     read_tables,
     row_problems,
 )
@@ -109,17 +112,15 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         dropped = rows_to_drop(duplicates, contents, tables, labels, names, data.kind)
         left_out = {role: unreadable[role] | dropped[role] for role in tables}
     # Classes are counted over what is left.
-    kept = {
-        role: np.array([row for row in range(len(table.ids)) if row not in left_out[role]], dtype=np.int64)
-        for role, table in tables.items()
-    }
+    kept = {role: np.delete(np.arange(len(table.ids)), list(left_out[role])) for role, table in tables.items()}
     problems += _class_problems(tables, kept, labels, names)
     if problems:
         raise DataError(data.source, problems)
 
     rows = _divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
-    result = {role: _assemble(tables[origin[role]], labels[origin[role]], names, data.kind, rows[role]) for role in rows}
+    whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
+    result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
     notes = [{"id": tables[role].ids[row], "note": look.note} for role in tables for row, look in looks[role].items() if look.note]
     facts = {
         "source": data.source,
@@ -128,8 +129,11 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "kind": data.kind,
         "format": source.format,
         "label_names": list(names),
-        "splits": {role: split_facts(split["id"][:], split["label"][:], names) for role, split in result.items()},
-        "contents": {role: hashlib.sha256(fingerprints[origin[role]][rows[role]].tobytes()).hexdigest() for role in rows},
+        "splits": {
+            role: split_facts(Strings(split, "id"), labels[origin[role]][rows[role]].tolist(), names)
+            for role, split in result.items()
+        },
+        "contents": {role: _digest(fingerprints[origin[role]], rows[role]) for role in rows},
         **_how_divided(data, tables, seed),
         "skipped": [
             {"id": tables[role].ids[row], "split": role, "why": why}
@@ -183,33 +187,34 @@ def _labels(
 ) -> tuple[tuple[str, ...], dict[Role, np.ndarray], list[Problem]]:
     """Class names in their own order, the class number of every row (-1 where there is none), and what is wrong."""
     problems: list[Problem] = []
-    classes: dict[Role, list[str | None]] = {}
+    classes: dict[Role, list[str | None]] = {}  # of each distinct label
     own = tables["train"].class_names
     for role, table in tables.items():
         if table.labels is None:
             continue
         found: list[str | None] = []
-        blank, outside, strange = [], [], []
-        for row, value in enumerate(table.labels):
+        of_kind: dict[str, list[int]] = {"blank": [], "outside": [], "strange": []}  # the labels that are no class
+        for place, value in enumerate(table.labels.values):
             name: str | None = None
             if table.class_names is not None and value is not None:
                 if 0 <= value < len(table.class_names):
                     name = table.class_names[value]
                 else:
-                    outside.append(row)
+                    of_kind["outside"].append(place)
             else:
                 try:
                     name = _class_name(value)
                 except TypeError:
-                    strange.append(row)
+                    of_kind["strange"].append(place)
                 else:
                     if name is None:
-                        blank.append(row)
+                        of_kind["blank"].append(place)
                     elif re.fullmatch(r"-\d+", name):
-                        outside.append(row)
+                        of_kind["outside"].append(place)
                         name = None
             found.append(name)
         classes[role] = found
+        blank, outside, strange = (np.flatnonzero(np.isin(table.labels.codes, places)).tolist() for places in of_kind.values())
         problems += row_problems(
             table, f'a blank label (column "{data.label_column}")', blank, "give them a label or leave the rows out"
         )
@@ -228,12 +233,13 @@ def _labels(
     there = {name for found in classes.values() for name in found if name is not None}
     names = (*(own or ()), *sorted(there - set(own or ()), key=natural_key))
     number = {name: place for place, name in enumerate(names)}
-    numbers = {
-        role: np.array(
-            [-1 if name is None else number[name] for name in classes.get(role, [None] * len(table.ids))], dtype=np.int64
-        )
-        for role, table in tables.items()
-    }
+    numbers: dict[Role, np.ndarray] = {}
+    for role, table in tables.items():
+        if table.labels is None:
+            numbers[role] = np.full(len(table.ids), -1, dtype=np.int32)
+        else:
+            of_label = np.array([-1 if name is None else number[name] for name in classes[role]], dtype=np.int32)
+            numbers[role] = of_label[table.labels.codes]
     return names, numbers, problems
 
 
@@ -304,7 +310,7 @@ def _look_at(
 
 
 def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, Mapping[int, Look]]) -> dict[Role, np.ndarray]:
-    """16 bytes for the content of every row."""
+    """16 bytes for the content of every row. (N, 2) uint64"""
     fingerprints = {}
     for role, table in tables.items():
         if table.content is not None and table.content.column_names == ["text"]:
@@ -312,6 +318,14 @@ def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, Mapping[int
         else:
             fingerprints[role] = picture_fingerprints([looks[role].get(row) for row in range(len(table.ids))])
     return fingerprints
+
+
+def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
+    """SHA-256 of the fingerprints of some rows, in hex."""
+    digest = hashlib.sha256()
+    for some in np.array_split(rows, len(rows) // 10_000 + 1):
+        digest.update(fingerprints[some].data)
+    return digest.hexdigest()
 
 
 def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, str]]) -> list[Problem]:
@@ -402,7 +416,7 @@ def _whole_groups(order: np.ndarray, share: int, twins: Mapping[int, np.ndarray]
     if not twins:
         return order[:share]
     taken: dict[int, None] = {}  # in order
-    for row in order.tolist():
+    for row in map(int, order):
         if len(taken) == share:
             break
         group = twins.get(row, np.array([row]))
@@ -428,11 +442,17 @@ def _allocate(counts: np.ndarray, total: int, *, least: np.ndarray, most: np.nda
     return shares
 
 
-def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str, rows: np.ndarray) -> Dataset:
-    """The columns `id`, content and `label` of the chosen rows."""
+def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:
+    """All rows with the columns `id`, content and `label`."""
     assert table.content is not None
-    whole = table.content.add_column("id", np.array(table.ids)).add_column("label", labels, feature=ClassLabel(names=list(names)))
-    return whole.select_columns(["id", kind, "label"]).select(rows)
+    ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
+    # Of our own: datasets would take a copy of each column to find one.
+    digest = hashlib.sha256(f"{table.content._fingerprint} {table.name} {names}".encode())
+    digest.update(labels.data)
+    whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
+    classes = ClassLabel(names=list(names))
+    whole = whole.add_column("label", pa.array(labels, pa.int64()), feature=classes, new_fingerprint=digest.hexdigest()[:16])
+    return whole.select_columns(["id", kind, "label"])
 
 
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed: int) -> dict[str, str]:

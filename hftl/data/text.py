@@ -4,7 +4,7 @@ The whole set is tokenised up front into an Arrow table: on disk, memory-mapped 
 itself lies on disk (Hub, Parquet), in memory where it does not (CSV, JSONL). A text is tokenised once, whole, and cut afterwards as
 the tokenizer's own truncation would cut it; so the share of cut texts and of unknown tokens costs no second pass.
 
-B examples, T tokens of the longest example in a batch.
+N examples, B of them in a batch, T tokens of the longest in a batch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from hftl.data.loader import padded_width, transfer
+from hftl.data.reading import Strings, integers
 from hftl.errors import Problem, RecipeError
 
 _LAYOUT = "hftl-tokens-1"  # part of the cache's key: change it whenever what `_tokenise` computes changes
@@ -35,7 +38,7 @@ _FEATURES = Features(
 class TextSamples:
     """Tokenised texts that a loader can index and collate.
 
-    `lengths` are the tokens of each sample after the cut, special tokens included; `full_lengths` those before it.
+    `lengths` (N,) are the tokens of each sample after the cut, special tokens included; `full_lengths` (N,) those before it.
 
     Args:
         dataset: columns `id`, `text`, `label`, as `load_splits` makes them.
@@ -47,8 +50,8 @@ class TextSamples:
     """
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-        self.ids: Sequence[str] = dataset["id"][:]
-        self.labels: Sequence[int] = dataset["label"][:]
+        self.ids: Sequence[str] = Strings(dataset, "id")
+        self.labels = integers(dataset, "label")
         self.max_length = max_length
         self._tokenizer = tokenizer
         before, after = _special_tokens(tokenizer, max_length)
@@ -62,39 +65,54 @@ class TextSamples:
             new_fingerprint=_fingerprint(dataset, tokenizer, max_length),
             desc="tokenising",
         )
-        self.full_lengths = _column(self._tokens, "length")
-        self.words = _column(self._tokens, "words")
-        self.unknown = _column(self._tokens, "unknown")
+        self.full_lengths = integers(self._tokens, "length")
+        self.words = integers(self._tokens, "words")
+        self.unknown = integers(self._tokens, "unknown")
         # An empty text of a tokenizer without special tokens is one unknown token: longer than what the tokenizer returned.
-        self.lengths: Sequence[int] = np.clip(self.full_lengths, 1, max_length).tolist()
+        self.lengths: np.ndarray = np.clip(self.full_lengths, 1, max_length)
 
     size_unit: Literal["tokens"] = "tokens"
 
     @property
-    def sizes(self) -> Sequence[int]:
-        """Tokens of each text before the cut."""
-        lengths: list[int] = self.full_lengths.tolist()
-        return lengths
+    def sizes(self) -> np.ndarray:
+        """Tokens of each text before the cut. (N,)"""
+        return self.full_lengths
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of every sample's tokens and of how they are padded: of all that the model gets."""
+        padding = {"pad_token_id": self._tokenizer.pad_token_id, "padding_side": self._tokenizer.padding_side}
+        digest = hashlib.sha256(json.dumps(padding, sort_keys=True).encode())
+        digest.update(self.lengths.astype("<i4").data)  # or [1, 2], [3] would be [1], [2, 3]
+        for chunk in self._tokens.data.column("input_ids").chunks:
+            digest.update(chunk.flatten().to_numpy().astype("<i4", copy=False).data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.lengths)
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         """Sample `index` of any epoch: ``{"input_ids": (T,) int32, "label": int, "index": int}``."""
         _, index = position
         # Straight from Arrow: 3 microseconds against 150 for `self._tokens[index]`, which decodes the whole row.
         input_ids = self._tokens.data.column("input_ids")[index].values.to_numpy()
-        return {"input_ids": input_ids, "label": self.labels[index], "index": index}
+        return {"input_ids": input_ids, "label": int(self.labels[index]), "index": index}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch, padded to its longest sample.
+        """A batch, padded to its longest sample and on to a multiple of 8 (see `padded_width`), but not beyond `max_length`.
 
         ``{"input_ids": (B, T) int64, "attention_mask": (B, T) int64, "labels": (B,) int64, "index": (B,) int64}``
         """
-        batch = _pad(self._tokenizer, [sample["input_ids"] for sample in samples])
+        rows = [sample["input_ids"] for sample in samples]
+        longest = max(len(row) for row in rows)
+        batch = _pad(self._tokenizer, rows, width=min(padded_width(longest), self.max_length))
         batch["labels"] = torch.tensor([sample["label"] for sample in samples], dtype=torch.int64)
         batch["index"] = torch.tensor([sample["index"] for sample in samples], dtype=torch.int64)
         return batch
+
+    def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+        """The same inputs on `device`."""
+        return transfer(inputs, device)
 
 
 def text_facts(samples: TextSamples) -> dict[str, Any]:
@@ -116,10 +134,9 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
     }
 
 
-def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Rows side by side, padded on the tokenizer's side with its padding token: what `tokenizer.pad` gives."""
+def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[np.ndarray], *, width: int) -> dict[str, torch.Tensor]:
+    """Rows side by side, padded to `width` on the tokenizer's side with its padding token: what `tokenizer.pad` gives."""
     # `tokenizer.pad` goes through Python lists: 4.9 ms a batch of 32 x 256, against 0.3 ms here.
-    width = max(len(row) for row in rows)
     input_ids = np.full((len(rows), width), tokenizer.pad_token_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), width), dtype=np.int64)
     for position, row in enumerate(rows):
@@ -185,7 +202,3 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
     parts = [_LAYOUT, dataset._fingerprint, state, tokenizer.unk_token, tokenizer.truncation_side, max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _column(tokens: Dataset, name: str) -> np.ndarray:
-    return np.asarray(tokens[name][:], dtype=np.int64)

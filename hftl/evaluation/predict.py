@@ -6,7 +6,7 @@ Shapes: N examples in the split, B in a batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class EvaluationBatch(Protocol):
     def index(self) -> torch.Tensor: ...
     @property
     def weight(self) -> torch.Tensor: ...
+    def to(self, device: torch.device) -> Self:
+        """The batch as the model takes it, on `device`."""
 
 
 def predict_logits(
@@ -42,11 +44,11 @@ def predict_logits(
     places, logits = [], []
     with torch.inference_mode():
         for batch in batches:
-            inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.inputs.items()}
-            predicted = model(**inputs).logits.float()
-            kept = batch.weight.to(predicted.device) > 0
+            batch = batch.to(accelerator.device)
+            predicted = model(**batch.inputs).logits.float()
+            kept = batch.weight > 0
             logits.append(predicted[kept])
-            places.append(batch.index.to(predicted.device)[kept])
+            places.append(batch.index[kept])
             if after_batch is not None:
                 after_batch()
     mine = torch.cat(places), torch.cat(logits)

@@ -66,7 +66,7 @@ class Chain:
         self._refuse_shared(model)
         for group in self.groups:
             for prefix in group.prefixes:
-                if not any(_below(name, prefix) for name in [*self._members, *self._modules]):
+                if not any(below(name, prefix) for name in [*self._members, *self._modules]):
                     raise ChainError(f'group "{group.name}": nothing in the model is called "{prefix}"')
         empty = [name for name in self.names if name not in set(self._members.values())]
         if empty:
@@ -78,7 +78,7 @@ class Chain:
 
     def _owner(self, name: str) -> str | None:
         """The group with the longest prefix of `name`."""
-        matches = [(len(prefix), group.name) for group in self.groups for prefix in group.prefixes if _below(name, prefix)]
+        matches = [(len(prefix), group.name) for group in self.groups for prefix in group.prefixes if below(name, prefix)]
         if not matches:
             return None
         longest = max(length for length, _ in matches)
@@ -132,7 +132,8 @@ class Chain:
         return tuple(name for name in self.names if name in wanted)
 
 
-def _below(name: str, prefix: str) -> bool:
+def below(name: str, prefix: str) -> bool:
+    """Whether a dotted name is `prefix` or within it."""
     return name == prefix or name.startswith(prefix + ".")
 
 
@@ -147,7 +148,7 @@ def chain_of_layers(model: nn.Module, layers: Sequence[LayerGroup], *, first: st
     Raises:
         ChainError: the layers do not run one after the other in the given order, or the parts do not make a chain.
     """
-    began = _first_calls(model, run)
+    began = first_calls(model, run)
     starts = [_began(began, group.prefixes) for group in layers]
     if None in starts or starts != sorted(starts, key=lambda start: start or 0):
         raise ChainError(f"the layers {[group.name for group in layers]} do not run in this order: {starts}")
@@ -159,7 +160,7 @@ def chain_of_layers(model: nn.Module, layers: Sequence[LayerGroup], *, first: st
     return Chain(model, [LayerGroup(first, tuple(before)), *layers, LayerGroup(HEAD, tuple(after))])
 
 
-def _first_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+def first_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Module name -> its place in the order in which modules were first called, from 1; modules that were not called are absent."""
     began: dict[str, int] = {}
 
@@ -185,7 +186,7 @@ def _first_calls(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
 def _began(began: Mapping[str, int], prefixes: Sequence[str]) -> int | None:
     """When the first module at or below one of `prefixes` was called; None when none was."""
-    return min((place for name, place in began.items() if any(_below(name, prefix) for prefix in prefixes)), default=None)
+    return min((place for name, place in began.items() if any(below(name, prefix) for prefix in prefixes)), default=None)
 
 
 def _parts_outside(model: nn.Module, held: Sequence[str], path: str = "") -> Iterator[str]:
@@ -193,7 +194,7 @@ def _parts_outside(model: nn.Module, held: Sequence[str], path: str = "") -> Ite
     own = [*model.named_parameters(recurse=False), *model.named_buffers(recurse=False)]
     yield from (path + name for name, _ in own if path + name not in held)
     for name, child in model.named_children():
-        if any(_below(prefix, path + name) and prefix != path + name for prefix in held):
+        if any(below(prefix, path + name) and prefix != path + name for prefix in held):
             yield from _parts_outside(child, held, f"{path}{name}.")
         elif path + name not in held:
             yield path + name

@@ -5,12 +5,15 @@ Data and models never import each other; this is where they meet.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
@@ -18,18 +21,20 @@ from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.data.audit import Audit, audit_splits
 from hftl.data.image import ImageSamples, picture_facts, write_grid
-from hftl.data.loader import Samples
+from hftl.data.loader import POOL, Samples, padding_share
 from hftl.data.reading import Role
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.models import build_classifier
+from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData, Recipe, TextData, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision
-from hftl.training.plan import Plan, build_plan, forward_flops
+from hftl.training.plan import Kept, Plan, build_plan, forward_flops, resolve_stages
+from hftl.training.stage import train_mode
 
 # So many training texts tell the plan how long a typical one is.
 TYPICAL = 512
@@ -42,6 +47,37 @@ class Experiment:
     recipe: Recipe
     splits: Splits
     classifier: Classifier
+
+    @cached_property
+    def typical(self) -> Samples:
+        """Up to 512 training examples as evaluation sees them, which tell the plan what a typical one costs."""
+        train = self.splits.train
+        return make_samples(self.recipe, self.classifier, train.select(range(min(TYPICAL, len(train)))), train=False)
+
+    @cached_property
+    def forward(self) -> dict[str, int]:
+        """Floating point operations of one forward pass of a typical example, by layer group."""
+        return forward_flops(self.classifier.model, self.classifier.chain, typical_inputs(self))
+
+    @cached_property
+    def boundaries(self) -> dict[str, Boundary | NotSeparable]:
+        """For each stage with a frozen prefix that computes anything where it ends, or why that cannot be told."""
+        model, chain = self.classifier.model, self.classifier.chain
+        found: dict[str, Boundary | NotSeparable] = {}
+        inputs = _two_examples(self)
+        for name, stage in self.recipe.stages.items():
+            trains = chain.select(stage.unfreeze)
+            prefix = chain.names[: chain.names.index(trains[0])]
+            if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
+                train_mode(model, chain, trains)
+                try:
+                    boundary = find_boundary(model, chain, trains, inputs)
+                    assert boundary is not None  # there is a prefix
+                    found[name] = boundary
+                except NotSeparable as error:
+                    found[name] = error
+        model.eval()  # type: ignore[no-untyped-call]
+        return found
 
 
 def prepare_experiment(recipe: Recipe) -> Experiment:
@@ -69,6 +105,7 @@ def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, tr
             background=recipe.data.background,
             seed=recipe.run.seed,
             train=train,
+            views=recipe.data.augmentation_views,
         )
     assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
     return TextSamples(dataset, classifier.preprocessor, max_length=recipe.data.max_length)
@@ -88,16 +125,75 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
     """
     recipe, classifier = experiment.recipe, experiment.classifier
     _check_stages(experiment, source)
+    resolve_stages(recipe, classifier.chain, source=source)
     rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
+    lengths = experiment.typical.lengths
+    share = None
+    if lengths is not None:
+        # As many as lie in a pool of batches, since fewer would be harder to sort into batches of similar length.
+        drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), POOL * recipe.run.batch_size))
+        share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0)
+    kept, remarks = _what_is_kept(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
     return build_plan(
         recipe,
         classifier.model,
         classifier.chain,
         train_examples=len(experiment.splits.train),
-        forward=forward_flops(classifier.model, classifier.chain, typical_inputs(experiment)),
+        forward=experiment.forward,
         flops_per_second=rate,
+        kept=kept,
+        padding_share=share,
+        remarks=remarks,
         source=source,
     )
+
+
+def looks(recipe: Recipe, *, train: bool) -> int:
+    """How many different looks at an example there are; 0: a new one in every epoch, which is never worth keeping."""
+    if train and isinstance(recipe.data, ImageData) and recipe.data.augmentation != "none":
+        return recipe.data.augmentation_views
+    return 1
+
+
+def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept], list[str]]:
+    """For each stage what it keeps of its frozen prefix; and for those that could and do not, why."""
+    recipe, lengths = experiment.recipe, experiment.typical.lengths
+    kept: dict[str, Kept] = {}
+    remarks = []
+    for name, boundary in experiment.boundaries.items():
+        if isinstance(boundary, NotSeparable):
+            remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
+            continue
+        tokens = float(np.mean(lengths)) if boundary.per_token and lengths is not None else 1.0
+        size = tokens * math.prod(boundary.shape) * (2 if bf16 else 4)
+        total = size * looks(recipe, train=True) * len(experiment.splits.train)
+        if not looks(recipe, train=True):
+            remarks.append(
+                f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
+            )
+        elif total > recipe.run.cache_gb * 1e9:
+            remarks.append(
+                f"Stage {name} computes its frozen layers in every epoch: what leaves them takes {total / 1e9:,.1f} GB,"
+                f" and run.cache_gb is {recipe.run.cache_gb:g}."
+            )
+        else:
+            kept[name] = Kept(boundary.group, size, looks(recipe, train=True))
+    return kept, remarks
+
+
+def _two_examples(experiment: Experiment) -> Mapping[str, torch.Tensor]:
+    """Model inputs of two training examples; of texts 13 and 9 tokens, enough to see how the model uses them."""
+    samples = experiment.typical
+    first, second = (samples[0, index % len(samples)] for index in range(2))
+    if isinstance(samples, TextSamples):
+        first["input_ids"], second["input_ids"] = np.resize(first["input_ids"], 13), np.resize(second["input_ids"], 9)
+    return _inputs(samples, [first, second])
+
+
+def _inputs(samples: Samples, chosen: list[dict[str, Any]]) -> Mapping[str, torch.Tensor]:
+    """What the model takes, on the CPU."""
+    inputs = samples.to_device(samples.collate(chosen), torch.device("cpu"))
+    return {name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}}
 
 
 def _check_stages(experiment: Experiment, source: str) -> None:
@@ -125,14 +221,10 @@ def _check_stages(experiment: Experiment, source: str) -> None:
 
 def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:
     """Model inputs of one example: a text of mean length (over 512 training texts), or a picture."""
-    recipe, classifier, train = experiment.recipe, experiment.classifier, experiment.splits.train
-    samples = make_samples(recipe, classifier, train.select(range(min(TYPICAL, len(train)))), train=False)
-    index = 0
+    samples, index = experiment.typical, 0
     if samples.lengths is not None:
-        mean = sum(samples.lengths) / len(samples.lengths)
-        index = min(range(len(samples)), key=lambda i: abs(samples.lengths[i] - mean))  # type: ignore[index]
-    inputs = samples.collate([samples[0, index]])
-    return {name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}}
+        index = int(np.abs(np.asarray(samples.lengths) - np.mean(samples.lengths)).argmin())
+    return _inputs(samples, [samples[0, index]])
 
 
 def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
@@ -164,14 +256,13 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
 def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
     """Some validation examples as they came, with the logits of the trained model on the CPU, in float32, one by one."""
     dataset, model = experiment.splits.validation, experiment.classifier.model.eval()  # type: ignore[no-untyped-call]
-    places = choose(samples.sizes)
+    places = choose(np.asarray(samples.sizes).tolist())
     inputs: list[Any] = []
     logits: list[torch.Tensor] = []
     for place in places:
         original = samples.original(place) if isinstance(samples, ImageSamples) else dataset[place]["text"]
         inputs.append(Path(original).read_bytes() if isinstance(samples, ImageSamples) and isinstance(original, str) else original)
-        batch = samples.collate([samples[0, place]])
-        logits.append(model(**{name: tensor for name, tensor in batch.items() if name not in {"labels", "index"}}).logits)
+        logits.append(model(**_inputs(samples, [samples[0, place]])).logits)
     return ServingSamples([samples.ids[place] for place in places], inputs, torch.cat(logits).float().numpy())
 
 

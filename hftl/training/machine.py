@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -91,6 +92,46 @@ def mixed_precision(run: Run, device: torch.device) -> str:
     if run.precision == "bf16":
         raise RecipeError.single("run.precision", f"this {device.type} has no native bf16; use auto or fp32")
     return "no"
+
+
+def tune_kernels(run: Run, device: torch.device) -> None:
+    """Choose the kernels of what stays float32 on a CUDA device; a CPU is left as it is. They hold for the whole process.
+
+    "fp32" is asked for to have IEEE float32. Otherwise products of float32 matrices, convolutions and LSTMs round their inputs to
+    TF32, of 10 bits of mantissa where bf16 has 7; the weights stay float32. cuDNN does not try out its algorithms on every new
+    shape: another one may be the fastest at a resume, and lengths change with every batch.
+    """
+    if device.type != "cuda":
+        return
+    # These two keep torch's old and new settings in step. With `fp32_precision` alone the old ones raise when they are read, and
+    # torch.compile of torch 2.14 reads them.
+    torch.set_float32_matmul_precision("highest" if run.precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = run.precision != "fp32"
+    torch.backends.cudnn.benchmark = False
+
+
+def check_compile(run: Run, device: torch.device) -> None:
+    """Refuse `run.compile` where there is nothing to gain.
+
+    Raises:
+        RecipeError: it is asked for on a CPU.
+    """
+    if run.compile and device.type == "cpu":
+        raise RecipeError.single("run.compile", "compiling takes a minute on a CPU and gains nothing; leave it out")
+
+
+def loader_workers(requested: int | None, *, device: torch.device, pictures: bool, processes_here: int) -> int:
+    """How many loader processes one training process gets; `processes_here` of them share this machine.
+
+    What the recipe asks for (`requested`), otherwise none for texts, which are token ids by then, and on a CPU, where training has
+    the cores itself; pictures for a GPU get the cores that are left, at least 1 and at most 8. 16 cores, 2 processes: 7 each.
+    Cores are those that this process may run on, which in a container or a job may be fewer than the machine has.
+    """
+    if requested is not None:
+        return requested
+    if not pictures or device.type == "cpu":
+        return 0
+    return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here - 1))
 
 
 def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -> float:

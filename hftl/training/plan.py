@@ -53,8 +53,13 @@ class StagePlan:
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int
+    cached_up_to: str | None
+    """The first training group where what enters it is computed once and kept; None: nothing is frozen before it, or it is computed
+    in every epoch."""
+    cache_bytes: float
+    """About how large that is, for the training examples."""
     flops: float
-    """Floating point operations of all its training steps."""
+    """Floating point operations of all its training steps, and of filling the cache."""
     cost_share: float
     """`flops` over what training every group for as many epochs would take."""
     groups: tuple[GroupPlan, ...]
@@ -70,6 +75,10 @@ class Plan:
     groups: tuple[dict[str, Any], ...]
     """{"name", "parameters"} of each layer group, input first."""
     stages: tuple[StagePlan, ...]
+    padding_share: float | None
+    """About how much of what an epoch computes is padding, by the lengths of some training texts; None for pictures."""
+    remarks: tuple[str, ...]
+    """Why a stage computes its frozen layers in every epoch."""
     flops: float
     at_least_minutes: float | None
     """`flops` at the matrix rate measured on this machine: a lower bound, since real steps do not reach it. None: not measured."""
@@ -137,15 +146,28 @@ def _counting_mode(model: nn.Module) -> Iterator[FlopCounterMode]:
         model.train(was_training)
 
 
-def step_flops(forward: Mapping[str, int], trains: Sequence[str]) -> int:
-    """Operations of a training step on one example.
+def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str | None = None) -> int:
+    """Operations of a training step on one example; with `start`, from a stored activation that enters this group.
 
     Three groups of 10 of which the last trains: 30 forward, 20 backward. The last two: 30 + 40. First and last: 30 + 20 + 10 + 20.
+    The last one from what enters it: 10 + 20.
     """
     names = list(forward)
     lowest = min(names.index(name) for name in trains)
     backward = sum((2 if name in trains else 1) * forward[name] for name in names[lowest:])
-    return sum(forward.values()) + backward
+    return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a stage keeps of its frozen prefix."""
+
+    group: str
+    """The first training group."""
+    bytes_per_look: float
+    """Of one activation."""
+    looks: int
+    """At each example: the views of a picture with augmentation, 1 without."""
 
 
 def build_plan(
@@ -156,9 +178,17 @@ def build_plan(
     train_examples: int,
     forward: Mapping[str, int],
     flops_per_second: float | None,
+    kept: Mapping[str, Kept] | None = None,
+    padding_share: float | None = None,
+    remarks: Sequence[str] = (),
     source: str = "recipe",
 ) -> Plan:
-    """The plan of a recipe on a model; `forward` is the cost of a typical example from `forward_flops`.
+    """The plan of a recipe on a model.
+
+    Args:
+        forward: cost of a typical example from `forward_flops`.
+        kept: for the stages that compute their frozen prefix once.
+        flops_per_second: of this machine; None: not measured.
 
     Raises:
         RecipeError: a stage names a layer group that the model does not have.
@@ -168,7 +198,7 @@ def build_plan(
     of_group = {group: sum(sizes[name] for name in chain.parameters[group]) for group in chain.names}
     decayed = decayed_parameters(model)
     stages = tuple(
-        _stage_plan(name, stage, recipe, resolved[name], of_group, chain, decayed, train_examples, forward)
+        _stage_plan(name, stage, recipe, resolved[name], of_group, chain, decayed, train_examples, forward, (kept or {}).get(name))
         for name, stage in recipe.stages.items()
     )
     flops = sum(stage.flops for stage in stages)
@@ -178,6 +208,8 @@ def build_plan(
         train_examples=train_examples,
         groups=tuple({"name": name, "parameters": count} for name, count in of_group.items()),
         stages=stages,
+        padding_share=padding_share,
+        remarks=tuple(remarks),
         flops=flops,
         at_least_minutes=None if flops_per_second is None else flops / flops_per_second / 60,
     )
@@ -193,12 +225,18 @@ def _stage_plan(
     decayed: set[str],
     train_examples: int,
     forward: Mapping[str, int],
+    kept: Kept | None,
 ) -> StagePlan:
     batch_size = stage.batch_size or recipe.run.batch_size
     rates = group_rates(chain.names, stage)
     trainable = sum(parameters[group] for group in trains)
     seen = train_examples * stage.epochs
     flops = seen * step_flops(forward, trains)
+    looks = 0
+    if kept is not None:
+        looks = train_examples * kept.looks
+        before = sum(forward[group] for group in chain.names[: chain.names.index(kept.group)])
+        flops = seen * step_flops(forward, trains, start=kept.group) + looks * before
     return StagePlan(
         name=name,
         unfreeze=trains,
@@ -211,6 +249,8 @@ def _stage_plan(
         trainable_parameters=trainable,
         trainable_share=trainable / sum(parameters.values()),
         optimizer_bytes=4 * optimizer_slots(stage) * trainable,
+        cached_up_to=None if kept is None else kept.group,
+        cache_bytes=0.0 if kept is None else looks * kept.bytes_per_look,
         flops=flops,
         cost_share=flops / max(1, seen * step_flops(forward, chain.names)),
         groups=tuple(
@@ -249,6 +289,8 @@ def plan_table(plan: Plan) -> Table:
     total("optimizer", "", (stage.optimizer for stage in stages))
     total("schedule", "", (stage.schedule for stage in stages))
     total("optimizer memory", "", (_bytes(stage.optimizer_bytes) for stage in stages))
+    total("cached up to", "", (stage.cached_up_to or "-" for stage in stages))
+    total("cache", "", (_bytes(stage.cache_bytes) if stage.cached_up_to else "-" for stage in stages))
     total("cost", _flops(plan.flops), (_flops(stage.flops) for stage in stages))
     total("of training all", "", (_percent(stage.cost_share) for stage in stages))
     return table
@@ -256,11 +298,13 @@ def plan_table(plan: Plan) -> Table:
 
 def plan_footer(plan: Plan) -> str:
     """What the table means, in a line or two."""
-    sentence = f"{plan.model}, {plan.train_examples:,} training examples."
-    if plan.at_least_minutes is None:
-        return sentence
-    least = _duration(plan.at_least_minutes)
-    return f"{sentence} At this machine's matrix rate that is {least} of training at the least; real steps take longer."
+    sentences = [f"{plan.model}, {plan.train_examples:,} training examples."]
+    if plan.padding_share is not None:
+        sentences.append(f"About {_percent(plan.padding_share)} of the tokens that are computed are padding.")
+    if plan.at_least_minutes is not None:
+        least = _duration(plan.at_least_minutes)
+        sentences.append(f"At this machine's matrix rate that is {least} of training at the least; real steps take longer.")
+    return "\n".join([" ".join(sentences), *plan.remarks])
 
 
 def _percent(share: float) -> str:

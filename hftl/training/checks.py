@@ -1,0 +1,141 @@
+"""What is refused before a run is started or continued.
+
+Nothing is written over, a run is continued as itself or not at all, and what would stop it after hours stops it now.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import torch
+from accelerate import Accelerator
+
+from hftl.data.loader import Samples, steps_per_epoch
+from hftl.data.source import Splits
+from hftl.errors import RecipeError, RunError
+from hftl.recipe import Recipe, Stage, difference
+from hftl.run import PARTIAL, RunDirectory, read_json
+from hftl.training.checkpoint import KEPT, checkpoint_bytes
+from hftl.training.experiment import Experiment
+from hftl.training.plan import Plan
+from hftl.training.stage import train_mode
+
+# What may differ between a stopped run and its continuation: none of it changes what is computed.
+FREE_TO_CHANGE = (
+    "run.workers:",
+    "run.log_every:",
+    "run.trackers:",
+    "run.checkpoint_minutes:",
+    "run.timeout_minutes:",
+    "card.",
+)
+
+
+def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
+    """Refuse to write over anything, and to continue a run as another one."""
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path} is a file; a run needs a folder of its own")
+    if not resume:
+        if run.path.exists() and any(path.suffix != PARTIAL for path in run.path.iterdir()):
+            if run.finished:
+                raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
+            if not run.recipe.is_file():
+                raise RunError(f"{run.path} is not empty, and no run is in it. Choose another place with --run-dir")
+            raise RunError(f"{run.path} is not empty. Continue that run with --resume, or choose another place with --run-dir")
+        return
+    if not run.recipe.is_file():
+        raise RunError(f"{run.path}: no run here (there is no recipe.yaml in it). Leave out --resume to start one")
+    if run.finished:
+        raise RunError(f"{run.path}: this run is finished; there is nothing to resume. Its card again: hftl card {run.path}")
+    changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise RunError(
+            "\n".join(
+                [
+                    f"{run.path}: the recipe is not the one this run was started with:",
+                    *(f"  {line}" for line in changed),
+                    "  Continue it without the change, or train the changed recipe in another place with --run-dir",
+                ]
+            )
+        )
+
+
+def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accelerator) -> None:
+    """A step's examples must be enough for every process and micro-batch, and for BatchNorm, which may need two of them.
+
+    Raises:
+        RecipeError: they are not, in one of the stages.
+    """
+    recipe, parts = experiment.recipe, accelerator.num_processes * experiment.recipe.run.gradient_accumulation
+    for name, stage in recipe.stages.items():
+        batch_size = stage.batch_size or recipe.run.batch_size
+        shared = f"{accelerator.num_processes} processes x {recipe.run.gradient_accumulation} micro-batches of a step"
+        if batch_size < parts:
+            raise RecipeError.single(f"stages.{name}.batch_size", f"fewer than the {shared}")
+        last = len(train) - batch_size * (steps_per_epoch(len(train), batch_size) - 1)
+        if last // parts < 2 and not _learns_from_one(experiment, stage, train):
+            what = (
+                f"the last step of an epoch has {last} of the {len(train)} examples, so that one of the {shared} has a single one"
+            )
+            raise RecipeError.single(
+                f"stages.{name}.batch_size", what, "BatchNorm cannot train on one picture of this size; try other batch sizes"
+            )
+
+
+def _learns_from_one(experiment: Experiment, stage: Stage, train: Samples) -> bool:
+    """Whether the stage's network can train on a batch of one: BatchNorm over a single number has no variance."""
+    model, chain = copy.deepcopy(experiment.classifier.model), experiment.classifier.chain
+    train_mode(model, chain, chain.select(stage.unfreeze))
+    inputs = train.to_device(train.collate([train[0, 0]]), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            model(**{name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return False
+    return True
+
+
+def check_same_data(splits: Splits, run: RunDirectory) -> None:
+    """Refuse to continue or compare a run on other rows, or other contents of them, than it was started with."""
+    recorded = read_json(run.data)
+    rows, contents = recorded.get("splits", {}), recorded.get("contents", splits.facts["contents"])
+    changed = [
+        name
+        for name, facts in splits.facts["splits"].items()
+        if facts != rows.get(name) or splits.facts["contents"][name] != contents.get(name)
+    ]
+    if changed:
+        raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
+
+
+def check_same_precision(accelerator: Accelerator, run: RunDirectory) -> None:
+    """Refuse to continue in another number format, which `auto` may choose on another machine."""
+    then, here = read_json(run.environment).get("precision"), number_format(accelerator)
+    if then != here:
+        raise RunError(f"{run.path}: started in {then}, and this machine computes in {here}; continue it where it was started")
+
+
+def number_format(accelerator: Accelerator) -> str:
+    """ "bf16" or "fp32", as environment.json has it; the weights are float32 either way."""
+    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+
+
+def check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:
+    """Refuse to start what the disk has no room for: the checkpoints that are kept and the one being written, and the model.
+
+    Raises:
+        RunError: the room is too small.
+    """
+    optimizer_bytes = max(stage.optimizer_bytes for stage in plan.stages)
+    checkpoint = checkpoint_bytes(experiment.classifier.model, optimizer_bytes=optimizer_bytes)
+    needed = (KEPT + 2) * checkpoint
+    there = next(path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free + sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    if free < needed:
+        raise RunError(
+            f"{run.path}: {needed / 1e6:,.0f} MB are needed there, {free / 1e6:,.0f} MB are free."
+            f" A checkpoint takes {checkpoint / 1e6:,.0f} MB; make room, or choose another place with --run-dir"
+        )

@@ -1,0 +1,85 @@
+"""What a running stage keeps an eye on: signals, the next checkpoint, time and energy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from signal import SIGTERM
+
+import torch
+from accelerate import Accelerator
+
+from hftl.signals import SIGNALS, is_orphan
+from hftl.training.checkpoint import Progress
+from hftl.training.machine import EnergyMeter
+
+WORTH = 10
+"""An epoch's checkpoint is written once so many times its cost have been spent since the last one: an epoch over stored activations
+can take less time than writing it down."""
+
+
+class Watch:
+    """What interrupts the loop, with the same answer on every process: a signal to one of them, or a checkpoint that is due."""
+
+    def __init__(
+        self, accelerator: Accelerator, noted: Callable[[], int | None], *, minutes: float, last_saved: str | None
+    ) -> None:
+        self._accelerator = accelerator
+        self._noted = noted
+        self._seconds = 60 * minutes
+        self._saved_at, self._saving = time.monotonic(), 0.0
+        self.last_saved = last_saved
+        """Name of the last checkpoint, None before there is one."""
+
+    def signal(self) -> int | None:
+        """The signal that asked this process, or another one, to stop."""
+        own = self._noted() or (SIGTERM if is_orphan() else None)
+        if self._accelerator.num_processes == 1:
+            return own
+        asked = self._summed([float(own == number) for number in SIGNALS])
+        return own if own is not None else next((number for number, flag in zip(SIGNALS, asked, strict=True) if flag), None)
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is too long ago, by the clock of the main process."""
+        return self._everywhere(time.monotonic() - self._saved_at >= self._seconds)
+
+    def is_worth_it(self) -> bool:
+        """Whether an epoch took long enough to be kept: ten times what the last checkpoint took to write, or there is none yet."""
+        worth = self.last_saved is None or time.monotonic() - self._saved_at >= WORTH * self._saving
+        return self._everywhere(worth)
+
+    def saved(self, progress: Progress, *, seconds: float) -> None:
+        """Note that a checkpoint was written, and how long that took."""
+        self._saved_at, self._saving = time.monotonic(), seconds
+        self.last_saved = progress.name
+
+    def _everywhere(self, answer: bool) -> bool:
+        """What the main process says."""
+        if self._accelerator.num_processes == 1:
+            return answer
+        return bool(self._summed([float(answer and self._accelerator.is_main_process)])[0])
+
+    def _summed(self, values: list[float]) -> list[float]:
+        """Of each value the sum over all processes; not 0 where it is not 0 on one of them."""
+        summed: list[float] = self._accelerator.reduce(torch.tensor(values, device=self._accelerator.device), "sum").tolist()
+        return summed
+
+
+class Cost:
+    """Time and energy of a stage in this sitting, added to what the run had cost before it."""
+
+    def __init__(self, before: Progress) -> None:
+        self._before = before
+        self._began = time.perf_counter()
+        self._energy = EnergyMeter()
+        self._energy.start()
+
+    def so_far(self, progress: Progress) -> Progress:
+        self._energy.update()
+        known = self._before.cpu_joules is not None and self._energy.joules is not None
+        return replace(
+            progress,
+            seconds=self._before.seconds + time.perf_counter() - self._began,
+            cpu_joules=self._before.cpu_joules + self._energy.joules if known else None,  # type: ignore[operator]
+        )

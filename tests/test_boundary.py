@@ -1,0 +1,216 @@
+"""From a stored activation a model computes what it computes from its inputs: every boundary of every family, with dropout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from test_transformer import ARCHITECTURES as TRANSFORMERS
+from test_transformer import small_model
+from test_vision import ARCHITECTURES as PICTURES
+from test_vision import build as build_vision
+from torch import nn
+from torch.nn import functional as F
+from transformers import AlbertConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from hftl.models import glove, transformer
+from hftl.models.boundary import ACTIVATION, Boundary, Doorway, NotSeparable, find_boundary
+from hftl.models.chain import Chain, LayerGroup
+from hftl.models.glove_modeling import (
+    BiLSTMForSequenceClassification,
+    GloveBiLSTMConfig,
+    GloveTextCNNConfig,
+    TextCNNForSequenceClassification,
+)
+from hftl.training.stage import freeze, train_mode
+
+TEXTS = {
+    "input_ids": torch.tensor([[2, 5, 6, 8, 7, 3], [2, 7, 9, 3, 0, 0], [2, 6, 3, 0, 0, 0]]),
+    "attention_mask": torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]),
+}
+ALBERT = AlbertConfig(
+    vocab_size=10, embedding_size=8, hidden_size=16, num_hidden_layers=4, num_hidden_groups=2, num_attention_heads=2,
+    intermediate_size=24, max_position_embeddings=32,
+)  # fmt: skip
+
+
+def glove_model(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    shared: dict[str, Any] = {"vocab_size": 10, "vector_dim": 5, "trainable_dim": 3, "word_dropout": 0.2}
+    if name == "textcnn":
+        return TextCNNForSequenceClassification(GloveTextCNNConfig(channels=4, **shared))
+    shared["pooling"] = name
+    return BiLSTMForSequenceClassification(GloveBiLSTMConfig(hidden_size=6, layers=3, **shared))
+
+
+def in_training(model: PreTrainedModel, chain: Chain, first: int) -> tuple[str, ...]:
+    trains = chain.names[first:]
+    freeze(model, chain, trains)
+    train_mode(model, chain, trains)
+    return trains
+
+
+def loss_and_gradients(model: nn.Module, inputs: Mapping[str, torch.Tensor], size: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    torch.manual_seed(7)  # the same dropout for both
+    loss = F.cross_entropy(model(**inputs).logits, torch.arange(size) % 2)
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Tensor], first: int) -> Boundary:
+    """Find the boundary before group `first` and compare a training step from its activation with one from the inputs."""
+    trains = in_training(model, chain, first)
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    boundary = find_boundary(model, chain, trains, inputs)
+    assert boundary is not None and boundary.group == chain.names[first]
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())  # not even BatchNorm's statistics
+
+    live = copy.deepcopy(model)
+    size = len(next(iter(inputs.values())))
+    loss, gradients = loss_and_gradients(live, inputs, size)
+    doorway = Doorway(model, boundary)
+    with torch.no_grad():
+        activation = doorway.capture(inputs)
+    if boundary.per_token:
+        activation = activation.masked_fill(inputs["attention_mask"][..., None] == 0, 0.0)
+    computed: list[str] = []
+    for group in chain.names[1:first]:
+        for name in chain.modules[group]:
+            module = model.get_submodule(name)
+            if name not in boundary.answers and not isinstance(module, nn.Embedding):  # those answer; tables of words are looked up
+                module.register_forward_hook(lambda *_, name=name: computed.append(name))
+    stored_inputs = {**(inputs if boundary.per_token else {}), ACTIVATION: activation}
+    stored_loss, stored_gradients = loss_and_gradients(model, stored_inputs, size)
+    torch.testing.assert_close(stored_loss, loss, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == stored_gradients.keys() and gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(stored_gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+    assert not computed
+    doorway.close()
+    torch.testing.assert_close(loss_and_gradients(model, inputs, size)[0], loss, rtol=1e-5, atol=1e-6)
+    return boundary
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, "albert"])
+def test_a_transformer_trains_from_the_activation_at_every_boundary_as_from_its_texts(name: str) -> None:
+    config = ALBERT if name == "albert" else TRANSFORMERS[name]
+    for first in range(1, len(transformer.chain(small_model(config)))):
+        model = small_model(config)
+        compare(model, transformer.chain(model), TEXTS, first)
+
+
+@pytest.mark.parametrize("name", ["textcnn", "ends", "max", "mean"])
+def test_a_glove_network_trains_from_the_activation_at_every_boundary_as_from_its_texts(name: str) -> None:
+    names = glove.chain(glove_model(name)).names
+    for first in range(1, len(names)):
+        model = glove_model(name)
+        if names[first] in {"trainable_embedding", "convolutions", "lstm.0"}:
+            continue  # tables of words alone are frozen: nothing that costs anything, and what enters is not one tensor
+        compare(model, glove.chain(model), TEXTS, first)
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "resnet50"])
+def test_a_timm_network_trains_from_the_activation_at_every_boundary_as_from_its_pictures(name: str) -> None:
+    built = build_vision(name, pretrained=False, image_size=PICTURES[name][1])
+    pictures = {"pixel_values": torch.randn(3, 3, PICTURES[name][1], PICTURES[name][1])}
+    for first in range(1, len(built.chain)):
+        compare(copy.deepcopy(built.model), built.chain, pictures, first)
+
+
+def head_of(name: str) -> Boundary:
+    model = glove_model("textcnn") if name == "textcnn" else small_model(TRANSFORMERS[name])
+    chain = glove.chain(model) if name == "textcnn" else transformer.chain(model)
+    found = find_boundary(model, chain, in_training(model, chain, len(chain) - 1), TEXTS)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "door"),
+    [
+        ("bert", "bert.pooler.dense"),
+        ("distilbert", "pre_classifier"),
+        ("roberta", "classifier.dropout"),
+        ("electra", "classifier.dropout"),
+        ("deberta-v3", "pooler.dropout"),
+    ],
+)
+def test_of_a_head_that_reads_one_token_one_vector_a_text_is_kept(name: str, door: str) -> None:
+    found = head_of(name)
+    assert (found.door, found.per_token, found.shape) == (door, False, (16,))
+
+
+def test_of_a_textcnn_the_features_are_kept_and_of_a_resnet_the_pooled_ones() -> None:
+    assert (head_of("textcnn").door, head_of("textcnn").shape) == ("head.dropout", (12,))  # 3 widths x 4 channels
+    built = build_vision("resnet18", pretrained=False, image_size=64)
+    trains = in_training(built.model, built.chain, len(built.chain) - 1)
+    found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
+    assert found is not None and (found.door, found.shape) == ("timm_model.fc", (512,))
+
+
+def test_dropout_that_timm_does_by_itself_before_the_classifier_stays_behind_the_door() -> None:
+    built = build_vision("resnet18", pretrained=False, image_size=64, dropout=0.5)
+    trains = in_training(built.model, built.chain, len(built.chain) - 1)
+    found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
+    # The input of `fc` is random in training, so what is kept is what pooling reads.
+    assert found is not None and (found.door, found.shape) == ("timm_model.global_pool", (512, 2, 2))
+
+
+def test_where_everything_trains_there_is_no_boundary() -> None:
+    model = small_model(TRANSFORMERS["bert"])
+    chain = transformer.chain(model)
+    assert find_boundary(model, chain, ("embeddings", "head"), TEXTS) is None
+
+
+class Skipping(nn.Module):
+    """A suffix that looks around the boundary: the head gets the input once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        early = self.first(pixel_values)
+        return type("Output", (), {"logits": self.head(self.second(early) + early)})
+
+
+def test_a_suffix_that_reads_the_prefix_in_two_places_is_not_separable() -> None:
+    torch.manual_seed(0)
+    model = Skipping()
+    chain = Chain(model, [LayerGroup(name, (name,)) for name in ("first", "second", "head")])
+    with pytest.raises(NotSeparable, match="from what enters it alone come other logits"):
+        find_boundary(model, chain, ("second", "head"), {"pixel_values": torch.randn(2, 4)})
+    assert find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)}) is not None
+
+
+def test_a_prefix_that_is_random_in_training_is_not_separable() -> None:
+    class Noisy(Skipping):
+        def forward(self, pixel_values: torch.Tensor) -> Any:
+            noisy = F.dropout(self.second(self.first(pixel_values)), 0.5, self.training)
+            return type("Output", (), {"logits": self.head(noisy)})
+
+    model = Noisy()
+    chain = Chain(model, [LayerGroup(name, (name,)) for name in ("first", "second", "head")])
+    model.train()
+    with pytest.raises(NotSeparable, match="random in training"):
+        find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)})
+
+
+def test_a_doorway_leaves_the_names_of_the_weights_and_the_model_whole() -> None:
+    model = small_model(TRANSFORMERS["bert"])
+    chain = transformer.chain(model)
+    found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
+    assert found is not None
+    names = list(model.state_dict())
+    doorway = Doorway(model, found)
+    assert list(model.state_dict()) == names
+    doorway.close()
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert isinstance(AutoModelForSequenceClassification.from_config(model.config), type(model))  # type: ignore[no-untyped-call]

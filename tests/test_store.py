@@ -1,0 +1,361 @@
+"""The store: rows come back as they were written, a kill costs the unfinished part alone, nothing damaged is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from hftl.errors import RunError
+from hftl.store import Builder, Rows, cache_folder, find, key_of, why_no_room
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def built(name: str, count: int = 4, *, size: int = 10) -> Rows:
+    """An entry of `count` rows of `size` bytes; row i is full of i."""
+    builder = Builder(key_of({"name": name}), lengths=count, row_shape=(size,), dtype=np.uint8)
+    for index in range(count):
+        builder.write(index, np.full(size, index, dtype=np.uint8))
+    return builder.finish()
+
+
+def entries(cache: Path) -> set[str]:
+    return {path.name for path in cache.iterdir() if path.is_dir()}
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_any_length_come_back_without_padding() -> None:
+    lengths = np.array([3, 0, 1, 2])
+    key = key_of({"weights": "a", "data": "b"})
+    assert find(key) is None
+    builder = Builder(
+        key,
+        lengths=lengths,
+        row_shape=(2,),
+        dtype=np.float32,
+        extra={"labels": np.array([5, 6, 7, 8]), "ids": np.array(["a", "é"])},
+    )
+    written = [np.arange(2 * length, dtype=np.float32).reshape(length, 2) + index for index, length in enumerate(lengths)]
+    for index in (2, 0, 3, 1):  # any order
+        builder.write(index, written[index])
+    builder.finish()
+    rows = find(key)
+    assert rows is not None
+    assert len(rows) == 4
+    assert rows.nbytes == (3 + 0 + 1 + 2) * 2 * 4
+    assert all(np.array_equal(rows[index], written[index]) for index in range(4))
+    assert {name: array.tolist() for name, array in rows.extra.items()} == {"labels": [5, 6, 7, 8], "ids": ["a", "é"]}
+    for beyond in (4, -1):
+        with pytest.raises(IndexError):
+            rows[beyond]
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0][0] = 1
+
+
+def test_rows_of_one_shape_need_no_lengths() -> None:
+    rows = built("pictures", 3)
+    assert [row.tolist() for row in (rows[0], rows[2])] == [[0] * 10, [2] * 10]
+    assert rows.nbytes == 30
+
+
+def test_no_rows_at_all_are_an_entry_too() -> None:
+    assert len(built("nothing", 0)) == 0
+    assert Builder(key_of({}), lengths=np.array([0, 0]), row_shape=(3,), dtype=np.uint16).done == 0
+
+
+def test_a_row_that_was_not_promised_is_refused() -> None:
+    builder = Builder(key_of({}), lengths=np.array([2, 3]), row_shape=(4,), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"row 0: float32 \(3, 4\), where float32 \(2, 4\) was promised"):
+        builder.write(0, np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match="float64"):
+        builder.write(0, np.zeros((2, 4)))
+
+
+def test_a_key_depends_on_every_part_and_on_no_order() -> None:
+    assert key_of({"a": 1, "b": [2.5, None]}) == key_of({"b": [2.5, None], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": "1"})
+    assert re.fullmatch("[0-9a-f]{64}", key_of({}))
+    with pytest.raises(TypeError):
+        key_of({"a": np.zeros(2)})  # would be written as a text that leaves numbers out
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HFTL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "hftl"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "hftl"
+
+
+def anonymous_bytes() -> int:
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_takes_none_of_the_processs_own_memory() -> None:
+    rows = built("large", 64, size=2**20)
+    before = anonymous_bytes()
+    held = [rows[index] for index in range(64)]
+    assert sum(int(row.max()) for row in held) == 63 * 64 // 2
+    assert anonymous_bytes() - before < 8 * 2**20  # of 64
+    assert sum(int(np.array(row).max()) for row in held) == 63 * 64 // 2
+
+
+# --- interrupted and damaged --------------------------------------------------------------------------------------------------
+
+
+class Started(NamedTuple):
+    process: subprocess.Popen[str]
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+def python(code: str, *arguments: Any) -> Started:
+    """Another process; it works in this one's cache."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return Started(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+
+
+WRITER = """
+    import sys, time
+    import numpy as np
+    from hftl.store import Builder
+    rank, processes, stop = map(int, sys.argv[2:])
+    builder = Builder(sys.argv[1], lengths=np.arange(1, 41), row_shape=(1000,), dtype=np.int32, rank=rank, processes=processes)
+    mine = range(rank, 40, processes)
+    for batch, start in enumerate(range(0, len(mine), 4)):
+        for index in mine[start : start + 4]:
+            builder.write(index, np.full((index + 1, 1000), index, dtype=np.int32))
+        if batch == stop:
+            print("stopped", flush=True)
+            time.sleep(60)
+        builder.mark(batch + 1)
+    print("written", flush=True)
+"""
+
+
+def continued(key: str, **settings: Any) -> Builder:
+    return Builder(key, lengths=np.arange(1, 41), row_shape=(1000,), dtype=np.int32, **settings)
+
+
+def test_a_build_that_was_killed_is_continued_at_the_last_mark(cache: Path) -> None:
+    key = key_of({"a": 1})
+    writer = python(WRITER, key, 0, 1, 6)
+    assert writer.line() == "stopped"
+    os.kill(writer.process.pid, signal.SIGKILL)
+    writer.end()
+    assert find(key) is None
+    builder = continued(key)
+    assert builder.done == 6  # of 10; the seventh was written and not marked
+    with pytest.raises(RunError, match="16 of 40 rows were never written"):
+        builder.finish()
+    for index in range(24, 40):
+        builder.write(index, np.full((index + 1, 1000), index, dtype=np.int32))
+    rows = builder.finish()
+    assert all((rows[index] == index).all() and rows[index].shape == (index + 1, 1000) for index in range(40))
+    assert sorted(path.name for path in (cache / key).iterdir()) == ["layout.json", "rows.bin", "starts.npy"]
+    assert entries(cache) == {key}
+
+
+@pytest.mark.parametrize("change", ["processes", "dtype", "lengths", "extra", "dealt"])
+def test_another_layout_starts_anew_and_clears_what_was_left(change: str, cache: Path) -> None:
+    key = key_of({"a": 1})
+    layout: dict[str, Any] = {"lengths": np.array([2, 3]), "row_shape": (4,), "dtype": np.int16, "processes": 1}
+    first = Builder(key, **layout, extra={"labels": np.array([1])})
+    first.write(0, np.zeros((2, 4), np.int16))
+    first.mark(1)
+    del first
+    assert Builder(key, **layout, extra={"labels": np.array([1])}).done == 1
+    others = {"processes": 2, "dtype": np.uint16, "lengths": np.array([3, 2]), "extra": {"labels": np.array([2])}, "dealt": "by 8"}
+    second = Builder(key, **{**layout, "extra": {"labels": np.array([1])}, change: others[change]})
+    assert second.done == 0
+    assert len(entries(cache)) == 1
+
+
+def test_a_build_that_another_run_works_on_is_left_alone(cache: Path) -> None:
+    key = key_of({"a": 1})
+    alive = Builder(key, lengths=2, row_shape=(), dtype=np.uint8)
+    faster = Builder(key, lengths=2, row_shape=(), dtype=np.uint8, dealt="otherwise")
+    assert len(entries(cache)) == 2
+    for builder in (faster, alive):
+        for index in range(2):
+            builder.write(index, np.array(7 + index, dtype=np.uint8))
+    assert faster.finish()[1] == 8
+    alive.mark(1)
+    rows = alive.finish()  # takes what is there, and its own away
+    assert [int(rows[index]) for index in range(2)] == [7, 8]
+    assert entries(cache) == {key}
+
+
+def test_two_runs_that_build_the_same_do_not_disturb_each_other(cache: Path) -> None:
+    key = key_of({"a": 1})
+    first, second = (Builder(key, lengths=2, row_shape=(), dtype=np.uint8) for _ in range(2))
+    for builder in (first, second):
+        for index in range(2):
+            builder.write(index, np.array(index, dtype=np.uint8))
+    first.finish()
+    second.mark(1)
+    second.write(0, np.array(0, dtype=np.uint8))
+    assert len(second.finish()) == 2
+    assert entries(cache) == {key}
+
+
+def test_killed_while_it_is_prepared_nothing_is_continued(cache: Path) -> None:
+    key = key_of({"a": 1})
+    builder = continued(key)
+    builder.mark(3)
+    del builder
+    (half,) = cache.glob(f"{key}.*.partial")
+    (half / "layout.json").unlink()  # written last
+    (half / "rows.bin").write_bytes(b"")
+    assert continued(key).done == 0
+    assert (half / "rows.bin").stat().st_size == 40 * 41 // 2 * 4000
+
+
+def test_processes_build_together(cache: Path) -> None:
+    key = key_of({"a": 1})
+    others = [python(WRITER, key, rank, 3, -1) for rank in (1, 2)]
+    builder = continued(key, rank=0, processes=3)
+    for index in range(0, 40, 3):
+        builder.write(index, np.full((index + 1, 1000), index, dtype=np.int32))
+    for other in others:
+        assert other.line() == "written"
+        other.end()
+    rows = builder.finish()
+    assert all((rows[index] == index).all() for index in range(40))
+    assert entries(cache) == {key}
+
+
+def test_a_process_that_was_not_there_is_missed() -> None:
+    builder = Builder(key_of({}), lengths=4, row_shape=(), dtype=np.uint8, processes=2)
+    for index in (0, 2):
+        builder.write(index, np.array(1, dtype=np.uint8))
+    with pytest.raises(RunError, match="2 of 4 rows were never written"):
+        builder.finish()
+
+
+@pytest.mark.parametrize("damage", ["rows", "long", "layout", "foreign", "no layout", "starts", "another version"])
+def test_a_damaged_entry_is_absent_and_built_anew(damage: str, cache: Path) -> None:
+    key = key_of({"a": 1})
+    for _ in range(2):
+        builder = Builder(key, lengths=np.array([2, 3]), row_shape=(4,), dtype=np.int16)
+        builder.write(0, np.ones((2, 4), np.int16))
+        builder.write(1, np.ones((3, 4), np.int16))
+        assert len(builder.finish()) == 2
+        if find(key) is not None:
+            folder = cache / key
+            layout = json.loads((folder / "layout.json").read_text())
+            match damage:
+                case "rows":
+                    os.truncate(folder / "rows.bin", 39)
+                case "long":
+                    os.truncate(folder / "rows.bin", 41)
+                case "layout":
+                    (folder / "layout.json").write_text('{"rows": 2')
+                case "foreign":
+                    (folder / "layout.json").write_text("[1, 2]")
+                case "no layout":
+                    (folder / "layout.json").unlink()
+                case "starts":
+                    (folder / "starts.npy").write_bytes(b"\x93NUMPY")
+                case "another version":
+                    (folder / "layout.json").write_text(json.dumps(layout | {"format": 0}))
+            assert find(key) is None
+
+
+# --- room ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_room_is_made_by_removing_the_least_recently_used(cache: Path) -> None:
+    names = ["first", "second", "third"]
+    for age, name in enumerate(names):
+        built(name, 10, size=1000)
+        os.utime(cache / key_of({"name": name}), (age, age))
+    keys = {name: key_of({"name": name}) for name in names}
+    assert find(keys["first"]) is not None  # and so it is the last used now
+    # 3 x 10,000 bytes and three small layouts; 45,000 hold one more without any loss, 35,000 after the loss of one.
+    assert why_no_room(10_000, budget=45_000) is None
+    assert entries(cache) == set(keys.values())
+    assert why_no_room(10_000, budget=35_000) is None
+    assert entries(cache) == {keys["first"], keys["third"]}
+
+
+def test_what_is_in_use_stays(cache: Path) -> None:
+    held, idle = built("held", 10, size=1000), built("idle", 10, size=1000)
+    os.utime(cache / key_of({"name": "held"}), (1, 1))
+    del idle
+    reader = python(
+        "import sys, time; from hftl.store import find; r = find(sys.argv[1]); print(len(r), flush=True); time.sleep(60)",
+        key_of({"name": "held"}),
+    )
+    assert why_no_room(10_000, budget=21_000) is None
+    assert entries(cache) == {key_of({"name": "held"})}
+    assert int(held[9][0]) == 9
+    del held
+    assert reader.line() == "10"
+    why = why_no_room(15_000_000, budget=15_005_000)
+    assert why == "15.0 MB do not fit into the cache's 15.0 MB, of which 0.0 MB are in use"
+    reader.process.kill()
+    reader.end()
+    assert why_no_room(15_000_000, budget=15_005_000) is None
+    assert entries(cache) == set()
+
+
+def test_nothing_is_removed_for_what_would_not_fit_anyway(cache: Path) -> None:
+    built("small", 10, size=1000)
+    assert why_no_room(2 * 10**9, budget=10**9) == "2.0 GB do not fit into the cache's 1.0 GB"
+    free = shutil.disk_usage(cache).free
+    why = why_no_room(free, budget=1e18)
+    assert why is not None and "do not fit on the disk" in why
+    assert entries(cache) == {key_of({"name": "small"})}
+
+
+def test_what_an_interrupted_build_has_taken_is_not_counted_twice(cache: Path) -> None:
+    key = key_of({"a": 1})
+    builder = Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8)
+    builder.mark(1)
+    del builder
+    assert why_no_room(10_000, budget=12_000, key=key) is None
+    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8).done == 1
+    assert why_no_room(10_000, budget=12_000) is None  # for another entry it is removed
+    assert entries(cache) == set()
+
+
+def test_files_of_others_in_the_cache_folder_are_left_alone(cache: Path) -> None:
+    (cache / "notes").mkdir(parents=True)
+    (cache / "notes" / "a.txt").write_text("a" * 10_000)
+    assert why_no_room(1000, budget=2000) is None
+    assert (cache / "notes" / "a.txt").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)  # a file system of a few bytes needs root to make
+    with pytest.raises(OSError, match="No space left"):
+        built("large")
+    assert entries(cache) == set()
