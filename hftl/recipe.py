@@ -113,7 +113,7 @@ class ImageData(_Data):
     augmentation: str | dict[str, Any] = "none"
     """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`)."""
     augmentation_views: Count = 0
-    """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; a frozen prefix computes
+    """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; frozen layers compute
     each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
     background: tuple[Colour, Colour, Colour] = (255, 255, 255)
     """RGB colour, 0 to 255, on which transparent pictures are composed."""

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import timm
 import torch
+from test_transformer import ARCHITECTURES, small_model
 from torch import nn
 
 from hftl.errors import RecipeError
+from hftl.models import transformer
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import Stage
 from hftl.training.stage import (
+    compile_layers,
     decayed_parameters,
     freeze,
     group_rates,
@@ -187,3 +191,21 @@ def test_slanted_triangular_rises_over_a_tenth_and_falls_to_a_thirty_second() ->
 def test_optimizer_memory_is_counted_in_numbers_a_parameter() -> None:
     assert [optimizer_slots(stage(optimizer=o)) for o in ("adamw", "adam", "sgd", "rmsprop")] == [2, 2, 1, 2]
     assert optimizer_slots(stage(optimizer="sgd", momentum=0)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch.compile itself
+def test_compiled_layers_give_the_gradients_of_plain_ones_at_every_length() -> None:
+    model = small_model(ARCHITECTURES["bert"])
+    chain = transformer.chain(model)
+    plain = copy.deepcopy(model)
+    compile_layers(model, chain, ("layer.1", "layer.2", "head"), door="bert.encoder.layer.1", backend="eager")
+    compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
+    assert compiled == ["bert.encoder.layer.2"]
+    assert list(model.state_dict()) == list(plain.state_dict())
+    for length in (8, 16, 24):
+        tokens = torch.arange(2 * length).reshape(2, length) % 10
+        for each in (model, plain):
+            each.zero_grad()
+            each(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.sum().backward()
+        for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)

@@ -95,7 +95,7 @@ from hftl.training.machine import (
     tune_kernels,
 )
 from hftl.training.proof import group_hashes, prove, write_proof
-from hftl.training.stage import freeze, make_optimizer, make_schedule, param_groups, train_mode
+from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
 from hftl.training.watch import Cost, Watch
 
 
@@ -208,6 +208,9 @@ def _train_stage(
     if isinstance(recipe.data, ImageData):
         working.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
     freeze(working, chain, trains)  # before wrapping: DDP fixes its set of parameters when it wraps
+    if recipe.run.compile:
+        boundary = experiment.boundaries.get(name)
+        compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
     optimizer = make_optimizer(stage, param_groups(working, chain, stage))
     schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)

@@ -102,6 +102,19 @@ def train_mode(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
                 modules[name].training = isinstance(modules[name], nn.RNNBase)
 
 
+def compile_layers(model: nn.Module, chain: Chain, trains: Sequence[str], *, door: str | None, backend: str = "inductor") -> None:
+    """`torch.compile` on each layer that trains, one by one, so that equal layers share what was compiled.
+
+    Lengths may change with every batch; they are multiples of 8. The module at `door`, where stored activations enter, stays as
+    it is, and so does the head, whose time does not count.
+    """
+    for group in chain.groups:
+        if group.name in trains and group.name != HEAD:
+            for name in group.prefixes:
+                if name in chain.modules[group.name] and name != door:
+                    model.get_submodule(name).compile(dynamic=True, backend=backend)
+
+
 def make_optimizer(stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """torch's own optimizers; Adam, AdamW and SGD fused (on a CPU fused AdamW has 4.4 times the default's speed)."""
     match stage.optimizer:
