@@ -89,6 +89,11 @@ class _Data(_Section):
     """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
     max_validation_samples: Positive | None = None
     max_test_samples: Positive | None = None
+    stream_samples: Positive | None = None
+    """For a Hub data set that does not fit the disk: of each split that is used, take that many rows from its stream, and keep only
+    these on disk. They are the first of a shuffle buffer, the same for every `run.seed`, and not a uniform sample. Kept on disk,
+    instead of an endless stream that is dealt out to the processes, because known rows are what the audit, the sealed test split
+    and exact resume rest on; each process then reads its own share of them through the memory map."""
     on_duplicate: Literal["error", "drop", "keep"] = "error"
     """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
     them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""

@@ -321,8 +321,11 @@ def _short_integer(number: str) -> int:
 
 def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """What identifies a split: {"n", "per_class": {name: count}, "fingerprint": SHA-256 of its ids and class names, in order}."""
-    counts = Counter(labels)
-    digest = hashlib.sha256("".join(f"{id}\0{names[label]}\n" for id, label in zip(ids, labels, strict=True)).encode())
+    counts = Counter[int]()
+    digest = hashlib.sha256()
+    for id, label in zip(ids, labels, strict=True):
+        counts[int(label)] += 1
+        digest.update(f"{id}\0{names[label]}\n".encode())
     return {
         "n": len(ids),
         "per_class": {name: counts[index] for index, name in enumerate(names)},

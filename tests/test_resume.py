@@ -30,7 +30,7 @@ from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData
 from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
-from hftl.training import engine
+from hftl.training import engine, watch
 from hftl.training.checkpoint import save_checkpoint
 from hftl.training.journal import Journal
 
@@ -40,7 +40,7 @@ STAGES = {
     "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
 }
 READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
-RUN = Run(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8)
+RUN = Run(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8, tokens_per_batch=256)
 
 
 def bert(*changes: str) -> Recipe:
@@ -258,9 +258,12 @@ def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, 
     train(bert("run.checkpoint_minutes=0"), tmp_path / "often")
     # After each of the 12 steps, and after each of the 4 evaluations.
     assert len(saved) == 16
-    saved.clear()
-    train(bert(), tmp_path / "seldom")
-    assert [path.name[-8:] for path in saved] == ["00-00001", "01-00001", "01-00002", "02-00001"]
+    # Otherwise after each epoch that took long enough to be worth it, and at the end of each stage.
+    for worth, names in ((0, ["00-00001", "01-00001", "01-00002", "02-00001"]), (1e9, ["00-00001", "01-00002", "02-00001"])):
+        saved.clear()
+        monkeypatch.setattr(watch, "WORTH", worth)
+        train(bert(), tmp_path / f"seldom-{worth}")
+        assert [path.name[-8:] for path in saved] == names
 
 
 def test_a_checkpoint_with_a_flipped_bit_is_passed_over_and_the_one_before_taken(

@@ -6,7 +6,6 @@ Data and models never import each other; this is where they meet.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 from hftl.data.audit import Audit, audit_splits
 from hftl.data.image import ImageSamples, picture_facts, write_grid
 from hftl.data.loader import POOL, Samples, padding_share
-from hftl.data.reading import Role
+from hftl.data.reading import Role, Strings, integers
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import Problem, RecipeError
@@ -90,7 +89,7 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
-    texts = splits.train["text"] if isinstance(recipe.data, TextData) else ()
+    texts = Strings(splits.train, "text") if isinstance(recipe.data, TextData) else ()
     return Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=texts))
 
 
@@ -113,8 +112,9 @@ def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, tr
 
 def class_counts(experiment: Experiment) -> list[int]:
     """Training examples of each class, in the order of the class names."""
-    counts = Counter(experiment.splits.train["label"])
-    return [counts[index] for index in range(len(experiment.splits.label_names))]
+    labels = integers(experiment.splits.train, "label")
+    counts: list[int] = np.bincount(labels, minlength=len(experiment.splits.label_names)).tolist()
+    return counts
 
 
 def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.device | None = None) -> Plan:
@@ -206,7 +206,7 @@ def _check_stages(experiment: Experiment, source: str) -> None:
             class_weights(stage, counts, splits.label_names)
         except RecipeError as error:
             problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
-    missing = set(range(len(splits.label_names))) - set(splits.validation["label"])
+    missing = set(range(len(splits.label_names))) - set(np.unique(integers(splits.validation, "label")).tolist())
     if recipe.run.metric == "auc" and missing:
         names = ", ".join(splits.label_names[index] for index in sorted(missing))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))

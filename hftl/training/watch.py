@@ -45,9 +45,9 @@ class Watch:
         return self._everywhere(time.monotonic() - self._saved_at >= self._seconds)
 
     def is_worth_it(self) -> bool:
-        """Whether an epoch took long enough to be kept: ten times what the last checkpoint took to write, or there is none yet."""
-        worth = self.last_saved is None or time.monotonic() - self._saved_at >= WORTH * self._saving
-        return self._everywhere(worth)
+        """Whether an epoch took long enough to be kept: ten times what the last checkpoint took to write, or it is due anyway."""
+        enough = min(WORTH * self._saving, self._seconds)
+        return self._everywhere(self.last_saved is None or time.monotonic() - self._saved_at >= enough)
 
     def saved(self, progress: Progress, *, seconds: float) -> None:
         """Note that a checkpoint was written, and how long that took."""
