@@ -330,6 +330,14 @@ def test_counts_of_each_class_and_split_are_shown(image_run: RunDirectory) -> No
     assert "Skipped because they could not be read: 1." in card
 
 
+def test_rows_of_a_stream_are_not_taken_for_a_sample(copy: RunDirectory) -> None:
+    assert "Streamed" not in render_card(copy)
+    what = "the first 500 rows of a shuffle buffer of 10,000 rows, not a uniform sample"
+    write_json(copy.data, {**read_json(copy.data), "streamed": {"rows": 500, "what": what, "whole": ["test"]}})
+    said = f"**Streamed, a part of the source:** of each split {what}. All rows that there are: test."
+    assert said in render_card(copy).splitlines()
+
+
 def test_rows_that_are_missing_from_the_numbers_are_counted_beside_them(copy: RunDirectory) -> None:
     assert "left out" not in render_card(copy)
     said = "2 more texts of the test split were left out, and are in none of these numbers; see the training data for why."

@@ -12,12 +12,16 @@ N rows.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
+import itertools
 import json
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -27,11 +31,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Image, IterableDataset, Value
+from datasets.arrow_writer import ArrowWriter
 from datasets.exceptions import DatasetsError
+from datasets.table import embed_table_storage
 
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
+from hftl.store import key_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -40,6 +47,10 @@ NO_SPLIT = "none"
 """As `data.test_split`: leave the source's own test split alone (on the Hub some have no labels)."""
 SHOWN = 10
 """Rows named in one problem; the rest is counted."""
+
+TEST_SEED = 20_200
+"""The test split that is made from train, a sample of it, and the rows taken from a stream are the same for every `run.seed`: the
+test split is sealed once, and runs of several seeds differ by their training alone."""
 
 _BATCH = 10_000  # rows that are Python objects at once
 
@@ -166,6 +177,17 @@ class Source:
     splits: Mapping[str, Callable[[], Table]]
     revision: str | None = None
     ignored: int = 0
+    stream: Stream | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is taken from the stream of each split."""
+
+    rows: int
+    """At most so many; a split may have fewer."""
+    buffer: int
+    """Rows of the shuffle buffer that they come from."""
 
 
 def open_source(data: TextData | ImageData) -> Source:
@@ -179,6 +201,9 @@ def open_source(data: TextData | ImageData) -> Source:
         if _looks_like_a_path(data.source):
             raise DataError(data.source, [Problem("data.source", f"no such file or folder: {path.absolute()}")])
         return _open_hub(data)
+    if data.stream_samples is not None:
+        what = f'only data sets on the Hub are streamed, and "{data.source}" is on a disk already'
+        raise DataError(data.source, [Problem("data.stream_samples", what, ("data.max_train_samples trains on a part of it",))])
     for key, value in (("data.revision", data.revision), ("data.config", data.config)):
         if value is not None:
             raise DataError(
@@ -271,22 +296,38 @@ def read_tables(source: Source, roles: Mapping[Role, str], data: TextData | Imag
 # --- the Hub ------------------------------------------------------------------------------------------------------------------
 
 
+_NO_HUB = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException)
+"""OSError: no connection, and every HTTP answer that is an error; ValueError: an unknown or missing configuration."""
+
+
+def _not_from_hub(data: TextData | ImageData, error: Exception) -> DataError:
+    help = [f"no file or folder of that name either: {Path(data.source).absolute()}"]
+    if datasets.config.HF_HUB_OFFLINE:
+        help.append("the Hub is switched off (HF_HUB_OFFLINE=1), and the data set is not in the cache")
+    what = f"cannot be had from the Hub: {' '.join(str(error).split())}"
+    return DataError(data.source, [Problem("data.source", what, tuple(help))])
+
+
+def _is_commit(revision: object) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", str(revision)) is not None
+
+
+def _is_from_cache(builder: DatasetBuilder) -> bool:
+    """Whether the Hub was not asked: datasets falls back to what it downloaded last."""
+    return type(builder).__module__.startswith("datasets.packaged_modules.cache")
+
+
 def _open_hub(data: TextData | ImageData) -> Source:
+    if data.stream_samples is not None:
+        return _open_stream(data, Stream(data.stream_samples, _STREAM_BUFFER[data.kind]))
     try:
         builder = datasets.load_dataset_builder(data.source, data.config, revision=data.revision)
         builder.download_and_prepare()
         found = builder.as_dataset()
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        # OSError: no connection, and every HTTP answer that is an error; ValueError: an unknown or missing configuration.
-        help = [f"no file or folder of that name either: {Path(data.source).absolute()}"]
-        if datasets.config.HF_HUB_OFFLINE:
-            help.append("the Hub is switched off (HF_HUB_OFFLINE=1), and the data set is not in the cache")
-        raise DataError(
-            data.source, [Problem("data.source", f"cannot be had from the Hub: {' '.join(str(error).split())}", tuple(help))]
-        ) from error
-    commit = str(builder.hash) if re.fullmatch(r"[0-9a-f]{40}", str(builder.hash)) else None
-    from_cache = type(builder).__module__.startswith("datasets.packaged_modules.cache")
-    if from_cache and data.revision is not None and data.revision != commit:
+    except _NO_HUB as error:
+        raise _not_from_hub(data, error) from error
+    commit = str(builder.hash) if _is_commit(builder.hash) else None
+    if _is_from_cache(builder) and data.revision is not None and data.revision != commit:
         # datasets falls back to whatever it downloaded last, and only logs that.
         what = f'the Hub cannot be reached, and the cache holds commit {commit or "unknown"}, not "{data.revision}"'
         raise DataError(data.source, [Problem("data.revision", what, ("go online, or ask for the commit that is there",))])
@@ -317,6 +358,129 @@ def _from_dataset(name: str, columns: list[str], split: Dataset, folder: Path | 
         else:
             _set_pictures(table, content, folder)
     return table
+
+
+# --- streams from the Hub -----------------------------------------------------------------------------------------------------
+
+_STREAM_BUFFER = {"text": 10_000, "image": 1_000}
+"""Rows of the shuffle buffer, which is in memory: a text takes some kB, a picture as it is stored some 100 kB."""
+_STREAM_BATCH = {"text": 1_000, "image": 100}
+"""Rows that are written at once."""
+
+
+def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
+    """A Hub data set of which only the rows that are taken come to this machine, and those once.
+
+    A commit whose rows lie here already needs no Hub, so a run is resumed without one.
+    """
+    streams: dict[str, IterableDataset] | None = None
+    if data.revision is not None and _is_commit(data.revision) and _splits_file(data, data.revision, stream).is_file():
+        commit = data.revision
+        names = json.loads(_splits_file(data, commit, stream).read_text(encoding="utf-8"))
+    else:
+        commit, streams = _streams(data)
+        names = list(streams)
+        file = _splits_file(data, commit, stream)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(file):
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(names), encoding="utf-8")
+            partial.replace(file)
+    folder = _splits_file(data, commit, stream).parent
+
+    def reader(name: str) -> Callable[[], Table]:
+        # Without `streams` the recipe names the commit itself.
+        return lambda: _read_stream(name, folder, lambda: (streams or _streams(data)[1])[name], data, stream)
+
+    return Source("hub", {name: reader(name) for name in names}, revision=commit, stream=stream)
+
+
+def _streams(data: TextData | ImageData) -> tuple[str, dict[str, IterableDataset]]:
+    """The commit that `data.revision` is now, and the stream of each of its splits: ``load_dataset(..., streaming=True)``."""
+    try:
+        builder = datasets.load_dataset_builder(data.source, data.config, revision=data.revision)
+        # What datasets has in its own cache has other shards than the Hub, and a stream of it other rows.
+        if _is_from_cache(builder) or not _is_commit(builder.hash):
+            raise ConnectionError("its rows can only be streamed when the Hub says which commit they are of")
+        # The addresses of the builder's files are those of this commit, so a push in between changes nothing.
+        return str(builder.hash), {str(name): split for name, split in builder.as_streaming_dataset().items()}
+    except _NO_HUB as error:
+        raise _not_from_hub(data, error) from error
+
+
+def _splits_file(data: TextData | ImageData, commit: str, stream: Stream) -> Path:
+    """The names of all splits, beside the rows of those that were streamed: SPLIT.arrow, which is there when it is whole."""
+    columns = [content_column(data), data.label_column]
+    parts = {"source": data.source, "config": data.config, "commit": commit, "kind": data.kind, "columns": columns}
+    key = key_of({**parts, "rows": stream.rows, "buffer": stream.buffer, "seed": TEST_SEED})
+    return Path(datasets.config.HF_DATASETS_CACHE) / f"hftl-{key[:32]}" / "splits.json"
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """One process of this machine at a time; the lock goes with a process that is killed."""
+    with file.with_suffix(".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _read_stream(
+    name: str, folder: Path, open_stream: Callable[[], IterableDataset], data: TextData | ImageData, stream: Stream
+) -> Table:
+    file = folder / f"{name}.arrow"
+    with _alone(file):
+        if not file.is_file():
+            try:
+                strange = _write_stream(file, name, open_stream(), data, stream)
+            except _NO_HUB as error:
+                raise _not_from_hub(data, error) from error
+            if strange is not None:
+                return strange
+    split = Dataset.from_file(str(file))
+    return _from_dataset(name, split.column_names, split, None, data)
+
+
+def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData | ImageData, stream: Stream) -> Table | None:
+    """Write the first rows of a shuffled stream, the wanted columns alone; a table without rows where there are no such columns.
+
+    The rows of a batch and of the buffer are in memory, and no more. What an interrupted call has left is written over.
+    """
+    if rows.features:
+        rows = rows.decode(False)  # or datasets opens pictures, in threads
+    taken = rows.shuffle(seed=TEST_SEED, buffer_size=stream.buffer).take(stream.rows).with_format("arrow")
+    batches = taken.iter(batch_size=_STREAM_BATCH[data.kind])
+    first = next(batches, None)
+    if first is None:
+        return Table(name, [], [], None, None, None, [])
+    wanted = [content_column(data), data.label_column]
+    if not set(wanted) <= set(first.column_names):
+        return Table(name, first.column_names, Strings.of_rows(name, len(first)), None, None, None, [])
+    features = rows.features or Features.from_arrow_schema(first.schema)  # those of a CSV file are known once it is read
+    features = Features({column: features[column] for column in wanted})
+    if isinstance(features[wanted[0]], Image):
+        features[wanted[0]] = Image(decode=False)
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as output, ArrowWriter(features=features, stream=output) as writer:
+        for batch in itertools.chain([first], batches):
+            writer.write_table(_with_pictures(batch.select(wanted).cast(features.arrow_schema), data))
+        writer.finalize(close_stream=False)
+        output.flush()
+        os.fsync(output.fileno())
+    partial.replace(file)
+    return None
+
+
+def _with_pictures(batch: pa.Table, data: TextData | ImageData) -> pa.Table:
+    """Fetch the pictures that are files of the data set, for which a stream has addresses; no other address is followed."""
+    column = batch.column(content_column(data))
+    if isinstance(data, TextData) or not pa.types.is_struct(column.type):
+        return batch
+    own = f"hf://datasets/{data.source}@"
+    for picture in column.to_pylist():
+        if picture is not None and picture["bytes"] is None and not str(picture["path"]).split("::")[-1].startswith(own):
+            what = f"a picture without bytes that is no file of the data set either: {picture['path']}"
+            raise DataError(data.source, [Problem(f'column "{content_column(data)}"', what)])
+    return embed_table_storage(batch, local_files=False)
 
 
 def content_column(data: TextData | ImageData) -> str:

@@ -35,7 +35,9 @@ from hftl.data.reading import (
     NO_SPLIT,
     ROLES,
     SHOWN,
+    TEST_SEED,
     Role,
+    Source,
     Strings,
     Table,
     choose_splits,
@@ -58,10 +60,6 @@ from hftl.run import split_facts
 
 if TYPE_CHECKING:
     from hftl.data.image import BadImage, Look
-
-
-_TEST_SEED = 20_200
-"""The test split that is made from train, and a sample of it, are the same for every `run.seed`: it is sealed once."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         },
         "contents": {role: _digest(fingerprints[origin[role]], rows[role]) for role in rows},
         **_how_divided(data, tables, seed),
+        **_how_streamed(source, tables),
         "skipped": [
             {"id": tables[role].ids[row], "split": role, "why": why}
             for role in tables
@@ -354,7 +353,7 @@ def _divide(
     size = len(rows["train"])
     # Test first and by a seed of its own: neither `run.seed` nor the validation split may touch it.
     shares: list[tuple[Role, float, int]] = [
-        ("test", data.test_fraction, _TEST_SEED),
+        ("test", data.test_fraction, TEST_SEED),
         ("validation", data.validation_fraction, seed),
     ]
     for role, share, own_seed in shares:
@@ -371,7 +370,7 @@ def _divide(
     limits: list[tuple[Role, int | None, int]] = [
         ("train", data.max_train_samples, seed),
         ("validation", data.max_validation_samples, seed),
-        ("test", data.max_test_samples, _TEST_SEED),
+        ("test", data.max_test_samples, TEST_SEED),
     ]
     for role, limit, own_seed in limits:
         if role in rows and limit is not None and limit < len(rows[role]):
@@ -462,3 +461,14 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
         return {"validation": validation, "test": "given"}
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"
     return {"validation": validation, "test": test}
+
+
+def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any]:
+    """What `data.stream_samples` took, where it was asked for; `revision` is the commit it was taken from."""
+    if source.stream is None:
+        return {}
+    rows, buffer = source.stream.rows, source.stream.buffer
+    taken = {role: len(table.ids) for role, table in tables.items()}
+    what = f"the first {rows:,} rows of a shuffle buffer of {buffer:,} rows, not a uniform sample"
+    whole = [role for role, count in taken.items() if count < rows]
+    return {"streamed": {"rows": rows, "buffer": buffer, "seed": TEST_SEED, "what": what, "taken": taken, "whole": whole}}
