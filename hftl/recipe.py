@@ -242,7 +242,7 @@ class Run(_Section):
     gradient_accumulation: Positive = 1
     """Micro-batches a step is cut into, to save memory; does not change what the step computes."""
     evaluation_batch_size: Positive = 64
-    """Examples of an evaluation batch, a process."""
+    """Pictures of an evaluation batch, a process; texts go by `tokens_per_batch`."""
     metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
     """Validation metric that picks the best weights of a stage."""
     tokens_per_batch: Positive = 16_384
@@ -314,6 +314,12 @@ class Recipe(_Section):
             raise ValueError(
                 f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"; pictures go with timm'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_an_augmentation(self) -> Self:
+        if isinstance(self.data, ImageData) and self.data.augmentation_views and self.data.augmentation == "none":
+            raise ValueError("data.augmentation_views: without data.augmentation there is one view of a picture; leave it out")
         return self
 
     @model_validator(mode="after")

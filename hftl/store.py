@@ -125,7 +125,16 @@ def find(key: str) -> Rows | None:
         return _open(cache / key)
 
 
-def why_no_room(nbytes: int, *, budget: float, key: str | None = None) -> str | None:
+def is_being_built(key: str) -> bool:
+    """Whether another run builds this entry at this moment."""
+    cache = cache_folder()
+    if not cache.is_dir():
+        return False
+    with _alone(cache):
+        return any(_is_held(path) for path in cache.glob(f"{key}.*.partial"))
+
+
+def why_no_room(nbytes: int, *, budget: float, key: str | None = None, spare: int = SPARE) -> str | None:
     """None where an entry of `nbytes` has room, after the least recently used ones that nobody holds were removed for it.
 
     Otherwise nothing is removed, and the answer is a sentence that says what was asked for and what there is.
@@ -134,15 +143,23 @@ def why_no_room(nbytes: int, *, budget: float, key: str | None = None) -> str | 
         nbytes: of the new entry.
         budget: bytes that the whole cache folder may hold.
         key: of the new entry; what an interrupted build of it has taken already is not counted twice and is not removed.
+        spare: bytes that are to stay free on the disk.
     """
     cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return _why_no_room(cache, nbytes, budget, key, spare)
+    except OSError as error:  # no home, another user's folder, a file system without locks
+        return f"the cache folder {cache} (HFTL_CACHE) cannot be used: {error.strerror}"
+
+
+def _why_no_room(cache: Path, nbytes: int, budget: float, key: str | None, spare: int) -> str | None:
     with _alone(cache):
         entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name)}
         own = sum(size for path, size in entries.items() if key is not None and path.name.startswith(key))
         held = {path for path in entries if _is_held(path) or (key is not None and path.name.startswith(key))}
         over_budget = sum(entries.values()) - own + nbytes - budget
-        over_disk = nbytes - own + SPARE - shutil.disk_usage(cache).free
+        over_disk = nbytes - own + spare - shutil.disk_usage(cache).free
         evictable = sum(size for path, size in entries.items() if path not in held)
         if over_budget > evictable:
             kept = sum(entries[path] for path in held) - own
@@ -150,7 +167,7 @@ def why_no_room(nbytes: int, *, budget: float, key: str | None = None) -> str | 
             return f"{_readable(nbytes)} do not fit into the cache's {_readable(budget)}{used}"
         if over_disk > evictable:
             free = _readable(shutil.disk_usage(cache).free + evictable)
-            return f"{_readable(nbytes)} do not fit on the disk of {cache}: of {free}, {_readable(SPARE)} are left free"
+            return f"{_readable(nbytes)} do not fit on the disk of {cache}: of {free}, {_readable(spare)} are left free"
         for path in sorted(entries.keys() - held, key=lambda path: path.stat().st_mtime_ns):
             if max(over_budget, over_disk) <= 0:
                 break
@@ -266,12 +283,6 @@ class Builder:
         Raises:
             RunError: there are rows that nobody has written.
         """
-        missing = ~self._written
-        for rank in range(self._processes):
-            if rank != self._rank:
-                missing &= ~self._progress(rank)[1]
-        if missing.any():
-            raise RunError(f"{self._path}: {int(missing.sum()):,} of {self._count:,} rows were never written")
         os.fsync(self._file)
         os.fsync(self._folder)
         cache = self._path.parent
@@ -280,11 +291,20 @@ class Builder:
             if whole is not None:  # another run was faster
                 shutil.rmtree(self._path, ignore_errors=True)
                 return whole
+            missing = ~self._written
+            for rank in range(self._processes):
+                if rank != self._rank:
+                    missing &= ~self._progress(rank)[1]
+            if missing.any():
+                for path in self._path.glob("progress-*"):  # so that the next build does not count on them
+                    path.unlink(missing_ok=True)
+                what = f"{int(missing.sum()):,} of {self._count:,} rows were never written"
+                raise RunError(f"{self._path}: {what}. Start the run again; run.cache_gb=0 goes without the cache")
             shutil.rmtree(cache / self._key, ignore_errors=True)  # damaged
             self._path.rename(cache / self._key)
             flush(cache)
             for path in (cache / self._key).glob("progress-*"):
-                path.unlink()
+                path.unlink(missing_ok=True)
             return Rows(cache / self._key)
 
     def _progress(self, rank: int) -> tuple[int, npt.NDArray[np.bool_]]:
@@ -328,9 +348,9 @@ def _open(folder: Path) -> Rows | None:
     """The entry in a folder, which now counts as just used; None where it is no whole entry."""
     try:
         rows = Rows(folder)
+        os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    os.utime(folder)
     return rows
 
 
@@ -365,7 +385,13 @@ def _array(path: Path) -> npt.NDArray[Any]:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    size = 0
+    for path in folder.iterdir():
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # a note of progress that has just got its name
+            continue
+    return size
 
 
 def _digest(array: npt.NDArray[Any]) -> str:

@@ -14,7 +14,7 @@ from test_vision import ARCHITECTURES as PICTURES
 from test_vision import build as build_vision
 from torch import nn
 from torch.nn import functional as F
-from transformers import AlbertConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AlbertConfig, AutoModelForSequenceClassification, OPTConfig, PreTrainedModel
 
 from hftl.models import glove, transformer
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway, NotSeparable, find_boundary
@@ -35,6 +35,11 @@ ALBERT = AlbertConfig(
     vocab_size=10, embedding_size=8, hidden_size=16, num_hidden_layers=4, num_hidden_groups=2, num_attention_heads=2,
     intermediate_size=24, max_position_embeddings=32,
 )  # fmt: skip
+
+OPT: dict[str, Any] = {
+    "vocab_size": 10, "hidden_size": 16, "word_embed_proj_dim": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "ffn_dim": 24, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+}  # fmt: skip
 
 
 def glove_model(name: str) -> PreTrainedModel:
@@ -75,8 +80,8 @@ def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Ten
     size = len(next(iter(inputs.values())))
     loss, gradients = loss_and_gradients(live, inputs, size)
     doorway = Doorway(model, boundary)
-    with torch.no_grad():
-        activation = doorway.capture(inputs)
+    activation = doorway.capture(inputs)
+    assert not activation.requires_grad  # no backward pass enters the prefix, whether it is computed or stored
     if boundary.per_token:
         activation = activation.masked_fill(inputs["attention_mask"][..., None] == 0, 0.0)
     computed: list[str] = []
@@ -200,6 +205,27 @@ def test_a_prefix_that_is_random_in_training_is_not_separable() -> None:
     model.train()
     with pytest.raises(NotSeparable, match="random in training"):
         find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)})
+
+
+def test_an_activation_that_does_not_enter_is_an_error_and_not_another_result() -> None:
+    model = small_model(TRANSFORMERS["bert"])
+    chain = transformer.chain(model)
+    found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
+    assert found is not None
+    doorway = Doorway(model, found)
+    activation = doorway.capture(TEXTS)
+    model.get_submodule("bert.encoder").layer = nn.ModuleList(model.get_submodule("bert.encoder").layer[2:])  # type: ignore[index]
+    with pytest.raises(RuntimeError, match=r"bert.encoder.layer.1 was not called"):
+        model(**TEXTS, activation=activation)
+
+
+def test_a_model_that_leaves_out_layers_at_random_is_not_separable() -> None:
+    model = small_model(OPTConfig(**OPT, layerdrop=0.05))
+    chain = transformer.chain(model)
+    with pytest.raises(NotSeparable, match="layerdrop"):
+        find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
+    model.config.layerdrop = 0.0
+    assert find_boundary(model, chain, in_training(model, chain, 2), TEXTS) is not None
 
 
 def test_a_doorway_leaves_the_names_of_the_weights_and_the_model_whole() -> None:

@@ -181,8 +181,8 @@ def test_a_later_stage_with_a_higher_boundary_starts_from_what_is_stored(tmp_pat
     computed: list[str] = []
     real = cache._nearest
 
-    def nearest(samples: Any, prefix: Any, views: int, accelerator: Any) -> Any:
-        found = real(samples, prefix, views, accelerator)
+    def nearest(samples: Any, prefix: Any, *others: Any) -> Any:
+        found = real(samples, prefix, *others)
         if prefix.boundary.group == "head":
             assert found[1] is not None and found[1].boundary.group == "layer.3"
             for name in ("0", "3") if not computed else ():
@@ -213,14 +213,29 @@ def test_what_does_not_fit_the_budget_is_computed_in_every_epoch_and_said(tmp_pa
     np.testing.assert_allclose(losses(run), losses(unlimited), rtol=2e-5)
 
 
+def test_a_cache_folder_that_cannot_be_used_is_said_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "a file" / "cache"))
+    run, said = train(text_recipe("stages.all.epochs=1"), tmp_path / "run")
+    assert "(HFTL_CACHE) cannot be used: Not a directory" in said and "computed anew in every epoch" in said
+    assert run.finished
+
+
+def test_rates_of_dropout_and_names_of_classes_do_not_compute_a_prefix_again(tmp_path: Path, cache_folder: Path) -> None:
+    train(text_recipe(), tmp_path / "first")
+    before = set(entries(cache_folder))
+    train(text_recipe("model.dropout=0.3"), tmp_path / "second")
+    assert set(entries(cache_folder)) == before
+
+
 def test_the_plan_tells_what_is_kept_and_how_large_it_is(tmp_path: Path) -> None:
     experiment = prepare_experiment(text_recipe())
     plan = make_plan(experiment)
     head, top, whole = plan.stages
     assert (head.cached_up_to, top.cached_up_to, whole.cached_up_to) == ("head", "layer.3", None)
-    assert head.cache_bytes == 70 * 128 * 4  # one vector a text, in float32
+    assert head.cache_bytes == (70 + 24) * 128 * 4  # one vector a text, in float32
     mean = float(np.mean(np.asarray(experiment.typical.lengths)))
-    assert top.cache_bytes == pytest.approx(70 * mean * 128 * 4)
+    assert top.cache_bytes == pytest.approx((70 + 24) * mean * 128 * 4)
     assert plan.padding_share is not None and 0 < plan.padding_share < 0.3
     live = make_plan(prepare_experiment(text_recipe("run.cache_gb=0")))
     assert head.flops < live.stages[0].flops and live.stages[0].cached_up_to is None

@@ -10,7 +10,7 @@ from torch import nn
 from hftl.errors import RecipeError
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import Recipe, Run, Stage, TextData, Transformer
-from hftl.training.plan import build_plan, forward_flops, plan_table, resolve_stages, step_flops
+from hftl.training.plan import Kept, build_plan, forward_flops, plan_footer, plan_table, resolve_stages, step_flops
 
 
 class Tiny(nn.Module):
@@ -65,6 +65,19 @@ def test_the_plan_of_two_stages_is_worked_out_by_hand() -> None:
     assert head.flops == 200 * (280 + 240) and everything.flops == 100 * 3 * 280
     assert head.cost_share == pytest.approx(520 / 840) and everything.cost_share == 1.0
     assert plan.at_least_minutes == pytest.approx((104_000 + 84_000) / 1000 / 60)
+
+
+def test_a_stage_that_keeps_its_prefix_pays_for_it_once() -> None:
+    two = recipe(head={"unfreeze": "head", "epochs": 5}, all={})
+    forward = {"embeddings": 0, "layer.0": 160, "head": 120}
+    kept = {"head": Kept("head", 5e6, looks=2)}
+    plan = build_plan(two, MODEL, CHAIN, train_examples=100, forward=forward, flops_per_second=None, kept=kept, padding_share=0.042)
+    head, everything = plan.stages
+    # Two views of 100 pictures come to the head, at 160 each; 500 times the head goes forward (120) and back (240).
+    assert head.flops == 200 * 160 + 500 * (120 + 240)
+    assert (head.cached_up_to, head.cache_bytes, everything.cached_up_to, everything.cache_bytes) == ("head", 5e6, None, 0)
+    assert "4.2 % of the tokens that are computed are padding" in plan_footer(plan)
+    assert step_flops(forward, ("head",), start="head") == 120 + 240
 
 
 def test_unknown_groups_of_all_stages_are_in_one_report() -> None:

@@ -135,6 +135,13 @@ def test_a_wrong_override_says_what_is_allowed(assignment: str, expected: str) -
     assert expected in str(caught.value)
 
 
+def test_views_without_an_augmentation_are_refused() -> None:
+    pictures: dict[str, Any] = {"source": "photos", "augmentation_views": 4}
+    with pytest.raises(RecipeError, match=r"data.augmentation_views: without data.augmentation there is one view"):
+        small(model=Timm(checkpoint="timm/resnet18"), data=ImageData(**pictures))
+    small(model=Timm(checkpoint="timm/resnet18"), data=ImageData(**pictures, augmentation="light"))
+
+
 def test_pictures_and_texts_are_not_read_by_each_others_models() -> None:
     with pytest.raises(RecipeError, match=r'model.family "timm" does not read data of kind "text"'):
         small(model=Timm(checkpoint="timm/resnet18"))

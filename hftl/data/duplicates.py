@@ -20,6 +20,8 @@ MinHash: Broder 1997, doi:10.1109/SEQUEN.1997.666900. Banding: Leskovec, Rajaram
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
 import tempfile
 import unicodedata
@@ -34,7 +36,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hftl.data.reading import ROLES, SHOWN, Role, Table, listed, more
-from hftl.errors import Problem
+from hftl.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from hftl.data.image import Look
@@ -113,10 +115,20 @@ def number_contents(fingerprints: Mapping[Role, Array]) -> dict[Role, Array]:
 
 
 def _on_disk(*shape: int) -> Array:
-    """An array of uint64 that takes no memory: a nameless file, which goes when the array does."""
+    """An array of uint64 in a nameless file of the folder for temporary files, which goes when the array does.
+
+    Raises:
+        DataError: there is no room for it.
+    """
     if 0 in shape:  # a file of no bytes cannot be mapped
         return np.empty(shape, dtype=np.uint64)
     with tempfile.TemporaryFile() as file:
+        nbytes = 8 * math.prod(shape)
+        try:  # now: a write into a map of a full disk would end the process without a word
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            what = f"{nbytes / 1e6:,.0f} MB are needed there to find rows that repeat each other: {error.strerror}"
+            raise DataError(tempfile.gettempdir(), [Problem("TMPDIR", what)]) from None
         return np.memmap(file, dtype=np.uint64, mode="w+", shape=shape)
 
 

@@ -566,7 +566,7 @@ class ImageSamples:
 
     # --- decoded once ---
 
-    def decode_once(self, *, budget: float, after_batch: Callable[[], None] | None = None) -> str | None:
+    def decode_once(self, *, budget: float, spare: int = store.SPARE, after_batch: Callable[[], None] | None = None) -> str | None:
         """Decode every picture once and keep it on disk; from then on samples are made from there, and are the same to the bit.
 
         For evaluation the finished crop is kept; for augmentation the picture, reduced as `decode` does. In a parallel run one
@@ -575,6 +575,7 @@ class ImageSamples:
 
         Args:
             budget: bytes that the cache folder may hold.
+            spare: bytes of the disk that stay free.
             after_batch: called every 128 pictures, when they are on the disk; what it raises ends the work there.
 
         Returns:
@@ -594,7 +595,7 @@ class ImageSamples:
                 sizes = (size for batch in batches for size in pool.map(self._row_bytes, batch))
                 lengths, shape = np.fromiter(sizes, dtype=np.int64, count=len(self)), ()
             needed = math.prod((lengths, *shape)) if isinstance(lengths, int) else int(lengths.sum())
-            why = store.why_no_room(needed, budget=budget, key=self._decoded_key)
+            why = store.why_no_room(needed, budget=budget, key=self._decoded_key, spare=spare)
             if why is not None:
                 return f"pictures are decoded again in every epoch: {why}"
             builder = store.Builder(self._decoded_key, lengths=lengths, row_shape=shape, dtype=np.uint8, dealt=str(_BATCH))

@@ -67,6 +67,8 @@ def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs:
     if first == 0:
         return None
     group = chain.names[first]
+    if getattr(getattr(model, "config", None), "layerdrop", 0.0):
+        raise NotSeparable("whole layers are left out at random in training (layerdrop)")
     called = first_calls(model, lambda: model(**inputs))
     doors = _outermost(name for name in chain.modules[group] if name in called)
     doors = sorted(doors, key=called.__getitem__)[:1]
@@ -99,6 +101,7 @@ class Doorway:
         self._waiting: torch.Tensor | None = None
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._check_entered),
             model.register_forward_hook(self._end, always_call=True),
             model.get_submodule(boundary.door).register_forward_pre_hook(self._enter, with_kwargs=True),
         ]
@@ -147,6 +150,10 @@ class Doorway:
             size, device = len(self._waiting), self._waiting.device
             kwargs = {name: one.to(device).expand(size, *one.shape[1:]) for name, one in self.boundary.stand_in.items()}
         return args, kwargs
+
+    def _check_entered(self, *_: object) -> None:
+        if self._waiting is not None:
+            raise RuntimeError(f"{self.boundary.door} was not called, so that the stored activation was not used")
 
     def _end(self, *_: object) -> None:
         self._waiting = None

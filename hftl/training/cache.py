@@ -6,32 +6,40 @@ freeze as much or more, in a continued run, and in other runs. The key covers al
 prefix, the model's configuration, the contents as the model gets them, the number format, the kind of device, and the versions of
 the libraries that compute. With augmentation there are as many activations of a picture as it has views.
 
-Texts are kept without their padding. In bf16 the activation is rounded to bf16, as the first matrix product behind the boundary
-would round it; in float32 nothing is rounded.
+Texts are kept without their padding. A run in float32 keeps float32, and nothing is rounded. A run in bf16 keeps bf16: what enters
+matrix products behind the boundary is rounded so anyway, what enters sums beside them is rounded here (by 0.4 % at the most).
 
 Shapes: N examples, B in a batch, T tokens of the longest, D features.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from transformers import PreTrainedModel
 
 from hftl import store
-from hftl.data.loader import Samples, evaluation_batches, transfer
+from hftl.data.image import ImageSamples
+from hftl.data.loader import WIDTH, Samples, evaluation_batches, transfer
 from hftl.errors import RunError
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
-from hftl.store import Builder, Rows, why_no_room
+from hftl.store import SPARE, Builder, Rows, why_no_room
+from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
+from hftl.training.experiment import Experiment, looks
+from hftl.training.journal import Journal
+from hftl.training.machine import loader_workers
 
 _LAYOUT = "hftl-activations-1"  # part of the key: change it whenever what is stored changes
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -119,7 +127,90 @@ class _EveryView:
         return {**self._samples[row % self._views, row // self._views], "index": row}
 
 
-def stored_samples(
+def computed_once(
+    samples: dict[str, Samples],
+    working: PreTrainedModel,
+    name: str,
+    experiment: Experiment,
+    accelerator: Accelerator,
+    journal: Journal,
+    progress: Progress,
+    after_batch: Callable[[], None],
+) -> dict[str, Samples]:
+    """The splits as the stage takes them, from the cache: what leaves frozen layers, and where those compute, decoded pictures."""
+    boundary, recipe, chain = experiment.boundaries.get(name), experiment.recipe, experiment.classifier.chain
+    if not recipe.run.cache_gb:
+        return samples
+    # The disk's next checkpoints come first.
+    spare = SPARE + (KEPT + 2) * checkpoint_bytes(working, optimizer_bytes=8 * working.num_parameters())
+    kept = dict(samples)
+    if isinstance(boundary, Boundary) and accelerator.distributed_type is DistributedType.FSDP:
+        journal.say("under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch")
+    elif isinstance(boundary, Boundary):
+        others = [other for other in experiment.boundaries.values() if isinstance(other, Boundary)]
+        place = {group: number for number, group in enumerate(chain.names)}
+        earlier = [other for other in others if place[other.group] < place[boundary.group]]
+        prefix = Prefix(working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
+        for split, own in samples.items():
+            if views := looks(recipe, train=split == "train"):
+                kept[split] = _stored(
+                    own,
+                    prefix,
+                    recipe=recipe,
+                    views=views,
+                    accelerator=accelerator,
+                    workers=loader_processes(own, recipe, accelerator),
+                    spare=spare,
+                    after_batch=after_batch,
+                    say=journal.say,
+                )
+    for own in kept.values():
+        if isinstance(own, ImageSamples):
+            _decode_once(own, recipe, accelerator, spare, after_batch, journal)
+    return kept
+
+
+def loader_processes(samples: Samples, recipe: Recipe, accelerator: Accelerator) -> int:
+    """How many processes load these samples for one training process."""
+    if isinstance(samples, StoredSamples):  # there is nothing left to do for them
+        return 0
+    return loader_workers(
+        recipe.run.workers,
+        device=accelerator.device,
+        pictures=isinstance(samples, ImageSamples),
+        processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
+    )
+
+
+def _decode_once(
+    samples: ImageSamples,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    spare: int,
+    after_batch: Callable[[], None],
+    journal: Journal,
+) -> None:
+    """Have the pictures decoded by the main process; the others look out for signals with it until that is done."""
+
+    def is_done(here: bool) -> bool:
+        return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "sum").item())
+
+    def look() -> None:
+        is_done(False)
+        after_batch()
+
+    if accelerator.is_main_process:
+        reason = samples.decode_once(budget=recipe.run.cache_gb * 1e9, spare=spare, after_batch=look)
+        if reason is not None:
+            journal.say(reason)
+        is_done(True)
+    else:
+        while not is_done(False):
+            after_batch()
+        samples.find_decoded()
+
+
+def _stored(
     samples: Samples,
     prefix: Prefix,
     *,
@@ -127,33 +218,34 @@ def stored_samples(
     views: int,
     accelerator: Accelerator,
     workers: int,
+    spare: int,
     after_batch: Callable[[], None],
     say: Callable[[str], None],
 ) -> Samples:
     """The samples with the activation at the boundary stored; built now where it is not there yet, by all processes together.
 
-    Where there is no room for it, `say` tells so, and the samples are returned as they are. `after_batch` is called after each
-    batch of a build and may raise to interrupt it; the next build goes on from there.
-
-    Raises:
-        RunError: the processes do not see one cache folder.
+    Where there is no room for it, or no one place, `say` tells so, and the samples are returned as they are. `spare` bytes of the
+    disk stay free. `after_batch` is called after each batch of a build, by all processes, and may raise to interrupt it; the
+    next build goes on from there. A build leaves the model in evaluation mode.
     """
     boundary = prefix.boundary
-    key = _key(prefix, boundary, samples, views, accelerator)
+    key = _key(prefix, boundary, samples, recipe, views, accelerator)
     rows = _found(key, accelerator)
     if rows is None:
-        nbytes = stored_bytes(boundary, samples, views=views, precision=accelerator.mixed_precision)
-        answer = [why_no_room(nbytes, budget=recipe.run.cache_gb * 1e9, key=key) if accelerator.is_main_process else None]
-        broadcast_object_list(answer)
-        if answer[0] is not None:
-            say(f"{answer[0]} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch")
+        nbytes = _nbytes(boundary, samples, views=views, precision=accelerator.mixed_precision)
+        reason = None
+        if accelerator.is_main_process:
+            reason = why_no_room(nbytes, budget=recipe.run.cache_gb * 1e9, key=key, spare=spare)
+        reason = _of_main(reason) or _why_not_shared(accelerator)
+        if reason is not None:
+            say(f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch")
             return samples
         rows = _build(key, samples, prefix, recipe, views, accelerator, workers, after_batch, say)
     _see_number_format(samples, prefix, accelerator)
     return StoredSamples(samples, rows, boundary, views=views)
 
 
-def stored_bytes(boundary: Boundary, samples: Samples, *, views: int, precision: str) -> int:
+def _nbytes(boundary: Boundary, samples: Samples, *, views: int, precision: str) -> int:
     """Size of the stored activations: of 25,000 texts of 230 tokens and 768 features in bf16 8.8 GB, of their [CLS] 38 MB."""
     items = int(np.asarray(samples.lengths).sum()) if boundary.per_token else len(samples)
     return items * views * int(np.prod(boundary.shape)) * (2 if precision == "bf16" else 4)
@@ -172,6 +264,8 @@ def _build(
 ) -> Rows:
     boundary, bf16 = prefix.boundary, accelerator.mixed_precision == "bf16"
     every = _EveryView(samples, views)
+    # Beside a run that builds the same at this moment, and not into its files.
+    beside = _of_main(uuid4().hex if accelerator.is_main_process and store.is_being_built(key) else "")
     builder = Builder(
         key,
         lengths=np.asarray(every.lengths) if boundary.per_token else len(every),
@@ -179,11 +273,12 @@ def _build(
         dtype=np.uint16 if bf16 else np.float32,
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
-        dealt=f"{recipe.run.evaluation_batch_size} {recipe.run.tokens_per_batch}",
+        dealt=f"{_plan_of_batches(recipe)}{beside}",
     )
+    done = min(gather_object([builder.done]))  # `after_batch` is for all processes, as often for each of them
     what = f"what enters {boundary.group} is computed once, for {len(samples):,} examples"
-    say(what if not builder.done else f"{what}: going on where it was interrupted")
-    source, nearer = _nearest(samples, prefix, views, accelerator)
+    say(what if not done else f"{what}: going on where it was interrupted")
+    source, nearer = _nearest(samples, prefix, recipe, views, accelerator)
     batches = evaluation_batches(
         _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
         batch_size=recipe.run.evaluation_batch_size,
@@ -191,12 +286,12 @@ def _build(
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=workers if source is samples else 0,
-        start=builder.done,
+        start=done,
     )
     prefix.model.eval()  # type: ignore[no-untyped-call]
-    number = builder.done
+    number = done
     try:
-        for number, batch in enumerate(batches, start=builder.done + 1):
+        for number, batch in enumerate(batches, start=done + 1):
             with torch.inference_mode(), accelerator.autocast():
                 activation = prefix.doorway.capture(batch.to(accelerator.device).inputs)
             stored = activation.to(torch.bfloat16 if bf16 else torch.float32).cpu().contiguous()
@@ -218,14 +313,42 @@ def _build(
     rows = _found(key, accelerator)
     del built
     if rows is None:
-        raise RunError(f"{store.cache_folder()}: what another process has put there is not to be seen; HFTL_CACHE must be shared")
+        raise RunError(f"{store.cache_folder()}: an entry that was just written cannot be read. Without it: run.cache_gb=0")
     return rows
 
 
-def _nearest(samples: Samples, prefix: Prefix, views: int, accelerator: Accelerator) -> tuple[Samples, Doorway | None]:
+def _plan_of_batches(recipe: Recipe) -> str:
+    """What decides in which batches a prefix computes, and so how its sums round."""
+    return f"{recipe.run.evaluation_batch_size} {recipe.run.tokens_per_batch} {WIDTH}"
+
+
+def _of_main(value: str | None) -> str | None:
+    """What the main process has, on every process."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def _why_not_shared(accelerator: Accelerator) -> str | None:
+    """None where all processes see what one of them writes into the cache folder; otherwise a sentence."""
+    if accelerator.num_processes == 1:
+        return None
+    trial = store.cache_folder() / f".seen-{_of_main(uuid4().hex)}"
+    if accelerator.is_main_process:
+        trial.touch()
+    accelerator.wait_for_everyone()
+    seen = all(gather_object([trial.exists()]))
+    if accelerator.is_main_process:
+        trial.unlink()
+    return None if seen else f"the cache folder {store.cache_folder()} (HFTL_CACHE) is not on a disk that all processes share"
+
+
+def _nearest(
+    samples: Samples, prefix: Prefix, recipe: Recipe, views: int, accelerator: Accelerator
+) -> tuple[Samples, Doorway | None]:
     """Where to start from: the last activation on the way that is stored, or the samples themselves."""
     for earlier in sorted(prefix.earlier, key=lambda boundary: -prefix.chain.names.index(boundary.group)):
-        rows = _found(_key(prefix, earlier, samples, views, accelerator), accelerator)
+        rows = _found(_key(prefix, earlier, samples, recipe, views, accelerator), accelerator)
         if rows is not None:
             doorway = Doorway(prefix.model, earlier)
             return StoredSamples(samples, rows, earlier, views=views), doorway
@@ -245,14 +368,21 @@ def _see_number_format(samples: Samples, prefix: Prefix, accelerator: Accelerato
         prefix.doorway.capture({name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
 
 
-def _key(prefix: Prefix, boundary: Boundary, samples: Samples, views: int, accelerator: Accelerator) -> str:
+def _key(prefix: Prefix, boundary: Boundary, samples: Samples, recipe: Recipe, views: int, accelerator: Accelerator) -> str:
     frozen = prefix.chain.names[: prefix.chain.names.index(boundary.group)]
+    # Names of classes and rates of dropout have no say in what a frozen layer computes.
+    config = {
+        name: value
+        for name, value in prefix.model.config.to_dict().items()
+        if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
+    }
     return store.key_of(
         {
             "layout": _LAYOUT,
             "boundary": [boundary.group, boundary.door, boundary.per_token, list(boundary.shape)],
             "weights": {name: dict(prefix.hashes[name]) for name in frozen},
-            "model": [type(prefix.model).__name__, prefix.model.config.to_json_string()],
+            "model": [type(prefix.model).__name__, json.dumps(config, sort_keys=True, default=str)],
+            "batches": _plan_of_batches(recipe),
             "samples": samples.fingerprint,
             "views": views,
             "precision": str(accelerator.mixed_precision),

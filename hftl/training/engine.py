@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import shutil
 import time
 from collections import Counter
@@ -26,12 +25,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, LoggerType, broadcast, gather_object
+from accelerate.utils import LoggerType, broadcast, gather_object
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
-from hftl.data.image import ImageSamples
 from hftl.data.loader import Samples, evaluation_batches, steps_per_epoch, training_batches
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError, did_you_mean
@@ -40,7 +38,7 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
-from hftl.models.boundary import Boundary, Doorway
+from hftl.models.boundary import Boundary
 from hftl.recipe import LOCAL, ImageData, Recipe, Stage
 from hftl.run import (
     RunDirectory,
@@ -55,7 +53,7 @@ from hftl.run import (
     write_text,
 )
 from hftl.signals import Stopped, deferred
-from hftl.training.cache import Prefix, StoredSamples, stored_samples
+from hftl.training.cache import computed_once, loader_processes
 from hftl.training.checkpoint import (
     Progress,
     load_best_weights,
@@ -77,7 +75,6 @@ from hftl.training.experiment import (
     audit,
     class_counts,
     facts,
-    looks,
     make_plan,
     make_samples,
     prepare_experiment,
@@ -88,7 +85,6 @@ from hftl.training.loss import class_weights, make_loss
 from hftl.training.machine import (
     check_compile,
     disk_errors,
-    loader_workers,
     mixed_precision,
     others_alive,
     process_state,
@@ -245,7 +241,7 @@ def _train_stage(
         trains=trains,
         resumed=checkpoint is not None,
     )
-    samples = _computed_once(samples, working, name, experiment, accelerator, journal, progress, partial(stop_if_asked, progress))
+    samples = computed_once(samples, working, name, experiment, accelerator, journal, progress, partial(stop_if_asked, progress))
     for epoch in range(progress.epoch + 1, stage.epochs + 1):
         train_mode(working, chain, trains)
         step_loss, step_weight, step_index = torch.zeros((), device=accelerator.device), 0.0, list[int]()
@@ -259,7 +255,7 @@ def _train_stage(
             tokens_per_batch=recipe.run.tokens_per_batch,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,
-            workers=_workers(samples["train"], recipe, accelerator),
+            workers=loader_processes(samples["train"], recipe, accelerator),
         )
         _seed_step(recipe.run.seed, progress.step, accelerator.process_index)
         for batch in batches:
@@ -328,65 +324,6 @@ def _train_stage(
             break
     accelerator.free_memory(model, optimizer, schedule)
     return progress
-
-
-def _computed_once(
-    samples: dict[str, Samples],
-    working: PreTrainedModel,
-    name: str,
-    experiment: Experiment,
-    accelerator: Accelerator,
-    journal: Journal,
-    progress: Progress,
-    after_batch: Callable[[], None],
-) -> dict[str, Samples]:
-    """The splits as the stage takes them, from the cache: pictures decoded, and where layers are frozen, what leaves those."""
-    boundary, recipe = experiment.boundaries.get(name), experiment.recipe
-    for own in samples.values():
-        if isinstance(own, ImageSamples) and recipe.run.cache_gb:
-            if accelerator.is_local_main_process:
-                alone = accelerator.num_processes == 1  # signals are looked at by all processes together
-                reason = own.decode_once(budget=recipe.run.cache_gb * 1e9, after_batch=after_batch if alone else None)
-                if reason is not None:
-                    journal.say(reason)
-            accelerator.wait_for_everyone()
-            own.find_decoded()
-    # FSDP flattens modules into units of its own.
-    if not isinstance(boundary, Boundary) or accelerator.distributed_type is DistributedType.FSDP or not recipe.run.cache_gb:
-        return samples
-    chain = experiment.classifier.chain
-    earlier = [
-        other
-        for other in experiment.boundaries.values()
-        if isinstance(other, Boundary) and chain.names.index(other.group) < chain.names.index(boundary.group)
-    ]
-    prefix = Prefix(working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
-    return {
-        split: stored_samples(
-            own,
-            prefix,
-            recipe=recipe,
-            views=views,
-            accelerator=accelerator,
-            workers=_workers(own, recipe, accelerator),
-            after_batch=after_batch,
-            say=journal.say,
-        )
-        if (views := looks(recipe, train=split == "train"))
-        else own
-        for split, own in samples.items()
-    }
-
-
-def _workers(samples: Samples, recipe: Recipe, accelerator: Accelerator) -> int:
-    if isinstance(samples, StoredSamples):  # there is nothing left to do for them
-        return 0
-    return loader_workers(
-        recipe.run.workers,
-        device=accelerator.device,
-        pictures=isinstance(samples, ImageSamples),
-        processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
-    )
 
 
 def _finish(
@@ -526,7 +463,7 @@ def _predict(
         tokens_per_batch=recipe.run.tokens_per_batch,
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
-        workers=_workers(samples, recipe, accelerator),
+        workers=loader_processes(samples, recipe, accelerator),
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
     labels, sizes = np.asarray(samples.labels, dtype=np.int64), np.asarray(samples.sizes, dtype=np.int64)

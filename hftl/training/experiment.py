@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
@@ -158,6 +158,8 @@ def looks(recipe: Recipe, *, train: bool) -> int:
 def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept], list[str]]:
     """For each stage what it keeps of its frozen prefix; and for those that could and do not, why."""
     recipe, lengths = experiment.recipe, experiment.typical.lengths
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return {}, ["Under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch."]
     kept: dict[str, Kept] = {}
     remarks = []
     for name, boundary in experiment.boundaries.items():
@@ -165,8 +167,8 @@ def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept
             remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
             continue
         tokens = float(np.mean(lengths)) if boundary.per_token and lengths is not None else 1.0
-        size = tokens * math.prod(boundary.shape) * (2 if bf16 else 4)
-        total = size * looks(recipe, train=True) * len(experiment.splits.train)
+        examples = looks(recipe, train=True) * len(experiment.splits.train) + len(experiment.splits.validation)
+        total = examples * tokens * math.prod(boundary.shape) * (2 if bf16 else 4)
         if not looks(recipe, train=True):
             remarks.append(
                 f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
@@ -177,7 +179,7 @@ def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept
                 f" and run.cache_gb is {recipe.run.cache_gb:g}."
             )
         else:
-            kept[name] = Kept(boundary.group, size, looks(recipe, train=True))
+            kept[name] = Kept(boundary.group, total, looks(recipe, train=True))
     return kept, remarks
 
 

@@ -57,7 +57,7 @@ class StagePlan:
     """The first training group where what enters it is computed once and kept; None: nothing is frozen before it, or it is computed
     in every epoch."""
     cache_bytes: float
-    """About how large that is, for the training examples."""
+    """About how large that is, for the training and the validation examples."""
     flops: float
     """Floating point operations of all its training steps, and of filling the cache."""
     cost_share: float
@@ -164,8 +164,8 @@ class Kept:
 
     group: str
     """The first training group."""
-    bytes_per_look: float
-    """Of one activation."""
+    bytes: float
+    """Of all that is kept."""
     looks: int
     """At each example: the views of a picture with augmentation, 1 without."""
 
@@ -250,7 +250,7 @@ def _stage_plan(
         trainable_share=trainable / sum(parameters.values()),
         optimizer_bytes=4 * optimizer_slots(stage) * trainable,
         cached_up_to=None if kept is None else kept.group,
-        cache_bytes=0.0 if kept is None else looks * kept.bytes_per_look,
+        cache_bytes=0.0 if kept is None else kept.bytes,
         flops=flops,
         cost_share=flops / max(1, seen * step_flops(forward, chain.names)),
         groups=tuple(
