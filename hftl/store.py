@@ -241,8 +241,7 @@ class Builder:
             # By descriptors, which stay right when another run finishes first and renames the folder.
             self._lock, self._file = os.open(folder / _LAYOUT, os.O_RDONLY), os.open(folder / _ROWS, os.O_RDWR)
             self._folder = os.open(folder, os.O_RDONLY)
-            for descriptor in (self._lock, self._file, self._folder):
-                weakref.finalize(self, os.close, descriptor)
+            self._open = [weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)]
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         self._path = folder
         self.done, self._written = self._progress(rank)
@@ -276,6 +275,11 @@ class Builder:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+    def close(self) -> None:
+        """Let go of a build that is not finished, for another one to continue."""
+        for close in self._open:
+            close()
 
     def finish(self) -> Rows:
         """Make a whole entry of it, in the main process, after every process has marked its last batch.

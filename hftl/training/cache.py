@@ -303,6 +303,9 @@ def _build(
             if number % MARK_EVERY == 0:
                 builder.mark(number)
             after_batch()
+    except BaseException:
+        builder.close()
+        raise
     finally:
         if nearer is not None:
             nearer.close()
