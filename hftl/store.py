@@ -241,7 +241,9 @@ class Builder:
             # By descriptors, which stay right when another run finishes first and renames the folder.
             self._lock, self._file = os.open(folder / _LAYOUT, os.O_RDONLY), os.open(folder / _ROWS, os.O_RDWR)
             self._folder = os.open(folder, os.O_RDONLY)
-            self._open = [weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)]
+            self._descriptors = [
+                weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)
+            ]
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         self._path = folder
         self.done, self._written = self._progress(rank)
@@ -278,7 +280,7 @@ class Builder:
 
     def close(self) -> None:
         """Let go of a build that is not finished, for another one to continue."""
-        for close in self._open:
+        for close in self._descriptors:
             close()
 
     def finish(self) -> Rows:

@@ -159,7 +159,6 @@ def computed_once(
                     recipe=recipe,
                     views=views,
                     accelerator=accelerator,
-                    workers=loader_processes(own, recipe, accelerator),
                     spare=spare,
                     after_batch=after_batch,
                     say=journal.say,
@@ -217,7 +216,6 @@ def _stored(
     recipe: Recipe,
     views: int,
     accelerator: Accelerator,
-    workers: int,
     spare: int,
     after_batch: Callable[[], None],
     say: Callable[[str], None],
@@ -240,7 +238,7 @@ def _stored(
         if reason is not None:
             say(f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch")
             return samples
-        rows = _build(key, samples, prefix, recipe, views, accelerator, workers, after_batch, say)
+        rows = _build(key, samples, prefix, recipe, views, accelerator, after_batch, say)
     _see_number_format(samples, prefix, accelerator)
     return StoredSamples(samples, rows, boundary, views=views)
 
@@ -258,7 +256,6 @@ def _build(
     recipe: Recipe,
     views: int,
     accelerator: Accelerator,
-    workers: int,
     after_batch: Callable[[], None],
     say: Callable[[str], None],
 ) -> Rows:
@@ -285,7 +282,7 @@ def _build(
         tokens_per_batch=recipe.run.tokens_per_batch,
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
-        workers=workers if source is samples else 0,
+        workers=loader_processes(source, recipe, accelerator),
         start=done,
     )
     prefix.model.eval()  # type: ignore[no-untyped-call]
