@@ -255,6 +255,26 @@ def test_length_grouping_puts_texts_of_similar_length_into_one_step() -> None:
     assert random > 1.7 * sum(lengths)
 
 
+def test_batches_of_a_small_set_differ_from_epoch_to_epoch() -> None:
+    lengths = list(range(1, 65))  # all different: sorted as one pool, these 16 batches would be the same in every epoch
+
+    def batches(epoch: int) -> set[frozenset[int]]:
+        return {frozenset(step.tolist()) for step in plan_epoch(64, batch_size=4, seed=0, epoch=epoch, lengths=lengths)}
+
+    assert len(batches(1) & batches(2)) <= 1
+
+
+def test_a_pool_is_a_quarter_of_a_small_epoch_and_fifty_batches_of_a_large_one() -> None:
+    def spread(size: int) -> int:
+        """Most distance in length in a batch of two; a pool of n different lengths out of 4,000 leaves about 4,000 / n."""
+        lengths = np.random.default_rng(0).permutation(4_000)[:size]
+        return int(np.median([np.ptp(lengths[step]) for step in plan_epoch(size, batch_size=2, seed=0, epoch=0, lengths=lengths)]))
+
+    assert 4_000 / 4 / 3 < spread(16) < 4_000 / 4 * 2
+    assert 4_000 / 100 / 3 < spread(400) < 4_000 / 100 * 2
+    assert 4_000 / 100 / 3 < spread(4_000) < 4_000 / 100 * 2
+
+
 def test_the_weights_of_a_step_sum_to_one_over_all_processes_and_micro_batches() -> None:
     samples = Numbers(10)
     per_rank = [

@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from hftl.errors import HftlError
 
-# Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random.
-POOL = 50
+# Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random. In small
+# sets a pool is a quarter of an epoch at the most: sorted as one pool, every epoch would have nearly the same batches.
+POOL, POOLS = 50, 4
 # Texts are padded to a multiple of so many tokens. oneDNN prepares a kernel for every shape that it meets and keeps it: with a new
 # length in every batch there are hundreds of them. Half of it, 4 tokens a text, is what it costs.
 WIDTH = 8
@@ -119,15 +120,16 @@ def plan_epoch(
 ) -> list[np.ndarray]:
     """Indices of each step of an epoch, every example once, in an order that depends on (seed, epoch) alone.
 
-    With `lengths`, examples of similar length share a step: each pool of 50 random batches is sorted by length, cut, and the
-    batches are shuffled.
+    With `lengths`, examples of similar length share a step: each pool of 50 random batches, or of a quarter of a small epoch's, is
+    sorted by length and cut, and the batches are shuffled.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(size)
     if lengths is not None:
         known = np.asarray(lengths)
-        for start in range(0, size, POOL * batch_size):
-            pool = order[start : start + POOL * batch_size]
+        together = batch_size * max(1, min(POOL, size // (POOLS * batch_size)))
+        for start in range(0, size, together):
+            pool = order[start : start + together]
             pool[:] = pool[np.argsort(known[pool], kind="stable")]
     starts = [batch_size * step for step in range(steps_per_epoch(size, batch_size))]
     steps = [order[start:end] for start, end in zip(starts, [*starts[1:], size], strict=True)]

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.data.audit import Audit, audit_splits
 from hftl.data.image import ImageSamples, picture_facts, write_grid
-from hftl.data.loader import POOL, Samples, padding_share
+from hftl.data.loader import POOL, POOLS, Samples, padding_share
 from hftl.data.reading import Role, Strings, integers
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
@@ -130,8 +130,9 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
     lengths = experiment.typical.lengths
     share = None
     if lengths is not None:
-        # As many as lie in a pool of batches, since fewer would be harder to sort into batches of similar length.
-        drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), POOL * recipe.run.batch_size))
+        # As many as fill pools of the full size, since fewer would be harder to sort into batches of similar length.
+        full = POOLS * POOL * recipe.run.batch_size
+        drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
         share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0)
     kept, remarks = _what_is_kept(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
     return build_plan(
