@@ -173,13 +173,14 @@ class MaxOverTimeConvolution(nn.Conv1d):
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         """(B, L, D) and (B,) -> (B, C)."""
         kernel = self.kernel_size[0]
-        words = self.dropout(words)
-        missing = max(kernel - words.shape[1], 0)
-        responses = super().forward(nn.functional.pad(words.transpose(1, 2), (0, missing)))  # (B, C, windows)
+        words = nn.functional.pad(self.dropout(words), (0, 0, 0, max(kernel - words.shape[1], 0)))
+        # As a picture one pixel high: of a picture the kernels take the channels last, as words have them, and nothing is copied.
+        picture = words.transpose(1, 2).unsqueeze(2)  # (B, D, 1, L)
+        responses = nn.functional.conv2d(picture, self.weight.unsqueeze(2), self.bias).squeeze(2).transpose(1, 2)
         windows = (lengths - kernel + 1).clamp(min=1)
-        outside = torch.arange(responses.shape[2], device=words.device) >= windows[:, None]
+        outside = torch.arange(responses.shape[1], device=words.device) >= windows[:, None]  # responses: (B, windows, C)
         # The ReLU is monotone: after the maximum it costs L times less than before, with the same result.
-        return responses.masked_fill(outside[:, None, :], float("-inf")).max(dim=2).values.relu()
+        return responses.masked_fill(outside[:, :, None], float("-inf")).max(dim=1).values.relu()
 
 
 class TextCNNForSequenceClassification(_GloveClassifier):  # type: ignore[no-untyped-call]
