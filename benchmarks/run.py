@@ -204,7 +204,7 @@ def measure(name: str, script: Path, spec: dict[str, Any], options: argparse.Nam
 
 
 def fresh_environment(work: str) -> dict[str, str]:
-    """This process's environment with every cache in `work`, and no Hub."""
+    """This process's environment with every cache in `work`, no Hub, and the hftl of this checkout, whose commit is recorded."""
     caches = {
         "HFTL_CACHE": "hftl",
         "HF_HOME": "huggingface",
@@ -212,7 +212,7 @@ def fresh_environment(work: str) -> dict[str, str]:
         "TORCH_HOME": "torch",
         "FASTAI_HOME": "fastai",
     }
-    offline = {"HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONPATH": str(HERE)}
+    offline = {"HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONPATH": f"{HERE}{os.pathsep}{REPOSITORY}"}
     return {**os.environ, **offline, **{name: f"{work}/{folder}" for name, folder in caches.items()}}
 
 

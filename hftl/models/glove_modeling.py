@@ -179,8 +179,10 @@ class MaxOverTimeConvolution(nn.Conv1d):
         responses = nn.functional.conv2d(picture, self.weight.unsqueeze(2), self.bias).squeeze(2).transpose(1, 2)
         windows = (lengths - kernel + 1).clamp(min=1)
         outside = torch.arange(responses.shape[1], device=words.device) >= windows[:, None]  # responses: (B, windows, C)
+        # Added, since filling C responses of each window costs more, and its way back too.
+        never = torch.zeros_like(outside, dtype=responses.dtype).masked_fill(outside, float("-inf"))
         # The ReLU is monotone: after the maximum it costs L times less than before, with the same result.
-        return responses.masked_fill(outside[:, :, None], float("-inf")).max(dim=1).values.relu()
+        return (responses + never[:, :, None]).max(dim=1).values.relu()
 
 
 class TextCNNForSequenceClassification(_GloveClassifier):  # type: ignore[no-untyped-call]
