@@ -38,8 +38,8 @@ FAMILIES = {
     "minilm": ("text-full", 128),
     "bert-base": ("bert-base-time", 24),
     "resnet18": ("resnet-staged", 192),
-    "textcnn": ("textcnn", 3000),
-    "bilstm": ("bilstm", 1500),
+    "textcnn": ("textcnn", 1500),
+    "bilstm": ("bilstm", 1000),
 }
 """Families of the roofline: the job whose data and batch size they train on, and how many examples of it."""
 HFTL = Rival("hftl", "../ours.py", "best", "hftl")
