@@ -9,10 +9,12 @@ preprocessing. It is kept in the cache folder, where all runs of a user find it:
       extra-NAME.npy      further arrays that belong to the rows
       layout.json         shapes and type; written last
     KEY.LAYOUT.partial/   the same, being built, with a progress-RANK file for each process that builds
+    KEY.RANDOM.gone/      what is being removed
 
 A kill at any moment leaves a whole entry, or a partial one that the next build by as many processes continues. An entry in which
 anything has the wrong size is treated as absent. Readers and builders hold a shared lock (flock) on layout.json, so that
-nothing is removed under them; everything that makes, renames or removes a folder happens under the lock of the cache folder.
+nothing is removed under them; everything that makes or renames a folder happens under the lock of the cache folder. What is to go
+gets another name under the lock, and is removed after it.
 
 N rows of L items each; L is the row's own. NumPy has no bfloat16: such values are stored as uint16, by the caller.
 """
@@ -27,10 +29,11 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +45,7 @@ SPARE = 10**9
 """Bytes that stay free on the disk: the run's checkpoints and everybody else need some, too."""
 
 _FORMAT = 1
-_LAYOUT, _ROWS, _STARTS = "layout.json", "rows.bin", "starts.npy"
+_LAYOUT, _ROWS, _STARTS, _LOCK = "layout.json", "rows.bin", "starts.npy", ".lock"
 _ENTRY = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8}\.partial)?")
 
 
@@ -121,7 +124,7 @@ def find(key: str) -> Rows | None:
     cache = cache_folder()
     if not (cache / key).is_dir():
         return None
-    with _alone(cache):
+    with alone(cache / _LOCK):
         return _open(cache / key)
 
 
@@ -130,50 +133,15 @@ def is_being_built(key: str) -> bool:
     cache = cache_folder()
     if not cache.is_dir():
         return False
-    with _alone(cache):
-        return any(_is_held(path) for path in cache.glob(f"{key}.*.partial"))
-
-
-def why_no_room(nbytes: int, *, budget: float, key: str | None = None, spare: int = SPARE) -> str | None:
-    """None where an entry of `nbytes` has room, after the least recently used ones that nobody holds were removed for it.
-
-    Otherwise nothing is removed, and the answer is a sentence that says what was asked for and what there is.
-
-    Args:
-        nbytes: of the new entry.
-        budget: bytes that the whole cache folder may hold.
-        key: of the new entry; what an interrupted build of it has taken already is not counted twice and is not removed.
-        spare: bytes that are to stay free on the disk.
-    """
-    cache = cache_folder()
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return _why_no_room(cache, nbytes, budget, key, spare)
-    except OSError as error:  # no home, another user's folder, a file system without locks
-        return f"the cache folder {cache} (HFTL_CACHE) cannot be used: {error.strerror}"
+        with alone(cache / _LOCK):
+            return any(_is_held(path) for path in cache.glob(f"{key}.*.partial"))
+    except OSError:  # of a folder that cannot be used; a Builder says so
+        return False
 
 
-def _why_no_room(cache: Path, nbytes: int, budget: float, key: str | None, spare: int) -> str | None:
-    with _alone(cache):
-        entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name)}
-        own = sum(size for path, size in entries.items() if key is not None and path.name.startswith(key))
-        held = {path for path in entries if _is_held(path) or (key is not None and path.name.startswith(key))}
-        over_budget = sum(entries.values()) - own + nbytes - budget
-        over_disk = nbytes - own + spare - shutil.disk_usage(cache).free
-        evictable = sum(size for path, size in entries.items() if path not in held)
-        if over_budget > evictable:
-            kept = sum(entries[path] for path in held) - own
-            used = f", of which {_readable(kept)} are in use" if kept else ""
-            return f"{_readable(nbytes)} do not fit into the cache's {_readable(budget)}{used}"
-        if over_disk > evictable:
-            free = _readable(shutil.disk_usage(cache).free + evictable)
-            return f"{_readable(nbytes)} do not fit on the disk of {cache}: of {free}, {_readable(spare)} are left free"
-        for path in sorted(entries.keys() - held, key=lambda path: path.stat().st_mtime_ns):
-            if max(over_budget, over_disk) <= 0:
-                break
-            shutil.rmtree(path)
-            over_budget, over_disk = over_budget - entries[path], over_disk - entries[path]
-    return None
+class NoRoom(Exception):
+    """An entry has no room, or the cache folder cannot be used; the message is a sentence that says why."""
 
 
 class Builder:
@@ -193,9 +161,13 @@ class Builder:
         extra: further arrays by name, the same in every process; stored beside the rows.
         dealt: anything that says in which batches the rows come and to which process; a build that was interrupted under
             another is started anew, since `done` counts batches.
+        budget: bytes that the whole cache folder may hold. For a new entry the least recently used ones that nobody holds are
+            removed; where that is not enough, none is. None, for processes that join another one: there is room.
+        spare: bytes that are to stay free on the disk, where there is a budget.
 
     Raises:
-        OSError: the disk is full, or the cache folder cannot be written.
+        NoRoom: there is a budget, and no room, or the cache folder cannot be used.
+        OSError: there is none, and the disk is full, or the cache folder cannot be used.
     """
 
     def __init__(
@@ -209,6 +181,8 @@ class Builder:
         processes: int = 1,
         extra: Mapping[str, npt.NDArray[Any]] | None = None,
         dealt: str = "",
+        budget: float | None = None,
+        spare: int = SPARE,
     ) -> None:
         self._key, self._rank, self._processes, self._row_shape = key, rank, processes, tuple(row_shape)
         self._dtype = np.dtype(dtype)
@@ -228,26 +202,51 @@ class Builder:
         contents = {name: [array.dtype.str, array.shape, _digest(array)] for name, array in arrays.items()}
         starts = None if self._starts is None else _digest(self._starts)
         build = key_of({"layout": layout, "extra": contents, "starts": starts, "processes": processes, "dealt": dealt})
-        cache = cache_folder()
-        cache.mkdir(parents=True, exist_ok=True)
-        folder = cache / f"{key}.{build[:8]}.partial"
-        with _alone(cache):
-            for other in cache.glob(f"{key}.*.partial"):
-                # Without its layout it was killed while it was prepared; with another one it will not be continued.
-                if not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
-                    shutil.rmtree(other)
-            if not folder.exists():
-                _prepare(folder, layout, items * self._item_bytes, self._starts, arrays)
-            # By descriptors, which stay right when another run finishes first and renames the folder.
-            self._lock, self._file = os.open(folder / _LAYOUT, os.O_RDONLY), os.open(folder / _ROWS, os.O_RDWR)
-            self._folder = os.open(folder, os.O_RDONLY)
-            self._descriptors = [
-                weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)
-            ]
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-        self._path = folder
+        self._path = cache_folder() / f"{key}.{build[:8]}.partial"
+        try:
+            self._begin(layout, items * self._item_bytes, arrays, budget, spare)
+        except OSError as error:  # no home, another user's folder, a file system without locks, a disk that others have filled
+            if budget is None:
+                raise
+            raise NoRoom(f"the cache folder {self._path.parent} (HFTL_CACHE) cannot be used: {error.strerror}") from error
         self.done, self._written = self._progress(rank)
         """Batches that this process finished in an interrupted build, and need not write again; 0 in a new one."""
+
+    def _begin(
+        self,
+        layout: dict[str, Any],
+        nbytes: int,
+        extra: Mapping[str, npt.NDArray[Any]],
+        budget: float | None,
+        spare: int,
+    ) -> None:
+        """Make room for the entry and take all of it, or go on in the folder of an interrupted build."""
+        cache, folder = self._path.parent, self._path
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove(cache.glob(f"{'[0-9a-f]' * 64}.*.gone"))  # a kill has left them
+        while True:
+            with alone(cache / _LOCK):
+                going = [] if budget is None else _in_the_way(cache, nbytes, budget, self._key, spare)
+                for other in cache.glob(f"{self._key}.*.partial"):
+                    # Without its layout it was killed while it was prepared; with another one it will not be continued.
+                    if not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
+                        going.append(other)
+                if not going:
+                    # Under the same lock, so that no other run gets the room that was just found. It does not take long: file
+                    # systems note what they give away (10 GB on ext4 in 35 ms) and do not write it.
+                    if not folder.exists():
+                        _prepare(folder, layout, nbytes, self._starts, extra)
+                    self._enter(folder)
+                    return
+                gone = _set_aside(going)
+            _remove(gone)
+
+    def _enter(self, folder: Path) -> None:
+        """Hold the files by descriptors, which stay right when another run finishes first and renames the folder."""
+        self._lock, self._file = os.open(folder / _LAYOUT, os.O_RDONLY), os.open(folder / _ROWS, os.O_RDWR)
+        self._folder = os.open(folder, os.O_RDONLY)
+        self._descriptors = [weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)]
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def write(self, index: int, row: npt.NDArray[Any]) -> None:
         """Store row `index`, by any process or thread, in any order.
@@ -283,6 +282,13 @@ class Builder:
         for close in self._descriptors:
             close()
 
+    def discard(self) -> None:
+        """Remove a build that is not to be finished."""
+        self.close()
+        with alone(self._path.parent / _LOCK):
+            gone = _set_aside([self._path])
+        _remove(gone)
+
     def finish(self) -> Rows:
         """Make a whole entry of it, in the main process, after every process has marked its last batch.
 
@@ -292,26 +298,31 @@ class Builder:
         os.fsync(self._file)
         os.fsync(self._folder)
         cache = self._path.parent
-        with _alone(cache):
-            whole = _open(cache / self._key)
-            if whole is not None:  # another run was faster
-                shutil.rmtree(self._path, ignore_errors=True)
-                return whole
-            missing = ~self._written
-            for rank in range(self._processes):
-                if rank != self._rank:
-                    missing &= ~self._progress(rank)[1]
-            if missing.any():
-                for path in self._path.glob("progress-*"):  # so that the next build does not count on them
+        with alone(cache / _LOCK):
+            rows = _open(cache / self._key)
+            if rows is not None:  # another run was faster
+                gone = _set_aside([self._path])
+            else:
+                self._check_whole()
+                gone = _set_aside([cache / self._key])  # damaged
+                self._path.rename(cache / self._key)
+                flush(cache)
+                for path in (cache / self._key).glob("progress-*"):
                     path.unlink(missing_ok=True)
-                what = f"{int(missing.sum()):,} of {self._count:,} rows were never written"
-                raise RunError(f"{self._path}: {what}. Start the run again; run.cache_gb=0 goes without the cache")
-            shutil.rmtree(cache / self._key, ignore_errors=True)  # damaged
-            self._path.rename(cache / self._key)
-            flush(cache)
-            for path in (cache / self._key).glob("progress-*"):
+                rows = Rows(cache / self._key)
+        _remove(gone)
+        return rows
+
+    def _check_whole(self) -> None:
+        missing = ~self._written
+        for rank in range(self._processes):
+            if rank != self._rank:
+                missing &= ~self._progress(rank)[1]
+        if missing.any():
+            for path in self._path.glob("progress-*"):  # so that the next build does not count on them
                 path.unlink(missing_ok=True)
-            return Rows(cache / self._key)
+            what = f"{int(missing.sum()):,} of {self._count:,} rows were never written"
+            raise RunError(f"{self._path}: {what}. Start the run again; run.cache_gb=0 goes without the cache")
 
     def _progress(self, rank: int) -> tuple[int, npt.NDArray[np.bool_]]:
         """Batches that a process has marked, and which rows it has written: (N,)."""
@@ -361,14 +372,53 @@ def _open(folder: Path) -> Rows | None:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Nobody else makes, renames or removes anything in the cache folder meanwhile. Not to be nested."""
-    descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time, by a lock on this file. It goes with a process that is killed. Not to be nested."""
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _in_the_way(cache: Path, nbytes: int, budget: float, key: str, spare: int) -> list[Path]:
+    """The least recently used entries that nobody holds, as many as have to go for `nbytes` of entry `key`; see `Builder`.
+
+    What an interrupted build of it has taken already is not counted twice, and does not go.
+
+    Raises:
+        NoRoom: that would not be enough.
+    """
+    entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name)}
+    own = sum(size for path, size in entries.items() if path.name.startswith(key))
+    held = {path for path in entries if _is_held(path) or path.name.startswith(key)}
+    over_budget = sum(entries.values()) - own + nbytes - budget
+    over_disk = nbytes - own + spare - shutil.disk_usage(cache).free
+    evictable = sum(size for path, size in entries.items() if path not in held)
+    if over_budget > evictable:
+        kept = sum(entries[path] for path in held) - own
+        used = f", of which {_readable(kept)} are in use" if kept else ""
+        raise NoRoom(f"{_readable(nbytes)} do not fit into the cache's {_readable(budget)}{used}")
+    if over_disk > evictable:
+        free = _readable(shutil.disk_usage(cache).free + evictable)
+        raise NoRoom(f"{_readable(nbytes)} do not fit on the disk of {cache}: of {free}, {_readable(spare)} are left free")
+    going = []
+    for path in sorted(entries.keys() - held, key=lambda path: path.stat().st_mtime_ns):
+        if max(over_budget, over_disk) <= 0:
+            break
+        going.append(path)
+        over_budget, over_disk = over_budget - entries[path], over_disk - entries[path]
+    return going
+
+
+def _set_aside(folders: Iterable[Path]) -> list[Path]:
+    """Give entries that are to go another name, under the lock of the cache folder; those that are there."""
+    there = [folder for folder in folders if folder.exists()]
+    return [folder.rename(folder.with_name(f"{folder.name[:64]}.{uuid4().hex}.gone")) for folder in there]
+
+
+def _remove(gone: Iterable[Path]) -> None:
+    """After the lock: the file system may take seconds to remove many gigabytes, and others want to read meanwhile."""
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)  # another run may be at it, too
 
 
 def _is_held(folder: Path) -> bool:

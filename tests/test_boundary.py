@@ -72,7 +72,7 @@ def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Ten
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     boundary = find_boundary(model, chain, trains, inputs)
-    assert boundary is not None and boundary.group == chain.names[first]
+    assert boundary.group == chain.names[first]
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())  # not even BatchNorm's statistics
 
@@ -131,9 +131,7 @@ def test_a_timm_network_trains_from_the_activation_at_every_boundary_as_from_its
 def head_of(name: str) -> Boundary:
     model = glove_model("textcnn") if name == "textcnn" else small_model(TRANSFORMERS[name])
     chain = glove.chain(model) if name == "textcnn" else transformer.chain(model)
-    found = find_boundary(model, chain, in_training(model, chain, len(chain) - 1), TEXTS)
-    assert found is not None
-    return found
+    return find_boundary(model, chain, in_training(model, chain, len(chain) - 1), TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_of_a_textcnn_the_features_are_kept_and_of_a_resnet_the_pooled_ones() ->
     built = build_vision("resnet18", pretrained=False, image_size=64)
     trains = in_training(built.model, built.chain, len(built.chain) - 1)
     found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
-    assert found is not None and (found.door, found.shape) == ("timm_model.fc", (512,))
+    assert (found.door, found.shape) == ("timm_model.fc", (512,))
 
 
 def test_dropout_that_timm_does_by_itself_before_the_classifier_stays_behind_the_door() -> None:
@@ -164,13 +162,14 @@ def test_dropout_that_timm_does_by_itself_before_the_classifier_stays_behind_the
     trains = in_training(built.model, built.chain, len(built.chain) - 1)
     found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
     # The input of `fc` is random in training, so what is kept is what pooling reads.
-    assert found is not None and (found.door, found.shape) == ("timm_model.global_pool", (512, 2, 2))
+    assert (found.door, found.shape) == ("timm_model.global_pool", (512, 2, 2))
 
 
-def test_where_everything_trains_there_is_no_boundary() -> None:
-    model = small_model(TRANSFORMERS["bert"])
-    chain = transformer.chain(model)
-    assert find_boundary(model, chain, ("embeddings", "head"), TEXTS) is None
+def test_what_is_kept_has_the_size_of_its_tokens_or_of_one_vector_a_text() -> None:
+    for per_token, size in ((True, 25_000 * 230 * 768), (False, 25_000 * 768)):
+        boundary = Boundary("head", "classifier", per_token, (768,), {}, pictures=False, stand_in={})
+        assert boundary.nbytes(examples=25_000, tokens=25_000 * 230, bf16=True) == 2 * size
+        assert boundary.nbytes(examples=25_000, tokens=25_000 * 230, bf16=False) == 4 * size
 
 
 class Skipping(nn.Module):
@@ -191,7 +190,7 @@ def test_a_suffix_that_reads_the_prefix_in_two_places_is_not_separable() -> None
     chain = Chain(model, [LayerGroup(name, (name,)) for name in ("first", "second", "head")])
     with pytest.raises(NotSeparable, match="from what enters it alone come other logits"):
         find_boundary(model, chain, ("second", "head"), {"pixel_values": torch.randn(2, 4)})
-    assert find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)}) is not None
+    assert find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)}).door == "head"
 
 
 def test_a_prefix_that_is_random_in_training_is_not_separable() -> None:
@@ -211,7 +210,6 @@ def test_an_activation_that_does_not_enter_is_an_error_and_not_another_result() 
     model = small_model(TRANSFORMERS["bert"])
     chain = transformer.chain(model)
     found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
-    assert found is not None
     doorway = Doorway(model, found)
     activation = doorway.capture(TEXTS)
     model.get_submodule("bert.encoder").layer = nn.ModuleList(model.get_submodule("bert.encoder").layer[2:])  # type: ignore[index]
@@ -225,14 +223,13 @@ def test_a_model_that_leaves_out_layers_at_random_is_not_separable() -> None:
     with pytest.raises(NotSeparable, match="layerdrop"):
         find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
     model.config.layerdrop = 0.0
-    assert find_boundary(model, chain, in_training(model, chain, 2), TEXTS) is not None
+    assert find_boundary(model, chain, in_training(model, chain, 2), TEXTS).group == chain.names[2]
 
 
 def test_a_doorway_leaves_the_names_of_the_weights_and_the_model_whole() -> None:
     model = small_model(TRANSFORMERS["bert"])
     chain = transformer.chain(model)
     found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
-    assert found is not None
     names = list(model.state_dict())
     doorway = Doorway(model, found)
     assert list(model.state_dict()) == names

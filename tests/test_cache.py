@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,11 @@ import pytest
 import torch
 from rich.console import Console
 from test_families import small_vectors
+from test_kills import environment
 from torch import nn
 
 from hftl import store
+from hftl.data.loader import Samples
 from hftl.models.boundary import Doorway
 from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
@@ -68,6 +74,12 @@ def losses(run: RunDirectory) -> np.ndarray:
 
 def entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+def stop_when_asked_for_the(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes before a run looks for one so many times."""
+    answers: Iterator[int | None] = iter([None] * (times - 1) + [15])
+    monkeypatch.setattr(Watch, "signal", lambda self: next(answers, None))
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -179,10 +191,10 @@ def test_a_later_stage_with_a_higher_boundary_starts_from_what_is_stored(tmp_pat
     np.testing.assert_allclose(stored, live, rtol=2e-5)
     # With the entry of layer.3 there, what enters the head comes through layer.3 alone: layers 0 to 2 do not compute.
     computed: list[str] = []
-    real = cache._nearest
+    real = cache.Prefix._nearest
 
-    def nearest(samples: Any, prefix: Any, *others: Any) -> Any:
-        found = real(samples, prefix, *others)
+    def nearest(prefix: cache.Prefix, samples: Samples, views: int) -> tuple[Samples, Doorway | None]:
+        found = real(prefix, samples, views)
         if prefix.boundary.group == "head":
             assert found[1] is not None and found[1].boundary.group == "layer.3"
             for name in ("0", "3") if not computed else ():
@@ -190,7 +202,7 @@ def test_a_later_stage_with_a_higher_boundary_starts_from_what_is_stored(tmp_pat
                 query.register_forward_hook(lambda *_, name=name: computed.append(name))
         return found
 
-    monkeypatch.setattr(cache, "_nearest", nearest)
+    monkeypatch.setattr(cache.Prefix, "_nearest", nearest)
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "another"))
     run, _ = train(recipe, tmp_path / "again")
     np.testing.assert_allclose(losses(run), stored, rtol=1e-6)
@@ -218,7 +230,43 @@ def test_a_cache_folder_that_cannot_be_used_is_said_and_done_without(tmp_path: P
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "a file" / "cache"))
     run, said = train(text_recipe("stages.all.epochs=1"), tmp_path / "run")
     assert "(HFTL_CACHE) cannot be used: Not a directory" in said and "computed anew in every epoch" in said
+    assert run.finished and "sums round differently" not in said
+
+
+def test_what_was_stored_and_cannot_be_any_more_is_said_where_a_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = text_recipe("stages.all.epochs=1")
+    stop_when_asked_for_the(5, monkeypatch)  # after a batch of train, one of validation, and three steps
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "run")
+    assert read_json(next((tmp_path / "run" / "checkpoints").glob("*/state.json")))["step"] == 3
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "a file" / "cache"))
+    run, said = train(recipe, tmp_path / "run", resume=True)
+    after = "; if it came from the cache before the interruption, sums round differently from here on"
+    assert said.count(f"what enters head is computed anew in every epoch{after}") == 2  # train, validation
+    assert said.count(after) == 2  # and not in the stages that begin now
     assert run.finished
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_entry_that_is_gone_is_computed_again_to_the_same_bits_whatever_else_is_stored(
+    precision: str, tmp_path: Path, cache_folder: Path
+) -> None:
+    if precision == "bf16" and mixed_precision(Run(), torch.device("cpu")) != "bf16":
+        pytest.skip("this machine does not compute in bf16")
+    stages = {"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3)}
+    recipe = Recipe(name="gone", data=TEXT, model=Transformer(checkpoint=BERT_NANO), stages=stages, run=RUN)
+    recipe = override(recipe, [f"run.precision={precision}"])
+    train(recipe, tmp_path / "first")
+    before = {path.name: (path / "rows.bin").read_bytes() for path in entries(cache_folder)}
+    gone = [path for path in entries(cache_folder) if not (path / "starts.npy").exists()]  # one vector a text
+    assert len(gone) == 2 and len(before) == 4
+    for path in gone:
+        shutil.rmtree(path)
+    train(recipe, tmp_path / "second")  # with what enters layer.3 there, where the head's input could start from
+    assert {path.name: (path / "rows.bin").read_bytes() for path in entries(cache_folder)} == before
 
 
 def test_rates_of_dropout_and_names_of_classes_do_not_compute_a_prefix_again(tmp_path: Path, cache_folder: Path) -> None:
@@ -250,8 +298,7 @@ def test_fault_33_a_signal_in_a_cache_build_saves_once_and_the_build_goes_on_whe
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(cache, "MARK_EVERY", 1)
     batches = counted(monkeypatch)
-    answers: Iterator[int | None] = iter([None] * 9 + [15])
-    monkeypatch.setattr(Watch, "signal", lambda self: next(answers, None))
+    stop_when_asked_for_the(10, monkeypatch)
     with pytest.raises(Stopped) as stopped:
         train(recipe, tmp_path / "run")
     assert stopped.value.code == 143
@@ -280,3 +327,93 @@ def test_the_freeze_proof_and_the_saved_model_do_not_know_of_the_cache(tmp_path:
     assert all(stage["ok"] for stage in read_json(run.freeze_proof)["stages"])
     assert store.find("0" * 64) is None
     assert "activation" not in (run.model / "config.json").read_text()
+
+
+# --- several processes ----------------------------------------------------------------------------------------------------------
+
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from hftl import cli, store
+from hftl.data.image import ImageSamples
+from hftl.training import cache
+
+notes, dies, rank = Path(sys.argv[1]), sys.argv[2] == "dies", os.environ["RANK"]
+mark, batches_of, decoding = store.Builder.mark, cache.evaluation_batches, ImageSamples.__dict__["_decoding"].func
+
+
+def note(what):
+    with (notes / rank).open("a") as stream:
+        stream.write(f"{what}\\n")
+
+
+def marking(self, batches):
+    if dies and rank == "1" and batches == 2:
+        while self._progress(0)[0] < 2:  # the other has marked its second batch
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    mark(self, batches)
+
+
+def batches_from(samples, *, start, **settings):
+    note(f"from {start}")
+    return batches_of(samples, start=start, **settings)
+
+
+def noted_decoding(self):
+    note("hashes")
+    return decoding(self)
+
+
+cache.MARK_EVERY, store.Builder.mark, cache.evaluation_batches = 1, marking, batches_from
+ImageSamples._decoding = property(noted_decoding)
+cli.main(argv=sys.argv[3:])
+"""
+LAUNCHER = """
+import sys
+from hftl.launch import run_processes
+sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2))
+"""
+
+
+def on_two_processes(recipe: Recipe, folder: Path, *more: str, dies: bool = False) -> tuple[int, str, list[list[str]]]:
+    """`hftl train` on two processes: its exit code, what it said, and what each of them noted."""
+    notes = folder / "notes"
+    shutil.rmtree(notes, ignore_errors=True)
+    notes.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    arguments = ["train", str(folder / "recipe.yaml"), "--run-dir", str(folder / "run"), *more]
+    command = [sys.executable, "-c", LAUNCHER, textwrap.dedent(WORKER), str(notes), "dies" if dies else "lives", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment(several=True))
+    noted = [(notes / rank).read_text().splitlines() if (notes / rank).exists() else [] for rank in ("0", "1")]
+    return done.returncode, done.stderr, noted
+
+
+def test_processes_that_were_killed_at_different_batches_of_a_build_go_on_together(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = text_recipe("data.max_train_samples=40", "run.tokens_per_batch=160", "stages.head.epochs=1")
+    recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
+    code, said, noted = on_two_processes(recipe, tmp_path, dies=True)
+    assert code == 137, said
+    assert noted == [["from 0"], ["from 0"]]
+    (partial,) = cache_folder.glob("*.partial")
+    marked = [int.from_bytes((partial / f"progress-{rank}").read_bytes()[:8], "little") for rank in range(2)]
+    assert marked == [2, 1]
+    code, said, noted = on_two_processes(recipe, tmp_path, "--resume")
+    assert code == 0, said
+    assert "for 40 examples: going on where it was interrupted" in said
+    assert noted == [["from 1", "from 0"], ["from 1", "from 0"]]  # train, then validation
+    together = {path.name: (path / "rows.bin").read_bytes() for path in entries(cache_folder)}
+    monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "another"))
+    train(recipe, tmp_path / "alone")  # batches do not depend on how many processes share them
+    assert {path.name: (path / "rows.bin").read_bytes() for path in entries(tmp_path / "another")} == together
+
+
+def test_of_several_processes_one_reads_all_pictures_for_their_key(tmp_path: Path, cache_folder: Path) -> None:
+    recipe = picture_recipe(tmp_path / "digits", "data.augmentation=light", "stages.head.epochs=1", "run.workers=0")
+    recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
+    code, said, (first, second) = on_two_processes(recipe, tmp_path)
+    assert code == 0, said
+    assert "hashes" in first and "hashes" not in second
+    assert len(entries(cache_folder)) == 2  # the decoded pictures of train, and what enters the head of validation

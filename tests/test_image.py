@@ -378,7 +378,9 @@ def test_samples_are_the_same_from_the_cache(
     assert later.find_decoded()
     for path in (tmp_path / "pictures").iterdir():
         path.write_bytes(b"no picture any more")
-    for samples in (first, later):
+    told = ImageSamples(dataset, processor, **settings)  # by another process, and so no file is read
+    assert told.find_decoded(first.decoded_key)
+    for samples in (first, later, told):
         assert all(np.array_equal(samples[place]["pixel_values"], then) for place, then in zip(places, expected, strict=True))
         assert samples.ids[1] == "1.jpg"
     if not train or augmentation == "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from hftl.errors import RunError
-from hftl.store import Builder, Rows, cache_folder, find, key_of, why_no_room
+from hftl.store import Builder, NoRoom, Rows, alone, cache_folder, find, key_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,15 @@ def built(name: str, count: int = 4, *, size: int = 10) -> Rows:
     for index in range(count):
         builder.write(index, np.full(size, index, dtype=np.uint8))
     return builder.finish()
+
+
+def no_room(nbytes: int, *, budget: float, name: str = "new") -> str | None:
+    """Begin an entry of one row; None, or why there is no room for it."""
+    try:
+        Builder(key_of({"name": name}), lengths=1, row_shape=(nbytes,), dtype=np.uint8, budget=budget).discard()
+    except NoRoom as full:
+        return str(full)
+    return None
 
 
 def entries(cache: Path) -> set[str]:
@@ -129,6 +139,11 @@ class Started(NamedTuple):
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def end(self) -> None:
         self.process.communicate(timeout=60)
 
@@ -136,7 +151,7 @@ class Started(NamedTuple):
 def python(code: str, *arguments: Any) -> Started:
     """Another process; it works in this one's cache."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return Started(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    return Started(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
 
 WRITER = """
@@ -249,6 +264,25 @@ def test_processes_build_together(cache: Path) -> None:
     assert entries(cache) == {key}
 
 
+def test_processes_that_were_interrupted_at_different_batches_go_on_together(cache: Path) -> None:
+    key = key_of({"a": 1})
+    # Of 4 rows each: rank 0 marks two batches and dies in the third, rank 1 marks one and dies in the second.
+    for rank, stop in ((0, 2), (1, 1)):
+        writer = python(WRITER, key, rank, 2, stop)
+        assert writer.line() == "stopped"
+        os.kill(writer.process.pid, signal.SIGKILL)
+        writer.end()
+    builders = [continued(key, rank=rank, processes=2) for rank in range(2)]
+    assert [builder.done for builder in builders] == [2, 1]
+    start = min(builder.done for builder in builders)
+    for rank, builder in enumerate(builders):
+        for index in range(rank, 40, 2)[4 * start :]:
+            builder.write(index, np.full((index + 1, 1000), index, dtype=np.int32))
+        builder.mark(5)
+    rows = builders[0].finish()
+    assert all((rows[index] == index).all() and rows[index].shape == (index + 1, 1000) for index in range(40))
+
+
 def test_a_process_that_was_not_there_is_missed() -> None:
     builder = Builder(key_of({}), lengths=4, row_shape=(), dtype=np.uint8, processes=2)
     for index in (0, 2):
@@ -297,9 +331,9 @@ def test_room_is_made_by_removing_the_least_recently_used(cache: Path) -> None:
     keys = {name: key_of({"name": name}) for name in names}
     assert find(keys["first"]) is not None  # and so it is the last used now
     # 3 x 10,000 bytes and three small layouts; 45,000 hold one more without any loss, 35,000 after the loss of one.
-    assert why_no_room(10_000, budget=45_000) is None
+    assert no_room(10_000, budget=45_000) is None
     assert entries(cache) == set(keys.values())
-    assert why_no_room(10_000, budget=35_000) is None
+    assert no_room(10_000, budget=35_000) is None
     assert entries(cache) == {keys["first"], keys["third"]}
 
 
@@ -311,24 +345,24 @@ def test_what_is_in_use_stays(cache: Path) -> None:
         "import sys, time; from hftl.store import find; r = find(sys.argv[1]); print(len(r), flush=True); time.sleep(60)",
         key_of({"name": "held"}),
     )
-    assert why_no_room(10_000, budget=21_000) is None
+    assert no_room(10_000, budget=21_000) is None
     assert entries(cache) == {key_of({"name": "held"})}
     assert int(held[9][0]) == 9
     del held
     assert reader.line() == "10"
-    why = why_no_room(15_000_000, budget=15_005_000)
+    why = no_room(15_000_000, budget=15_005_000)
     assert why == "15.0 MB do not fit into the cache's 15.0 MB, of which 0.0 MB are in use"
     reader.process.kill()
     reader.end()
-    assert why_no_room(15_000_000, budget=15_005_000) is None
+    assert no_room(15_000_000, budget=15_005_000) is None
     assert entries(cache) == set()
 
 
 def test_nothing_is_removed_for_what_would_not_fit_anyway(cache: Path) -> None:
     built("small", 10, size=1000)
-    assert why_no_room(2 * 10**9, budget=10**9) == "2.0 GB do not fit into the cache's 1.0 GB"
+    assert no_room(2 * 10**9, budget=10**9) == "2.0 GB do not fit into the cache's 1.0 GB"
     free = shutil.disk_usage(cache).free
-    why = why_no_room(free, budget=1e18)
+    why = no_room(free, budget=1e18)
     assert why is not None and "do not fit on the disk" in why
     assert entries(cache) == {key_of({"name": "small"})}
 
@@ -338,16 +372,15 @@ def test_what_an_interrupted_build_has_taken_is_not_counted_twice(cache: Path) -
     builder = Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8)
     builder.mark(1)
     del builder
-    assert why_no_room(10_000, budget=12_000, key=key) is None
-    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8).done == 1
-    assert why_no_room(10_000, budget=12_000) is None  # for another entry it is removed
+    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, budget=12_000).done == 1
+    assert no_room(10_000, budget=12_000) is None  # for another entry it is removed
     assert entries(cache) == set()
 
 
 def test_files_of_others_in_the_cache_folder_are_left_alone(cache: Path) -> None:
     (cache / "notes").mkdir(parents=True)
     (cache / "notes" / "a.txt").write_text("a" * 10_000)
-    assert why_no_room(1000, budget=2000) is None
+    assert no_room(1000, budget=2000) is None
     assert (cache / "notes" / "a.txt").exists()
 
 
@@ -359,3 +392,82 @@ def test_a_full_disk_leaves_nothing_behind(cache: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="No space left"):
         built("large")
     assert entries(cache) == set()
+    assert no_room(10, budget=1e6) == f"the cache folder {cache} (HFTL_CACHE) cannot be used: No space left on device"
+    assert entries(cache) == set()
+
+
+def test_of_two_runs_that_ask_for_the_last_room_one_gets_it(cache: Path) -> None:
+    code = """
+        import sys
+        import numpy as np
+        from hftl.store import Builder, NoRoom, alone, cache_folder, key_of
+        print("ready", flush=True)
+        sys.stdin.readline()
+        try:
+            builder = Builder(key_of({"name": sys.argv[1]}), lengths=1, row_shape=(10_000,), dtype=np.uint8, budget=15_000)
+            print("room", flush=True)
+        except NoRoom as full:
+            print(full, flush=True)
+        sys.stdin.readline()
+    """
+    runs = [python(code, name) for name in ("first", "second")]
+    assert [run.line() for run in runs] == ["ready", "ready"]
+    for run in runs:
+        run.go_on()
+    assert sorted(run.line() for run in runs) == ["0.0 MB do not fit into the cache's 0.0 MB, of which 0.0 MB are in use", "room"]
+    for run in runs:
+        run.end()
+
+
+def test_what_goes_is_removed_while_others_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built("old", 10, size=1000)
+    built("used", 10, size=1000)
+    os.utime(cache / key_of({"name": "old"}), (1, 1))
+    removed: list[str] = []
+
+    def slowly(folder: Path, **settings: Any) -> None:
+        removed.append(folder.name[:64])
+        with (cache / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error, if it were still held
+        assert find(key_of({"name": "old"})) is None
+        assert find(key_of({"name": "used"})) is not None
+        remove(folder, **settings)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    assert no_room(10_000, budget=25_000) is None
+    assert removed == [key_of({"name": "old"}), key_of({"name": "new"})]  # `no_room` discards what it began
+
+
+def test_what_a_kill_left_half_removed_goes_with_the_next_build(cache: Path) -> None:
+    key = key_of({"name": "old"})
+    built("old")
+    (cache / key).rename(cache / f"{key}.{'0' * 32}.gone")
+    (cache / f"{key}.{'0' * 32}.gone" / "layout.json").unlink()
+    (cache / "a user's.gone").mkdir()
+    built("new")
+    assert entries(cache) == {key_of({"name": "new"}), "a user's.gone"}
+
+
+def test_a_lock_is_one_processs_at_a_time_and_goes_with_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    code = """
+        import sys, time
+        from pathlib import Path
+        from hftl.store import alone
+        with alone(Path(sys.argv[1])):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    holder = python(code, lock)
+    assert holder.line() == "held"
+    waiting = python(code, lock)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.process.wait(0.5)
+    holder.process.kill()
+    assert waiting.line() == "held"
+    for each in (holder, waiting):
+        each.process.kill()
+        each.end()
+    with alone(lock):
+        pass

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import random
 import struct
@@ -570,8 +569,8 @@ class ImageSamples:
         """Decode every picture once and keep it on disk; from then on samples are made from there, and are the same to the bit.
 
         For evaluation the finished crop is kept; for augmentation the picture, reduced as `decode` does. In a parallel run one
-        process of each machine does this, on all cores that it may use; the others call `find_decoded` afterwards. What was
-        interrupted is continued, what another run has decoded is found.
+        process does this, on all cores that it may use; the others call `find_decoded` afterwards, with its `decoded_key`. What
+        was interrupted is continued, what another run has decoded is found.
 
         Args:
             budget: bytes that the cache folder may hold.
@@ -594,11 +593,11 @@ class ImageSamples:
             if self._pipeline is not None:
                 sizes = (size for batch in batches for size in pool.map(self._row_bytes, batch))
                 lengths, shape = np.fromiter(sizes, dtype=np.int64, count=len(self)), ()
-            needed = math.prod((lengths, *shape)) if isinstance(lengths, int) else int(lengths.sum())
-            why = store.why_no_room(needed, budget=budget, key=self._decoded_key, spare=spare)
-            if why is not None:
-                return f"pictures are decoded again in every epoch: {why}"
-            builder = store.Builder(self._decoded_key, lengths=lengths, row_shape=shape, dtype=np.uint8, dealt=str(_BATCH))
+            layout: dict[str, Any] = {"lengths": lengths, "row_shape": shape, "dtype": np.uint8, "dealt": str(_BATCH)}
+            try:
+                builder = store.Builder(self.decoded_key, **layout, budget=budget, spare=spare)
+            except store.NoRoom as full:
+                return f"pictures are decoded again in every epoch: {full}"
 
             def keep(index: int) -> None:
                 builder.write(index, self._crop(index) if self._pipeline is None else self._row(index))
@@ -611,18 +610,26 @@ class ImageSamples:
         self._decoded = builder.finish()
         return None
 
-    def find_decoded(self) -> bool:
+    def find_decoded(self, key: str | None = None) -> bool:
         """Whether these pictures have been decoded before; then samples are made from there.
+
+        Args:
+            key: `decoded_key` as another process has found it out, which saves reading every file.
 
         Raises:
             BadImage: a picture cannot be read (any more).
         """
         if self._decoded is None:
-            self._decoded = store.find(self._decoded_key)
+            self._decoded = store.find(key or self.decoded_key)
         return self._decoded is not None
 
     @cached_property
-    def _decoded_key(self) -> str:
+    def decoded_key(self) -> str:
+        """Where the decoded pictures are kept; every file is read for it, once.
+
+        Raises:
+            BadImage: a picture cannot be read (any more).
+        """
         if self._pipeline is not None:
             return store.key_of({"kind": "pictures", "decoding": self._decoding})
         geometry = {name: value for name, value in self._processor.data_config.items() if name != "std"}  # borders have the mean

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from hftl.errors import HftlError
 
-# Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random. In small
-# sets a pool is a quarter of an epoch at the most: sorted as one pool, every epoch would have nearly the same batches.
+# Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random. In
+# small sets a pool is a quarter of an epoch at the most: sorted as one pool, every epoch would have nearly the same batches.
 POOL, POOLS = 50, 4
 # Texts are padded to a multiple of so many tokens. oneDNN prepares a kernel for every shape that it meets and keeps it: with a new
 # length in every batch there are hundreds of them. Half of it, 4 tokens a text, is what it costs.

@@ -12,6 +12,7 @@ Shapes: B examples, T tokens of the longest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,9 +53,16 @@ class Boundary:
     stand_in: Inputs
     """Inputs of one example, for calls that need none but the activation; empty where the tokens count."""
 
+    def nbytes(self, *, examples: float, tokens: float, bf16: bool) -> float:
+        """Of the activations of so many examples with so many tokens together, in bf16 or in float32.
 
-def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs: Inputs) -> Boundary | None:
-    """Where the frozen groups before the first of `trains` end; None where there are none.
+        25,000 texts of 230 tokens, 768 features each: in bf16 8.8 GB; where one vector a text enters, 38 MB.
+        """
+        return (tokens if self.per_token else examples) * math.prod(self.shape) * (2 if bf16 else 4)
+
+
+def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs: Inputs) -> Boundary:
+    """Where the frozen groups before the first of `trains` end; there is at least one.
 
     Of a head's input only what its first layer reads is kept: of BERT the vector of [CLS], of a ResNet the pooled features.
     `model` is on the CPU and in the stage's training mode, and left as it is; `inputs` are two or more examples, texts padded.
@@ -64,8 +72,6 @@ def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs:
             random in training.
     """
     first = next(place for place, name in enumerate(chain.names) if name in trains)
-    if first == 0:
-        return None
     group = chain.names[first]
     if getattr(getattr(model, "config", None), "layerdrop", 0.0):
         raise NotSeparable("whole layers are left out at random in training (layerdrop)")

@@ -7,7 +7,11 @@ prefix, the model's configuration, the contents as the model gets them, the numb
 the libraries that compute. With augmentation there are as many activations of a picture as it has views.
 
 Texts are kept without their padding. A run in float32 keeps float32, and nothing is rounded. A run in bf16 keeps bf16: what enters
-matrix products behind the boundary is rounded so anyway, what enters sums beside them is rounded here (by 0.4 % at the most).
+matrix products behind the boundary is rounded so anyway, what enters sums beside them is rounded here (by 0.4 % at the most). There
+the best epoch of a stage is chosen by logits from rounded activations; the predictions at the end of a run, and the metrics that
+are reported, are computed from the inputs, without the cache.
+
+An entry that is gone is computed again to the same bits; in bf16 as long as the entry that it was computed from is there.
 
 Shapes: N examples, B in a batch, T tokens of the longest, D features.
 """
@@ -18,6 +22,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any, Literal
 from uuid import uuid4
@@ -35,7 +40,7 @@ from hftl.errors import RunError
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
-from hftl.store import SPARE, Builder, Rows, why_no_room
+from hftl.store import SPARE, Builder, NoRoom, Rows
 from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
 from hftl.training.experiment import Experiment, looks
 from hftl.training.journal import Journal
@@ -45,21 +50,6 @@ _LAYOUT = "hftl-activations-1"  # part of the key: change it whenever what is st
 _LIBRARIES = ("torch", "transformers", "timm")
 MARK_EVERY = 20
 """Batches between two notes of how far a build is; an interrupted one repeats at most so many."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The frozen part of a stage's model, where it ends, and where a stored activation may come from."""
-
-    model: PreTrainedModel
-    """In training, on its device."""
-    chain: Chain
-    boundary: Boundary
-    doorway: Doorway
-    earlier: Sequence[Boundary]
-    """Boundaries of other stages that lie further up: what is stored there saves a part of the way."""
-    hashes: Mapping[str, Mapping[str, str]]
-    """Of the layer groups, see `hftl.training.proof`."""
 
 
 class StoredSamples:
@@ -137,35 +127,32 @@ def computed_once(
     progress: Progress,
     after_batch: Callable[[], None],
 ) -> dict[str, Samples]:
-    """The splits as the stage takes them, from the cache: what leaves frozen layers, and where those compute, decoded pictures."""
+    """The splits as the stage takes them, from the cache: what leaves frozen layers, and where those compute, decoded pictures.
+
+    What is not there yet is built now, by all processes together. `after_batch` is called after each batch of a build, by all of
+    them, and may raise to interrupt it; the next build goes on from there. A build leaves the model in evaluation mode. Where there
+    is no room, or no one place, the journal says so, and the samples are returned as they are.
+    """
     boundary, recipe, chain = experiment.boundaries.get(name), experiment.recipe, experiment.classifier.chain
     if not recipe.run.cache_gb:
         return samples
     # The disk's next checkpoints come first.
     spare = SPARE + (KEPT + 2) * checkpoint_bytes(working, optimizer_bytes=8 * working.num_parameters())
+    build = Build(recipe, accelerator, journal, after_batch, spare, resumed=progress.epoch + progress.offset > 0)
     kept = dict(samples)
     if isinstance(boundary, Boundary) and accelerator.distributed_type is DistributedType.FSDP:
         journal.say("under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch")
     elif isinstance(boundary, Boundary):
-        others = [other for other in experiment.boundaries.values() if isinstance(other, Boundary)]
         place = {group: number for number, group in enumerate(chain.names)}
-        earlier = [other for other in others if place[other.group] < place[boundary.group]]
-        prefix = Prefix(working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
+        before = [experiment.boundaries.get(stage) for stage in list(recipe.stages)[: progress.stage]]
+        earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
+        prefix = Prefix(build, working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
         for split, own in samples.items():
             if views := looks(recipe, train=split == "train"):
-                kept[split] = _stored(
-                    own,
-                    prefix,
-                    recipe=recipe,
-                    views=views,
-                    accelerator=accelerator,
-                    spare=spare,
-                    after_batch=after_batch,
-                    say=journal.say,
-                )
+                kept[split] = prefix.stored(own, views)
     for own in kept.values():
         if isinstance(own, ImageSamples):
-            _decode_once(own, recipe, accelerator, spare, after_batch, journal)
+            build.decode(own)
     return kept
 
 
@@ -181,145 +168,214 @@ def loader_processes(samples: Samples, recipe: Recipe, accelerator: Accelerator)
     )
 
 
-def _decode_once(
-    samples: ImageSamples,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    spare: int,
-    after_batch: Callable[[], None],
-    journal: Journal,
-) -> None:
-    """Have the pictures decoded by the main process; the others look out for signals with it until that is done."""
+@dataclass(frozen=True)
+class Build:
+    """What all that a stage computes once has in common."""
 
-    def is_done(here: bool) -> bool:
-        return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "sum").item())
+    recipe: Recipe
+    accelerator: Accelerator
+    journal: Journal
+    after_batch: Callable[[], None]
+    spare: int
+    """Bytes of the disk that stay free."""
+    resumed: bool
+    """The stage goes on in its middle."""
 
-    def look() -> None:
-        is_done(False)
-        after_batch()
+    @property
+    def budget(self) -> float:
+        return self.recipe.run.cache_gb * 1e9
 
-    if accelerator.is_main_process:
-        reason = samples.decode_once(budget=recipe.run.cache_gb * 1e9, spare=spare, after_batch=look)
-        if reason is not None:
-            journal.say(reason)
-        is_done(True)
-    else:
-        while not is_done(False):
-            after_batch()
-        samples.find_decoded()
+    @property
+    def bf16(self) -> bool:
+        return str(self.accelerator.mixed_precision) == "bf16"
 
+    @property
+    def plan_of_batches(self) -> str:
+        """What decides in which batches a prefix computes, and so how its sums round."""
+        return f"{self.recipe.run.evaluation_batch_size} {self.recipe.run.tokens_per_batch} {WIDTH}"
 
-def _stored(
-    samples: Samples,
-    prefix: Prefix,
-    *,
-    recipe: Recipe,
-    views: int,
-    accelerator: Accelerator,
-    spare: int,
-    after_batch: Callable[[], None],
-    say: Callable[[str], None],
-) -> Samples:
-    """The samples with the activation at the boundary stored; built now where it is not there yet, by all processes together.
+    def find(self, key: str) -> Rows | None:
+        """The entry of a key where every process finds it; otherwise none of them has it."""
+        rows = store.find(key)
+        return rows if all(gather_object([rows is not None])) else None
 
-    Where there is no room for it, or no one place, `say` tells so, and the samples are returned as they are. `spare` bytes of the
-    disk stay free. `after_batch` is called after each batch of a build, by all processes, and may raise to interrupt it; the
-    next build goes on from there. A build leaves the model in evaluation mode.
-    """
-    boundary = prefix.boundary
-    key = _key(prefix, boundary, samples, recipe, views, accelerator)
-    rows = _found(key, accelerator)
-    if rows is None:
-        nbytes = _nbytes(boundary, samples, views=views, precision=accelerator.mixed_precision)
-        reason = None
+    def decode(self, samples: ImageSamples) -> None:
+        """Have the pictures decoded by the main process; the others look out for signals with it until that is done."""
+        accelerator = self.accelerator
+
+        def is_done(here: bool) -> bool:
+            return float(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "sum")) > 0
+
+        def look() -> None:
+            is_done(False)
+            self.after_batch()
+
         if accelerator.is_main_process:
-            reason = why_no_room(nbytes, budget=recipe.run.cache_gb * 1e9, key=key, spare=spare)
+            reason = samples.decode_once(budget=self.budget, spare=self.spare, after_batch=look)
+            if reason is not None:
+                self.journal.say(reason)
+            is_done(True)
+            _of_main(samples.decoded_key)
+        else:
+            while not is_done(False):
+                self.after_batch()
+            samples.find_decoded(_of_main(None))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The frozen part of a stage's model, where it ends, and where a stored activation may come from."""
+
+    build: Build
+    model: PreTrainedModel
+    """In training, on its device."""
+    chain: Chain
+    boundary: Boundary
+    doorway: Doorway
+    earlier: Sequence[Boundary]
+    """Boundaries of stages before this one that lie further up: what is stored there saves a part of the way. Not of later stages:
+    what starts from an activation in bf16 rounds once more, and an entry must not depend on what else happens to be stored."""
+    hashes: Mapping[str, Mapping[str, str]]
+    """Of the layer groups, see `hftl.training.proof`."""
+
+    def stored(self, samples: Samples, views: int) -> Samples:
+        """The samples with the activation at the boundary, from the store or computed now; as they are where there is no room."""
+        key = self._key(self.boundary, samples, views)
+        rows = self.build.find(key)
+        if rows is None:
+            builder = self._begin(key, samples, views)
+            if builder is None:
+                return samples
+            self._compute(builder, samples, views)
+            rows = self._finish(builder, key)
+        self._see_number_format(samples)  # also after a build: one that was complete but for its last step computes nothing
+        return StoredSamples(samples, rows, self.boundary, views=views)
+
+    def _key(self, boundary: Boundary, samples: Samples, views: int) -> str:
+        """Of an entry; the main process, which reads every picture for it, tells the others."""
+        if not self.build.accelerator.is_main_process:
+            return str(_of_main(None))
+        frozen = self.chain.names[: self.chain.names.index(boundary.group)]
+        # Names of classes and rates of dropout have no say in what a frozen layer computes.
+        config = {
+            name: value
+            for name, value in self.model.config.to_dict().items()
+            if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
+        }
+        key = store.key_of(
+            {
+                "layout": _LAYOUT,
+                "boundary": [boundary.group, boundary.door, boundary.per_token, list(boundary.shape)],
+                "weights": {name: dict(self.hashes[name]) for name in frozen},
+                "model": [type(self.model).__name__, json.dumps(config, sort_keys=True, default=str)],
+                "batches": self.build.plan_of_batches,
+                "samples": samples.fingerprint,
+                "views": views,
+                "precision": str(self.build.accelerator.mixed_precision),
+                "device": self.build.accelerator.device.type,
+                "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+            }
+        )
+        return str(_of_main(key))
+
+    def _begin(self, key: str, samples: Samples, views: int) -> Builder | None:
+        """A new build, or one that was interrupted; None, and a line of the journal, where there is no room for it."""
+        accelerator, boundary = self.build.accelerator, self.boundary
+        every = _EveryView(samples, views)
+        # Beside a run that builds the same at this moment, and not into its files.
+        beside = _of_main(uuid4().hex if accelerator.is_main_process and store.is_being_built(key) else "")
+        make = partial(
+            Builder,
+            key,
+            lengths=np.asarray(every.lengths) if boundary.per_token else len(every),
+            row_shape=boundary.shape,
+            dtype=np.uint16 if self.build.bf16 else np.float32,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            dealt=f"{self.build.plan_of_batches}{beside}",
+        )
+        builder, reason = None, None
+        if accelerator.is_main_process:
+            try:
+                builder = make(budget=self.build.budget, spare=self.build.spare)
+            except NoRoom as full:
+                reason = str(full)
         reason = _of_main(reason) or _why_not_shared(accelerator)
-        if reason is not None:
-            say(f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch")
-            return samples
-        rows = _build(key, samples, prefix, recipe, views, accelerator, after_batch, say)
-    _see_number_format(samples, prefix, accelerator)
-    return StoredSamples(samples, rows, boundary, views=views)
+        if reason is None:
+            return builder or make()
+        if builder is not None:
+            builder.discard()
+        said = f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch"
+        if self.build.resumed:
+            said += "; if it came from the cache before the interruption, sums round differently from here on"
+        self.build.journal.say(said)
+        return None
 
+    def _compute(self, builder: Builder, samples: Samples, views: int) -> None:
+        """Write what this process computes of the activations, from the batch on that no process has marked."""
+        build, accelerator, boundary = self.build, self.build.accelerator, self.boundary
+        done = min(gather_object([builder.done]))  # `after_batch` is for all processes, as often for each of them
+        what = f"what enters {boundary.group} is computed once, for {len(samples):,} examples"
+        build.journal.say(what if not done else f"{what}: going on where it was interrupted")
+        source, nearer = self._nearest(samples, views)
+        batches = evaluation_batches(
+            _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
+            batch_size=build.recipe.run.evaluation_batch_size,
+            tokens_per_batch=build.recipe.run.tokens_per_batch,
+            processes=accelerator.num_processes,
+            rank=accelerator.process_index,
+            workers=loader_processes(source, build.recipe, accelerator),
+            start=done,
+        )
+        self.model.eval()  # type: ignore[no-untyped-call]
+        number = done
+        try:
+            for number, batch in enumerate(batches, start=done + 1):
+                with torch.inference_mode(), accelerator.autocast():
+                    activation = self.doorway.capture(batch.to(accelerator.device).inputs)
+                stored = activation.to(torch.bfloat16 if build.bf16 else torch.float32).cpu().contiguous()
+                values = stored.view(torch.uint16).numpy() if build.bf16 else stored.numpy()
+                for place, (row, counts) in enumerate(zip(batch.index.tolist(), batch.weight.tolist(), strict=True)):
+                    if counts:
+                        real = batch.inputs["attention_mask"][place].numpy().astype(bool) if boundary.per_token else ...
+                        builder.write(row, values[place][real])
+                if number % MARK_EVERY == 0:
+                    builder.mark(number)
+                build.after_batch()
+        except BaseException:
+            builder.close()
+            raise
+        finally:
+            if nearer is not None:
+                nearer.close()
+        builder.mark(number)
 
-def _nbytes(boundary: Boundary, samples: Samples, *, views: int, precision: str) -> int:
-    """Size of the stored activations: of 25,000 texts of 230 tokens and 768 features in bf16 8.8 GB, of their [CLS] 38 MB."""
-    items = int(np.asarray(samples.lengths).sum()) if boundary.per_token else len(samples)
-    return items * views * int(np.prod(boundary.shape)) * (2 if precision == "bf16" else 4)
+    def _nearest(self, samples: Samples, views: int) -> tuple[Samples, Doorway | None]:
+        """Where to start from: the last activation on the way that is stored, or the samples themselves."""
+        for earlier in sorted(self.earlier, key=lambda boundary: -self.chain.names.index(boundary.group)):
+            rows = self.build.find(self._key(earlier, samples, views))
+            if rows is not None:
+                doorway = Doorway(self.model, earlier)
+                return StoredSamples(samples, rows, earlier, views=views), doorway
+        return samples, None
 
+    def _finish(self, builder: Builder, key: str) -> Rows:
+        """The whole entry, once all processes have written their part of it."""
+        accelerator = self.build.accelerator
+        accelerator.wait_for_everyone()
+        built = builder.finish() if accelerator.is_main_process else None  # held until all have found it
+        accelerator.wait_for_everyone()
+        rows = self.build.find(key)
+        del built
+        if rows is None:
+            raise RunError(f"{store.cache_folder()}: an entry that was just written cannot be read. Without it: run.cache_gb=0")
+        return rows
 
-def _build(
-    key: str,
-    samples: Samples,
-    prefix: Prefix,
-    recipe: Recipe,
-    views: int,
-    accelerator: Accelerator,
-    after_batch: Callable[[], None],
-    say: Callable[[str], None],
-) -> Rows:
-    boundary, bf16 = prefix.boundary, accelerator.mixed_precision == "bf16"
-    every = _EveryView(samples, views)
-    # Beside a run that builds the same at this moment, and not into its files.
-    beside = _of_main(uuid4().hex if accelerator.is_main_process and store.is_being_built(key) else "")
-    builder = Builder(
-        key,
-        lengths=np.asarray(every.lengths) if boundary.per_token else len(every),
-        row_shape=boundary.shape,
-        dtype=np.uint16 if bf16 else np.float32,
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
-        dealt=f"{_plan_of_batches(recipe)}{beside}",
-    )
-    done = min(gather_object([builder.done]))  # `after_batch` is for all processes, as often for each of them
-    what = f"what enters {boundary.group} is computed once, for {len(samples):,} examples"
-    say(what if not done else f"{what}: going on where it was interrupted")
-    source, nearer = _nearest(samples, prefix, recipe, views, accelerator)
-    batches = evaluation_batches(
-        _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
-        batch_size=recipe.run.evaluation_batch_size,
-        tokens_per_batch=recipe.run.tokens_per_batch,
-        processes=accelerator.num_processes,
-        rank=accelerator.process_index,
-        workers=loader_processes(source, recipe, accelerator),
-        start=done,
-    )
-    prefix.model.eval()  # type: ignore[no-untyped-call]
-    number = done
-    try:
-        for number, batch in enumerate(batches, start=done + 1):
-            with torch.inference_mode(), accelerator.autocast():
-                activation = prefix.doorway.capture(batch.to(accelerator.device).inputs)
-            stored = activation.to(torch.bfloat16 if bf16 else torch.float32).cpu().contiguous()
-            values = stored.view(torch.uint16).numpy() if bf16 else stored.numpy()
-            for place, (row, counts) in enumerate(zip(batch.index.tolist(), batch.weight.tolist(), strict=True)):
-                if counts:
-                    real = batch.inputs["attention_mask"][place].numpy().astype(bool) if boundary.per_token else ...
-                    builder.write(row, values[place][real])
-            if number % MARK_EVERY == 0:
-                builder.mark(number)
-            after_batch()
-    except BaseException:
-        builder.close()
-        raise
-    finally:
-        if nearer is not None:
-            nearer.close()
-    builder.mark(number)
-    accelerator.wait_for_everyone()
-    built = builder.finish() if accelerator.is_main_process else None  # held until all have found it
-    accelerator.wait_for_everyone()
-    rows = _found(key, accelerator)
-    del built
-    if rows is None:
-        raise RunError(f"{store.cache_folder()}: an entry that was just written cannot be read. Without it: run.cache_gb=0")
-    return rows
-
-
-def _plan_of_batches(recipe: Recipe) -> str:
-    """What decides in which batches a prefix computes, and so how its sums round."""
-    return f"{recipe.run.evaluation_batch_size} {recipe.run.tokens_per_batch} {WIDTH}"
+    def _see_number_format(self, samples: Samples) -> None:
+        """Let the doorway see one activation, so that a stored one is given to the suffix in the format of a live one."""
+        inputs = samples.to_device(samples.collate([samples[0, 0]]), self.build.accelerator.device)
+        with torch.inference_mode(), self.build.accelerator.autocast():
+            self.doorway.capture({name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
 
 
 def _of_main(value: str | None) -> str | None:
@@ -341,55 +397,6 @@ def _why_not_shared(accelerator: Accelerator) -> str | None:
     if accelerator.is_main_process:
         trial.unlink()
     return None if seen else f"the cache folder {store.cache_folder()} (HFTL_CACHE) is not on a disk that all processes share"
-
-
-def _nearest(
-    samples: Samples, prefix: Prefix, recipe: Recipe, views: int, accelerator: Accelerator
-) -> tuple[Samples, Doorway | None]:
-    """Where to start from: the last activation on the way that is stored, or the samples themselves."""
-    for earlier in sorted(prefix.earlier, key=lambda boundary: -prefix.chain.names.index(boundary.group)):
-        rows = _found(_key(prefix, earlier, samples, recipe, views, accelerator), accelerator)
-        if rows is not None:
-            doorway = Doorway(prefix.model, earlier)
-            return StoredSamples(samples, rows, earlier, views=views), doorway
-    return samples, None
-
-
-def _found(key: str, accelerator: Accelerator) -> Rows | None:
-    """The entry of a key where every process finds it; otherwise none of them has it."""
-    rows = store.find(key)
-    return rows if all(gather_object([rows is not None])) else None
-
-
-def _see_number_format(samples: Samples, prefix: Prefix, accelerator: Accelerator) -> None:
-    """Let the doorway see one activation, so that a stored one is given to the suffix in the format of a live one."""
-    inputs = samples.to_device(samples.collate([samples[0, 0]]), accelerator.device)
-    with torch.inference_mode(), accelerator.autocast():
-        prefix.doorway.capture({name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
-
-
-def _key(prefix: Prefix, boundary: Boundary, samples: Samples, recipe: Recipe, views: int, accelerator: Accelerator) -> str:
-    frozen = prefix.chain.names[: prefix.chain.names.index(boundary.group)]
-    # Names of classes and rates of dropout have no say in what a frozen layer computes.
-    config = {
-        name: value
-        for name, value in prefix.model.config.to_dict().items()
-        if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
-    }
-    return store.key_of(
-        {
-            "layout": _LAYOUT,
-            "boundary": [boundary.group, boundary.door, boundary.per_token, list(boundary.shape)],
-            "weights": {name: dict(prefix.hashes[name]) for name in frozen},
-            "model": [type(prefix.model).__name__, json.dumps(config, sort_keys=True, default=str)],
-            "batches": _plan_of_batches(recipe),
-            "samples": samples.fingerprint,
-            "views": views,
-            "precision": str(accelerator.mixed_precision),
-            "device": accelerator.device.type,
-            "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        }
-    )
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

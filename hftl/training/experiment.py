@@ -5,7 +5,6 @@ Data and models never import each other; this is where they meet.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,9 +69,7 @@ class Experiment:
             if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
                 train_mode(model, chain, trains)
                 try:
-                    boundary = find_boundary(model, chain, trains, inputs)
-                    assert boundary is not None  # there is a prefix
-                    found[name] = boundary
+                    found[name] = find_boundary(model, chain, trains, inputs)
                 except NotSeparable as error:
                     found[name] = error
         model.eval()  # type: ignore[no-untyped-call]
@@ -167,9 +164,9 @@ def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept
         if isinstance(boundary, NotSeparable):
             remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
             continue
-        tokens = float(np.mean(lengths)) if boundary.per_token and lengths is not None else 1.0
         examples = looks(recipe, train=True) * len(experiment.splits.train) + len(experiment.splits.validation)
-        total = examples * tokens * math.prod(boundary.shape) * (2 if bf16 else 4)
+        tokens = 0.0 if lengths is None else examples * float(np.mean(lengths))
+        total = boundary.nbytes(examples=examples, tokens=tokens, bf16=bf16)
         if not looks(recipe, train=True):
             remarks.append(
                 f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
