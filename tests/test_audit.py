@@ -19,7 +19,15 @@ from datasets import Dataset
 from PIL import Image, ImageDraw
 
 from hftl.data.audit import audit_splits
-from hftl.data.duplicates import near_groups, near_pictures, near_texts, normalise
+from hftl.data.duplicates import (
+    keep_looks,
+    near_groups,
+    near_pictures,
+    near_texts,
+    normalise,
+    pick_looks,
+    picture_fingerprints,
+)
 from hftl.data.image import inspect
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError
@@ -295,7 +303,7 @@ def test_many_copies_of_a_template_are_one_group() -> None:
     body = " ".join(f"w{word}" for word in range(100))
     texts = [f"{body} number{row}" for row in range(200)] + [" ".join(f"v{word}" for word in range(100))]
     links = near_texts(Dataset.from_dict({"text": texts}))
-    assert near_groups(links, len(texts)) == [list(range(200))]
+    assert near_groups(links) == [list(range(200))]
     assert len(links) < 4000  # and not all 19,900 pairs
 
 
@@ -314,8 +322,8 @@ def test_a_picture_that_was_saved_again_smaller_or_brighter_is_near_and_others_a
         encoded(Image.eval(original, lambda value: min(255, value + 10)), "WEBP"),
         *(encoded(picture(seed, 400, 300), "JPEG") for seed in range(1, 30)),
     ]
-    links = near_pictures([inspect(version) for version in versions])
-    assert near_groups(links, len(versions)) == [[0, 1, 2, 3]]
+    links = near_pictures(keep_looks(map(inspect, versions), len(versions)))
+    assert near_groups(links) == [[0, 1, 2, 3]]
     assert all(link.one < link.other and 0.95 <= link.similarity <= 1 for link in links)
 
 
@@ -330,8 +338,23 @@ def test_things_on_the_same_plain_background_are_not_near_and_neither_are_plain_
 
     looks = [inspect(garment(neck, colour)) for neck in (15, 60) for colour in ((20, 20, 60), (200, 30, 30))]
     looks += [inspect(encoded(Image.new("RGB", (100, 100), colour), "PNG")) for colour in ("white", "red", "black")]
-    assert near_pictures(looks) == []
-    assert near_pictures([]) == []
+    assert near_pictures(keep_looks(looks, len(looks))) == []
+    assert near_pictures(keep_looks([], 0)) == []
+
+
+def test_looks_are_kept_as_they_are_and_picked_from_arrays_laid_end_to_end() -> None:
+    transparent = inspect(encoded(Image.new("RGBA", (40, 2), (9, 9, 9, 128)), "PNG"))
+    plain = inspect(encoded(picture(1, 30, 20), "JPEG"))
+    kept = keep_looks([transparent, None, plain], 3)
+    assert isinstance(kept, np.memmap)
+    for row, look in ((0, transparent), (2, plain)):
+        assert (kept[row]["width"], kept[row]["height"], kept[row]["hash"]) == (look.header.width, look.header.height, look.hash)
+        assert kept[row]["sha256"].tobytes() == look.sha256 and np.array_equal(kept[row]["thumbnail"], look.thumbnail)
+    assert [kept[flag].tolist() for flag in ("transparent", "noted")] == [[True, False, False]] * 2  # 40 x 2: extreme
+    assert not (kept["deep"] | kept["animated"]).any()
+    fingerprints = picture_fingerprints(kept)
+    assert fingerprints[0].tobytes() == transparent.sha256[:16] and fingerprints[1].tolist() == [0, 0]
+    assert pick_looks([kept, kept], np.array([1, 2, 3]))["width"].tolist() == [0, 30, 40]
 
 
 # --- the audit ----------------------------------------------------------------------------------------------------------------

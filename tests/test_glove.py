@@ -387,7 +387,9 @@ def test_a_text_that_names_special_tokens_is_no_padding(tmp_path: Path) -> None:
         assert one("").input_ids == []
 
 
-def test_counting_by_distinct_runs_equals_counting_text_by_text() -> None:
+@pytest.mark.parametrize("most", [1, 3, 500_000])
+def test_counting_by_distinct_runs_equals_counting_text_by_text(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glove, "_MOST_RUNS", most)
     texts = ["A b<br />c  d\n\te's", "a\u00a0b <br> didn't e\u0301 e \u0301", "", "<BR/>isn't\u2028a"]
     counts = glove.count_words(texts)
     tokenizer = glove.make_tokenizer(sorted(counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tracemalloc
@@ -19,8 +20,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
-from hftl.data.duplicates import number_contents, repeated
-from hftl.data.reading import Labels, Strings, integers, natural_key, pick
+from hftl.data.duplicates import first_rows, number_contents, repeated
+from hftl.data.reading import Labels, Strings, array_on_disk, blocks, integers, natural_key, on_disk, pick
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
@@ -636,8 +637,8 @@ def test_reading_takes_no_python_object_for_a_row(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     peak(2_000)  # imports
-    # Numbers of rows, classes and contents of 4 or 8 bytes, some of them twice for a moment. A str alone takes 60.
-    assert (peak(30_000) - peak(10_000)) / 20_000 < 150
+    # Numbers of rows, classes and contents of 4 bytes, some of 8 for a moment; ids and order are on disk. A str alone takes 60.
+    assert (peak(30_000) - peak(10_000)) / 20_000 < 60
 
 
 def test_names_of_rows_are_made_when_they_are_asked_for() -> None:
@@ -672,7 +673,9 @@ def test_labels_that_look_different_stay_apart_and_equal_ones_are_held_once() ->
     assert Labels.of_arrow(pa.chunked_array([], pa.string())).values == []
 
 
-def test_contents_are_one_only_where_all_of_the_fingerprint_is() -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 10_000])
+def test_contents_are_one_only_where_all_of_the_fingerprint_is(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftl.data.reading._BATCH", at_once)
     train = np.array([[7, 1], [7, 2], [0, 0], [7, 1], [0, 1]], dtype=np.uint64)
     test = np.array([[7, 2], [8, 1]], dtype=np.uint64)
     numbers = number_contents({"train": train, "test": test})
@@ -681,3 +684,36 @@ def test_contents_are_one_only_where_all_of_the_fingerprint_is() -> None:
     assert len({*numbers["train"].tolist(), *numbers["test"].tolist()}) == 5
     assert [rows.tolist() for rows in repeated(np.array([3, -1, 0, 3, -1, 0, 2, 3]))] == [[0, 3, 7], [2, 5]]
     assert repeated(np.array([-1, -1])) == []
+    assert first_rows(np.array([3, -1, 0, 3, -1, 0, 2, 3]), 4).tolist() == [2, -1, 6, 0]
+    assert first_rows(np.array([-1, -1]), 0).tolist() == []
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 10_000])
+def test_columns_in_a_file_without_a_name_are_read_as_they_were_written(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hftl.data.reading._BATCH", at_once)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    numbers = np.arange(5, dtype=np.int32)
+    before = pa.total_allocated_bytes()
+    table = on_disk("label", pa.int64(), (pa.array(some, pa.int64()) for some in blocks(numbers)))
+    assert table.column("label").to_pylist() == [0, 1, 2, 3, 4]
+    assert pa.total_allocated_bytes() == before  # it is not in memory
+    assert len(on_disk("label", pa.int64(), blocks(numbers[:0]))) == 0
+    kept = array_on_disk((5,), np.int32)
+    assert isinstance(kept, np.memmap) and kept.tolist() == [0] * 5
+    assert array_on_disk((2, 0), np.int32).shape == (2, 0)
+    assert not list(tmp_path.iterdir())  # and it has no name that a killed run could leave
+
+
+def test_a_full_folder_for_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.posix_fallocate", full)  # a file system of a few bytes needs root to make
+    with pytest.raises(DataError, match=r"TMPDIR: 0 MB are needed there .* No space left on device"):
+        array_on_disk((5,), np.int32)
+    monkeypatch.setattr("pyarrow.ipc.RecordBatchFileWriter.write_batch", full)
+    with pytest.raises(DataError, match=r"TMPDIR: the ids, labels and order .* No space left on device"):
+        on_disk("label", pa.int64(), [pa.array([1])])

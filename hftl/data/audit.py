@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -20,13 +20,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
+from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, pick_looks
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
-
-if TYPE_CHECKING:
-    from hftl.data.image import Look
 
 IMBALANCE = 5
 """How many times the smallest class the largest one is, from which on it is worth a line."""
@@ -161,19 +158,18 @@ def audit_splits(
     )
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
-    headers = [look.header for look in looks]
-    pixels = [header.width * header.height for header in headers]
+def _sizes(looks: np.ndarray) -> dict[str, Any]:
+    pixels = looks["width"].astype(np.int64) * looks["height"]
     return {
-        "width_median": float(np.median([header.width for header in headers])),
-        "height_median": float(np.median([header.height for header in headers])),
+        "width_median": float(np.median(looks["width"])),
+        "height_median": float(np.median(looks["height"])),
         "megapixels_median": round(float(np.median(pixels)) / 1e6, 4),
         "megapixels_p95": round(float(np.percentile(pixels, 95)) / 1e6, 4),
-        "shortest_side": min(min(header.width, header.height) for header in headers),
-        "transparent": sum(header.transparent for header in headers),
-        "deep": sum(header.deep for header in headers),
-        "animated": sum(look.animated for look in looks),
-        "extreme": sum(look.note is not None and not look.animated for look in looks),
+        "shortest_side": int(np.minimum(looks["width"], looks["height"]).min()),
+        "transparent": int(looks["transparent"].sum()),
+        "deep": int(looks["deep"].sum()),
+        "animated": int(looks["animated"].sum()),
+        "extreme": int((looks["noted"] & ~looks["animated"]).sum()),
     }
 
 
@@ -183,11 +179,10 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
     if splits.test is not None:
         datasets["test"] = splits.test
     contents = np.concatenate([splits.contents[role] for role in datasets])
-    _, rows = np.unique(contents, return_index=True)  # the first row of each content
-    rows = np.sort(rows[contents[rows] >= 0])
+    rows = first_rows(contents, 1 + int(contents.max()))
+    rows = np.sort(rows[rows >= 0])
     if splits.looks:
-        looks = [look for role in datasets for look in splits.looks[role]]
-        links, threshold = near_pictures([looks[row] for row in rows.tolist()]), NEAR_PICTURE
+        links, threshold = near_pictures(pick_looks([splits.looks[role] for role in datasets], rows)), NEAR_PICTURE
     else:
         texts = concatenate_datasets([dataset.select_columns("text") for dataset in datasets.values()])
         links, threshold = near_texts(pick(texts, rows)), NEAR_TEXT
@@ -197,11 +192,12 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
     ids = [Strings(dataset, "id") for dataset in datasets.values()]
     starts = np.cumsum([0, *(len(dataset) for dataset in datasets.values())])
 
-    groups = near_groups(links, len(rows))
-    involved = np.flatnonzero(np.isin(contents, contents[rows[[place for group in groups for place in group]]]))
-    all_of: dict[int, list[int]] = {}  # the rows of each content that is near another
-    for row in involved.tolist():
-        all_of.setdefault(int(contents[row]), []).append(row)
+    groups = near_groups(links)
+    all_of: dict[int, list[int]] = {int(contents[rows[place]]): [] for group in groups for place in group}
+    near = np.zeros(1 + int(contents.max()) + 1, dtype=bool)  # the last place is that of rows without a content, -1
+    near[list(all_of)] = True
+    for row in np.flatnonzero(near[contents]).tolist():
+        all_of[int(contents[row])].append(row)
     within, across, conflicting = Counter[str](), Counter[tuple[Role, Role]](), 0
     for group in groups:
         members = [all_of[int(contents[rows[place]])] for place in group]

@@ -20,12 +20,9 @@ MinHash: Broder 1997, doi:10.1109/SEQUEN.1997.666900. Banding: Leskovec, Rajaram
 from __future__ import annotations
 
 import hashlib
-import math
-import os
 import re
-import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -35,8 +32,8 @@ from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hftl.data.reading import ROLES, SHOWN, Role, Table, listed, more
-from hftl.errors import DataError, Problem
+from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks, listed, more
+from hftl.errors import Problem
 
 if TYPE_CHECKING:
     from hftl.data.image import Look
@@ -53,7 +50,7 @@ SHINGLE = 5
 _BANDS, _ROWS = 16, 4
 _WINDOW = 8  # neighbours in a band's bucket that are compared: all pairs of a bucket of nine, and linear work in a larger one
 _BITS = 10
-_PAIRS = 2_000_000  # of pictures that are compared at once: 16 MB
+_PAIRS = 250_000  # of pictures that are compared at once: 2 MB
 _MOST_CANDIDATES = 50  # of one picture among those after it
 _SMALL = 64
 _BATCH = 1000
@@ -62,6 +59,41 @@ _LINE_BREAK = re.compile(r"<br\s*/?>")
 _NOTHING = b"\0" * 16
 
 Array = np.ndarray[Any, Any]
+
+
+# --- what is known of a picture -----------------------------------------------------------------------------------------------
+
+LOOK = np.dtype(
+    [
+        *(("width", np.int32), ("height", np.int32)),
+        *(("transparent", np.bool_), ("deep", np.bool_), ("animated", np.bool_), ("noted", np.bool_)),
+        *(("hash", np.uint64), ("sha256", np.uint8, 32), ("thumbnail", np.uint8, (16, 16, 3))),
+    ]
+)
+"""A `Look` as a row of an array, without its note; zeros for a picture that cannot be read."""
+
+
+def keep_looks(looks: Iterable[Look | None], count: int) -> Array:
+    """What was seen of `count` pictures, on disk: a `Look` takes a kilobyte. (N,) of `LOOK`"""
+    kept = array_on_disk((count,), LOOK)
+    for row, look in enumerate(looks):
+        if look is not None:
+            header, sha256 = look.header, np.frombuffer(look.sha256, dtype=np.uint8)
+            facts = (header.width, header.height, header.transparent, header.deep, look.animated, look.note is not None)
+            kept[row] = (*facts, look.hash, sha256, look.thumbnail)
+    return kept
+
+
+def pick_looks(looks: Sequence[Array], rows: Array) -> Array:
+    """Rows, which ascend, of arrays that are laid end to end; on disk."""
+    picked = array_on_disk((len(rows),), LOOK)
+    start = done = 0
+    for part in looks:
+        for some in blocks(rows[(rows >= start) & (rows < start + len(part))] - start):
+            picked[done : done + len(some)] = part[some]
+            done += len(some)
+        start += len(part)
+    return picked
 
 
 # --- exact --------------------------------------------------------------------------------------------------------------------
@@ -80,56 +112,40 @@ def _fold(text: str) -> str:
 
 def text_fingerprints(texts: Dataset) -> Array:
     """128 bits of SHA-256 of every text in the column `text`, normalised; zeros for an empty one. (N, 2) uint64."""
-    fingerprints = _on_disk(len(texts), 2)
+    fingerprints = array_on_disk((len(texts), 2), np.uint64)
     for number, batch in enumerate(_batches(texts)):
         digests = [
             hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING
             for text in map(normalise, batch)
         ]
-        fingerprints[number * _BATCH : number * _BATCH + len(batch)] = _joined(digests)
+        found = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+        fingerprints[number * _BATCH : number * _BATCH + len(batch)] = found
     return fingerprints
 
 
-def picture_fingerprints(looks: Sequence[Look | None]) -> Array:
-    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N, 2) uint64."""
-    return _joined([_NOTHING if look is None else look.sha256[:16] for look in looks])
-
-
-def _joined(digests: Sequence[bytes]) -> Array:
-    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+def picture_fingerprints(looks: Array) -> Array:
+    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N, 2) uint64, a view of `looks`."""
+    fingerprints: Array = looks["sha256"][:, :16].view(np.uint64)
+    return fingerprints
 
 
 def number_contents(fingerprints: Mapping[Role, Array]) -> dict[Role, Array]:
     """A number for the content of every row, equal where the contents are, over all splits; -1: it has none. (N,) int32 each."""
-    first, second = (np.concatenate([digests[:, half] for digests in fingerprints.values()]) for half in (0, 1))
-    order = np.lexsort((second, first))
-    other = np.zeros(len(order), dtype=bool)  # than the one before it
-    for half in (first, second):
-        ordered = half[order]
-        other[1:] |= ordered[1:] != ordered[:-1]
-    numbers = np.empty(len(order), dtype=np.int32)
-    numbers[order] = np.cumsum(other, dtype=np.int32)
-    numbers[(first == 0) & (second == 0)] = -1
-    ends = np.cumsum([len(digests) for digests in fingerprints.values()])[:-1]
-    return dict(zip(fingerprints, np.split(numbers, ends), strict=True))
-
-
-def _on_disk(*shape: int) -> Array:
-    """An array of uint64 in a nameless file of the folder for temporary files, which goes when the array does.
-
-    Raises:
-        DataError: there is no room for it.
-    """
-    if 0 in shape:  # a file of no bytes cannot be mapped
-        return np.empty(shape, dtype=np.uint64)
-    with tempfile.TemporaryFile() as file:
-        nbytes = 8 * math.prod(shape)
-        try:  # now: a write into a map of a full disk would end the process without a word
-            os.posix_fallocate(file.fileno(), 0, nbytes)
-        except OSError as error:
-            what = f"{nbytes / 1e6:,.0f} MB are needed there to find rows that repeat each other: {error.strerror}"
-            raise DataError(tempfile.gettempdir(), [Problem("TMPDIR", what)]) from None
-        return np.memmap(file, dtype=np.uint64, mode="w+", shape=shape)
+    ends = np.cumsum([len(digests) for digests in fingerprints.values()])
+    halves = array_on_disk((2, int(ends[-1])), np.uint64)
+    np.concatenate([digests.T for digests in fingerprints.values()], axis=1, out=halves)
+    numbers = np.empty(halves.shape[1], dtype=np.int32)
+    number, last = -1, None
+    for rows in blocks(np.lexsort(halves[::-1])):
+        ordered = halves[:, rows]
+        other = np.ones(len(rows), dtype=bool)  # than the one before it
+        other[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
+        other[0] = last is None or (ordered[:, 0] != last).any()
+        found = number + np.cumsum(other, dtype=np.int32)
+        number, last = int(found[-1]), ordered[:, -1]
+        found[~ordered.any(axis=0)] = -1
+        numbers[rows] = found
+    return dict(zip(fingerprints, np.split(numbers, ends[:-1]), strict=True))
 
 
 def _batches(texts: Dataset) -> Iterator[list[str]]:
@@ -158,11 +174,12 @@ def find_duplicates(contents: Mapping[Role, Array], labels: Mapping[Role, Array]
     """Compare every row with every other; `contents` as `number_contents` gives them, `labels` are class numbers."""
     across = {}
     roles = [role for role in ROLES if role in contents]
+    count = 1 + max(int(numbers.max(initial=-1)) for numbers in contents.values())
     for one, other in combinations(roles, 2):
-        (found, rows), (there, other_rows) = _first_rows(contents[one]), _first_rows(contents[other])
-        _, place, other_place = np.intersect1d(found, there, assume_unique=True, return_indices=True)
-        if len(place):
-            across[one, other] = sorted(zip(rows[place].tolist(), other_rows[other_place].tolist(), strict=True))
+        rows, other_rows = first_rows(contents[one], count), first_rows(contents[other], count)
+        both = np.flatnonzero((rows >= 0) & (other_rows >= 0))
+        if len(both):
+            across[one, other] = sorted(zip(rows[both].tolist(), other_rows[both].tolist(), strict=True))
     conflicting: dict[Role, list[list[int]]] = {}
     within: dict[Role, list[tuple[int, int]]] = {}
     for role in roles:
@@ -186,17 +203,21 @@ def repeated(contents: Array) -> list[Array]:
 
     `contents` are numbers from 0 on, as `number_contents` gives them; -1 is no content.
     """
-    counts = np.bincount(contents[contents >= 0], minlength=1)
-    rows = np.flatnonzero((contents >= 0) & (counts > 1)[contents])
+    ordered = np.sort(contents)  # counting them would take numbers of 8 bytes
+    several = np.zeros(int(contents.max(initial=-1)) + 2, dtype=bool)
+    several[ordered[1:][ordered[1:] == ordered[:-1]]] = True
+    several[-1] = False  # the place of -1
+    rows = np.flatnonzero(several[contents])
     rows = rows[np.argsort(contents[rows], kind="stable")]
     groups = np.split(rows, np.flatnonzero(np.diff(contents[rows])) + 1) if len(rows) else []
     return sorted(groups, key=lambda rows: int(rows[0]))
 
 
-def _first_rows(contents: Array) -> tuple[Array, Array]:
-    """Every content, and the first row that has it."""
-    found, rows = np.unique(contents, return_index=True)
-    return found[found >= 0], rows[found >= 0]
+def first_rows(contents: Array, count: int) -> Array:
+    """For each of the contents 0 to `count` - 1 the first row that has it; -1: none has. (count,) int32"""
+    first = np.full(count + 1, -1, dtype=np.int32)
+    first[contents[::-1]] = np.arange(len(contents) - 1, -1, -1, dtype=np.int32)  # of equal places the last one stays
+    return first[:-1]  # rows without a content, which is -1, are in the last place
 
 
 def duplicate_problems(
@@ -320,8 +341,8 @@ _SCATTERED_BYTES = _scatter(np.arange(1, 257, dtype=np.uint64))
 
 def near_texts(texts: Dataset) -> list[Link]:
     """Links between rows of the column `text` that are nearly the same. Each content should be there once."""
-    keys = _on_disk(_BANDS, len(texts))
-    rows = np.empty(len(texts), dtype=np.int64)
+    keys = array_on_disk((_BANDS, len(texts)), np.uint64)
+    rows = np.empty(len(texts), dtype=np.int32)
     end = 0
     for number, batch in enumerate(_batches(texts)):
         runs, counts = _runs(batch)
@@ -393,11 +414,11 @@ def _candidates(keys: Array) -> Array:
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def near_pictures(looks: Sequence[Look]) -> list[Link]:
-    """Links between pictures that are nearly the same. Each content should be there once."""
-    hashes = np.array([look.hash for look in looks], dtype=np.uint64)
-    small = np.array([min(look.header.width, look.header.height) < _SMALL for look in looks], dtype=bool)
-    thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), dtype=np.uint8)
+def near_pictures(looks: Array) -> list[Link]:
+    """Links between pictures that are nearly the same; `looks` are rows of `LOOK`. Each content should be there once."""
+    hashes = looks["hash"].copy()
+    small = np.minimum(looks["width"], looks["height"]) < _SMALL
+    thumbnails = looks["thumbnail"]
     links = []
     at_once = max(1, _PAIRS // max(1, len(hashes)))
     for start in range(0, len(hashes), at_once):
@@ -429,9 +450,11 @@ def _correlation(one: Array, other: Array) -> Array:
     return products
 
 
-def near_groups(links: Sequence[Link], size: int) -> list[list[int]]:
+def near_groups(links: Sequence[Link]) -> list[list[int]]:
     """The rows that hang together by links, the earliest group first; a row without a link is in none."""
-    one, other = [link.one for link in links], [link.other for link in links]
-    graph = coo_array((np.ones(len(links), dtype=np.int8), (one, other)), shape=(size, size))
+    ends = np.array([(link.one, link.other) for link in links], dtype=np.int64).reshape(-1, 2)
+    rows, places = np.unique(ends, return_inverse=True)  # a million rows have few links
+    one, other = places.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links), dtype=np.int8), (one, other)), shape=(len(rows), len(rows)))
     group = connected_components(graph, directed=False)[1]
-    return [rows.tolist() for rows in repeated(group)]
+    return [rows[members].tolist() for members in repeated(group)]

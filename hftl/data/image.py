@@ -47,6 +47,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, f
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hftl import store
+from hftl.data.reading import integers
 from hftl.errors import HftlError, Problem, RecipeError, did_you_mean
 
 # OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
@@ -434,7 +435,7 @@ class ImageSamples:
         views: int = 0,
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
-        self.labels: npt.NDArray[np.int64] = np.asarray(dataset.select_columns("label").with_format("numpy")["label"][:], np.int64)
+        self.labels = integers(dataset, "label")
         self.lengths: None = None
         self.label_names: tuple[str, ...] = tuple(dataset.features["label"].names)
         self._pictures = dataset.select_columns("image")
@@ -726,7 +727,7 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     canvas.save(path, format="PNG", optimize=True)
 
 
-def _across_classes(labels: npt.NDArray[np.int64], count: int) -> list[int]:
+def _across_classes(labels: np.ndarray, count: int) -> list[int]:
     """Indices of `count` samples, the classes in turn, spread over each class."""
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = -(-count // len(members))

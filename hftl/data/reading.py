@@ -12,33 +12,35 @@ N rows.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
+import sys
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import datasets
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, DatasetBuilder, DatasetInfo, Features, Image, IterableDataset, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.exceptions import DatasetsError
 from datasets.table import embed_table_storage
 
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
-from hftl.store import key_of
+from hftl.store import alone, key_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -71,12 +73,10 @@ class Strings(Sequence[str]):
     @classmethod
     def of_rows(cls, split: str, count: int) -> Strings:
         """The names of a split's rows: "train/0", "train/1" and so on."""
-        parts = [
-            pc.binary_join_element_wise(split, pc.cast(pa.array(np.arange(start, min(start + _BATCH, count))), pa.string()), "/")
-            for start in range(0, count, _BATCH)
-        ]
-        names = pa.table({"id": pa.chunked_array(parts, pa.string())})
-        return cls(Dataset(names, fingerprint=f"{split}/{count}"), "id")  # found by itself it would be of a copy of all names
+        numbers = (pa.array(np.arange(start, min(start + _BATCH, count))) for start in range(0, count, _BATCH))
+        names = (pc.binary_join_element_wise(split, pc.cast(some, pa.string()), "/") for some in numbers)
+        # A fingerprint found by itself would be of a copy of all names.
+        return cls(Dataset(on_disk("id", pa.string(), names), fingerprint=f"{split}/{count}"), "id")
 
     def __len__(self) -> int:
         return len(self._column)
@@ -108,17 +108,64 @@ def integers(dataset: Dataset, name: str) -> np.ndarray:
 
 
 def pick(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """Rows of a data set, as its own `select`, which takes 40 bytes a row on its way to the 8 that stay."""
-    if np.array_equal(rows, np.arange(len(dataset))):
+    """Rows of a data set, as its own `select`, which takes 40 bytes a row on its way to the 8 that stay; here they are on disk."""
+    if len(rows) == len(dataset) and np.array_equal(rows, np.arange(len(dataset), dtype=np.int32)):
         return dataset
-    chosen = pa.array(rows.astype(np.uint64))
-    if dataset._indices is not None:
-        chosen = dataset._indices.column(0).take(chosen)
     digest = hashlib.sha256(dataset._fingerprint.encode())
-    digest.update(rows.astype("<i8").data)
-    return Dataset(
-        dataset.data, dataset.info, dataset.split, indices_table=pa.table({"indices": chosen}), fingerprint=digest.hexdigest()[:16]
-    )
+    for some in blocks(rows):
+        digest.update(some.astype("<i8").data)
+    chosen = (pa.array(some.astype(np.uint64)) for some in blocks(rows))
+    if dataset._indices is not None:
+        before = dataset._indices.column(0)
+        chosen = (before.take(some).combine_chunks() for some in chosen)
+    indices = on_disk("indices", pa.uint64(), chosen)
+    return Dataset(dataset.data, dataset.info, dataset.split, indices_table=indices, fingerprint=digest.hexdigest()[:16])
+
+
+# --- on disk, not in memory ---------------------------------------------------------------------------------------------------
+
+
+def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """An array of (N, ...) in parts of 10,000 rows."""
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def on_disk(name: str, kind: pa.DataType, parts: Iterable[pa.Array]) -> pa.Table:
+    """A table of one column in a nameless file of the folder for temporary files, memory-mapped; it goes when the table does.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    schema = pa.schema([(name, kind)])
+    with tempfile.NamedTemporaryFile(buffering=0) as file:  # a buffer would be written when the file is closed, and fail there
+        try:
+            with pa.ipc.new_file(file, schema) as writer:
+                for part in parts:
+                    writer.write_batch(pa.record_batch([part], schema=schema))
+        except OSError as error:
+            raise _no_room("the ids, labels and order of the rows do not fit there", error) from None
+        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def array_on_disk(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+    """Zeros in a nameless file of the folder for temporary files, which goes when the array does.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    if 0 in shape:  # a file of no bytes cannot be mapped
+        return np.zeros(shape, dtype=dtype)
+    with tempfile.TemporaryFile() as file:
+        nbytes = np.dtype(dtype).itemsize * math.prod(shape)
+        try:  # now: a write into a map of a full disk would end the process without a word
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            raise _no_room(f"{nbytes / 1e6:,.0f} MB are needed there to find rows that repeat each other", error) from None
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def _no_room(what: str, error: OSError) -> DataError:
+    return DataError(tempfile.gettempdir(), [Problem("TMPDIR", f"{what}: {error.strerror}")])
 
 
 @dataclass(frozen=True)
@@ -148,7 +195,7 @@ class Labels:
         if pa.types.is_nested(column.type):
             return cls.of(column.to_pylist())
         encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
-        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32))
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32, copy=False))
 
     def __getitem__(self, row: int) -> Any:
         return self.values[self.codes[row]]
@@ -382,7 +429,7 @@ def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
         names = list(streams)
         file = _splits_file(data, commit, stream)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(file):
+        with alone(file.with_suffix(".lock")):
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(names), encoding="utf-8")
             partial.replace(file)
@@ -416,19 +463,11 @@ def _splits_file(data: TextData | ImageData, commit: str, stream: Stream) -> Pat
     return Path(datasets.config.HF_DATASETS_CACHE) / f"hftl-{key[:32]}" / "splits.json"
 
 
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """One process of this machine at a time; the lock goes with a process that is killed."""
-    with file.with_suffix(".lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
 def _read_stream(
     name: str, folder: Path, open_stream: Callable[[], IterableDataset], data: TextData | ImageData, stream: Stream
 ) -> Table:
     file = folder / f"{name}.arrow"
-    with _alone(file):
+    with alone(file.with_suffix(".lock")):
         if not file.is_file():
             try:
                 strange = _write_stream(file, name, open_stream(), data, stream)
@@ -555,8 +594,10 @@ def _set_pictures(table: Table, content: Dataset | list[Any], folder: Path | Non
 
 
 def _picture_paths(paths: Iterable[str]) -> Dataset:
-    rows = [{"bytes": None, "path": path} for path in paths]
-    return Dataset.from_dict({"image": rows}, features=Features({"image": Image(decode=False)}))
+    """A data set of files; their names are in memory, in Arrow."""
+    names = pa.array(paths, pa.string())
+    stored = pa.StructArray.from_arrays([pa.nulls(len(names), pa.binary()), names], ["bytes", "path"])
+    return Dataset(pa.table({"image": stored}), DatasetInfo(features=Features({"image": Image(decode=False)})))
 
 
 # --- tables on this machine ---------------------------------------------------------------------------------------------------
@@ -817,7 +858,7 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData) -> Tabl
         classes[path.parts[0]] += 1
         ids.append(found.relative_to(root).as_posix())
         paths.append(str(found.absolute()))
-        labels.append(path.parts[0])
+        labels.append(sys.intern(path.parts[0]))
     table.labels = Labels.of(labels)
     refused = any("link" in problem.what for problem in table.problems)
     for label, count in classes.items():
@@ -831,13 +872,15 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData) -> Tabl
             Problem(str(folder), f"file names that are not UTF-8: {listed(map(ascii, unreadable[:SHOWN]))}{more(len(unreadable))}")
         )
     elif paths:
+        table.ids = Strings(Dataset(on_disk("id", pa.string(), [pa.array(ids, pa.string())])), "id")
         table.content = _picture_paths(paths)
     return table
 
 
 def _walk(folder: Path, root: Path, trail: tuple[Path, ...]) -> Iterator[Path | Problem]:
     """Files below `folder`, sorted, hidden ones left out; links are followed as long as they stay below `root`."""
-    for entry in _visible(folder):
+    for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+        entry = folder / name
         real = _real(entry)
         if real is None or not real.is_relative_to(root):
             yield Problem(str(entry), "a link that leaves the data folder" + (f", to {real}" if real else ""))

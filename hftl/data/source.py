@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,9 @@ from hftl.data.duplicates import (
     duplicate_facts,
     duplicate_problems,
     find_duplicates,
+    keep_looks,
     number_contents,
+    pick_looks,
     picture_fingerprints,
     repeated,
     rows_to_drop,
@@ -40,12 +42,14 @@ from hftl.data.reading import (
     Source,
     Strings,
     Table,
+    blocks,
     choose_splits,
     content_column,
     is_whole,
     listed,
     more,
     natural_key,
+    on_disk,
     open_source,
     pick,
     read_tables,
@@ -60,6 +64,9 @@ from hftl.run import split_facts
 
 if TYPE_CHECKING:
     from hftl.data.image import BadImage, Look
+
+_AT_ONCE = 512
+"""Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,8 @@ class Splits:
     facts: dict[str, Any]
     contents: Mapping[Role, np.ndarray] = field(default_factory=dict)
     """For each split a number for the content of every row, equal where the texts or pictures are; -1: an empty text. (N,)"""
-    looks: Mapping[Role, Sequence[Look]] = field(default_factory=dict)
-    """For each split of pictures what reading every one of them has left; empty for texts."""
+    looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
+    """For each split of pictures what reading every one of them has left, on disk; empty for texts. (N,) of `duplicates.LOOK`"""
 
 
 def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
@@ -97,11 +104,13 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         problems += _column_problems(table, data)
     names, labels, label_problems = _labels(tables, data)
     problems += label_problems
-    looks, unreadable = _look_at(tables, data)
+    looks, noted, unreadable = _look_at(tables, data)
     if isinstance(data, ImageData) and data.on_bad_image == "error":
         problems += _bad_image_problems(tables, unreadable)
     fingerprints = _fingerprints(tables, looks)
-    contents = {role: np.where(labels[role] >= 0, found, -1) for role, found in number_contents(fingerprints).items()}
+    contents = number_contents(fingerprints)
+    for role, found in contents.items():
+        found[labels[role] < 0] = -1
     duplicates = find_duplicates(contents, labels)
     left_out = unreadable
     if data.on_duplicate == "error":
@@ -110,7 +119,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         dropped = rows_to_drop(duplicates, contents, tables, labels, names, data.kind)
         left_out = {role: unreadable[role] | dropped[role] for role in tables}
     # Classes are counted over what is left.
-    kept = {role: np.delete(np.arange(len(table.ids)), list(left_out[role])) for role, table in tables.items()}
+    kept = {role: np.delete(np.arange(len(table.ids), dtype=np.int32), list(left_out[role])) for role, table in tables.items()}
     problems += _class_problems(tables, kept, labels, names)
     if problems:
         raise DataError(data.source, problems)
@@ -119,7 +128,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
-    notes = [{"id": tables[role].ids[row], "note": look.note} for role in tables for row, look in looks[role].items() if look.note]
+    notes = [{"id": tables[role].ids[row], "note": note} for role in tables for row, note in noted[role].items()]
     facts = {
         "source": data.source,
         "revision": source.revision,
@@ -128,7 +137,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "format": source.format,
         "label_names": list(names),
         "splits": {
-            role: split_facts(Strings(split, "id"), labels[origin[role]][rows[role]].tolist(), names)
+            role: split_facts(Strings(split, "id"), memoryview(labels[origin[role]][rows[role]]), names)
             for role, split in result.items()
         },
         "contents": {role: _digest(fingerprints[origin[role]], rows[role]) for role in rows},
@@ -150,7 +159,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         names,
         facts,
         contents={role: contents[origin[role]][rows[role]] for role in rows},
-        looks={role: [looks[origin[role]][row] for row in rows[role].tolist()] for role in rows} if data.kind == "image" else {},
+        looks={role: pick_looks([looks[origin[role]]], rows[role]) for role in rows} if data.kind == "image" else {},
     )
 
 
@@ -284,12 +293,16 @@ def _class_problems(
 
 def _look_at(
     tables: Mapping[Role, Table], data: TextData | ImageData
-) -> tuple[dict[Role, dict[int, Look]], dict[Role, dict[int, str]]]:
-    """Read every picture to its end, once: by row what is known of it, or why it cannot be used. Nothing for texts."""
-    looks: dict[Role, dict[int, Look]] = {role: {} for role in tables}
+) -> tuple[dict[Role, np.ndarray], dict[Role, dict[int, str]], dict[Role, dict[int, str]]]:
+    """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used.
+
+    Nothing for texts.
+    """
+    looks: dict[Role, np.ndarray] = {}
+    noted: dict[Role, dict[int, str]] = {role: {} for role in tables}
     unreadable: dict[Role, dict[int, str]] = {role: {} for role in tables}
     if isinstance(data, TextData):
-        return looks, unreadable
+        return looks, noted, unreadable
     # Imported here because a run on texts needs neither Albumentations nor OpenCV.
     from hftl.data.image import BadImage, inspect
 
@@ -299,30 +312,40 @@ def _look_at(
         except BadImage as error:
             return error
 
-    for role, table in tables.items():
-        content = [] if table.content is None else table.content
+    def seen(role: Role, content: Dataset) -> Iterator[Look | None]:
+        rows = range(len(content))
         with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
-            found = list(pool.map(lambda row, content=content: look(content[row]["image"]), range(len(content))))
-        looks[role] = {row: seen for row, seen in enumerate(found) if not isinstance(seen, BadImage)}
-        unreadable[role] = {row: str(seen) for row, seen in enumerate(found) if isinstance(seen, BadImage)}
-    return looks, unreadable
+            for start in rows[::_AT_ONCE]:
+                some = rows[start : start + _AT_ONCE]
+                for row, found in zip(some, pool.map(lambda row: look(content[row]["image"]), some), strict=True):
+                    if isinstance(found, BadImage):
+                        unreadable[role][row] = str(found)
+                    elif found.note is not None:
+                        noted[role][row] = found.note
+                    yield None if isinstance(found, BadImage) else found
+
+    for role, table in tables.items():
+        looks[role] = keep_looks(() if table.content is None else seen(role, table.content), len(table.ids))
+    return looks, noted, unreadable
 
 
-def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, Mapping[int, Look]]) -> dict[Role, np.ndarray]:
-    """16 bytes for the content of every row. (N, 2) uint64"""
+def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
+    """16 bytes for the content of every row; zeros where a table cannot be used. (N, 2) uint64"""
     fingerprints = {}
     for role, table in tables.items():
-        if table.content is not None and table.content.column_names == ["text"]:
+        if role in looks:
+            fingerprints[role] = picture_fingerprints(looks[role])
+        elif table.content is not None:
             fingerprints[role] = text_fingerprints(table.content)
         else:
-            fingerprints[role] = picture_fingerprints([looks[role].get(row) for row in range(len(table.ids))])
+            fingerprints[role] = np.zeros((len(table.ids), 2), dtype=np.uint64)
     return fingerprints
 
 
 def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
     """SHA-256 of the fingerprints of some rows, in hex."""
     digest = hashlib.sha256()
-    for some in np.array_split(rows, len(rows) // 10_000 + 1):
+    for some in blocks(rows):
         digest.update(fingerprints[some].data)
     return digest.hexdigest()
 
@@ -366,7 +389,9 @@ def _divide(
         if not len(taken):
             what = f"train has {len(train)} rows, one of each class or repeating each other: none can be set aside for {role}"
             raise DataError(data.source, [Problem(f"data.{role}_fraction", what)])
-        rows[role], rows["train"] = taken, np.setdiff1d(train, taken)
+        left = np.ones(len(labels), dtype=bool)
+        left[taken] = False
+        rows[role], rows["train"] = taken, train[left[train]]
     limits: list[tuple[Role, int | None, int]] = [
         ("train", data.max_train_samples, seed),
         ("validation", data.max_validation_samples, seed),
@@ -402,7 +427,7 @@ def _stratified(
     drawn = [generator.permutation(rows[of == label]) for label in range(len(shares))]
     twins = _twins(rows, contents) if contents is not None else {}
     taken = [_whole_groups(order, share, twins, labels) for order, share in zip(drawn, shares.tolist(), strict=True)]
-    return np.sort(np.concatenate(taken)).astype(np.int64)
+    return np.sort(np.concatenate(taken))
 
 
 def _twins(rows: np.ndarray, contents: np.ndarray) -> dict[int, np.ndarray]:
@@ -422,7 +447,7 @@ def _whole_groups(order: np.ndarray, share: int, twins: Mapping[int, np.ndarray]
         fits = row not in taken and len(taken) + len(group) <= share
         if fits and len(np.unique(labels[group])) == 1:
             taken.update(dict.fromkeys(group.tolist()))
-    return np.fromiter(taken, dtype=np.int64)
+    return np.fromiter(taken, dtype=np.int32)
 
 
 def _allocate(counts: np.ndarray, total: int, *, least: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -445,12 +470,13 @@ def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str)
     """All rows with the columns `id`, content and `label`."""
     assert table.content is not None
     ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
+    numbers = on_disk("label", pa.int64(), (pa.array(some, pa.int64()) for some in blocks(labels))).column("label")
     # Of our own: datasets would take a copy of each column to find one.
     digest = hashlib.sha256(f"{table.content._fingerprint} {table.name} {names}".encode())
     digest.update(labels.data)
     whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
     classes = ClassLabel(names=list(names))
-    whole = whole.add_column("label", pa.array(labels, pa.int64()), feature=classes, new_fingerprint=digest.hexdigest()[:16])
+    whole = whole.add_column("label", numbers, feature=classes, new_fingerprint=digest.hexdigest()[:16])
     return whole.select_columns(["id", kind, "label"])
 
 

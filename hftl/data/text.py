@@ -66,8 +66,6 @@ class TextSamples:
             desc="tokenising",
         )
         self.full_lengths = integers(self._tokens, "length")
-        self.words = integers(self._tokens, "words")
-        self.unknown = integers(self._tokens, "unknown")
         # An empty text of a tokenizer without special tokens is one unknown token: longer than what the tokenizer returned.
         self.lengths: np.ndarray = np.clip(self.full_lengths, 1, max_length)
 
@@ -77,6 +75,16 @@ class TextSamples:
     def sizes(self) -> np.ndarray:
         """Tokens of each text before the cut. (N,)"""
         return self.full_lengths
+
+    @property
+    def words(self) -> np.ndarray:
+        """Tokens of each text that the model sees, special ones left out; read when they are asked for. (N,)"""
+        return integers(self._tokens, "words")
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """How many of `words` are the unknown one. (N,)"""
+        return integers(self._tokens, "unknown")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +130,8 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
     `share_unknown` is the share of unknown tokens among the tokens of the texts that the model sees, special tokens left out;
     `empty` counts texts without a token.
     """
-    lengths, words = samples.full_lengths, int(samples.words.sum())
+    lengths, of_each = samples.full_lengths, samples.words
+    words = int(of_each.sum())
     return {
         "length_mean": float(lengths.mean()),
         "length_median": float(np.median(lengths)),
@@ -130,7 +139,7 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
         "max_length": samples.max_length,
         "share_truncated": float((lengths > samples.max_length).mean()),
         "share_unknown": float(samples.unknown.sum() / words) if words else 0.0,
-        "empty": int((samples.words == 0).sum()),
+        "empty": int((of_each == 0).sum()),
     }
 
 
