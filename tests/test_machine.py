@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hftl.errors import RecipeError
-from hftl.recipe import Run
-from hftl.training.machine import EnergyMeter, check_compile, loader_workers, tune_kernels
+from hftl.recipe import BiLSTM, Recipe, Run, Stage, TextData, Transformer
+from hftl.training.machine import EnergyMeter, check_compile, loader_workers, tokens_per_batch, tune_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -89,6 +89,18 @@ def counter(powercap: Path, name: str, microjoules: int, *, range: int = 1_000_0
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "energy_uj").write_text(f"{microjoules}\n")
     (folder / "max_energy_range_uj").write_text(f"{range}\n")
+
+
+def test_only_a_transformer_on_a_cpu_computes_small_pieces_unless_the_recipe_asks() -> None:
+    def budget(device: str, *, glove: bool = False, asked: int | None = None) -> int:
+        model = BiLSTM(vectors="vectors.txt") if glove else Transformer(checkpoint="bert")
+        stages = {"all": Stage(unfreeze="all", lr=1e-3)}
+        recipe = Recipe(name="r", data=TextData(source="d"), model=model, stages=stages, run=Run(tokens_per_batch=asked))
+        return tokens_per_batch(recipe, torch.device(device))
+
+    assert budget("cpu") == 4_096
+    assert [budget("cuda"), budget("cpu", glove=True), budget("cuda", glove=True)] == [16_384] * 3
+    assert budget("cpu", asked=100) == 100
 
 
 def test_energy_is_summed_over_packages_and_their_parts_are_not_counted_twice(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from hftl.store import SPARE, Builder, NoRoom, Rows
 from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
 from hftl.training.experiment import Experiment, looks
 from hftl.training.journal import Journal
-from hftl.training.machine import loader_workers
+from hftl.training.machine import loader_workers, tokens_per_batch
 
 _LAYOUT = "hftl-activations-1"  # part of the key: change it whenever what is stored changes
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -192,7 +192,11 @@ class Build:
     @property
     def plan_of_batches(self) -> str:
         """What decides in which batches a prefix computes, and so how its sums round."""
-        return f"{self.recipe.run.evaluation_batch_size} {self.recipe.run.tokens_per_batch} {WIDTH}"
+        return f"{self.recipe.run.evaluation_batch_size} {self.tokens_per_batch} {WIDTH}"
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return tokens_per_batch(self.recipe, self.accelerator.device)
 
     def find(self, key: str) -> Rows | None:
         """The entry of a key where every process finds it; otherwise none of them has it."""
@@ -321,7 +325,7 @@ class Prefix:
         batches = evaluation_batches(
             _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
             batch_size=build.recipe.run.evaluation_batch_size,
-            tokens_per_batch=build.recipe.run.tokens_per_batch,
+            tokens_per_batch=build.tokens_per_batch,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,
             workers=loader_processes(source, build.recipe, accelerator),

@@ -88,6 +88,7 @@ from hftl.training.machine import (
     mixed_precision,
     others_alive,
     process_state,
+    tokens_per_batch,
     tune_kernels,
 )
 from hftl.training.proof import group_hashes, prove, write_proof
@@ -252,7 +253,7 @@ def _train_stage(
             epoch=epochs_before + epoch,
             start=progress.offset,
             accumulation=recipe.run.gradient_accumulation,
-            tokens_per_batch=recipe.run.tokens_per_batch,
+            tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
             processes=accelerator.num_processes,
             rank=accelerator.process_index,
             workers=loader_processes(samples["train"], recipe, accelerator),
@@ -460,7 +461,7 @@ def _predict(
     batches = evaluation_batches(
         samples,
         batch_size=recipe.run.evaluation_batch_size,
-        tokens_per_batch=recipe.run.tokens_per_batch,
+        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=loader_processes(samples, recipe, accelerator),

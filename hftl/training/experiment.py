@@ -30,7 +30,7 @@ from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData, Recipe, TextData, check_places
 from hftl.training.loss import class_weights
-from hftl.training.machine import matrix_rate, mixed_precision
+from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.plan import Kept, Plan, build_plan, forward_flops, resolve_stages
 from hftl.training.stage import train_mode
 
@@ -130,7 +130,8 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         # As many as fill pools of the full size, since fewer would be harder to sort into batches of similar length.
         full = POOLS * POOL * recipe.run.batch_size
         drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
-        share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0)
+        budget = tokens_per_batch(recipe, measure or torch.device("cpu"))
+        share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
     kept, remarks = _what_is_kept(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
     return build_plan(
         recipe,

@@ -16,8 +16,9 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 
+from hftl.data.loader import TOKENS_PER_BATCH
 from hftl.errors import RecipeError, RunError
-from hftl.recipe import Run
+from hftl.recipe import Recipe, Run, Transformer
 from hftl.run import RunDirectory
 
 
@@ -132,6 +133,18 @@ def loader_workers(requested: int | None, *, device: torch.device, pictures: boo
     if not pictures or device.type == "cpu":
         return 0
     return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here - 1))
+
+
+def tokens_per_batch(recipe: Recipe, device: torch.device) -> int:
+    """What the recipe asks for; otherwise 4,096 for a transformer on a CPU, 16,384 elsewhere.
+
+    MiniLM, 64 IMDb reviews of up to 512 tokens, 32 a step, 2 Zen 5 cores: an epoch took 12 s with 2,048, 14 with 4,096, 17 with
+    8,192 and 27 with 16,384; of a far smaller model, 1,000 reviews, 23, 16 and 17 s with 2,048, 4,096 and 16,384. A GPU has to be
+    filled, and networks over word vectors spend more on a batch than on its tokens.
+    """
+    if recipe.run.tokens_per_batch is not None:
+        return recipe.run.tokens_per_batch
+    return 4_096 if device.type == "cpu" and isinstance(recipe.model, Transformer) else TOKENS_PER_BATCH
 
 
 def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -> float:
