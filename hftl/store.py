@@ -124,8 +124,11 @@ def find(key: str) -> Rows | None:
     cache = cache_folder()
     if not (cache / key).is_dir():
         return None
-    with alone(cache / _LOCK):
-        return _open(cache / key)
+    try:
+        with alone(cache / _LOCK):
+            return _open(cache / key)
+    except OSError:  # of a folder that cannot be used; a Builder says so
+        return None
 
 
 def is_being_built(key: str) -> bool:
@@ -226,10 +229,10 @@ class Builder:
         _remove(cache.glob(f"{'[0-9a-f]' * 64}.*.gone"))  # a kill has left them
         while True:
             with alone(cache / _LOCK):
-                going = [] if budget is None else _in_the_way(cache, nbytes, budget, self._key, spare)
+                going = [] if budget is None else _in_the_way(cache, nbytes, budget, folder, spare)
                 for other in cache.glob(f"{self._key}.*.partial"):
                     # Without its layout it was killed while it was prepared; with another one it will not be continued.
-                    if not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
+                    if other not in going and not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
                         going.append(other)
                 if not going:
                     # Under the same lock, so that no other run gets the room that was just found. It does not take long: file
@@ -379,17 +382,18 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _in_the_way(cache: Path, nbytes: int, budget: float, key: str, spare: int) -> list[Path]:
-    """The least recently used entries that nobody holds, as many as have to go for `nbytes` of entry `key`; see `Builder`.
+def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: int) -> list[Path]:
+    """The least recently used entries that nobody holds, as many as have to go for `nbytes` in `folder`; see `Builder`.
 
-    What an interrupted build of it has taken already is not counted twice, and does not go.
+    What an interrupted build has taken there already is not counted twice, and does not go. What another run builds at this
+    moment, of the same entry too, counts like any other.
 
     Raises:
         NoRoom: that would not be enough.
     """
     entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name)}
-    own = sum(size for path, size in entries.items() if path.name.startswith(key))
-    held = {path for path in entries if _is_held(path) or path.name.startswith(key)}
+    own = entries.get(folder, 0)
+    held = {path for path in entries if _is_held(path) or path == folder}
     over_budget = sum(entries.values()) - own + nbytes - budget
     over_disk = nbytes - own + spare - shutil.disk_usage(cache).free
     evictable = sum(size for path, size in entries.items() if path not in held)

@@ -377,6 +377,26 @@ def test_what_an_interrupted_build_has_taken_is_not_counted_twice(cache: Path) -
     assert entries(cache) == set()
 
 
+def test_what_another_run_builds_of_the_same_entry_at_this_moment_counts(cache: Path) -> None:
+    key = key_of({"a": 1})
+    alive = Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8)
+    with pytest.raises(NoRoom, match=r"do not fit into the cache's 0.0 MB, of which 0.0 MB are in use"):
+        Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, dealt="beside", budget=15_000)
+    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, dealt="beside", budget=25_000).done == 0
+    alive.close()
+
+
+def test_a_cache_folder_that_cannot_be_written_has_no_entries(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = key_of({"name": "there"})
+    built("there")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fcntl.flock", refused)  # root, who runs some tests, may write anywhere
+    assert (cache / key).is_dir() and find(key) is None
+
+
 def test_files_of_others_in_the_cache_folder_are_left_alone(cache: Path) -> None:
     (cache / "notes").mkdir(parents=True)
     (cache / "notes" / "a.txt").write_text("a" * 10_000)

@@ -131,15 +131,17 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def on_disk(name: str, kind: pa.DataType, parts: Iterable[pa.Array]) -> pa.Table:
-    """A table of one column in a nameless file of the folder for temporary files, memory-mapped; it goes when the table does.
+    """A table of one column in a file of the folder for temporary files, memory-mapped; it goes when the table does.
+
+    Once it is written it has no name that a killed process could leave.
 
     Raises:
         DataError: there is no room for it.
     """
     schema = pa.schema([(name, kind)])
-    with tempfile.NamedTemporaryFile(buffering=0) as file:  # a buffer would be written when the file is closed, and fail there
+    with tempfile.NamedTemporaryFile() as file:
         try:
-            with pa.ipc.new_file(file, schema) as writer:
+            with pa.OSFile(file.name, "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
                 for part in parts:
                     writer.write_batch(pa.record_batch([part], schema=schema))
         except OSError as error:

@@ -46,7 +46,7 @@ from hftl.training.experiment import Experiment, looks
 from hftl.training.journal import Journal
 from hftl.training.machine import loader_workers, tokens_per_batch
 
-_LAYOUT = "hftl-activations-1"  # part of the key: change it whenever what is stored changes
+_LAYOUT = "hftl-activations-2"  # part of the key: change it whenever what is stored changes, or how glove_modeling.py rounds
 _LIBRARIES = ("torch", "transformers", "timm")
 MARK_EVERY = 20
 """Batches between two notes of how far a build is; an interrupted one repeats at most so many."""
@@ -322,6 +322,8 @@ class Prefix:
         what = f"what enters {boundary.group} is computed once, for {len(samples):,} examples"
         build.journal.say(what if not done else f"{what}: going on where it was interrupted")
         source, nearer = self._nearest(samples, views)
+        if build.resumed and build.bf16 and self.earlier and nearer is None:  # one rounding less than from an activation
+            build.journal.say("  if it came from another activation before the interruption, sums round differently from here on")
         batches = evaluation_batches(
             _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
             batch_size=build.recipe.run.evaluation_batch_size,
