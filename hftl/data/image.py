@@ -594,9 +594,16 @@ class ImageSamples:
             if self._pipeline is not None:
                 sizes = (size for batch in batches for size in pool.map(self._row_bytes, batch))
                 lengths, shape = np.fromiter(sizes, dtype=np.int64, count=len(self)), ()
-            layout: dict[str, Any] = {"lengths": lengths, "row_shape": shape, "dtype": np.uint8, "dealt": str(_BATCH)}
             try:
-                builder = store.Builder(self.decoded_key, **layout, budget=budget, spare=spare)
+                builder = store.Builder(
+                    self.decoded_key,
+                    lengths=lengths,
+                    row_shape=shape,
+                    dtype=np.uint8,
+                    dealt=str(_BATCH),
+                    budget=budget,
+                    spare=spare,
+                )
             except store.NoRoom as full:
                 return f"pictures are decoded again in every epoch: {full}"
 
