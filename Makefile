@@ -3,6 +3,7 @@
 #     make quickstart      install the pinned environment into .venv, then fine-tune a small model that comes with hftl
 #     make test            install, lint, types, tests
 #
+# A third one measures what README.md and the recipes say (benchmarks/claims.py; hours, but for ONLY=... or SKIP=...):  make claims
 # Another Python:  make quickstart PYTHON=python3.12
 # Nothing here needs a Hub. Where pip finds packages is the machine's own setting.
 
@@ -20,11 +21,11 @@ STEP := $(if $(filter quickstart test,$(MAKECMDGOALS)),[1/4] )
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart test lint check-lint format clean
+.PHONY: help install quickstart claims test lint check-lint format clean
 
 help:
-	@sed -n '3,7s/^# \{0,1\}//p' $(MAKEFILE_LIST)
-	@echo "Also: make lint | format | clean"
+	@sed -n '3,8s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+	@echo "Also: make claims | lint | format | clean"
 
 install:
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" = "$(WANTED)" ]; then \
@@ -53,6 +54,10 @@ install:
 
 quickstart: install
 	@$(BIN)/python recipes/quickstart.py
+
+# ONLY= (empty) writes the numbers of the JSON files into place and measures nothing.
+claims: install
+	@$(BIN)/python benchmarks/claims.py $(if $(filter undefined,$(origin ONLY)),,--only=$(ONLY)) --skip=$(SKIP)
 
 test: install
 	@echo "[2/4] lint"

@@ -1,12 +1,10 @@
 """ResNet-18 tells hot dogs from other things, in two stages: head, then all with a smaller rate the deeper the layer.
 
-Result: test accuracy 0.912 [0.881, 0.936], n = 400; validation 0.964 (193 of train). Seed 0, one run; 19 minutes of training on
-one core of an AMD EPYC (Zen 5), bf16, other work beside it. It was 0.927 before `hftl audit` found that 69 of the 400 photos of
-test are in train as well; those are left out of train now. Measured on 1,930 photos with the ResNet-18 for development:
+Measured: not yet.
 
     python recipes/resnet_hotdog.py data.source=../shared/data/hotdog model.checkpoint=../shared/models/resnet18
 
-With the Hub's defaults it has not been measured:
+69 of the 400 test photos of that collection are in its train as well, and are left out there. With the Hub's defaults:
 
     python recipes/resnet_hotdog.py
     hftl show recipes/resnet_hotdog.py

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digits import write_digits
 from rich.console import Console
 from test_families import small_vectors
 from test_kills import environment
@@ -25,7 +26,6 @@ from hftl.models.boundary import Doorway
 from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.samples.digits import write_digits
 from hftl.signals import Stopped
 from hftl.training import cache, engine
 from hftl.training.experiment import make_plan, prepare_experiment

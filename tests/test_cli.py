@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from conftest import Hftl
+from digits import write_digits
 
 from hftl.cli import main
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.samples.digits import write_digits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

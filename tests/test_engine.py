@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digits import write_digits
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -23,7 +24,6 @@ from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.samples.digits import write_digits
 from hftl.training import checkpoint, engine
 from hftl.training.loss import make_loss
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from digits import write_digits
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -20,7 +21,6 @@ from hftl.evaluation.metrics import Predictions
 from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm
 from hftl.run import RunDirectory, read_json
 from hftl.samples import REVIEWS
-from hftl.samples.digits import write_digits
 from hftl.training import engine
 
 TEXT = TextData(source=REVIEWS, max_length=40, max_train_samples=96, max_validation_samples=24, max_test_samples=30)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REPOSITORY, Hftl
+from digits import write_digits
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
 from safetensors.torch import load_file, save_file
 from test_families import small_vectors
@@ -31,7 +32,6 @@ from hftl.evaluation.serving import ServingSamples
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.samples.digits import write_digits
 from hftl.sharing.hub import check_target, push
 from hftl.sharing.publication import prepare
 
