@@ -1,4 +1,4 @@
-"""A small pretrained BERT learns to tell good film reviews from bad ones, in three stages, from what lies inside the package.
+"""A small pretrained BERT learns to tell good film reviews from bad ones, in two stages, from what lies inside the package.
 
 Measured: not yet.
 
@@ -16,9 +16,9 @@ recipe = hftl.Recipe(
     data=hftl.TextData(source=REVIEWS, max_length=128, validation_fraction=0.2),
     model=hftl.Transformer(checkpoint=BERT_NANO),
     stages={
-        "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=2),
-        "top": hftl.Stage(unfreeze="last 3", lr=5e-4, layer_decay=0.8, head_lr_multiplier=3, epochs=3, warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=5, warmup=0.1),
+        # What enters the head is computed once: eight epochs of it take less than one of all layers.
+        "head": hftl.Stage(unfreeze="head", lr=5e-3, epochs=8),
+        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=6, warmup=0.1),
     },
     run=hftl.Run(batch_size=16, seed=0),
     card=hftl.Card(

@@ -9,7 +9,7 @@ Called with overrides, this script trains its own recipe, the photos, alone. The
 many epochs, all of it from the first, at the better of two rates (1e-3, 3e-3) by validation:
 
     python recipes/quickstart.py model.pretrained=false stages.head.unfreeze=all stages.top.unfreeze=all \
-        stages.head.lr=RATE stages.top.lr=RATE stages.all.lr=RATE stages.top.layer_decay=1 stages.all.layer_decay=1 \
+        stages.head.lr=3e-3 stages.top.lr=3e-3 stages.all.lr=3e-3 stages.top.layer_decay=1 stages.all.layer_decay=1 \
         stages.top.head_lr_multiplier=1 stages.all.head_lr_multiplier=1
 """
 
@@ -31,9 +31,9 @@ recipe = hftl.Recipe(
     model=hftl.Timm(checkpoint=MOBILENET),
     stages={
         # What enters a frozen stage's first layer is computed once, so that its epochs take a second or two.
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=3),
-        "top": hftl.Stage(unfreeze="last 3", lr=3e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=5, schedule="cosine", warmup=0.1),
+        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2),
+        "top": hftl.Stage(unfreeze="last 3", lr=2e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule="cosine", warmup=0.1),
     },
     run=hftl.Run(batch_size=32, seed=0),
     card=hftl.Card(
@@ -49,7 +49,7 @@ recipe = hftl.Recipe(
 
 FROM_SCRATCH = (
     *("model.pretrained=false", "stages.head.unfreeze=all", "stages.top.unfreeze=all"),
-    *("stages.head.lr=RATE", "stages.top.lr=RATE", "stages.all.lr=RATE"),
+    *("stages.head.lr=3e-3", "stages.top.lr=3e-3", "stages.all.lr=3e-3"),
     *("stages.top.layer_decay=1", "stages.all.layer_decay=1", "stages.top.head_lr_multiplier=1", "stages.all.head_lr_multiplier=1"),
 )
 """The same network from random weights, for as many epochs: all of it trains from the first on, at one rate, the better of 1e-3 and
@@ -86,7 +86,7 @@ def main() -> None:
     hftl.train_recipe(scratch, run_dir=untrained.path, console=Console(file=io.StringIO()))
     say(f"  pretrained       {verdict(photos)}\n  random weights   {verdict(untrained)}")
 
-    say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 3 stages")
+    say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 2 stages")
     hftl.train_recipe(reviews, run_dir=texts.path, console=Console(file=io.StringIO()), source="recipes/film_reviews.py")
     say(f"  {verdict(texts)}")
     for answer in predict(texts.path, list(EXAMPLES)):
