@@ -191,33 +191,34 @@ def measure(claim: Claim, seed: int, *, threads: int) -> None:
     if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["recipe"] == essence(recipe):
         return
     run = RUNS / f"{claim.name}-{seed}"
-    resume = False
-    if (run / "recipe.yaml").is_file():
-        resume = essence(load_recipe(run)) == essence(recipe) and not (run / "metrics.json").is_file()
-        if not resume:
-            shutil.rmtree(run)
-    print(f"{time.strftime('%H:%M:%S')} {claim.name}, seed {seed}", flush=True)
-    command = [
-        f"recipes/{claim.script}.py",
-        *claim.overrides,
-        f"run.seed={seed}",
-        "--run-dir",
-        str(run),
-        *(["--resume"] if resume else []),
+    if (run / "recipe.yaml").is_file() and essence(load_recipe(run)) != essence(recipe):
+        shutil.rmtree(run)
+    command = [f"recipes/{claim.script}.py", *claim.overrides]
+    if not (run / "metrics.json").is_file():
+        print(f"{time.strftime('%H:%M:%S')} {claim.name}, seed {seed}", flush=True)
+        resume = ["--resume"] if (run / "recipe.yaml").is_file() else []
+        python([*command, f"run.seed={seed}", "--run-dir", str(run), *resume], threads=threads)
+    answers = predict(run, claim.examples, threads=threads) if claim.examples else []
+    said = {"claim": claim.name, "command": ["python", *command], "seed": seed, "recipe": essence(recipe)}
+    keep(kept, said | outcome(run) | {"answers": answers})
+
+
+def predict(run: Path, examples: Mapping[str, str], *, threads: int) -> list[dict[str, Any]]:
+    """What a run says of each text, beside the label that it is to have."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "answers.jsonl"
+        python(["-m", "hftl", "predict", str(run), *examples, "--output", str(output)], threads=threads)
+        found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [answer["input"] for answer in found] == list(examples)
+    return [
+        {
+            "input": answer["input"],
+            "expected": examples[answer["input"]],
+            "label": answer["label"],
+            "probability": answer["probability"],
+        }
+        for answer in found
     ]
-    python(command, threads=threads)
-    answers = []
-    for text, label in (claim.examples or {}).items():
-        answered = Path(f"{run}-answer.jsonl")
-        python(["-m", "hftl", "predict", str(run), text, "--output", str(answered)], threads=threads)
-        found = json.loads(answered.read_text(encoding="utf-8"))
-        answers.append({"input": text, "expected": label, "label": found["label"], "probability": round(found["probability"], 4)})
-    keep(
-        kept,
-        {"claim": claim.name, "command": ["python", *command[: 1 + len(claim.overrides)]], "seed": seed, "recipe": essence(recipe)}
-        | outcome(run)
-        | {"answers": answers},
-    )
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -402,7 +403,7 @@ def table(known: Sequence[Claim], records: Records) -> str:
             ]
             cells += [f"{found[0]['test']['n']:,}", f"{chance(found):.3f}", threads, minutes(found)]
             rows.append(f"| {' | '.join(cells)} |")
-    lines = ["\n".join(rows), f"Measured on {machines(records)}."]
+    lines = ["\n".join(rows), f"Measured on {machines(records)}."] if records else []
     if absent := [claim for claim in known if claim.name not in records]:
         names = dict.fromkeys(f"{claim.script} ({claim.data.partition(';')[0]}; {claim.model})" for claim in absent)
         lines.append(f"Not measured yet by the code as it is: {'; '.join(names)}.")
