@@ -180,7 +180,7 @@ def predict(
 ) -> None:
     """Classify texts or pictures with a trained model.
 
-    hftl predict runs/quickstart "A slow start, but what an ending."
+    hftl predict runs/quickstart-reviews "A warm, funny film with a wonderful cast."
 
     hftl predict me/hotdog-resnet18 photos/ --output predictions.csv
     """
@@ -428,7 +428,7 @@ def train_recipe(
             highlight=False,
             markup=False,
         )
-        given = '"A slow start, but what an ending."' if recipe.data.kind == "text" else "PICTURE..."
+        given = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
         for line in (f"try:    hftl predict {run.path} {given}", f"share:  hftl push {run.path} OWNER/NAME --dry-run"):
             console.print(f"  {line}", highlight=False, markup=False)
     return run

@@ -81,36 +81,37 @@ def main() -> None:
     say("[2/4] photos: MobileNetV2, pretrained on ImageNet, learns five kinds of clothes from 60 photos of each, in 3 stages")
     hftl.train_recipe(recipe, run_dir=photos.path, console=console, source="recipes/quickstart.py")
 
-    say("\n[3/4] for comparison: the same network from random weights, as many epochs")
+    say("\n[3/4] for comparison: the same network from random weights, for as many epochs")
     scratch = hftl.override(recipe, FROM_SCRATCH)
     hftl.train_recipe(scratch, run_dir=untrained.path, console=Console(file=io.StringIO()))
-    say(f"  pretrained       {verdict(photos)}\n  random weights   {verdict(untrained)}")
+    say(f"  {accuracy(photos)} · from random weights {accuracy(untrained)}")
+    say(f"  {best_by_stage(photos)}")
 
     say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 2 stages")
     hftl.train_recipe(reviews, run_dir=texts.path, console=Console(file=io.StringIO()), source="recipes/film_reviews.py")
-    say(f"  {verdict(texts)}")
+    say(f"  {accuracy(texts)}")
+    say(f"  {best_by_stage(texts)}")
     for answer in predict(texts.path, list(EXAMPLES)):
-        say(f"  {answer.label} ({answer.probability:.2f})  {answer.input}")
+        say(f"  {answer.label} {answer.probability:.2f}  {answer.input}")
+    say(f"\n  {photos.card}, {texts.card}  the model cards")
 
 
-def verdict(run: RunDirectory) -> str:
-    """The test split's accuracy beside the best of each stage on validation, in one line."""
+def accuracy(run: RunDirectory) -> str:
+    """That of the test split, with its interval."""
     test = read_json(run.metrics)["test"]
     low, high = test["accuracy_interval"]
-    stages = ", ".join(f"{name} {value:.2f}" for name, value in by_stage(run).items())
-    tested = (
-        f"test accuracy {test['accuracy']:.3f} [{low:.2f}, {high:.2f}], n = {test['n']} (majority {test['majority_accuracy']:.2f})"
+    return (
+        f"test accuracy {test['accuracy']:.3f} [{low:.2f}, {high:.2f}], n = {test['n']}, majority {test['majority_accuracy']:.2f}"
     )
-    return f"{tested} · validation by stage: {stages}"
 
 
-def by_stage(run: RunDirectory) -> dict[str, float]:
-    """The best validation accuracy of each stage."""
+def best_by_stage(run: RunDirectory) -> str:
+    """The best accuracy of each stage on the validation split, which chose the weights."""
     best: dict[str, float] = {}
     for event in read_json_lines(run.history):
         if event["event"] == "evaluation":
             best[event["stage"]] = max(event["validation"]["accuracy"], best.get(event["stage"], 0.0))
-    return best
+    return "validation accuracy by stage: " + ", ".join(f"{stage} {value:.2f}" for stage, value in best.items())
 
 
 if __name__ == "__main__":
