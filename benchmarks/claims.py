@@ -35,6 +35,7 @@ from statistics import mean
 from typing import Any
 
 from hftl.recipe import Recipe, load_recipe, override
+from hftl.run import environment_record
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -78,7 +79,7 @@ def claims() -> tuple[Claim, ...]:
     sample, ten = "photos of clothes, 5 classes, 60 of each", "clothing, 10 classes, 3,068 photos; the recipe shortened"
     return (
         Claim("quickstart", "quickstart", sample, "MobileNetV2"),
-        Claim("quickstart_from_scratch", "quickstart", "the same", "the same, from random weights", quickstart["FROM_SCRATCH"]),
+        Claim("quickstart_from_scratch", "quickstart", sample, "MobileNetV2 from random weights", quickstart["FROM_SCRATCH"]),
         Claim("film_reviews", "film_reviews", "480 film reviews", "bert-nano", examples=quickstart["EXAMPLES"]),
         Claim(
             "resnet_cats_vs_dogs",
@@ -147,6 +148,7 @@ def claims() -> tuple[Claim, ...]:
 
 def main() -> int:
     """Measure what is asked for and not there yet, write the numbers into place, and say what does not hold."""
+    os.chdir(REPOSITORY)  # overrides name ../shared from here
     known = claims()
     options = parse([*(claim.name for claim in known), DEMO])
     for claim in known:
@@ -193,13 +195,13 @@ def measure(claim: Claim, seed: int, *, threads: int) -> None:
     run = RUNS / f"{claim.name}-{seed}"
     if (run / "recipe.yaml").is_file() and essence(load_recipe(run)) != essence(recipe):
         shutil.rmtree(run)
-    command = [f"recipes/{claim.script}.py", *claim.overrides]
+    command, load = [f"recipes/{claim.script}.py", *claim.overrides], round(os.getloadavg()[0], 1)
     if not (run / "metrics.json").is_file():
         print(f"{time.strftime('%H:%M:%S')} {claim.name}, seed {seed}", flush=True)
         resume = ["--resume"] if (run / "recipe.yaml").is_file() else []
         python([*command, f"run.seed={seed}", "--run-dir", str(run), *resume], threads=threads)
     answers = predict(run, claim.examples, threads=threads) if claim.examples else []
-    said = {"claim": claim.name, "command": ["python", *command], "seed": seed, "recipe": essence(recipe)}
+    said = {"claim": claim.name, "command": ["python", *command], "seed": seed, "recipe": essence(recipe), "load_before": load}
     keep(kept, said | outcome(run) | {"answers": answers})
 
 
@@ -252,10 +254,8 @@ def measure_demo(*, threads: int) -> None:
         figures = Path(folder) / "runs/quickstart/figures"
         for name in ("learning_curves", "calibration"):
             shutil.copyfile(figures / f"{name}.png", REPOSITORY / f"docs/figures/quickstart_{name}.png")
-    keep(
-        RESULTS / f"{DEMO}.json",
-        {"claim": DEMO, "seconds": round(seconds, 1), "load_before": load, "printed": printed.splitlines()} | found,
-    )
+    said = {"claim": DEMO, "seconds": round(seconds, 1), "load_before": round(load, 1), "printed": printed.splitlines()}
+    keep(RESULTS / f"{DEMO}.json", said | found | {"git_commit": environment_record()["git_commit"]})
 
 
 def python(command: Sequence[str], *, threads: int, folder: str | None = None) -> str:
@@ -403,7 +403,7 @@ def table(known: Sequence[Claim], records: Records) -> str:
             ]
             cells += [f"{found[0]['test']['n']:,}", f"{chance(found):.3f}", threads, minutes(found)]
             rows.append(f"| {' | '.join(cells)} |")
-    lines = ["\n".join(rows), f"Measured on {machines(records)}."] if records else []
+    lines = ["\n".join(rows), f"Measured on {machines(records)}.{busy(records)}"] if {*records} - {DEMO} else []
     if absent := [claim for claim in known if claim.name not in records]:
         names = dict.fromkeys(f"{claim.script} ({claim.data.partition(';')[0]}; {claim.model})" for claim in absent)
         lines.append(f"Not measured yet by the code as it is: {'; '.join(names)}.")
@@ -416,8 +416,9 @@ def quickstart(records: Records) -> str:
         return "Not measured yet."
     (demo,) = records[DEMO]
     shown = shortened(demo["printed"])
-    where = f"{demo['threads']} threads of {demo['cores']} cores ({demo['cpu']})"
-    took = f"All of it took {seconds(demo['seconds'])} on {where}, after the install."
+    where = f"{demo['threads']} threads of {demo['cores']} cores ({demo['cpu']}, commit {short(demo['git_commit'])})"
+    beside = f", beside other work that kept {demo['load_before']:.0f} processes busy" if demo["load_before"] >= 1 else ""
+    took = f"All of it took {seconds(demo['seconds'])} after the install, on {where}{beside}."
     return "\n".join(f"    {line}".rstrip() for line in shown) + f"\n\n{took} {said_of_quickstart(records)}"
 
 
@@ -512,12 +513,19 @@ def seconds(taken: float) -> str:
 
 
 def machines(records: Records) -> str:
-    """What it was measured on, from the records."""
-    found = [record for some in records.values() for record in some]
+    """What the claims were measured on."""
+    found = [record for name, some in records.items() if name != DEMO for record in some]
     where = sorted({f"{record['cpu']}, {record['cores']} cores, {record['precision']}" for record in found})
     commits = sorted({short(record["git_commit"]) for record in found})
     days = sorted({record["time"][:10] for record in found})
     return f"{'; '.join(where)}, commit {', '.join(commits)}, {days[0] if days[0] == days[-1] else f'{days[0]} to {days[-1]}'}"
+
+
+def busy(records: Records) -> str:
+    """A sentence where other work ran beside, or nobody looked."""
+    loads = [record["load_before"] for name, some in records.items() if name != DEMO for record in some]
+    ran = any(load is None or load >= 1 for load in loads)
+    return " Other work ran beside some of the runs; alone they take less time." if ran else ""
 
 
 def short(commit: str | None) -> str:

@@ -1,6 +1,6 @@
 """BERT on IMDb in three stages: head, upper layers, all.
 
-Measured: not yet.
+Measured: not yet by the code as it is; `make claims` does it with the command below.
 
     bash ../shared/models/get_minilm.sh ../minilm
     python recipes/bert_imdb.py data.source=../shared/data/imdb model.checkpoint=../minilm data.max_train_samples=5000 \

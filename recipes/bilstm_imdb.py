@@ -1,6 +1,6 @@
 """A bidirectional LSTM over GloVe vectors on IMDb: frozen vectors beside a second, trained embedding.
 
-Measured: not yet.
+Measured: not yet by the code as it is; `make claims` does it with the command below.
 
     python recipes/bilstm_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.6B.50d.5k.txt
 

@@ -1,6 +1,6 @@
 """TextCNN over GloVe vectors on IMDb (Kim 2014, arXiv:1408.5882): frozen vectors beside a second, trained embedding.
 
-Measured: not yet.
+Measured: not yet by the code as it is; `make claims` does it with the command below.
 
     python recipes/textcnn_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.twitter.27B.25d.12k.txt
 
