@@ -35,7 +35,6 @@ from statistics import mean
 from typing import Any
 
 from hftl.recipe import Recipe, load_recipe, override
-from hftl.run import environment_record
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -202,7 +201,7 @@ def measure(claim: Claim, seed: int, *, threads: int) -> None:
         python([*command, f"run.seed={seed}", "--run-dir", str(run), *resume], threads=threads)
     answers = predict(run, claim.examples, threads=threads) if claim.examples else []
     said = {"claim": claim.name, "command": ["python", *command], "seed": seed, "recipe": essence(recipe), "load_before": load}
-    keep(kept, said | outcome(run) | {"answers": answers})
+    keep(kept, said | outcome(run) | {"git_commit": commit(), "answers": answers})
 
 
 def predict(run: Path, examples: Mapping[str, str], *, threads: int) -> list[dict[str, Any]]:
@@ -233,7 +232,7 @@ def outcome(run: Path) -> dict[str, Any]:
         if event["event"] == "evaluation":
             stages[event["stage"]] = max(event["validation"]["accuracy"], stages.get(event["stage"], 0.0))
     wanted = ("n", "accuracy", "accuracy_interval", "majority_accuracy", "macro_f1")
-    machine = ("cpu", "cores", "threads", "precision", "processes", "git_commit", "packages", "time")
+    machine = ("cpu", "cores", "threads", "precision", "processes", "packages", "time")
     return {
         **{split: {key: values[key] for key in wanted} for split, values in metrics.items()},
         "validation_by_stage": stages,
@@ -255,7 +254,7 @@ def measure_demo(*, threads: int) -> None:
         for name in ("learning_curves", "calibration"):
             shutil.copyfile(figures / f"{name}.png", REPOSITORY / f"docs/figures/quickstart_{name}.png")
     said = {"claim": DEMO, "seconds": round(seconds, 1), "load_before": round(load, 1), "printed": printed.splitlines()}
-    keep(RESULTS / f"{DEMO}.json", said | found | {"git_commit": environment_record()["git_commit"]})
+    keep(RESULTS / f"{DEMO}.json", said | found | {"git_commit": commit()})
 
 
 def python(command: Sequence[str], *, threads: int, folder: str | None = None) -> str:
@@ -277,6 +276,14 @@ def python(command: Sequence[str], *, threads: int, folder: str | None = None) -
             check=True,
         )
     return done.stdout
+
+
+def commit() -> str:
+    """That of this checkout, "+changes" where hftl/ is another; what a recipe says is in each record, and numbers are no change."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", "hftl"]
+    changed = subprocess.run(status, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    return f"{head}+changes" if changed else head
 
 
 def keep(path: Path, record: Record) -> None:
@@ -528,10 +535,8 @@ def busy(records: Records) -> str:
     return " Other work ran beside some of the runs; alone they take less time." if ran else ""
 
 
-def short(commit: str | None) -> str:
+def short(commit: str) -> str:
     """ "1a2b3c4", or "1a2b3c4+changes" where the working tree was another."""
-    if commit is None:
-        return "not recorded"
     number, plus, changes = commit.partition("+")
     return number[:7] + plus + changes
 

@@ -109,10 +109,8 @@ def test_a_row_of_the_table_is_worked_out_from_its_runs(claims: Any) -> None:
     assert "| 0.930 (0.900 to 0.960) | 3 | 300 | 0.029 | 1 | 2.0 |" in made
     assert "EPYC, 2 cores, bf16, commit 0123456, 2026-11-20 to 2026-11-22" in made
     assert "alone they take less time" not in made
-    assert (
-        "Not measured yet by the code as it is: quickstart (photos of clothes, 5 classes, 60 of each; MobileNetV2 from random weights)."
-        in made
-    )
+    absent = "quickstart (photos of clothes, 5 classes, 60 of each; MobileNetV2 from random weights)"
+    assert f"Not measured yet by the code as it is: {absent}." in made
 
 
 def test_one_run_is_called_one_run(claims: Any) -> None:
@@ -122,7 +120,7 @@ def test_one_run_is_called_one_run(claims: Any) -> None:
 
 
 def test_a_number_of_a_changed_working_tree_says_so(claims: Any) -> None:
-    assert (claims.short("0123456789+changes"), claims.short(None)) == ("0123456+changes", "not recorded")
+    assert (claims.short("0123456789+changes"), claims.short("0123456789")) == ("0123456+changes", "0123456")
 
 
 def test_a_claim_that_a_seed_contradicts_is_named(claims: Any) -> None:
