@@ -42,7 +42,8 @@ RESULTS = HERE / "claims"
 RUNS = REPOSITORY / "build" / "claims"
 DEMO = "demo"
 """The record of `make quickstart` as a whole: its seconds, and what it prints."""
-WIDTH = 128  # of a recipe's head
+WIDTH = 128
+"""Longest line of what is written, in characters."""
 
 Record = Mapping[str, Any]
 
@@ -410,10 +411,10 @@ def table(known: Sequence[Claim], records: Records) -> str:
             ]
             cells += [f"{found[0]['test']['n']:,}", f"{chance(found):.3f}", threads, minutes(found)]
             rows.append(f"| {' | '.join(cells)} |")
-    lines = ["\n".join(rows), f"Measured on {machines(records)}.{busy(records)}"] if {*records} - {DEMO} else []
+    lines = ["\n".join(rows), wrapped(f"Measured on {machines(records)}.{busy(records)}")] if {*records} - {DEMO} else []
     if absent := [claim for claim in known if claim.name not in records]:
         names = dict.fromkeys(f"{claim.script} ({claim.data.partition(';')[0]}; {claim.model})" for claim in absent)
-        lines.append(f"Not measured yet by the code as it is: {'; '.join(names)}.")
+        lines.append(wrapped(f"Not measured yet by the code as it is: {'; '.join(names)}."))
     return "\n\n".join(lines)
 
 
@@ -426,7 +427,7 @@ def quickstart(records: Records) -> str:
     where = f"{demo['threads']} threads of {demo['cores']} cores ({demo['cpu']}, commit {short(demo['git_commit'])})"
     beside = f", beside other work that kept {demo['load_before']:.0f} processes busy" if demo["load_before"] >= 1 else ""
     took = f"All of it took {seconds(demo['seconds'])} after the install, on {where}{beside}."
-    return "\n".join(f"    {line}".rstrip() for line in shown) + f"\n\n{took} {said_of_quickstart(records)}"
+    return "\n".join(f"    {line}".rstrip() for line in shown) + "\n\n" + wrapped(f"{took} {said_of_quickstart(records)}")
 
 
 def shortened(printed: Sequence[str]) -> list[str]:
@@ -463,19 +464,19 @@ def head(script: str, known: Sequence[Claim], records: Records) -> str:
             for name in found[0]["validation_by_stage"]
         }
         parts.append(
-            f"{claim.data}; {claim.model}: test accuracy {accuracy(found)}, n = {found[0]['test']['n']:,} (which alone leave"
+            f"{claim.data[0].upper()}{claim.data[1:]}; {claim.model}: test accuracy {accuracy(found)}, n = {found[0]['test']['n']:,} (which alone leave"
             f" ± {chance(found):.3f}); validation by stage: {', '.join(f'{name} {value}' for name, value in stages.items())};"
             f" {minutes(found)} minutes of training a run, {runs(found)}."
         )
     if not parts:
-        return textwrap.fill("Measured: not yet by the code as it is; `make claims` does it with the command below.", WIDTH)
+        return wrapped("Measured: not yet by the code as it is; `make claims` does it with the command below.")
     found = [record for claim in known if claim.script == script for record in records.get(claim.name, ())]
-    return textwrap.fill(
-        f"Measured: {' '.join(parts)} Mean (lowest to highest) of these runs, on {machines({'': found})}.",
-        WIDTH,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrapped(f"Measured: {' '.join(parts)} Mean (lowest to highest) of these runs, on {machines({'': found})}.")
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines of at most `WIDTH` characters."""
+    return textwrap.fill(text.strip(), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values: Iterable[float], *, digits: int = 3) -> str:
