@@ -459,13 +459,14 @@ def head(script: str, known: Sequence[Claim], records: Records) -> str:
     for claim in known:
         if claim.script != script or not (found := records.get(claim.name)):
             continue
+        what, n = f"{claim.data[0].upper()}{claim.data[1:]}; {claim.model}", found[0]["test"]["n"]
         stages = {
             name: spread((record["validation_by_stage"][name] for record in found), digits=2)
             for name in found[0]["validation_by_stage"]
         }
         parts.append(
-            f"{claim.data[0].upper()}{claim.data[1:]}; {claim.model}: test accuracy {accuracy(found)}, n = {found[0]['test']['n']:,} (which alone leave"
-            f" ± {chance(found):.3f}); validation by stage: {', '.join(f'{name} {value}' for name, value in stages.items())};"
+            f"{what}: test accuracy {accuracy(found)}, n = {n:,} (which alone leave ± {chance(found):.3f});"
+            f" validation by stage: {', '.join(f'{name} {value}' for name, value in stages.items())};"
             f" {minutes(found)} minutes of training a run, {runs(found)}."
         )
     if not parts:
