@@ -52,6 +52,9 @@ RunDir = Annotated[
     Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run is written; default: runs/NAME.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, from its last checkpoint.")]
+NoTest = Annotated[
+    bool, typer.Option("--no-test", help="Leave the test split shut; `hftl test` opens it later. The same as run.test=sealed.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.", show_default=False)]
 RunOrRepo = Annotated[
     str,
@@ -118,10 +121,14 @@ def audit(
 
 
 @app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False) -> None:
+def train(
+    recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False
+) -> None:
     """Carry out a recipe: train its stages, open the test split once, write metrics, figures and a model card.
 
         hftl train recipes/resnet_hotdog.py data.source=photos/ --run-dir runs/photos
+
+        hftl train recipes/resnet_hotdog.py stages.all.lr=1e-4 --no-test --run-dir runs/trial-3
 
         hftl train runs/photos --resume
 
@@ -134,10 +141,28 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir =
         raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
     if repeated.recipe.is_file() and not repeated.finished and not resume and run_dir is None:
         raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
-    chosen = _recipe(recipe, overrides)
+    chosen = _recipe(recipe, _sealed(overrides, no_test))
     if run_dir is None and resume and repeated.recipe.is_file():
         run_dir = repeated.path
     train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
+
+
+@app.command()
+def test(run: RunArgument) -> None:
+    """Open the test split of a run that was trained with --no-test, once, and add its results to metrics, figures and card.
+
+    hftl test runs/trial-3
+    """
+    from hftl.sharing.card import write_card
+    from hftl.sharing.publication import refuse_pulled
+    from hftl.training.engine import open_test
+
+    directory = RunDirectory(run)
+    refuse_pulled(directory, "its results are the author's")
+    open_test(directory, say=_say)
+    if is_main_process():
+        write_card(directory)
+        _say(f"\n  {directory.card}  the model card")
 
 
 @app.command()
@@ -242,6 +267,7 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
+    from hftl.ledger import count_openings
     from hftl.sharing.card import add_facts, check_front_matter, write_card
     from hftl.sharing.publication import refuse_pulled
 
@@ -249,6 +275,8 @@ def card(
     refuse_pulled(directory, "its card is the author's")
     if facts:
         add_facts(directory, facts)
+    if directory.finished and (problem := count_openings(directory)) is not None:
+        _say(problem)
     _say(str(write_card(directory)))
     for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
         _say(f"  to be pushed it needs: {problem}")
@@ -452,8 +480,9 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     source = sys.argv[0] if argv is None else recipe.name
 
     @script.command(help=f"Train the recipe `{recipe.name}`. See its plan first with: hftl plan {source}")
-    def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False) -> None:
-        train_recipe(override(recipe, overrides or [], source=source), run_dir=run_dir, resume=resume, source=source)
+    def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False) -> None:
+        chosen = override(recipe, _sealed(overrides, no_test), source=source)
+        train_recipe(chosen, run_dir=run_dir, resume=resume, source=source)
 
     _exit_cleanly(lambda: script(arguments))
 
@@ -465,6 +494,11 @@ def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
 
         return override(fetch_recipe(name), overrides or [], source=name)
     return override(load_recipe(name), overrides or [], source=name)
+
+
+def _sealed(overrides: Sequence[str] | None, no_test: bool) -> list[str]:
+    """The overrides, with what --no-test stands for."""
+    return [*(overrides or []), *(["run.test=sealed"] if no_test else [])]
 
 
 def _run(name: str, *, model_only: bool = False) -> RunDirectory:

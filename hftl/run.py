@@ -122,6 +122,11 @@ class RunDirectory:
         return self.path / "test_openings.jsonl"
 
     @property
+    def test_ledger(self) -> Path:
+        """How often the rows of its test split were opened by all runs of this user on this machine; see `hftl.ledger`."""
+        return self.path / "test_ledger.json"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

@@ -17,6 +17,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Nor does a test find what another session, or the user of this machine, has computed before.
 os.environ["HFTL_CACHE"] = tempfile.mkdtemp(prefix="hftl-tests-")
+# Nor do runs of tests stand in the user's ledger of test openings.
+os.environ["HFTL_LEDGER"] = os.path.join(os.environ["HFTL_CACHE"], "ledger", "test_openings.jsonl")
 
 import pytest
 from hub_server import hub as hub

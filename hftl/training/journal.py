@@ -6,7 +6,7 @@ Only the main process speaks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,12 +80,18 @@ class Journal:
         for line in lines:
             self.say(line)
 
-    def continues(self, stage: str, *, step: int, checkpoint: str) -> None:
-        self.record("continued", stage=stage, step=step)
+    def continues(self, stages: Sequence[str], progress: StageProgress, *, metric: str, checkpoint: str) -> None:
+        stage = stages[progress.stage]
+        self.record("continued", stage=stage, step=progress.step)
         self.say(
-            f'continuing at stage "{stage}", step {step} (checkpoint {checkpoint}):'
+            f'continuing at stage "{stage}", step {progress.step} (checkpoint {checkpoint}):'
             " same data order, same augmentations, same generators"
         )
+        if progress.kept_rank is not None:
+            self.say(
+                f"  best so far: stage {stages[progress.kept_stage]}, epoch {progress.kept_epoch},"
+                f" validation {metric} {_metric(progress.kept_rank, metric):.4f}"
+            )
 
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
@@ -120,10 +126,17 @@ class Journal:
             rates = {f"lr/{group}": rate for group, rate in lr.items()}
             self.accelerator.log({"train/loss": loss, **rates}, step=step)
 
-    def stage_end(self, stage: str, progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
-        assert progress.best_rank is not None  # a stage has an epoch
-        best = progress.best_rank[0] * (-1 if metric == "log_loss" else 1)
-        self.record("stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, stopped_early=stopped_early)
+    def stage_end(self, stages: Sequence[str], progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
+        """The end of the stage where `progress` stands, one of all `stages`; said aloud where it leaves no weights."""
+        assert progress.best_rank is not None and progress.kept_rank is not None  # a stage has an epoch
+        stage, kept = stages[progress.stage], progress.kept_stage == progress.stage
+        best = _metric(progress.best_rank, metric)
+        self.record(
+            "stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, kept=kept, stopped_early=stopped_early
+        )
+        if not kept:
+            how = how_it_compares(progress.best_rank, progress.kept_rank, metric)
+            self.say(f"stage {stage} did not improve on {stages[progress.kept_stage]} ({how}): its weights were not kept")
 
     def evaluation(
         self,
@@ -135,7 +148,7 @@ class Journal:
         train_loss: float,
         validation: Mapping[str, float],
         metric: str,
-        best: bool,
+        kept: bool,
         seconds: float,
     ) -> None:
         self.record(
@@ -145,13 +158,25 @@ class Journal:
             step=step,
             train_loss=train_loss,
             validation=dict(validation),
-            best=best,
+            kept=kept,
             seconds=round(seconds, 2),
         )
         self._note = f" · validation {metric} {validation[metric]:.3f}"
         self.say(
             f"  epoch {epoch}/{epochs}  train loss {train_loss:.3f}  validation {metric} {validation[metric]:.4f}"
-            f"  log loss {validation['log_loss']:.3f}  {seconds:.0f} s{'  best' if best else ''}"
+            f"  log loss {validation['log_loss']:.3f}  {seconds:.0f} s{'  best' if kept else ''}"
         )
         if self.accelerator.trackers:
             self.accelerator.log({f"validation/{name}": value for name, value in validation.items()}, step=step)
+
+
+def how_it_compares(rank: tuple[float, float], kept: tuple[float, float], metric: str) -> str:
+    """Two ranks in words: the metric of both, and the log loss where that decides."""
+    if rank[0] == kept[0]:
+        return f"validation {metric} {_metric(rank, metric):.4f} for both, log loss {-rank[1]:.4f} against {-kept[1]:.4f}"
+    return f"validation {metric} {_metric(rank, metric):.4f} against {_metric(kept, metric):.4f}"
+
+
+def _metric(rank: tuple[float, float], metric: str) -> float:
+    """The validation metric that a rank is made of, which is better the higher it is."""
+    return -rank[0] if metric == "log_loss" else rank[0]
