@@ -141,15 +141,13 @@ def test_a_run_without_test_keeps_it_shut_until_it_is_opened_once(tmp_path: Path
 
 def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
-    predict = engine.predict_logits
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "predict_logits", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(engine, "predict_logits", interrupted)
         engine.open_test(run, say=lambda line: None)
-    monkeypatch.setattr(engine, "predict_logits", predict)
     engine.open_test(run, say=lambda line: None)
     assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl test", "hftl test, continued"]
     write_card(run)
@@ -184,7 +182,7 @@ def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: 
     write_text(run.recipe, RECIPE.to_yaml())
     claim(run, sealed, resume=True)
     write_text(run.recipe, sealed.to_yaml())
-    with pytest.raises(RunError, match="run.test: sealed -> open"):
+    with pytest.raises(RunError, match=r"run\.test: sealed -> open"):
         claim(run, RECIPE, resume=True)
 
 

@@ -34,7 +34,7 @@ def test_a_good_model_has_its_numbers_and_its_worst_class() -> None:
     validation, test, worst = lines([[90, 10], [20, 80]], ("neg", "pos"), openings={"openings": 1, "runs": 1})
     assert validation.startswith("validation: accuracy 0.8500 [")
     assert test.startswith("test (opened once): accuracy 0.8500 [") and test.endswith(" · majority 0.5000")
-    # F1: 2 * 90 / (100 + 110) = 0.857 and 2 * 80 / (100 + 90) = 0.842. Wilson for 80 of 100: [0.711, 0.867], below 0.85 only in part.
+    # F1: 2 * 90 / (100 + 110) = 0.857 and 2 * 80 / (100 + 90) = 0.842. Wilson for 80 of 100: [0.711, 0.867].
     assert worst == '  worst class on test: "pos", recall 0.800 [0.711, 0.867], n = 100, most often taken for "neg"'
 
 
