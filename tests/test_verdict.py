@@ -57,11 +57,17 @@ def test_classes_that_are_never_predicted_are_named_with_the_key_to_try() -> Non
     # 40 of 52 are found, [0.639, 0.863] lies below the accuracy 230 / 250 = 0.92 [0.880, 0.948]
     assert worst.startswith('  worst class on test: "other", recall 0.769 [0.639, 0.863], n = 52, most often taken for "common"')
     assert worst.endswith("try: stages.all.class_weights=balanced")
+    assert "  whatever you try, compare it by validation: --no-test leaves the test split shut" in found
 
 
 def test_a_frequent_class_that_is_never_predicted_wants_another_rate() -> None:
     (never,) = [line for line in lines([[0, 100], [0, 50]], ("a", "b")) if "never predicted" in line]
     assert never == '  never predicted on test: "a". try: more stages.all.epochs, or another stages.all.lr'
+
+
+def test_weights_of_classes_are_no_advice_where_the_worst_class_is_as_frequent_as_others() -> None:
+    (worst,) = [line for line in lines([[40, 60], [0, 100]], ("neg", "pos")) if "worst class" in line]
+    assert worst.endswith('most often taken for "pos"')
 
 
 def test_many_classes_that_are_never_predicted_are_counted() -> None:
@@ -86,8 +92,8 @@ def test_a_small_validation_split_is_called_small_with_its_interval() -> None:
     (said,) = [line for line in lines([[18, 3], [3, 18]], ("a", "b"), enlarge="data.validation_fraction") if "small" in line]
     # 36 of 42 are right: 0.857, Wilson [0.722, 0.933].
     assert said == (
-        "  a small validation split chose the weights: of 42 examples, so its accuracy lies anywhere from 0.72 to 0.93 (95 %)."
-        " try: a larger data.validation_fraction"
+        "  the validation split, which chose the weights, is small: 42 examples, so that its accuracy lies anywhere from 0.72"
+        " to 0.93 (95 %). try: a larger data.validation_fraction"
     )
     (said,) = [line for line in lines([[18, 3], [3, 18]], ("a", "b")) if "small" in line]
     assert said.endswith("more validation examples choose better")

@@ -11,6 +11,7 @@ from typing import Any
 
 FEW = 100
 """A validation split of fewer examples is called small: the 95 % interval of an accuracy is then about 0.2 wide."""
+TRY = "try: "
 NAMED = 5
 """So many classes are named in one line; the rest is counted."""
 
@@ -38,8 +39,10 @@ def verdict(
         )
     split = "test" if "test" in metrics else "validation"
     values = metrics[split]
-    yield from _against_majority(split, values, stage)
-    yield from _worst_classes(split, values, stage)
+    weak = [*_against_majority(split, values, stage), *_worst_classes(split, values, stage)]
+    yield from weak
+    if split == "test" and any(TRY in line for line in weak):
+        yield "  whatever you try, compare it by validation: --no-test leaves the test split shut"
     yield from _small_validation(metrics["validation"], enlarge)
 
 
@@ -53,7 +56,7 @@ def _opened(openings: Mapping[str, Any] | None) -> str:
 def _against_majority(split: str, values: Mapping[str, Any], stage: str) -> Iterator[str]:
     majority, (low, _) = values["majority_accuracy"], values["accuracy_interval"]
     always = f'always answering "{values["majority_label"]}", {majority:.4f} on {split}'
-    advice = f"try: another stages.{stage}.lr, or more stages.{stage}.epochs"
+    advice = f"{TRY}another stages.{stage}.lr, or more stages.{stage}.epochs"
     if values["accuracy"] <= majority:
         yield f"  worthless so far: the model is no better than {always}. {advice}"
     elif low <= majority:
@@ -64,12 +67,15 @@ def _worst_classes(split: str, values: Mapping[str, Any], stage: str) -> Iterato
     """The class of the lowest F1, as on the card, with its recall; and the classes that are never predicted."""
     rows = [row for row in values["per_class"] if row["n"]]
     never = [row for row in rows if row["precision"] is None]
-    balanced = f"try: stages.{stage}.class_weights=balanced"
+
+    def rare(row: Mapping[str, Any]) -> bool:
+        return bool(row["n"] < values["n"] / len(rows))
+
+    balanced = f"{TRY}stages.{stage}.class_weights=balanced"
     if never:
         names = _listed([row["label"] for row in never])
-        rare = sum(row["n"] for row in never) / len(never) < values["n"] / len(rows)
-        more = f"try: more stages.{stage}.epochs, or another stages.{stage}.lr"
-        yield f"  never predicted on {split}: {names}. {balanced if rare else more}"
+        more = f"{TRY}more stages.{stage}.epochs, or another stages.{stage}.lr"
+        yield f"  never predicted on {split}: {names}. {balanced if all(map(rare, never)) else more}"
     worst = min((row for row in rows if row not in never), key=lambda row: row["f1"], default=None)
     if worst is not None and worst["f1"] < 1:
         low, high = worst["recall_interval"]
@@ -77,7 +83,7 @@ def _worst_classes(split: str, values: Mapping[str, Any], stage: str) -> Iterato
         below = high < values["accuracy_interval"][0]
         yield (
             f'  worst class on {split}: "{worst["label"]}", recall {worst["recall"]:.3f} [{low:.3f}, {high:.3f}],'
-            f" n = {worst['n']:,}{confused}{f'. {balanced}' if below else ''}"
+            f" n = {worst['n']:,}{confused}{f'. {balanced}' if below and rare(worst) else ''}"
         )
 
 
@@ -95,10 +101,10 @@ def _small_validation(values: Mapping[str, Any], enlarge: str | None) -> Iterato
     if values["n"] >= FEW:
         return
     low, high = values["accuracy_interval"]
-    way_out = f"try: a larger {enlarge}" if enlarge else "more validation examples choose better"
+    way_out = f"{TRY}a larger {enlarge}" if enlarge else "more validation examples choose better"
     yield (
-        f"  a small validation split chose the weights: of {values['n']} examples, so its accuracy lies anywhere from"
-        f" {low:.2f} to {high:.2f} (95 %). {way_out}"
+        f"  the validation split, which chose the weights, is small: {values['n']} examples, so that its accuracy lies anywhere"
+        f" from {low:.2f} to {high:.2f} (95 %). {way_out}"
     )
 
 

@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, broadcast, gather_object
+from datasets import disable_progress_bars
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
@@ -43,7 +45,7 @@ from hftl.ledger import count_openings, note_opening
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
-from hftl.recipe import LOCAL, ImageData, Recipe, Stage
+from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
 from hftl.run import (
     RunDirectory,
     environment_record,
@@ -387,13 +389,21 @@ def _conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say:
     metrics = {split: compute_metrics(predicted, label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
+    recipe = run.load_recipe()
     for line in verdict(
         metrics,
         openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
-        stage=list(run.load_recipe().stages)[-1],
-        enlarge=None if data["validation"] == "given" else "data.validation_fraction",
+        stage=list(recipe.stages)[-1],
+        enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)
+
+
+def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *, n: int) -> str | None:
+    """The key that makes a validation split of n rows larger; None: it is the source's own, and whole."""
+    if section.max_validation_samples == n:
+        return "data.max_validation_samples"
+    return None if data["validation"] == "given" else "data.validation_fraction"
 
 
 @others_alive()
@@ -452,6 +462,7 @@ def _evaluate(
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
     if source.startswith(LOCAL):
         raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
+    disable_progress_bars()
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
