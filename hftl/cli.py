@@ -17,6 +17,7 @@ from hftl.errors import DataError, HftlError, RunError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
+from hftl.terminal import show as show_on
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,9 +87,9 @@ def plan(
     chosen = _recipe(recipe, overrides)
     made = make_plan(prepare_experiment(chosen), source=recipe, measure=process_state().device)
     if json:
-        out.print_json(data=made.to_dict())
+        out.print_json(data=made.to_dict(), ensure_ascii=True)
     else:
-        out.print(plan_table(made), "", plan_footer(made), sep="\n", highlight=False)
+        show_on(out, plan_table(made), "", plan_footer(made), sep="\n")
 
 
 @app.command()
@@ -112,10 +113,10 @@ def audit(
     except DataError as error:
         if not json:
             raise
-        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]})
+        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]}, ensure_ascii=True)
         raise typer.Exit(error.exit_code) from None
     if json:
-        out.print_json(data=found.to_dict())
+        out.print_json(data=found.to_dict(), ensure_ascii=True)
     else:
         out.print(audit_table(found), highlight=False)
 
@@ -219,7 +220,7 @@ def predict(
     predictions = predict_inputs(_run(model, model_only=True).path, inputs)
     if output is not None:
         write_predictions(predictions, output)
-        out.print(f"{len(predictions)} predictions in {output}", highlight=False)
+        _say(f"{len(predictions)} predictions in {output}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("label", no_wrap=True)
@@ -250,7 +251,7 @@ def show(
         )
     else:
         for line in describe_texts(experiment):
-            out.print(line, markup=False, highlight=False)
+            _say(line)
 
 
 @app.command()
@@ -443,22 +444,14 @@ def train_recipe(
         if is_main_process() and run.finished:  # asked to stop when all but the card was there
             write_card(run)
         elif is_main_process() and run.recipe.is_file() and not stopped.saved:
-            console.print(
-                f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume",
-                highlight=False,
-                markup=False,
-            )
+            show_on(console, f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume")
         raise
     if is_main_process():
         write_card(run)
-        console.print(
-            f"\n  {run.card}  the model card\n  {run.figures}/  learning curves, confusion matrix, calibration",
-            highlight=False,
-            markup=False,
-        )
+        show_on(console, f"\n  {run.card}  the model card\n  {run.figures}/  learning curves, confusion matrix, calibration")
         given = '"A slow start, but what an ending."' if recipe.data.kind == "text" else "PICTURE..."
         for line in (f"try:    hftl predict {run.path} {given}", f"share:  hftl push {run.path} OWNER/NAME --dry-run"):
-            console.print(f"  {line}", highlight=False, markup=False)
+            show_on(console, f"  {line}")
     return run
 
 
@@ -513,20 +506,23 @@ def _run(name: str, *, model_only: bool = False) -> RunDirectory:
 
 
 def is_main_process() -> bool:
-    """True on the one process that speaks; torch's launchers number them in RANK."""
-    return os.environ.get("RANK", "0") == "0"
+    """True on the one process that speaks. torch's launchers number them in RANK, and say in WORLD_SIZE how many there are.
+
+    A RANK alone is left over from something else.
+    """
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:
     """A user's error is one message and exit code 2, as Typer's usage errors are; a defect keeps its traceback.
 
-    SIGINT is 130 and SIGTERM 143, see `hftl.signals`.
+    SIGINT is 130, SIGTERM 143 and SIGHUP 129, see `hftl.signals`.
     """
     try:
         command()
     except HftlError as error:
         if is_main_process() or error.everywhere:
-            err.print(printable(f"{type(error).__name__}: {error}"), markup=False, highlight=False)
+            show_on(err, f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 
@@ -552,7 +548,7 @@ def _policy(recipe: Recipe) -> str:
 
 def _say(line: str) -> None:
     """A line that may hold a stranger's words."""
-    out.print(printable(line), highlight=False, markup=False)
+    show_on(out, line)
 
 
 def _bytes(count: int) -> str:

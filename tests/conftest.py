@@ -71,7 +71,7 @@ def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
     """pytest's own are back after a test: the command line, run in this process, installs others."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.errors": (),
     "hftl.secrets": (),
     "hftl.signals": (),
+    "hftl.terminal": ("hftl.errors",),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.data": (*GROUND, "hftl.store"),
     "hftl.models": GROUND,
     "hftl.evaluation": GROUND,
-    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),

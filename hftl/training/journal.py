@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hftl.run import RunDirectory, flush, now
+from hftl.terminal import show
 from hftl.training.checkpoint import Progress as StageProgress
 from hftl.training.plan import Plan, plan_footer, plan_table
 
@@ -51,9 +52,10 @@ class Journal:
     def say(self, text: str) -> None:
         """One line, on the terminal and in log.txt."""
         if self.accelerator.is_main_process:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            is_read = show(self.console, text, soft_wrap=True)
+            gone = "" if is_read else f"{now()} nobody reads the terminal any more: the run goes on, and this file has the rest\n"
             with self.run.log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{now()} {text}\n")
+                stream.write(f"{gone}{now()} {text}\n")
 
     def record(self, event: str, **values: Any) -> None:
         """One line of history.jsonl."""
@@ -75,7 +77,7 @@ class Journal:
     def opening(self, plan: Plan, lines: Iterable[str]) -> None:
         """The plan, on the terminal, and what has to be said before the first step."""
         if self.accelerator.is_main_process:
-            self.console.print(plan_table(plan), "", plan_footer(plan), "", sep="\n", highlight=False)
+            show(self.console, plan_table(plan), "", plan_footer(plan), "", sep="\n")
         self.say(f"run directory: {self.run.path}")
         for line in lines:
             self.say(line)
