@@ -33,14 +33,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.errors": (),
     "hftl.secrets": (),
     "hftl.signals": (),
+    "hftl.terminal": ("hftl.errors",),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
+    "hftl.ledger": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store"),
     "hftl.models": GROUND,
     "hftl.evaluation": GROUND,
-    "hftl.training": (*WINGS, "hftl.store", "hftl.signals"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -73,6 +75,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
+    "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),
 }
