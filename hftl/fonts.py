@@ -43,9 +43,10 @@ def missing(text: str, face: Face) -> frozenset[str]:
 
 
 def find_face(letters: Iterable[str]) -> Face | None:
-    """A font of this machine that draws all of some letters: an upright one of ordinary weight, sans serif first; None: there is none.
+    """A font of this machine that draws all of some letters; None: there is none.
 
-    Which one it is depends on the fonts alone, not on the order in which the system lists them.
+    An upright one of ordinary weight, sans serif first. Which one it is depends on the fonts alone, not on the order in which the
+    system lists them.
     """
     wanted = frozenset(letters)
     return next((face for face in _faces() if _draws_all(face, wanted) and _is_chosen(face)), None)

@@ -116,8 +116,8 @@ class ImageData(_Data):
     image_size: Positive | None = None
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"
-    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`). It gets the whole
-    picture; what it returns is then resized and cropped as for evaluation, unless it always returns the size of the model's input."""
+    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`). A pipeline gets
+    the whole picture; what it returns is resized and cropped as for evaluation, unless it makes the model's input size itself."""
     augmentation_views: Count = 0
     """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; frozen layers compute
     each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
@@ -315,15 +315,6 @@ class Recipe(_Section):
         if (self.model.family == "timm") != (self.data.kind == "image"):
             raise ValueError(
                 f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"; pictures go with timm'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _the_label_is_not_the_content(self) -> Self:
-        column = self.data.text_column if isinstance(self.data, TextData) else self.data.image_column
-        if column == self.data.label_column:
-            raise ValueError(
-                f'data.label_column: "{column}" is data.{self.data.kind}_column too; a model would learn to read its own answer'
             )
         return self
 

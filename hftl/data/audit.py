@@ -36,8 +36,8 @@ UNKNOWN_WORDS = 0.2
 """The same for models on word vectors: words that the training texts do not repeat are unknown to them, and that is usual."""
 LETTER_BY_LETTER = 0.75
 """Tokens a letter of an alphabet from which on a text is read letter by letter, and not in words or pieces of words."""
-SIGN_BY_SIGN = 1.5
-"""The same for Chinese, Japanese and Korean, where one sign is one token in vocabularies that were made for it."""
+SIGN_BY_SIGN = {"Chinese": 1.5, "Japanese": 1.5, "Korean": 1.2}
+"""The same where a sign is a word or a syllable: one token each is usual in vocabularies that were made for it."""
 
 _EXAMPLES = 5  # of one kind
 _LOOKED_AT = 1000  # texts of train whose content is looked at, spread evenly
@@ -93,14 +93,15 @@ class Audit:
         elif self.classes["scale"] is not None:
             kind = "dates" if self.classes["scale"] == "dates" else "numbers"
             yield (
-                f"the {len(there):,} classes are {kind}, such as {such}: if they are values on a scale, know that to a classifier none is"
-                " nearer to one than to another; ranges with names would be classes"
+                f"the {len(there):,} classes are {kind}, such as {such}, and a classifier does not know which are near each other:"
+                " if they are values on a scale, make a few ranges of them, with names"
             )
         for alike in self.classes["alike"][:_EXAMPLES]:
             names = listed_and([f"{name} ({_count(n, 'row')})" for name, n in zip(alike["names"], alike["rows"], strict=True)])
             yield f"classes {names} differ {alike['how']} alone: if they mean one class, give them one name in the source"
         if len(self.classes["alike"]) > _EXAMPLES:
-            yield f"{_count(len(self.classes['alike']) - _EXAMPLES, 'further group')} of classes whose names nearly agree: see audit.json"
+            further = _count(len(self.classes["alike"]) - _EXAMPLES, "further group")
+            yield f"{further} of classes whose names nearly agree: see audit.json"
         for name, split in self.splits.items():
             if split.get("without_words"):
                 silent = split["without_words"]
@@ -174,10 +175,11 @@ class Audit:
         if self.tokens is None or self.tokens["english"] >= LETTER_BY_LETTER:  # a model of letters or bytes reads all of it so
             return
         for script, facts in self.tokens["scripts"].items():
-            limit = SIGN_BY_SIGN if script in _SIGNS else LETTER_BY_LETTER
+            limit = SIGN_BY_SIGN.get(script, LETTER_BY_LETTER)
             if facts["share"] >= 0.2 and facts["tokens_per_letter"] >= limit and facts["unknown"] < 0.5:
                 took = f"{facts['tokens_per_letter']:.2g} tokens a letter, against {self.tokens['english']:.2g} in English"
-                yield f"train: {script} is read in single letters or less ({took}), so the model knows no word of it. {self.way_out(script)}"
+                why = f"{script} is read in single letters or less ({took}), so the model knows no word of it"
+                yield f"train: {why}. {self.way_out(script)}"
 
     def unknown_script(self) -> str | None:
         """The script, other than Latin, that most of the unknown tokens are in; None: there is none."""
@@ -193,10 +195,11 @@ class Audit:
             return "A checkpoint that was trained on messages with such signs would."
         if self.vocabulary is not None:
             unspaced = script in ("Chinese", "Japanese", "Thai", "Lao", "Khmer", "Myanmar")
-            spaces = f" {script} is written without spaces, so that a sentence counts as one word here; use a transformer." if unspaced else ""
-            return f"Vectors of the texts' language would.{spaces}"
+            why = f" {script} is written without spaces, so that a sentence counts as one word here; use a transformer."
+            return f"Vectors of the texts' language would.{why if unspaced else ''}"
         of = f"for {script} texts" if script else "for texts of this language"
-        return f"A checkpoint {of} would, or a multilingual one (google-bert/bert-base-multilingual-cased, FacebookAI/xlm-roberta-base)."
+        others = "google-bert/bert-base-multilingual-cased, FacebookAI/xlm-roberta-base"
+        return f"A checkpoint {of} would, or a multilingual one ({others})."
 
     def _texts(self) -> Iterator[str]:
         if self.texts is None:
@@ -210,8 +213,8 @@ class Audit:
             yield f"train: {_percent(self.texts['are_class'])} of the texts are nothing but the name of their class"
         elif self.texts["name_class"] >= _NEARLY_ALL:
             yield (
-                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and only of that one: to"
-                " find that word may be all that a model learns"
+                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and only of that one:"
+                " to find that word may be all that a model learns"
             )
 
     def _example(self, kind: str, splits: Sequence[str] | None = None) -> str:
@@ -219,9 +222,6 @@ class Audit:
             if example["kind"] == kind and splits in (None, example["splits"]):
                 return f", such as {' and '.join(example['ids'])}"
         return ""
-
-
-_SIGNS = ("Chinese", "Japanese", "Korean")
 
 
 def audit_splits(
@@ -294,21 +294,26 @@ def _without_words(splits: Splits, role: Role) -> list[str]:
     return [names[place] for place in np.flatnonzero((every > 0) & (every == empty))]
 
 
+def _words(text: str) -> str:
+    """The words of a text with a space on both sides of each: " a good film "."""
+    words = re.findall(r"\w+", normalise(text))
+    return f" {' '.join(words)} "
+
+
 def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
     """Shares of some training texts, see `Audit.texts`; empty ones are not counted."""
     places = np.unique(np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).astype(int)).tolist()
     some = train[places]
-    told = [re.compile(rf"\b{re.escape(normalise(name))}\b") for name in names]
+    words_of = [_words(name) for name in names]
     said = [len(name) >= 3 and any(map(str.isalpha, name)) for name in names]  # "1" and "a" are in any text
     looked_at = bare = are_class = name_class = 0
     for text, label in zip(some["text"], some["label"], strict=True):
-        plain = normalise(text)
-        if plain:
-            other = (label + 1) % len(names)
+        if plain := normalise(text):
             looked_at += 1
             bare += not any(map(str.isalpha, plain)) or _NO_PROSE.fullmatch(plain) is not None
             are_class += plain == normalise(names[label])
-            name_class += said[label] and told[label].search(plain) is not None and told[other].search(plain) is None
+            words = _words(plain)
+            name_class += said[label] and words_of[label] in words and words_of[(label + 1) % len(names)] not in words
     share = {"bare": bare, "are_class": are_class, "name_class": name_class}
     return {"looked_at": looked_at, **{name: round(count / looked_at, 4) if looked_at else 0.0 for name, count in share.items()}}
 

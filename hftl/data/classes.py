@@ -120,7 +120,7 @@ def same_look_problems(names: Sequence[str], counts: Mapping[str, np.ndarray]) -
     for group in look_same([names[place] for place in there]):
         places = [int(there[place]) for place in group]
         spelled = [
-            f"{ascii(names[place])} ({', '.join(f'{split} {rows[place]:,}' for split, rows in counts.items() if rows[place])})"
+            f"{names[place]!a} ({', '.join(f'{split} {rows[place]:,}' for split, rows in counts.items() if rows[place])})"
             for place in places
         ]
         what = (
@@ -131,9 +131,7 @@ def same_look_problems(names: Sequence[str], counts: Mapping[str, np.ndarray]) -
     return problems
 
 
-def class_a_row_problem(
-    split: str, names: Sequence[str], rows: int, *, columns: Sequence[str], divided: bool
-) -> Problem | None:
+def class_a_row_problem(split: str, names: Sequence[str], rows: int, *, columns: Sequence[str], divided: bool) -> Problem | None:
     """Labels that are no classes: about as many different ones as rows; None where that can be meant.
 
     Args:
@@ -147,7 +145,12 @@ def class_a_row_problem(
     alone = divided and len(names) == rows
     if rows < FEW_ROWS or not (alone or scale in ("fractions", "dates")):
         return None
-    different = {"fractions": "different numbers", "dates": "different dates", "whole numbers": "different numbers", None: "classes"}
+    different = {
+        "fractions": "different numbers",
+        "dates": "different dates",
+        "whole numbers": "different numbers",
+        None: "classes",
+    }
     what = f"its {rows:,} labels are {len(names):,} {different[scale]} ({listed(names[:SHOWN])}{more(len(names))})"
     if scale == "fractions":
         what += ": values on a scale, which is regression; hftl tells classes apart"
@@ -177,7 +180,9 @@ def _of_one_alphabet(name: str) -> str:
 
 def _joined(name: str) -> str:
     """Words as one; between digits a space stays, so that "1-2" is not "12"."""
-    return re.sub(r"(?<=\d)[\s_‐‑–—-]+(?=\d)", " ", re.sub(r"(?<=[^\W\d_])[\s_‐‑–—-]+(?=\w)|(?<=\d)[\s_‐‑–—-]+(?=[^\W\d_])", "", name))
+    return re.sub(
+        r"(?<=\d)[\s_‐‑–—-]+(?=\d)", " ", re.sub(r"(?<=[^\W\d_])[\s_‐‑–—-]+(?=\w)|(?<=\d)[\s_‐‑–—-]+(?=[^\W\d_])", "", name)
+    )
 
 
 def _bare(name: str) -> str:

@@ -3,9 +3,9 @@
 A picture is decoded by `decode` and then goes one of two ways. Evaluation, and training without augmentation: the resizing and
 cropping of the transformers image processor itself, so that a pipeline serves the pixels that were measured. Training with
 augmentation: an Albumentations pipeline on the decoded picture; what a pipeline of the user's own returns then goes the first way,
-so that training sees the geometry of evaluation, unless the pipeline itself makes pictures of the input's size. Both end in bytes, which are a quarter of the floats to carry;
-the processor's mean and standard deviation come last, on the device. What sample i of epoch e looks like depends on (seed, e, i)
-alone.
+so that training sees the geometry of evaluation, unless the pipeline makes pictures of the input's size itself. Both end in bytes,
+which are a quarter of the floats to carry; the processor's mean and standard deviation come last, on the device. What sample i of
+epoch e looks like depends on (seed, e, i) alone.
 
 Decoding is what pictures cost, and it is the same in every epoch: `ImageSamples.decode_once` keeps its result (see hftl.store).
 

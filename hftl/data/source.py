@@ -98,6 +98,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     Raises:
         DataError: everything that is wrong with the source, in one report.
     """
+    if data.label_column == content_column(data):
+        what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
+        raise DataError(data.source, [Problem("data.label_column", what)])
     source = open_source(data)
     tables = read_tables(source, choose_splits(source, data), data)
     problems: list[Problem] = []

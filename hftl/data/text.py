@@ -153,10 +153,10 @@ SCRIPT_SAMPLE = 200
 def script_facts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, float]]:
     """How the tokenizer reads the scripts that texts are written in, by their names, the most frequent first.
 
-    For each `share` of the letters, `tokens_per_letter`, and `unknown`: the share of those tokens that are the unknown one. Emoji
-    and other signs count as a script, digits and punctuation do not. A script of less than 1 % is left out. About 0.3 tokens a
-    letter is usual; 1 or more of an alphabet says that no word of it is in the vocabulary, and a tokenizer that goes down to single
-    letters or bytes has no unknown token that would show it.
+    For each `share` of the letters, marks counted, `tokens_per_letter`, and `unknown`: the share of those tokens that are the
+    unknown one. Emoji and other signs count as a script, digits and punctuation do not. A script of less than 1 % is left out.
+    About 0.3 tokens a letter is usual; 1 or more of an alphabet says that no word of it is in the vocabulary, and a tokenizer that
+    goes down to single letters or bytes has no unknown token that would show it.
     """
     runs: Counter[tuple[str, str]] = Counter()
     for place in np.unique(np.linspace(0, len(texts) - 1, min(SCRIPT_SAMPLE, len(texts))).astype(int)).tolist():
@@ -167,7 +167,7 @@ def script_facts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> di
     if runs:
         encoded = tokenizer([run for _, run in runs], add_special_tokens=False, truncation=False, padding=False, verbose=False)
         for ((script, run), times), ids in zip(runs.items(), encoded["input_ids"], strict=True):
-            letters[script] += times * sum(not _is_mark(letter) for letter in run)
+            letters[script] += times * len(run)
             tokens[script] += times * len(ids)
             unknown[script] += times * ids.count(tokenizer.unk_token_id)
     return {

@@ -263,7 +263,8 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
     found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=tokens)
     if lengths and lengths["train"]["share_unknown"] >= NOTHING_KNOWN:
         script = found.unknown_script()
-        what = f"{100 * lengths['train']['share_unknown']:.1f} % of the tokens are unknown to the model{f', mostly {script}' if script else ''}"
+        mostly = f", mostly {script}" if script else ""
+        what = f"{100 * lengths['train']['share_unknown']:.1f} % of the tokens are unknown to the model{mostly}"
         help = ("nothing can be learned from texts that all look the same to it", found.way_out())
         raise DataError(recipe.data.source, [Problem('split "train"', what, help)])
     return found
