@@ -521,7 +521,7 @@ def test_folders_of_pictures_that_nearly_agree_are_said_too(tmp_path: Path) -> N
 
 def test_class_names_that_look_the_same_are_refused_within_a_split_and_across_two(tmp_path: Path) -> None:
     composed, apart = "caf\u00e9", "cafe\u0301"
-    write(tmp_path / "one" / "d.jsonl", [(f"t {row}", (composed, apart, "thé")[row % 3]) for row in range(30)])
+    write(tmp_path / "one" / "train.jsonl", [(f"t {row}", (composed, apart, "thé")[row % 3]) for row in range(30)])
     assert "class names: 2 classes look the same" in refused(tmp_path / "one")
     write(tmp_path / "two" / "train.jsonl", [(f"t {row}", (composed, "thé")[row % 2]) for row in range(20)])
     write(tmp_path / "two" / "test.jsonl", [(f"e {row}", (apart, "thé")[row % 2]) for row in range(6)])
@@ -566,8 +566,11 @@ def test_about_a_class_a_row_that_may_be_meant_is_a_line(tmp_path: Path) -> None
 def test_the_label_column_as_text_is_refused_and_its_copy_under_another_name_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", plain("t", 40))
     assert '"label" is data.text_column too: a model would learn to read its own answer' in refused(path, text_column="label")
-    path = write(tmp_path / "d.jsonl", [(("Good", "bad")[row % 2], ("good", "bad")[row % 2]) for row in range(40)])
-    assert "train: 100 % of the texts are nothing but the name of their class" in lines(path)
+    for split, count in (("train", 40), ("validation", 4)):
+        rows = [(("Good", "bad")[row % 2], ("good", "bad")[row % 2]) for row in range(count)]
+        write(tmp_path / "copied" / f"{split}.jsonl", rows)
+    said = "train: 100 % of the texts are nothing but the name of their class"
+    assert said in lines(tmp_path / "copied", on_duplicate="keep")
 
 
 def test_texts_that_say_their_class_or_nothing_at_all_are_said(tmp_path: Path) -> None:
@@ -596,7 +599,7 @@ THAI = "หนัง เรื่อง นี้ ดีมาก ชอบ ส�
 def test_texts_that_are_unknown_to_the_model_are_refused_or_said_with_their_script_and_the_way_out(
     tmp_path: Path, hftl: Hftl
 ) -> None:
-    thai = [(f"{THAI} {THAI[row % 30 :]}", "ab"[row % 2]) for row in range(40)]
+    thai = [(f"{THAI} {'ดี' * row}", "ab"[row % 2]) for row in range(40)]
     recipe = recipe_file(tmp_path, write(tmp_path / "data" / "train.jsonl", thai))
     done = hftl("audit", recipe)
     assert done.code == 2

@@ -583,7 +583,6 @@ def test_a_picture_of_the_inputs_size_is_cropped_under_an_own_pipeline_as_in_eva
 ) -> None:
     # 32 x 32 already, and still evaluation looks at its middle 16 x 16 alone, enlarged: training must not see the whole.
     samples = samples_of([encoded(disc(32, 32), "PNG")], like(processor, crop_pct=0.5), augmentation=own(A.VerticalFlip(p=1.0)))
-    assert np.array_equal(samples.augmented(0, 0)[::-1], samples.plain(0)) or samples.augmented(0, 0).min() > 0
     assert (samples.augmented(0, 0)[:, :, 0] > 127).mean() > 0.7  # a disc of diameter 32 in 32 x 32 pixels covers 79 %
 
 

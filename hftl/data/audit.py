@@ -213,7 +213,7 @@ class Audit:
             yield f"train: {_percent(self.texts['are_class'])} of the texts are nothing but the name of their class"
         elif self.texts["name_class"] >= _NEARLY_ALL:
             yield (
-                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and only of that one:"
+                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and of no other:"
                 " to find that word may be all that a model learns"
             )
 
