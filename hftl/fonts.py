@@ -58,6 +58,11 @@ def face_of(text: str) -> Face | None:
     return default_face() if not missing(text, default_face()) else find_face(letters)
 
 
+def isolated(name: str) -> str:
+    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it."""
+    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
+
+
 def _faces() -> list[Face]:
     plain = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal" and entry.weight in _ORDINARY]
     return [Face(entry.name, entry.fname, entry.index) for entry in sorted(plain, key=_preference)]

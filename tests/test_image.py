@@ -721,6 +721,7 @@ def test_the_grid_writes_names_of_every_script_or_a_number(processor: TimmWrappe
     write_grid(samples, tmp_path / "grid.png", rows=2, views=1)
     if fonts.find_face("\U00013000") is None:
         assert _drawn(names[1], 16, otherwise="class 2")[0] == "class 2"
-    assert _drawn(names[0], 16, otherwise="class 1")[0] == names[0]
+    assert _drawn(names[0], 16, otherwise="class 1")[0] == f"\u2068{names[0]}\u2069"
+    assert _drawn(f"train/{names[0]}/0.png", 13, otherwise="picture 1")[0] == f"train/\u2068{names[0]}\u2069/0.png"
     assert _drawn("cat", 16, otherwise="class 1")[0] == "cat"
     assert _drawn("a\x1bb", 16, otherwise="class 1")[0] == "class 1"

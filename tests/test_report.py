@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,15 @@ def test_a_run_with_chinese_classes_has_three_figures_and_draws_them_again_alike
     first = {path.name: path.read_bytes() for path in write_figures(made, read_json(made.metrics))}
     assert len(first) == 3
     assert {path.name: path.read_bytes() for path in write_figures(made, read_json(made.metrics))} == first
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("положительный", "отрицательный"), ("a name of twenty-four le",) * 3, CLOTHES])
+def test_the_names_of_the_columns_do_not_run_into_each_other(names: tuple[str, ...]) -> None:
+    every = tuple(f"{name[:-1]}{number}" for number, name in enumerate(names))
+    figure = confusion_figure(matrix(every), "test")
+    figure.canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    if labels[0].get_rotation() == 0:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert (labels[0].get_rotation() == 0) is (names == ("neg", "pos") or len(names[0]) == 13)

@@ -773,7 +773,8 @@ def _drawn(name: str, size: int, *, otherwise: str) -> tuple[str, ImageFont.Free
     """A name and a font for it, in pixels; where this machine has none with its letters, what stands for it."""
     name = unicodedata.normalize("NFC", " ".join(name.split()))
     face = None if name.isascii() else fonts.face_of(name)
-    if face is not None:
+    if face is not None:  # of a path each part by itself, or "a/0.png" is read as "0/a.png" where "a" goes from right to left
+        name = "/".join(map(fonts.isolated, name.split("/")))
         return name, ImageFont.truetype(face.path, size, index=face.index)
     return name if name.isascii() and name.isprintable() else otherwise, ImageFont.load_default(size)
 

@@ -59,6 +59,7 @@ STYLE: dict[str, Any] = {
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
 LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
+LETTER = 0.085  # inches; how wide a letter of a name is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
 
@@ -207,8 +208,8 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     shares = np.divide(confusion, n[:, None], out=np.zeros(confusion.shape), where=n[:, None] > 0)
     names, families = _drawable([row["label"] for row in values["per_class"]])
     numbered = classes > NUMBERED or len({*names, ""}) <= classes  # two are the same, or one is ""
-    rows = [f"{_isolated(name)}  ({count:,})" if name else f"({count:,})" for name, count in zip(names, n, strict=True)]
-    columns = [_isolated(name) for name in names]
+    rows = [f"{fonts.isolated(name)}  ({count:,})" if name else f"({count:,})" for name, count in zip(names, n, strict=True)]
+    columns = [fonts.isolated(name) for name in names]
     if numbered:
         rows = [f"{name}   {number}" for number, name in enumerate(rows, start=1)]
         columns = [str(number) for number in range(1, classes + 1)]
@@ -219,11 +220,12 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     room_below = note_room + (0.15 if classes > NUMBERED else 0.0)
     layout = ConstrainedLayoutEngine(rect=(0.0, room_below, 1.0, 1.0 - room_below))
     if classes <= NUMBERED:
-        figure = Figure(figsize=(WIDTH, 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0), layout=layout)
+        height = 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0
+        figure = Figure(figsize=(WIDTH, height), layout=layout)
         panel = figure.subplots()
         panel.set_anchor("W")
         panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        rotated = max(map(_width, columns)) * classes > 60
+        rotated = LETTER * max(map(_width, columns)) > (height - 1.0) / classes  # an inch goes to the title and what is below
         panel.set_yticks(range(classes), rows)
         panel.set_xticks(
             range(classes), columns, rotation=45 if rotated else 0, rotation_mode="anchor", ha="right" if rotated else "center"
@@ -246,7 +248,7 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
         panel.set_xlabel("predicted (numbered as the rows)")
         heading = "Most frequent confusions (share of the true class)"
         figure.text(0.02, note_room + 0.14, heading, va="top", fontsize=9).set_in_layout(False)
-        called = [_isolated(name) or f"class {number}" for number, name in enumerate(names, start=1)]
+        called = [fonts.isolated(name) or f"class {number}" for number, name in enumerate(names, start=1)]
         lines = _worst_confusions(confusion, n, called)
         for x, half in ((0.02, lines[: -(-len(lines) // 2)]), (0.51, lines[-(-len(lines) // 2) :])):
             figure.text(x, note_room + 0.115, "\n".join(half), va="top", fontsize=7.5, linespacing=1.5).set_in_layout(False)
@@ -334,11 +336,6 @@ def _drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
                 families[face.family] = None
         shown.append(name)
     return shown, list(families)
-
-
-def _isolated(name: str) -> str:
-    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it."""
-    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
 
 
 def _short(name: str, longest: int = LONGEST) -> str:
