@@ -649,13 +649,13 @@ def test_word_vectors_of_another_language_are_said_with_the_script(tmp_path: Pat
 
 def test_scripts_are_read_from_letters_and_their_marks() -> None:
     tokenizer = AutoTokenizer.from_pretrained(BERT_NANO)
-    found = script_facts(["ดีมาก film", "Фильм 12, film!", "👍"] * 3, tokenizer)
+    found = script_facts(Dataset.from_dict({"text": ["ดีมาก film", "Фильм 12, film!", "👍"] * 3}), tokenizer)
     assert set(found) == {"Thai", "Latin", "Cyrillic", "emoji or other signs"}
     # Letters and marks: 8 of film, 5 each of ดีมาก and Фильм, one thumb: 19 in all.
     assert [round(19 * found[script]["share"]) for script in ("Latin", "Thai", "Cyrillic")] == [8, 5, 5]
     assert found["Latin"] == {"share": 0.4211, "tokens_per_letter": 0.25, "unknown": 0.0}
     assert found["Thai"]["unknown"] == found["emoji or other signs"]["unknown"] == 1.0
-    assert script_facts(["12 ...", ""], tokenizer) == {}
+    assert script_facts(Dataset.from_dict({"text": ["12 ...", ""]}), tokenizer) == {}
 
 
 # --- real data ----------------------------------------------------------------------------------------------------------------

@@ -279,7 +279,7 @@ def test_names_without_a_font_are_numbers_and_a_line_says_where_they_stand(machi
     assert ticks(figure) == (["(10)   1", "(11)   2"], ["1", "2"])
     shown = texts(figure)
     assert "predicted (numbered as the rows)" in shown
-    assert any(text.startswith("No font of this machine has the letters of the other names") for text in shown)
+    assert "No font of this machine has the letters of the names: see the table of classes, in this order." in shown
     assert not any("评" in text for text in shown)
     drawn(figure, tmp_path / "numbers.png")
 

@@ -48,7 +48,7 @@ from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError, features
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from hftl import fonts, store
+from hftl import store
 from hftl.data.reading import integers
 from hftl.errors import HftlError, Problem, RecipeError, did_you_mean
 
@@ -771,6 +771,8 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
 
 def _drawn(name: str, size: int, *, otherwise: str) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
     """A name and a font for it, in pixels; where this machine has none with its letters, what stands for it."""
+    from hftl import fonts  # here alone: it takes matplotlib, and `hftl predict` draws nothing
+
     name = unicodedata.normalize("NFC", " ".join(name.split()))
     face = None if name.isascii() else fonts.face_of(name)
     if face is not None:  # of a path each part by itself, or "a/0.png" is read as "0/a.png" where "a" goes from right to left

@@ -213,9 +213,9 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     if numbered:
         rows = [f"{name}   {number}" for number, name in enumerate(rows, start=1)]
         columns = [str(number) for number in range(1, classes + 1)]
-    note = (
-        "" if all(names) else "No font of this machine has the letters of the other names: see the table of classes, in this order."
-    )
+    which = "other names" if any(names) else "names"
+    no_font = f"No font of this machine has the letters of the {which}: see the table of classes, in this order."
+    note = "" if all(names) else no_font
     note_room = 0.09 if note and classes <= NUMBERED else 0.025 if note else 0.0
     room_below = note_room + (0.15 if classes > NUMBERED else 0.0)
     layout = ConstrainedLayoutEngine(rect=(0.0, room_below, 1.0, 1.0 - room_below))

@@ -258,8 +258,9 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
                 assert isinstance(made, TextSamples)
                 lengths[role] = text_facts(made)
         assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
-        english = script_facts([ENGLISH], classifier.preprocessor)["Latin"]["tokens_per_letter"]
-        tokens = {"scripts": script_facts(Strings(splits.train, "text"), classifier.preprocessor), "english": english}
+        english = script_facts(Dataset.from_dict({"text": [ENGLISH]}), classifier.preprocessor)["Latin"]["tokens_per_letter"]
+        scripts = script_facts(splits.train.select_columns("text"), classifier.preprocessor)
+        tokens = {"scripts": scripts, "english": english}
     found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=tokens)
     if lengths and lengths["train"]["share_unknown"] >= NOTHING_KNOWN:
         script = found.unknown_script()
