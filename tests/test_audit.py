@@ -604,7 +604,7 @@ def test_texts_that_are_unknown_to_the_model_are_refused_or_said_with_their_scri
     done = hftl("audit", recipe)
     assert done.code == 2
     assert "100.0 % of the tokens are unknown to the model, mostly Thai" in done.err
-    assert "A checkpoint for Thai texts would, or a multilingual one" in done.err
+    assert "Take a checkpoint for Thai texts, or a multilingual one" in done.err
     done = hftl("audit", recipe, "--json")
     assert done.code == 2 and json.loads(done.out)["problems"][0]["where"] == 'split "train"'
     write(tmp_path / "data" / "train.jsonl", [(f"the film was good number {row} ดีมาก", "ab"[row % 2]) for row in range(40)])
@@ -612,7 +612,7 @@ def test_texts_that_are_unknown_to_the_model_are_refused_or_said_with_their_scri
     assert done.code == 0
     assert (
         "unknown tokens: train " in done.out
-        and ", mostly Thai; the model cannot tell them apart. A checkpoint for Thai" in done.out
+        and ", mostly Thai; the model cannot tell them apart. Take a checkpoint for Thai" in done.out
     )
 
 
@@ -626,7 +626,7 @@ def test_a_tokenizer_that_spells_a_language_letter_by_letter_has_no_unknown_toke
 
     assert said("Cyrillic", 1.0) == [
         "train: Cyrillic is read in single letters or less (1 tokens a letter, against 0.27 in English), so the model knows no word"
-        " of it. A checkpoint for Cyrillic texts would, or a multilingual one (google-bert/bert-base-multilingual-cased,"
+        " of it. Take a checkpoint for Cyrillic texts, or a multilingual one (google-bert/bert-base-multilingual-cased,"
         " FacebookAI/xlm-roberta-base)."
     ]
     assert said("Cyrillic", 0.35) == said("Chinese", 1.0) == said("Korean", 0.75) == []
@@ -642,7 +642,7 @@ def test_word_vectors_of_another_language_are_said_with_the_script(tmp_path: Pat
     done = hftl("audit", recipe_file(tmp_path, source, model=TextCNN(vectors=str(vectors), min_count=2, channels=4)))
     assert done.code == 0
     assert (
-        "mostly Chinese; the model cannot tell them apart. Vectors of the texts' language would. Chinese is written without"
+        "mostly Chinese; the model cannot tell them apart. Take vectors of the texts' language. Chinese is written without"
         in done.out
     )
 

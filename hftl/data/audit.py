@@ -192,14 +192,14 @@ class Audit:
         """What to choose instead of a model that does not know the texts' words."""
         script = script or self.unknown_script()
         if script == "emoji or other signs":
-            return "A checkpoint that was trained on messages with such signs would."
+            return "Take a checkpoint that was trained on messages with such signs."
         if self.vocabulary is not None:
             unspaced = script in ("Chinese", "Japanese", "Thai", "Lao", "Khmer", "Myanmar")
-            why = f" {script} is written without spaces, so that a sentence counts as one word here; use a transformer."
-            return f"Vectors of the texts' language would.{why if unspaced else ''}"
+            why = f" {script} is written without spaces, so that a sentence counts as one word here: better a transformer."
+            return f"Take vectors of the texts' language.{why if unspaced else ''}"
         of = f"for {script} texts" if script else "for texts of this language"
         others = "google-bert/bert-base-multilingual-cased, FacebookAI/xlm-roberta-base"
-        return f"A checkpoint {of} would, or a multilingual one ({others})."
+        return f"Take a checkpoint {of}, or a multilingual one ({others})."
 
     def _texts(self) -> Iterator[str]:
         if self.texts is None:

@@ -116,9 +116,9 @@ _DATE = rf"(\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{
 def same_look_problems(names: Sequence[str], counts: Mapping[str, np.ndarray]) -> list[Problem]:
     """A problem for each group of classes that look the same; `counts` has, for each split by its name, the rows of every class."""
     problems = []
-    there = np.flatnonzero(sum(counts.values()))
+    there: list[int] = np.flatnonzero(sum(counts.values())).tolist()
     for group in look_same([names[place] for place in there]):
-        places = [int(there[place]) for place in group]
+        places = [there[place] for place in group]
         spelled = [
             f"{names[place]!a} ({', '.join(f'{split} {rows[place]:,}' for split, rows in counts.items() if rows[place])})"
             for place in places
