@@ -8,6 +8,7 @@ libraqm.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _preference(entry: FontEntry) -> tuple[bool, str, str, int]:
 def _is_chosen(face: Face) -> bool:
     # matplotlib is told a family and chooses the file itself: where it would take another one, what was looked at is not drawn.
     found = font_manager.findfont(FontProperties(family=[face.family]))
-    return (str(found), found.face_index) == (face.path, face.index)
+    return (os.path.realpath(found), found.face_index) == (os.path.realpath(face.path), face.index)
 
 
 @cache
