@@ -17,6 +17,7 @@ from hftl.errors import DataError, HftlError, RunError, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
+from hftl.terminal import show as show_on
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,6 +53,9 @@ RunDir = Annotated[
     Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run is written; default: runs/NAME.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, from its last checkpoint.")]
+NoTest = Annotated[
+    bool, typer.Option("--no-test", help="Leave the test split shut; `hftl test` opens it later. The same as run.test=sealed.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.", show_default=False)]
 RunOrRepo = Annotated[
     str,
@@ -83,9 +87,9 @@ def plan(
     chosen = _recipe(recipe, overrides)
     made = make_plan(prepare_experiment(chosen), source=recipe, measure=process_state().device)
     if json:
-        out.print_json(data=made.to_dict())
+        out.print_json(data=made.to_dict(), ensure_ascii=True)
     else:
-        out.print(plan_table(made), "", plan_footer(made), sep="\n", highlight=False)
+        show_on(out, plan_table(made), "", plan_footer(made), sep="\n")
 
 
 @app.command()
@@ -109,19 +113,23 @@ def audit(
     except DataError as error:
         if not json:
             raise
-        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]})
+        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]}, ensure_ascii=True)
         raise typer.Exit(error.exit_code) from None
     if json:
-        out.print_json(data=found.to_dict())
+        out.print_json(data=found.to_dict(), ensure_ascii=True)
     else:
         out.print(audit_table(found), highlight=False)
 
 
 @app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False) -> None:
+def train(
+    recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False
+) -> None:
     """Carry out a recipe: train its stages, open the test split once, write metrics, figures and a model card.
 
         hftl train recipes/resnet_hotdog.py data.source=photos/ --run-dir runs/photos
+
+        hftl train recipes/resnet_hotdog.py stages.all.lr=1e-4 --no-test --run-dir runs/trial-3
 
         hftl train runs/photos --resume
 
@@ -134,10 +142,28 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir =
         raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
     if repeated.recipe.is_file() and not repeated.finished and not resume and run_dir is None:
         raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
-    chosen = _recipe(recipe, overrides)
+    chosen = _recipe(recipe, _sealed(overrides, no_test))
     if run_dir is None and resume and repeated.recipe.is_file():
         run_dir = repeated.path
     train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
+
+
+@app.command()
+def test(run: RunArgument) -> None:
+    """Open the test split of a run that was trained with --no-test, once, and add its results to metrics, figures and card.
+
+    hftl test runs/trial-3
+    """
+    from hftl.sharing.card import write_card
+    from hftl.sharing.publication import refuse_pulled
+    from hftl.training.engine import open_test
+
+    directory = RunDirectory(run)
+    refuse_pulled(directory, "its results are the author's")
+    open_test(directory, say=_say)
+    if is_main_process():
+        write_card(directory)
+        _say(f"\n  {directory.card}  the model card")
 
 
 @app.command()
@@ -194,7 +220,7 @@ def predict(
     predictions = predict_inputs(_run(model, model_only=True).path, inputs)
     if output is not None:
         write_predictions(predictions, output)
-        out.print(f"{len(predictions)} predictions in {output}", highlight=False)
+        _say(f"{len(predictions)} predictions in {output}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("label", no_wrap=True)
@@ -222,7 +248,7 @@ def show(
         out.print(f"{output}: each row is one training picture and how training will see it ({how})", highlight=False)
     else:
         for line in describe_texts(experiment):
-            out.print(line, markup=False, highlight=False)
+            _say(line)
 
 
 @app.command()
@@ -239,6 +265,7 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
+    from hftl.ledger import count_openings
     from hftl.sharing.card import add_facts, check_front_matter, write_card
     from hftl.sharing.publication import refuse_pulled
 
@@ -246,6 +273,8 @@ def card(
     refuse_pulled(directory, "its card is the author's")
     if facts:
         add_facts(directory, facts)
+    if directory.finished and (problem := count_openings(directory)) is not None:
+        _say(problem)
     _say(str(write_card(directory)))
     for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
         _say(f"  to be pushed it needs: {problem}")
@@ -412,22 +441,14 @@ def train_recipe(
         if is_main_process() and run.finished:  # asked to stop when all but the card was there
             write_card(run)
         elif is_main_process() and run.recipe.is_file() and not stopped.saved:
-            console.print(
-                f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume",
-                highlight=False,
-                markup=False,
-            )
+            show_on(console, f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume")
         raise
     if is_main_process():
         write_card(run)
-        console.print(
-            f"\n  {run.card}  the model card\n  {run.figures}/  learning curves, confusion matrix, calibration",
-            highlight=False,
-            markup=False,
-        )
+        show_on(console, f"\n  {run.card}  the model card\n  {run.figures}/  learning curves, confusion matrix, calibration")
         given = '"A slow start, but what an ending."' if recipe.data.kind == "text" else "PICTURE..."
         for line in (f"try:    hftl predict {run.path} {given}", f"share:  hftl push {run.path} OWNER/NAME --dry-run"):
-            console.print(f"  {line}", highlight=False, markup=False)
+            show_on(console, f"  {line}")
     return run
 
 
@@ -449,8 +470,9 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     source = sys.argv[0] if argv is None else recipe.name
 
     @script.command(help=f"Train the recipe `{recipe.name}`. See its plan first with: hftl plan {source}")
-    def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False) -> None:
-        train_recipe(override(recipe, overrides or [], source=source), run_dir=run_dir, resume=resume, source=source)
+    def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False) -> None:
+        chosen = override(recipe, _sealed(overrides, no_test), source=source)
+        train_recipe(chosen, run_dir=run_dir, resume=resume, source=source)
 
     _exit_cleanly(lambda: script(arguments))
 
@@ -462,6 +484,11 @@ def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
 
         return override(fetch_recipe(name), overrides or [], source=name)
     return override(load_recipe(name), overrides or [], source=name)
+
+
+def _sealed(overrides: Sequence[str] | None, no_test: bool) -> list[str]:
+    """The overrides, with what --no-test stands for."""
+    return [*(overrides or []), *(["run.test=sealed"] if no_test else [])]
 
 
 def _run(name: str, *, model_only: bool = False) -> RunDirectory:
@@ -476,20 +503,23 @@ def _run(name: str, *, model_only: bool = False) -> RunDirectory:
 
 
 def is_main_process() -> bool:
-    """True on the one process that speaks; torch's launchers number them in RANK."""
-    return os.environ.get("RANK", "0") == "0"
+    """True on the one process that speaks. torch's launchers number them in RANK, and say in WORLD_SIZE how many there are.
+
+    A RANK alone is left over from something else.
+    """
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:
     """A user's error is one message and exit code 2, as Typer's usage errors are; a defect keeps its traceback.
 
-    SIGINT is 130 and SIGTERM 143, see `hftl.signals`.
+    SIGINT is 130, SIGTERM 143 and SIGHUP 129, see `hftl.signals`.
     """
     try:
         command()
     except HftlError as error:
         if is_main_process() or error.everywhere:
-            err.print(printable(f"{type(error).__name__}: {error}"), markup=False, highlight=False)
+            show_on(err, f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 
@@ -510,7 +540,7 @@ def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Ta
 
 def _say(line: str) -> None:
     """A line that may hold a stranger's words."""
-    out.print(printable(line), highlight=False, markup=False)
+    show_on(out, line)
 
 
 def _bytes(count: int) -> str:

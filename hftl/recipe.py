@@ -80,7 +80,7 @@ class _Data(_Section):
     """None: the split called "validation" where there is one, otherwise made from train. Never the test split."""
     test_split: str | None = None
     """None: the split called "test" where there is one, otherwise made from train by `test_fraction`. "none": leave the source's
-    own alone, where it has no labels."""
+    own alone, where it has no labels, and a part of train that `test_fraction` sets aside shut."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes the validation split when the source has none."""
     test_fraction: Fraction = 0.0
@@ -245,7 +245,13 @@ class Run(_Section):
     evaluation_batch_size: Positive = 64
     """Pictures of an evaluation batch, a process; texts go by `tokens_per_batch`."""
     metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
-    """Validation metric that picks the best weights of a stage."""
+    """Validation metric that picks the best weights."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights are delivered: "best" over all stages, so that a stage that improves nothing is undone; "last": the best of the
+    last stage. The weights with which the first stage begins are no candidate: their head is random."""
+    test: Literal["open", "sealed"] = "open"
+    """"open": the test split is evaluated once, at the end. "sealed": it stays shut, as it should while recipes are compared; later
+    `hftl test RUN` opens it."""
     tokens_per_batch: Positive | None = None
     """Most tokens, padding included, that a process computes at once: a step with more is cut into micro-batches of similar length,
     and evaluation batches are filled up to it. Does not change what a step computes. None: 4,096 for a transformer on a CPU, where

@@ -122,6 +122,11 @@ class RunDirectory:
         return self.path / "test_openings.jsonl"
 
     @property
+    def test_ledger(self) -> Path:
+        """How often the rows of its test split were opened by all runs of this user on this machine; see `hftl.ledger`."""
+        return self.path / "test_ledger.json"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -418,12 +423,23 @@ def _cpu_name() -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the working directory, with "+changes" when it differs from that commit; None outside a repository."""
+    """Commit of the working directory, with "+changes" when it differs from that commit; None outside a repository.
+
+    The folder may be a stranger's, and the settings in its .git may name commands: a monitor of files, filters of their contents.
+    git is told to run none. Filters cannot be switched off, so where there are some, nobody looks for changes: "+unknown".
+    """
+
+    def git(*words: str) -> str:
+        quiet = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+        done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=10)
+        if done.returncode and words[0] != "config":  # which exits with 1 when it finds nothing
+            raise subprocess.CalledProcessError(done.returncode, "git")
+        return done.stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        commit = git("rev-parse", "HEAD")
+        if git("config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\."):
+            return f"{commit}+unknown"
+        return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all") else commit
     except (FileNotFoundError, subprocess.SubprocessError):
         return None
-    return f"{commit}+changes" if changed else commit

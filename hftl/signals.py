@@ -1,10 +1,12 @@
-"""SIGINT (Ctrl-C) and SIGTERM: how a command ends when it is asked to.
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal): how a command ends when it is asked to.
 
 Most commands end at once. Training ends at the next safe place instead: inside `deferred` the first signal is only noted, the
 loop looks, saves and raises `Stopped`. A second signal from an impatient user ends it at once all the same; launchers repeat the
 first one by themselves, so processes that they started wait for the safe place.
 
-The exit code is the shell's for such an end: 128 + the signal's number, so 130 and 143.
+A signal that is ignored when the command starts stays so: `nohup hftl train` outlives its terminal.
+
+The exit code is the shell's for such an end: 128 + the signal's number, so 130, 143 and 129.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 LAUNCHER = "HFTL_LAUNCHER_PID"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _noted: int | None = None
 _deferring = False
@@ -40,9 +42,13 @@ def is_orphan() -> bool:
 
 
 def install() -> None:
-    """Let SIGINT and SIGTERM raise `Stopped` in the main thread: what has to be cleaned up is."""
-    for number in SIGNALS:
+    """Let the signals raise `Stopped` in the main thread: what has to be cleaned up is."""
+    for number in _heeded():
         signal.signal(number, _on_signal)
+
+
+def _heeded() -> list[signal.Signals]:
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def deferred(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
     if _deferring or threading.current_thread() is not threading.main_thread():
         yield lambda: _noted  # the outer one decides; and only the main thread is ever told of a signal
         return
-    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    before = {number: signal.signal(number, _on_signal) for number in _heeded()}
     _noted, _deferring, _patient = None, True, patient or "RANK" in os.environ
     try:
         yield lambda: _noted
@@ -74,5 +80,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     global _noted
     if _deferring and _noted is None:
         _noted = number
-    elif not (_deferring and _patient):
+    elif not (_deferring and (_patient or number == signal.SIGHUP)):  # the kernel and the shell each send one
         raise Stopped(number)

@@ -7,12 +7,17 @@ preprocessing. It is kept in the cache folder, where all runs of a user find it:
       rows.bin            the rows, one after the other, each with as many items as it has (no padding)
       starts.npy          (N + 1,) int64: row i is items starts[i] to starts[i + 1]; absent where all rows have one shape
       extra-NAME.npy      further arrays that belong to the rows
-      layout.json         shapes and type; written last
+      layout.json         shapes and type; written last of these
+      digests.json        SHA-256 of every block of every file above; only a whole entry has it
     KEY.LAYOUT.partial/   the same, being built, with a progress-RANK file for each process that builds
     KEY.RANDOM.gone/      what is being removed
 
-A kill at any moment leaves a whole entry, or a partial one that the next build by as many processes continues. An entry in which
-anything has the wrong size is treated as absent. Readers and builders hold a shared lock (flock) on layout.json, so that
+A kill at any moment leaves a whole entry, or a partial one that the next build by as many processes continues. `find` reads an
+entry once from end to end: one in which a bit has changed is removed, and computed again. What another user owns, or could have
+written, is not believed, and nobody else may read or write what is made here. The folder may be removed at any time, which costs
+time only.
+
+Readers and builders hold a shared lock (flock) on layout.json, so that
 nothing is removed under them; everything that makes or renames a folder happens under the lock of the cache folder. What is to go
 gets another name under the lock, and is removed after it.
 
@@ -21,15 +26,20 @@ N rows of L items each; L is the row's own. NumPy has no bfloat16: such values a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import re
 import shutil
+import stat
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,17 +54,31 @@ from hftl.run import flush
 SPARE = 10**9
 """Bytes that stay free on the disk: the run's checkpoints and everybody else need some, too."""
 
-_FORMAT = 1
-_LAYOUT, _ROWS, _STARTS, _LOCK = "layout.json", "rows.bin", "starts.npy", ".lock"
+LOCK_SECONDS = 10.0
+"""So long one waits for the lock of the cache folder, which is held for milliseconds, and then goes without the cache."""
+ONCE_MORE = 60.0
+"""For so many seconds after such a wait nobody waits again."""
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 2
+_LAYOUT, _ROWS, _STARTS, _DIGESTS, _LOCK = "layout.json", "rows.bin", "starts.npy", "digests.json", ".lock"
+_BLOCK = 2**26  # bytes that one digest is of: 64 MiB, so that all cores have something to do
+_OURS, _OUR_FILE = 0o700, 0o600  # nobody else has a use for them
 _ENTRY = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8}\.partial)?")
 
 
 def cache_folder() -> Path:
-    """Where what is computed once is kept: $HFTL_CACHE, or hftl in the user's cache folder. It need not exist."""
-    if chosen := os.environ.get("HFTL_CACHE"):
-        return Path(chosen)
+    """Where what is computed once is kept: $HFTL_CACHE, or hftl in the user's cache folder. It need not exist.
+
+    In a folder that belongs to somebody else each user has one of their own, since nobody's entries are believed by others.
+    """
     caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "hftl"
+    usual = (Path(caches) if caches else Path.home() / ".cache") / "hftl"
+    chosen = Path(os.environ.get("HFTL_CACHE") or usual)
+    if chosen.exists() and chosen.stat().st_uid != os.geteuid():
+        return chosen / f"user-{os.geteuid()}"
+    return chosen
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -76,25 +100,28 @@ class Rows:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        lock = os.open(folder / _LAYOUT, os.O_RDONLY)
+        lock = _open_ours(folder / _LAYOUT)
         weakref.finalize(self, os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        layout = json.loads((folder / _LAYOUT).read_text(encoding="utf-8"))
-        dtype, row_shape = np.dtype(layout["dtype"]), tuple(layout["row_shape"])
+        layout = json.loads(os.pread(lock, _BLOCK, 0).decode("utf-8"))
         if layout["format"] != _FORMAT:
             raise ValueError("of another version of hftl")
+        dtype, row_shape = np.dtype(layout["dtype"]), tuple(layout["row_shape"])
         self._count: int = layout["rows"]
+        if dtype.kind not in "biuf" or not all(type(n) is int and n >= 0 for n in (self._count, *row_shape)):
+            raise ValueError("no layout that hftl writes")
         self._starts = _array(folder / _STARTS) if layout["ragged"] else None
-        if self._starts is not None and self._starts.shape != (self._count + 1,):
+        if self._starts is not None and (self._starts.shape != (self._count + 1,) or not _ascend(self._starts)):
             raise ValueError("the starts are not those of the rows")
         items = self._count if self._starts is None else int(self._starts[-1])
         self.nbytes: int = items * math.prod(row_shape) * dtype.itemsize
         """Of the rows, without what belongs to them."""
-        if (folder / _ROWS).stat().st_size != self.nbytes:
-            raise ValueError("rows are missing")
-        self._items: npt.NDArray[Any] = np.empty((items, *row_shape), dtype)
-        if self.nbytes:  # nothing cannot be mapped
-            self._items = np.asarray(np.memmap(folder / _ROWS, dtype, mode="r", shape=(items, *row_shape)))
+        with os.fdopen(_open_ours(folder / _ROWS), "rb") as stream:
+            if os.fstat(stream.fileno()).st_size != self.nbytes:
+                raise ValueError("rows are missing")
+            self._items: npt.NDArray[Any] = np.empty((items, *row_shape), dtype)
+            if self.nbytes:  # nothing cannot be mapped
+                self._items = np.asarray(np.memmap(stream, dtype, mode="r", shape=(items, *row_shape)))
         self._items.flags.writeable = False
         self.extra: dict[str, npt.NDArray[Any]] = {name: _array(folder / f"extra-{name}.npy") for name in layout["extra"]}
         """The further arrays, memory-mapped as well."""
@@ -120,15 +147,23 @@ class Rows:
 
 
 def find(key: str) -> Rows | None:
-    """The whole entry of a key, which now counts as just used; None where there is none, or a damaged one."""
+    """The whole entry of a key, which now counts as just used; None where there is none, or a damaged one, which is removed."""
     cache = cache_folder()
-    if not (cache / key).is_dir():
+    folder = cache / key
+    if not folder.is_dir():
         return None
     try:
-        with alone(cache / _LOCK):
-            return _open(cache / key)
-    except OSError:  # of a folder that cannot be used; a Builder says so
-        return None
+        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+            rows = _open(folder)
+        if rows is None or (damaged := _damaged_file(folder)) is None:
+            return rows
+        log.warning("%s: %s was changed on the disk: its SHA-256 is another. What is in it is computed again", folder, damaged)
+        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+            gone = _set_aside([folder])
+        _remove(gone)
+    except OSError:  # of a folder that cannot be used, or was just removed; a Builder says so
+        pass
+    return None
 
 
 def is_being_built(key: str) -> bool:
@@ -137,7 +172,7 @@ def is_being_built(key: str) -> bool:
     if not cache.is_dir():
         return False
     try:
-        with alone(cache / _LOCK):
+        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
             return any(_is_held(path) for path in cache.glob(f"{key}.*.partial"))
     except OSError:  # of a folder that cannot be used; a Builder says so
         return False
@@ -145,6 +180,10 @@ def is_being_built(key: str) -> bool:
 
 class NoRoom(Exception):
     """An entry has no room, or the cache folder cannot be used; the message is a sentence that says why."""
+
+
+class Removed(Exception):
+    """The cache folder, or the entry, was taken away while it was being built; nothing of it can be used."""
 
 
 class Builder:
@@ -225,10 +264,10 @@ class Builder:
     ) -> None:
         """Make room for the entry and take all of it, or go on in the folder of an interrupted build."""
         cache, folder = self._path.parent, self._path
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=_OURS, parents=True, exist_ok=True)
         _remove(cache.glob(f"{'[0-9a-f]' * 64}.*.gone"))  # a kill has left them
         while True:
-            with alone(cache / _LOCK):
+            with alone(cache / _LOCK, seconds=LOCK_SECONDS):
                 going = [] if budget is None else _in_the_way(cache, nbytes, budget, folder, spare)
                 for other in cache.glob(f"{self._key}.*.partial"):
                     # Without its layout it was killed while it was prepared; with another one it will not be continued.
@@ -246,7 +285,7 @@ class Builder:
 
     def _enter(self, folder: Path) -> None:
         """Hold the files by descriptors, which stay right when another run finishes first and renames the folder."""
-        self._lock, self._file = os.open(folder / _LAYOUT, os.O_RDONLY), os.open(folder / _ROWS, os.O_RDWR)
+        self._lock, self._file = _open_ours(folder / _LAYOUT), _open_ours(folder / _ROWS, os.O_RDWR)
         self._folder = os.open(folder, os.O_RDONLY)
         self._descriptors = [weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)]
         fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -270,10 +309,16 @@ class Builder:
         self._written[index] = True
 
     def mark(self, batches: int) -> None:
-        """Note that this process has finished its first `batches` batches, once their rows are on the disk."""
+        """Note that this process has finished its first `batches` batches, once their rows are on the disk.
+
+        Where somebody has removed the folder nothing is noted, and `finish` says so.
+        """
         os.fdatasync(self._file)
         name, beside = f"progress-{self._rank}", f"progress-{self._rank}.{os.getpid()}"
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=self._folder)
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OUR_FILE, dir_fd=self._folder)
+        except FileNotFoundError:
+            return
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(batches.to_bytes(8, "little") + np.packbits(self._written).tobytes())
             stream.flush()
@@ -288,31 +333,44 @@ class Builder:
     def discard(self) -> None:
         """Remove a build that is not to be finished."""
         self.close()
-        with alone(self._path.parent / _LOCK):
-            gone = _set_aside([self._path])
+        try:
+            with alone(self._path.parent / _LOCK, seconds=LOCK_SECONDS):
+                gone = _set_aside([self._path])
+        except FileNotFoundError:  # it was removed already
+            return
         _remove(gone)
 
     def finish(self) -> Rows:
         """Make a whole entry of it, in the main process, after every process has marked its last batch.
 
         Raises:
+            Removed: the cache folder, or the entry in it, is not there any more, or somebody holds its lock.
             RunError: there are rows that nobody has written.
         """
         os.fsync(self._file)
         os.fsync(self._folder)
-        cache = self._path.parent
-        with alone(cache / _LOCK):
-            rows = _open(cache / self._key)
-            if rows is not None:  # another run was faster
-                gone = _set_aside([self._path])
-            else:
-                self._check_whole()
-                gone = _set_aside([cache / self._key])  # damaged
-                self._path.rename(cache / self._key)
-                flush(cache)
-                for path in (cache / self._key).glob("progress-*"):
-                    path.unlink(missing_ok=True)
-                rows = Rows(cache / self._key)
+        cache, folder = self._path.parent, self._path
+        try:
+            if not os.path.samestat(os.fstat(self._folder), os.stat(folder)):
+                raise FileNotFoundError(folder)
+            self._check_whole()
+            _write_digests(folder)
+        except FileNotFoundError:
+            pass  # removed, or another run that built the same was faster
+        try:
+            with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+                rows = _open(cache / self._key)
+                gone = _set_aside([self._path]) if rows is not None else _set_aside([cache / self._key])  # damaged
+                if rows is None:
+                    self._path.rename(cache / self._key)
+                    flush(cache)
+                    for path in (cache / self._key).glob("progress-*"):
+                        path.unlink(missing_ok=True)
+                    rows = Rows(cache / self._key)
+        except (FileNotFoundError, TimeoutError) as error:
+            raise Removed(
+                f"the cache folder {cache} (HFTL_CACHE) was removed, or its lock held, while it was written to"
+            ) from error
         _remove(gone)
         return rows
 
@@ -346,7 +404,7 @@ def _prepare(
     starts: npt.NDArray[np.int64] | None,
     extra: Mapping[str, npt.NDArray[Any]],
 ) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=_OURS)
     try:
         with (folder / _ROWS).open("wb") as stream:
             if nbytes:  # all of it now: a disk that is too small says so before anything is computed
@@ -356,9 +414,9 @@ def _prepare(
         for name, array in extra.items():
             np.save(folder / f"extra-{name}.npy", array)
         for path in folder.iterdir():
+            path.chmod(_OUR_FILE)
             flush(path)
-        (folder / _LAYOUT).write_text(_canonical(layout), encoding="utf-8")
-        flush(folder / _LAYOUT)
+        _write(folder / _LAYOUT, layout)
     except OSError:
         shutil.rmtree(folder)
         raise
@@ -374,12 +432,95 @@ def _open(folder: Path) -> Rows | None:
     return rows
 
 
+def _open_ours(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a plain file that this user owns and nobody else may write.
+
+    Raises:
+        PermissionError: it is none.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "another user owns it, or may write it", str(path))
+    return descriptor
+
+
+def _write(path: Path, value: Any) -> None:
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _OUR_FILE), "w", encoding="utf-8"
+    ) as stream:
+        stream.write(_canonical(value))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _digests_of(path: Path) -> list[str]:
+    """SHA-256 of each block of a file, in hex, by all cores."""
+    with os.fdopen(_open_ours(path), "rb") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        size = os.fstat(stream.fileno()).st_size
+        content = np.memmap(stream, np.uint8, mode="r") if size else np.empty(0, np.uint8)
+        blocks = (content[start : start + _BLOCK] for start in range(0, size, _BLOCK))
+        return list(pool.map(lambda block: hashlib.sha256(block.data).hexdigest(), blocks))
+
+
+def _sealed_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != _DIGESTS and not path.name.startswith("progress-"))
+
+
+def _write_digests(folder: Path) -> None:
+    """Seal an entry that is whole. Of several runs that build the same each one seals it."""
+    digests = {path.name: _digests_of(path) for path in _sealed_files(folder)}
+    beside = folder / f"progress-digests.{os.getpid()}"
+    _write(beside, digests)
+    beside.replace(folder / _DIGESTS)
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """The first file of an entry that is not as it was sealed; None: all are."""
+    try:
+        with os.fdopen(_open_ours(folder / _DIGESTS), "rb") as stream:
+            sealed = json.loads(stream.read(_BLOCK).decode("utf-8"))
+        found = {path.name: _digests_of(path) for path in _sealed_files(folder)}
+    except (OSError, ValueError):
+        return _DIGESTS
+    if not isinstance(sealed, dict):
+        return _DIGESTS
+    return next((name for name in sorted({*sealed, *found}) if sealed.get(name) != found.get(name)), None)
+
+
+def _ascend(starts: npt.NDArray[Any]) -> bool:
+    return starts.dtype == np.int64 and bool(starts[0] == 0 and (starts[1:] >= starts[:-1]).all())
+
+
+_not_again: dict[Path, float] = {}
+"""Of a lock that was waited for in vain, until when it is not waited for again; monotonic seconds."""
+
+
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time, by a lock on this file. It goes with a process that is killed. Not to be nested."""
-    with lock.open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def alone(lock: Path, *, seconds: float = math.inf) -> Iterator[None]:
+    """One process of this machine at a time, by a lock on this file. It goes with a process that is killed. Not to be nested.
+
+    Raises:
+        TimeoutError: another process has held it for so many seconds.
+        OSError: the file cannot be opened, or its file system has no locks.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _OUR_FILE)
+    try:
+        deadline = time.monotonic() + (0 if time.monotonic() < _not_again.get(lock, 0) else seconds)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    _not_again[lock] = time.monotonic() + ONCE_MORE
+                    raise TimeoutError(errno.ETIMEDOUT, "another process has held its lock for too long", str(lock)) from None
+                time.sleep(0.02)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: int) -> list[Path]:
@@ -391,7 +532,7 @@ def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: in
     Raises:
         NoRoom: that would not be enough.
     """
-    entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name)}
+    entries = {path: _size(path) for path in cache.iterdir() if _ENTRY.fullmatch(path.name) and _is_ours(path)}
     own = entries.get(folder, 0)
     held = {path for path in entries if _is_held(path) or path == folder}
     over_budget = sum(entries.values()) - own + nbytes - budget
@@ -439,9 +580,28 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+
+
 def _array(path: Path) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.asarray(array)
+    """An array in NumPy's own format, memory-mapped.
+
+    Raises:
+        ValueError: it is none, or not of numbers or names; EOFError: it is cut off.
+    """
+    with os.fdopen(_open_ours(path), "rb") as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not what NumPy writes for plain arrays")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.kind not in "biufU" or fortran:
+            raise ValueError("no array of numbers or names")
+        start = stream.tell()
+        if os.fstat(stream.fileno()).st_size != start + math.prod(shape) * dtype.itemsize:
+            raise ValueError("not as long as it says")
+        if 0 in shape:  # nothing cannot be mapped
+            return np.empty(shape, dtype)
+        return np.asarray(np.memmap(stream, dtype, mode="r", offset=start, shape=shape))
 
 
 def _size(folder: Path) -> int:

@@ -17,6 +17,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Nor does a test find what another session, or the user of this machine, has computed before.
 os.environ["HFTL_CACHE"] = tempfile.mkdtemp(prefix="hftl-tests-")
+# Nor do runs of tests stand in the user's ledger of test openings.
+os.environ["HFTL_LEDGER"] = os.path.join(os.environ["HFTL_CACHE"], "ledger", "test_openings.jsonl")
 
 import pytest
 from hub_server import hub as hub
@@ -69,7 +71,7 @@ def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
     """pytest's own are back after a test: the command line, run in this process, installs others."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -187,7 +187,7 @@ def _freeze_proof(plan: dict[str, Any]) -> dict[str, Any]:
             trained[group["name"]] += group["trains"]
             after = _hashes(group["name"], trained[group["name"]])
             groups.append({"name": group["name"], "trains": group["trains"], "before": before, "after": after, "ok": True})
-        stages.append({"stage": stage["name"], "groups": groups, "ok": True})
+        stages.append({"stage": stage["name"], "kept": True, "groups": groups, "ok": True})
     return {"stages": stages}
 
 
@@ -340,7 +340,7 @@ def _write_history(run: RunDirectory, names: tuple[str, ...], n: int) -> None:
                     "step": step,
                     "train_loss": float(np.mean(losses)),
                     "validation": validation,
-                    "best": epoch == epochs[stage],
+                    "kept": epoch == epochs[stage],
                     "seconds": 12.25,
                 }
             )
@@ -349,6 +349,7 @@ def _write_history(run: RunDirectory, names: tuple[str, ...], n: int) -> None:
             "stage": stage,
             "best_epoch": epochs[stage],
             "best_metric": validation["accuracy"],
+            "kept": True,
             "stopped_early": False,
         }
         run.append_history(record)

@@ -33,15 +33,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.errors": (),
     "hftl.secrets": (),
     "hftl.signals": (),
+    "hftl.terminal": ("hftl.errors",),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
     "hftl.fonts": (),
+    "hftl.ledger": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store", "hftl.fonts"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts"),
-    "hftl.training": (*WINGS, "hftl.store", "hftl.signals"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -75,6 +77,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
     "hftl.fonts": frozenset({"matplotlib"}),
+    "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),
 }

@@ -312,6 +312,28 @@ def test_fault_33_a_signal_in_a_cache_build_saves_once_and_the_build_goes_on_whe
     assert losses(run).tolist() == losses(whole).tolist()  # bit for bit
 
 
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_cache_that_is_removed_while_it_is_written_to_costs_time_only(
+    kind: str, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = text_recipe() if kind == "texts" else picture_recipe(tmp_path / "digits")
+    recipe = override(recipe, ["stages.head.epochs=1", "stages.top.epochs=1"])
+    whole, _ = train(recipe, tmp_path / "whole")
+    shutil.rmtree(cache_folder)
+    mark, marks = store.Builder.mark, list[int]()
+
+    def removing(self: store.Builder, batches: int) -> None:
+        marks.append(batches)
+        if len(marks) in {1, 4}:
+            shutil.rmtree(cache_folder)
+        mark(self, batches)
+
+    monkeypatch.setattr(store.Builder, "mark", removing)
+    run, said = train(recipe, tmp_path / "run")
+    assert f"the cache folder {cache_folder} (HFTL_CACHE) was removed" in said
+    assert losses(run).tolist() == losses(whole).tolist()
+
+
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, cache_folder: Path) -> None:
     first, _ = train(text_recipe(), tmp_path / "first")
     for entry in entries(cache_folder):

@@ -60,6 +60,8 @@ def test_what_was_saved_is_read_back(tmp_path: Path, trained: tuple[Accelerator,
         step=412,
         best_epoch=1,
         best_rank=(0.9, -0.3),
+        kept_epoch=2,
+        kept_rank=(0.95, -0.2),
         offset=7,
         logged_steps=3,
         hashes={"head": {"parameters": "ab"}},
@@ -68,6 +70,22 @@ def test_what_was_saved_is_read_back(tmp_path: Path, trained: tuple[Accelerator,
     assert path.name == "00000412-01-00002"
     assert load_progress(path, processes=1) == progress
     assert torch.equal(load_best_weights(path)["weight"], trained[1].state_dict()["weight"])
+
+
+def test_the_weights_with_which_a_stage_begins_may_outlast_it() -> None:
+    first = Progress.at_the_start()
+    assert first.is_kept((0.1, -9.0), keep="best")  # a random head competes with none
+    head = first.after_epoch((0.8, -0.5), kept=True).after_epoch((0.7, -0.6), kept=False)
+    assert (head.kept_stage, head.kept_epoch, head.kept_rank) == (0, 1, (0.8, -0.5))
+    top = head.next_stage()
+    assert top.best_rank is None and top.kept_rank == (0.8, -0.5)
+    assert not top.is_kept((0.8, -0.5), keep="best")  # as good is not better
+    assert top.is_kept((0.8, -0.4), keep="best")  # of equal accuracies the log loss decides
+    assert top.is_kept((0.1, -9.0), keep="last")
+    # Patience counts from the stage's own best epoch, whatever the run keeps.
+    worse = top.after_epoch((0.6, -0.7), kept=False).after_epoch((0.7, -0.6), kept=False).after_epoch((0.5, -0.9), kept=False)
+    assert (worse.best_epoch, worse.best_rank) == (2, (0.7, -0.6))
+    assert (worse.kept_stage, worse.kept_epoch, worse.kept_rank) == (0, 1, (0.8, -0.5))
 
 
 def test_the_newest_is_found_by_step_then_by_what_was_done_after_it(tmp_path: Path, trained: tuple[Accelerator, nn.Module]) -> None:

@@ -21,10 +21,13 @@ from transformers import pipeline
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory, read_json, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
+from hftl.sharing.card import write_card
+from hftl.sharing.verify import verify
 from hftl.training import checkpoint, engine
+from hftl.training.journal import how_it_compares
 from hftl.training.loss import make_loss
 
 GROUPS = ("embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "head")
@@ -109,8 +112,79 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
     run = train(recipe, tmp_path / "run")
     rows = [r for r in run.read_history() if r["event"] == "evaluation" and r["stage"] == "top"]
     best = max(range(3), key=lambda i: (rows[i]["validation"]["accuracy"], -rows[i]["validation"]["log_loss"]))
-    assert [i for i, row in enumerate(rows) if row["best"]][-1] == best
+    assert [i for i, row in enumerate(rows) if row["kept"]][-1] == best
     assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(rows[best]["validation"]["log_loss"], rel=1e-4)
+
+
+RUINED = ("stages.top.lr=30", "stages.top.max_grad_norm=null", "stages.top.warmup=0")
+"""A rate that throws the weights away from the first step on."""
+
+
+@pytest.fixture(scope="module")
+def ruined(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str]:
+    """A run of three stages of which the second improves nothing, and what it said."""
+    recipe = tiny_recipe(*RUINED, "run.metric=log_loss")
+    third = Stage(unfreeze="head", lr=1e-4)
+    recipe = recipe.model_copy(update={"stages": {**recipe.stages, "settle": third}})
+    said = io.StringIO()
+    path = tmp_path_factory.mktemp("ruined") / "run"
+    run = engine.train(recipe, RunDirectory(path), console=Console(file=said, width=300))
+    write_card(run)
+    return run, said.getvalue()
+
+
+def test_a_stage_that_does_not_improve_leaves_no_weights_and_the_run_says_so(ruined: tuple[RunDirectory, str]) -> None:
+    run, said = ruined
+    ends = {r["stage"]: r for r in run.read_history() if r["event"] == "stage_end"}
+    assert ends["head"]["kept"] and not ends["top"]["kept"]
+    assert ends["top"]["best_metric"] > ends["head"]["best_metric"]
+    against = f"(validation log_loss {ends['top']['best_metric']:.4f} against {ends['head']['best_metric']:.4f})"
+    assert f"stage top did not improve on head {against}: its weights were not kept" in said
+    evaluations = [r for r in run.read_history() if r["event"] == "evaluation"]
+    assert not any(r["kept"] for r in evaluations if r["stage"] == "top")
+    delivered = [r for r in evaluations if r["kept"]][-1]
+    assert delivered == min(evaluations, key=lambda r: r["validation"]["log_loss"])
+    assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(delivered["validation"]["log_loss"], rel=1e-4)
+    # Nothing of what "top" did to the encoder is in the model.
+    before, after = load_file(Path(BERT_NANO) / "model.safetensors"), load_file(run.model / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("bert.encoder"))
+
+
+def test_card_and_freeze_proof_tell_of_the_stage_that_was_not_kept(ruined: tuple[RunDirectory, str]) -> None:
+    run, _ = ruined
+    head, top, settle = read_json(run.freeze_proof)["stages"]
+    assert (head["kept"], top["kept"]) == (True, False)
+    begins = [[group["before"] for group in stage["groups"]] for stage in (top, settle)]
+    assert begins[0] == begins[1]  # the third stage begins where the second began
+    card = run.card.read_text(encoding="utf-8")
+    assert "**Stage top did not improve on head:** its weights were not kept." in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| *weights kept*")]
+    assert row.startswith("| *weights kept* |  | yes | no | ")
+    assert not verify(run).failed
+    proof = read_json(run.freeze_proof)
+    proof["stages"][1]["kept"] = True
+    write_json(run.freeze_proof, proof)
+    try:
+        assert [claim.where for claim in verify(run).failed] == ["top, kept"]
+    finally:
+        proof["stages"][1]["kept"] = False
+        write_json(run.freeze_proof, proof)
+
+
+def test_the_last_stage_is_delivered_where_the_recipe_asks_for_it(tmp_path: Path, ruined: tuple[RunDirectory, str]) -> None:
+    one, _ = ruined
+    run = train(tiny_recipe(*RUINED, "run.keep=last"), tmp_path / "run")
+    head, top = (r for r in run.read_history() if r["event"] == "stage_end")
+    assert head["kept"] and top["kept"]
+    last = [r for r in run.read_history() if r["event"] == "evaluation" and r["kept"]][-1]
+    assert last["stage"] == "top" and last["validation"]["log_loss"] > 2 * read_json(one.metrics)["validation"]["log_loss"]
+    assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(last["validation"]["log_loss"], rel=1e-4)
+
+
+def test_equal_metrics_are_told_apart_by_the_log_loss() -> None:
+    assert how_it_compares((0.6, -0.7), (0.8, -0.5), "accuracy") == "validation accuracy 0.6000 against 0.8000"
+    assert how_it_compares((-0.7, -0.7), (-0.5, -0.5), "log_loss") == "validation log_loss 0.7000 against 0.5000"
+    assert how_it_compares((0.8, -0.75), (0.8, -0.5), "mcc") == "validation mcc 0.8000 for both, log loss 0.7500 against 0.5000"
 
 
 def test_early_stopping_ends_a_stage_that_no_longer_gets_better(tmp_path: Path) -> None:

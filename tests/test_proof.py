@@ -132,7 +132,7 @@ def test_a_stage_that_freezes_leaves_parameters_and_statistics_as_they_were() ->
     before = group_hashes(tensors(model), chain)
     trained(model, chain, Stage(lr=1e-2, unfreeze="last 2", weight_decay=0.1))
     after = group_hashes(tensors(model), chain)
-    proof = prove("top", ("body", "head"), before, after)
+    proof = prove("top", ("body", "head"), before, after, kept=True)
     assert proof["ok"] and verdict(proof) == {"stem": True, "body": True, "head": True}
     assert [(group["name"], group["trains"]) for group in proof["groups"]] == [("stem", False), ("body", True), ("head", True)]
     assert proof["groups"][0] == {"name": "stem", "trains": False, "before": before["stem"], "after": before["stem"], "ok": True}
@@ -147,7 +147,7 @@ def test_running_statistics_that_moved_in_a_frozen_group_are_found() -> None:
     model(torch.randn(16, 4))
     after = group_hashes(tensors(model), chain)
     assert before["stem"]["parameters"] == after["stem"]["parameters"]
-    proof = prove("head", ("head",), before, after)
+    proof = prove("head", ("head",), before, after, kept=True)
     assert not proof["ok"] and verdict(proof) == {"stem": False, "body": False, "head": False}
 
 
@@ -158,7 +158,7 @@ def test_a_parameter_that_moved_in_a_frozen_group_is_found() -> None:
         for name, parameter in model.named_parameters():
             if name in {"stem.0.weight", "head.bias"}:
                 parameter[0].add_(1e-3)
-    assert verdict(prove("head", ("head",), before, group_hashes(tensors(model), chain))) == {
+    assert verdict(prove("head", ("head",), before, group_hashes(tensors(model), chain), kept=True)) == {
         "stem": False,
         "body": True,
         "head": True,
@@ -169,7 +169,7 @@ def test_a_group_that_trains_and_does_not_move_is_found() -> None:
     model, chain = tiny(cut=True)
     before = group_hashes(tensors(model), chain)
     trained(model, chain, Stage(lr=1e-2, unfreeze="all", weight_decay=0.1))
-    proof = prove("all", chain.names, before, group_hashes(tensors(model), chain))
+    proof = prove("all", chain.names, before, group_hashes(tensors(model), chain), kept=True)
     assert not proof["ok"] and verdict(proof) == {"stem": False, "body": False, "head": True}
     # Its statistics moved, but statistics are not what an optimizer trains.
     assert proof["groups"][0]["before"]["buffers"] != proof["groups"][0]["after"]["buffers"]
@@ -178,7 +178,7 @@ def test_a_group_that_trains_and_does_not_move_is_found() -> None:
 def test_nothing_is_proven_without_hashes_from_before() -> None:
     model, chain = tiny()
     with pytest.raises(KeyError, match="stem"):
-        prove("head", ("head",), {}, group_hashes(tensors(model), chain))
+        prove("head", ("head",), {}, group_hashes(tensors(model), chain), kept=True)
 
 
 def test_a_whole_transformer_is_covered() -> None:
@@ -201,7 +201,7 @@ def test_a_whole_transformer_is_covered() -> None:
 
 def proof_of(stage: str, word: str) -> dict[str, Any]:
     hashes = {"head": {"parameters": word, "buffers": NOTHING}}
-    return prove(stage, (), hashes, hashes)
+    return prove(stage, (), hashes, hashes, kept=True)
 
 
 def test_each_stage_is_there_once_in_order(tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def test_the_learning_curves_show_each_stage_and_each_rate(run: RunDirectory) ->
     curves = {line.get_label(): line for line in [*loss.lines, *quality.lines]}
     assert [y for _, y in points(curves["validation"])] == [record["validation"]["log_loss"] for record in recorded]
     assert [y for _, y in points(curves["accuracy"])] == [record["validation"]["accuracy"] for record in recorded]
-    assert [x for x, _ in points(curves["weights kept"])] == [50, 100, 175]
+    assert [x for x, _ in points(curves["handed on"])] == [50, 100]
+    assert [x for x, _ in points(curves["delivered"])] == [175]
     assert rates.get_yscale() == "log"
 
 
@@ -132,7 +133,7 @@ def test_groups_with_the_same_rate_share_a_line() -> None:
             "step": 2,
             "train_loss": 0.5,
             "validation": {"accuracy": 0.5, "macro_f1": 0.4, "log_loss": 0.7},
-            "best": True,
+            "kept": True,
         }
     )
     legend = learning_curves(history).axes[2].get_legend()
@@ -146,7 +147,7 @@ def test_a_warmup_that_starts_at_zero_and_a_stage_too_short_to_be_logged_are_dra
         "epoch": 1,
         "train_loss": 0.5,
         "validation": {"accuracy": 0.5, "macro_f1": 0.4, "log_loss": 0.7},
-        "best": True,
+        "kept": True,
     }
     short = [{**evaluation, "stage": "head", "step": 3}]
     with warnings.catch_warnings():

@@ -156,6 +156,22 @@ def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, mon
     )
 
 
+def test_a_resume_goes_on_from_the_best_weights_and_not_from_those_of_a_stage_that_was_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruined = bert("stages.top.lr=30", "stages.top.warmup=0", "stages.top.max_grad_norm=null")
+    whole = train(ruined, tmp_path / "whole")
+    assert [r["kept"] for r in whole.read_history() if r["event"] == "stage_end"][:2] == [True, False]
+    for step in (7, 10):  # inside the stage that is not kept, and in the one after it
+        with signal_at(monkeypatch, step=step), pytest.raises(Stopped):
+            train(ruined, tmp_path / f"at-{step}")
+        said = io.StringIO()
+        resumed = RunDirectory(tmp_path / f"at-{step}")
+        engine.train(ruined, resumed, resume=True, console=Console(file=said, width=300))
+        assert "  best so far: stage head, epoch 1, validation accuracy " in said.getvalue()
+        assert_same_run(whole, resumed)
+
+
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
 def test_a_stop_during_an_evaluation_repeats_the_evaluation_and_no_step(
     tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch, evaluation: int

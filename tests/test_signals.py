@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hftl.signals import Stopped, deferred
+from hftl.signals import Stopped, deferred, install
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -52,6 +52,26 @@ def test_a_launcher_that_repeats_itself_does_not_cost_the_last_checkpoint(monkey
         reached = True
     assert reached
     assert stopped.value.signal is signal.SIGINT
+
+
+def test_a_closed_terminal_that_is_told_twice_does_not_cost_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    reached = False
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with pytest.raises(Stopped) as stopped, deferred():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        reached = True
+    assert reached and stopped.value.code == 129
+
+
+def test_a_signal_that_nohup_has_switched_off_stays_off() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    install()
+    with deferred() as noted:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert noted() is None
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_another_error_on_the_way_out_is_not_hidden_by_the_signal() -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 
 from hftl.errors import RunError
-from hftl.store import Builder, NoRoom, Rows, alone, cache_folder, find, key_of
+from hftl.store import Builder, NoRoom, Removed, Rows, alone, cache_folder, find, is_being_built, key_of
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hftl.store._not_again", {})
     return tmp_path / "cache"
 
 
@@ -191,7 +193,7 @@ def test_a_build_that_was_killed_is_continued_at_the_last_mark(cache: Path) -> N
         builder.write(index, np.full((index + 1, 1000), index, dtype=np.int32))
     rows = builder.finish()
     assert all((rows[index] == index).all() and rows[index].shape == (index + 1, 1000) for index in range(40))
-    assert sorted(path.name for path in (cache / key).iterdir()) == ["layout.json", "rows.bin", "starts.npy"]
+    assert sorted(path.name for path in (cache / key).iterdir()) == ["digests.json", "layout.json", "rows.bin", "starts.npy"]
     assert entries(cache) == {key}
 
 
@@ -289,6 +291,147 @@ def test_a_process_that_was_not_there_is_missed() -> None:
         builder.write(index, np.array(1, dtype=np.uint8))
     with pytest.raises(RunError, match="2 of 4 rows were never written"):
         builder.finish()
+
+
+def flip_a_bit(file: Path) -> None:
+    """Of the last byte, which no check of sizes or forms sees."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x80
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["rows.bin", "starts.npy", "extra-lengths.npy", "digests.json"])
+def test_a_bit_that_flips_is_noticed_said_and_the_entry_removed(name: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = key_of({"a": 1})
+    builder = Builder(key, lengths=np.array([2, 3]), row_shape=(4,), dtype=np.float32, extra={"lengths": np.ones(3, np.float32)})
+    for index, length in enumerate((2, 3)):
+        builder.write(index, np.ones((length, 4), np.float32))
+    builder.finish()
+    assert find(key) is not None and not caplog.records
+    flip_a_bit(cache / key / name)
+    assert find(key) is None
+    if name != "starts.npy":  # its numbers no longer ascend, which is seen before anything is read
+        assert f"{name} was changed on the disk: its SHA-256 is another" in caplog.text
+        assert not (cache / key).exists()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"dtype": "|O"},
+        {"dtype": "|S8"},
+        {"dtype": "<U4"},
+        {"dtype": "<M8[s]"},
+        {"dtype": [["a", "<f4"]]},
+        {"rows": -1},
+        {"rows": 2.0},
+        {"rows": True},
+        {"row_shape": [-4]},
+        {"row_shape": ["4"]},
+        {"row_shape": 4},
+        {"row_shape": [2**62, 2**62]},
+        {"extra": ["../../secret"]},
+        {"ragged": "yes"},
+    ],
+)
+def test_a_layout_that_hftl_does_not_write_is_no_entry(layout: dict[str, Any], cache: Path) -> None:
+    built("a")
+    file = cache / key_of({"name": "a"}) / "layout.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | layout))
+    (file.parent / "rows.bin").write_bytes(b"A" * 320)  # as many as four objects of ten would take
+    assert find(key_of({"name": "a"})) is None
+
+
+def test_objects_in_an_array_of_an_entry_are_never_looked_at(cache: Path) -> None:
+    key = key_of({"a": 1})
+    Builder(key, lengths=0, row_shape=(), dtype=np.uint8, extra={"x": np.ones(2)}).finish()
+    np.save(cache / key / "extra-x.npy", np.array([{"a": 1}, None]), allow_pickle=True)
+    assert find(key) is None
+
+
+# --- others -------------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_may_read_or_write_what_is_made(cache: Path) -> None:
+    before = os.umask(0)
+    try:
+        built("a")
+    finally:
+        os.umask(before)
+    assert cache.stat().st_mode & 0o777 == 0o700 and (cache / ".lock").stat().st_mode & 0o777 == 0o600
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (cache / key_of({"name": "a"})).iterdir()}
+    assert modes == dict.fromkeys(("rows.bin", "layout.json", "digests.json"), 0o600)
+
+
+@pytest.mark.parametrize("file", ["rows.bin", "layout.json", "digests.json"])
+def test_what_others_may_have_written_is_not_believed(file: str, cache: Path) -> None:
+    built("a")
+    path = cache / key_of({"name": "a"}) / file
+    path.chmod(0o660)
+    assert find(key_of({"name": "a"})) is None
+
+
+def test_a_link_in_an_entry_is_not_followed(cache: Path, tmp_path: Path) -> None:
+    built("a")
+    rows = cache / key_of({"name": "a"}) / "rows.bin"
+    shutil.copy(rows, tmp_path / "elsewhere")
+    rows.unlink()
+    rows.symlink_to(tmp_path / "elsewhere")
+    assert find(key_of({"name": "a"})) is None
+
+
+def test_entries_of_another_user_are_neither_believed_nor_counted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built("a", size=1000)
+    owner = os.geteuid()
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    assert cache_folder() == cache / f"user-{owner + 1}"  # the folder is another user's: each has one of their own in it
+    monkeypatch.undo()
+    if owner:
+        pytest.skip("only root can give files to another user")
+    monkeypatch.setenv("HFTL_CACHE", str(cache))
+    entry = cache / key_of({"name": "a"})
+    for path in (entry, *entry.iterdir()):
+        os.chown(path, 4321, 4321)
+    assert find(key_of({"name": "a"})) is None
+    assert no_room(9000, budget=10_000) is None and entry.exists()
+
+
+def test_a_lock_that_is_held_for_ever_costs_one_wait(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built("a")
+    monkeypatch.setattr("hftl.store.LOCK_SECONDS", 0.3)
+    with (cache / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert find(key_of({"name": "a"})) is None
+        assert find(key_of({"name": "a"})) is None and not is_being_built(key_of({"name": "a"}))
+        said = no_room(10, budget=1e6)
+        assert 0.3 <= time.monotonic() - began < 3
+    assert said == f"the cache folder {cache} (HFTL_CACHE) cannot be used: another process has held its lock for too long"
+    assert find(key_of({"name": "a"})) is not None  # free again
+
+
+def test_a_cache_that_is_removed_during_a_build_is_said_and_can_be_built_again(cache: Path) -> None:
+    key = key_of({"a": 1})
+    for moment in ("before a mark", "before the end"):
+        builder = Builder(key, lengths=2, row_shape=(3,), dtype=np.uint8)
+        builder.write(0, np.ones(3, np.uint8))
+        if moment == "before a mark":
+            shutil.rmtree(cache)
+        builder.mark(1)
+        builder.write(1, np.ones(3, np.uint8))
+        builder.mark(2)
+        if moment == "before the end":
+            shutil.rmtree(cache)
+        with pytest.raises(Removed):
+            builder.finish()
+        builder.close()
+    assert len(built("a")) == 4
+
+
+def test_an_entry_that_is_removed_stays_readable_for_those_who_have_it(cache: Path) -> None:
+    rows = built("a")
+    shutil.rmtree(cache)
+    assert rows[3].tolist() == [3] * 10
 
 
 @pytest.mark.parametrize("damage", ["rows", "long", "layout", "foreign", "no layout", "starts", "another version"])

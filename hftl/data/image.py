@@ -649,7 +649,10 @@ class ImageSamples:
                 builder.mark(number)
                 if after_batch is not None:
                     after_batch()
-        self._decoded = builder.finish()
+        try:
+            self._decoded = builder.finish()
+        except store.Removed as removed:
+            return f"pictures are decoded again in every epoch: {removed}"
         return None
 
     def find_decoded(self, key: str | None = None) -> bool:

@@ -93,7 +93,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     """Read the source, check it, and divide it.
 
     Validation is the source's own or a stratified part of train, never of test; test is the source's own, or a stratified part
-    of train where `test_fraction` asks for it. Both are exact shares by largest remainder, and leave each class one row in train.
+    of train where `test_fraction` asks for it; with `test_split="none"` that part is set aside and stays shut. Both are exact
+    shares by largest remainder, and leave each class one row in train.
 
     Raises:
         DataError: everything that is wrong with the source, in one report.
@@ -132,6 +133,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         raise DataError(data.source, problems)
 
     rows = _divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
+    if data.test_split == NO_SPLIT:
+        rows.pop("test", None)  # set aside from train all the same: what is shut now may be opened by another recipe
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
@@ -148,6 +151,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
             for role, split in result.items()
         },
         "contents": {role: _digest(fingerprints[origin[role]], rows[role]) for role in rows},
+        **({"test_rows": _digest_of_any_order(fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
         **_how_divided(data, tables, seed),
         **_how_streamed(source, tables),
         "skipped": [
@@ -368,6 +372,11 @@ def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def _digest_of_any_order(fingerprints: np.ndarray) -> str:
+    """SHA-256 of the fingerprints of rows, in hex, the same in whichever order the rows are. (N, 2)"""
+    return _digest(fingerprints, np.lexsort(fingerprints.T))
+
+
 def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, str]]) -> list[Problem]:
     problems = [Problem(tables[role].ids[row], why) for role in tables for row, why in unreadable[role].items()]
     if problems:
@@ -504,7 +513,8 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
     if "test" in tables:
         return {"validation": validation, "test": "given"}
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"
-    return {"validation": validation, "test": test}
+    shut = " (set aside, and left shut)" if data.test_fraction and data.test_split == NO_SPLIT else ""
+    return {"validation": validation, "test": test + shut}
 
 
 def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any]:

@@ -110,9 +110,13 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     quality.plot(
         at, [r["validation"]["macro_f1"] for r in evaluations], color=ORANGE, linestyle=(0, (4, 2)), label="macro F1", **dots
     )
-    kept = {r["stage"]: r for r in evaluations if r["best"]}.values()  # the last one of a stage that was its best so far
-    ring = {"linestyle": "none", "marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": INK}
-    quality.plot([r["step"] for r in kept], [r["validation"]["accuracy"] for r in kept], label="weights kept", **ring)
+    # Of each stage the last epoch whose weights were kept: what the next stage began with. The last of all is what is delivered.
+    *handed_on, delivered = {r["stage"]: r for r in evaluations if r["kept"]}.values()
+    for label, records, colour, width in (("handed on", handed_on, QUIET, 1.2), ("delivered", [delivered], INK, 2.2)):
+        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": width}
+        at_accuracy = [r["validation"]["accuracy"] for r in records]
+        if records:
+            quality.plot([r["step"] for r in records], at_accuracy, label=label, linestyle="none", markeredgecolor=colour, **ring)
     quality.set_ylabel("validation")
     quality.margins(y=0.15)
     for panel in (loss, quality):

@@ -49,6 +49,7 @@ LISTED = 20  # with more classes, the tables by class are folded
 SMALL = 30  # with fewer examples, the numbers of a class are rough: half an interval is up to 0.18 wide
 CONFUSIONS = 3  # so many of the most frequent ones are named
 HUB = "hub:"  # before word vectors that lie on the Hub
+RESULTS = ("hftl train", "hftl test")  # the commands whose opening of the test split gives a run its results
 TASKS = {"text": "text-classification", "image": "image-classification"}
 # https://huggingface.co/docs/hub/repositories-licenses; huggingface_hub has no list of its own.
 _LICENSES = """
@@ -145,7 +146,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
     plan, data, environment, audit = (read_json(path) if path.is_file() else {} for path in files)
     proofs, openings = read_freeze_proof(run), list(read_json_lines(run.test_openings))
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
-    values = metrics[split]
+    values, history = metrics[split], run.read_history()
     return {
         "recipe": recipe,
         "noun": noun,
@@ -176,7 +177,8 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "preprocessing": _plain({key: data["model"][key] for key in PREPROCESSING if key in data.get("model", {})}),
         "vocabulary": data.get("model", {}).get("vocabulary"),
         "plan": plan,
-        "stages": _stage_rows(plan, recipe, run.read_history(), proofs),
+        "stages": _stage_rows(plan, recipe, history, proofs),
+        "undone": _undone(history),
         "frozen": _frozen(plan, proofs),
         "cost": _cost(environment),
         "sittings": environment.get("sittings", 0),
@@ -184,7 +186,10 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "packages": {name: version for name, version in environment.get("packages", {}).items() if version},
         "repeat": _repeat(recipe, data, repo_id),
         "openings": openings,
-        "opened_by_training": [opening for opening in openings if str(opening["by"]).startswith("hftl train")],
+        "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
+        "sealed": split == "validation" and "test" in data.get("splits", {}),
+        "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
+        "opener": "hftl train" if recipe.run.test == "open" else "hftl test",
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
@@ -356,6 +361,8 @@ class StageProof:
     """The groups of one stage, input first."""
 
     stage: str
+    kept: bool
+    """Whether the run took weights from the stage; otherwise the next stage begins where this one began."""
     groups: tuple[GroupProof, ...]
     stated: bool
 
@@ -370,7 +377,12 @@ def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
         return []
     try:
         return [
-            StageProof(_a(str, stage["stage"]), tuple(map(_group_proof, _a(list, stage["groups"]))), _a(bool, stage["ok"]))
+            StageProof(
+                _a(str, stage["stage"]),
+                _a(bool, stage["kept"]),
+                tuple(map(_group_proof, _a(list, stage["groups"]))),
+                _a(bool, stage["ok"]),
+            )
             for stage in _a(list, read_json(run.freeze_proof)["stages"])
         ]
     except (KeyError, TypeError) as error:
@@ -560,10 +572,24 @@ def _stage_rows(
     rows.append([safe("*best epoch*"), "", *(end.get("best_epoch", NOT_RECORDED) for end in best)])
     metric = recipe.run.metric.replace("_", " ")
     rows.append([safe(f"*validation {metric} then*"), "", *(_decimals(end.get("best_metric")) for end in best)])
+    rows.append(
+        [safe("*weights kept*"), "", *(NOT_RECORDED if "kept" not in end else "yes" if end["kept"] else "no" for end in best)]
+    )
     if proofs:
         by_stage = {proof.stage: proof for proof in proofs}
         rows.append([safe("*frozen unchanged*"), "", *(_unchanged(by_stage.get(stage["name"])) for stage in stages)])
     return rows
+
+
+def _undone(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stages that improved nothing, each with the stage whose weights outlasted it."""
+    undone, kept = [], None
+    for end in (record for record in history if record["event"] == "stage_end"):
+        if end["kept"]:
+            kept = end["stage"]
+        else:
+            undone.append({"stage": end["stage"], "kept": kept})
+    return undone
 
 
 def _unchanged(proof: StageProof | None) -> str:

@@ -224,7 +224,8 @@ def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
 def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
     """What is stated of each group against its hashes, which groups train against the plan, and one stage against the next.
 
-    Until a stage trains a group, it starts every stage with the hashes that it had at the very first.
+    Until a stage trains a group, it starts every stage with the hashes that it had at the very first. After a stage whose weights
+    were not kept, every group starts the next one with the hashes that it had before that stage.
     """
     proofs = read_freeze_proof(run)
     if run.freeze_proof.is_file() and run.plan.is_file():
@@ -236,7 +237,13 @@ def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
             )
     first: dict[str, tuple[str, str]] = {}
     trained: set[str] = set()
-    for proof in proofs:
+    ends = {record.get("stage"): record.get("kept") for record in run.read_history() if record["event"] == "stage_end"}
+    for earlier, proof in zip([None, *proofs], proofs, strict=False):
+        yield _same("freeze_proof.json", f"{proof.stage}, kept", str(proof.kept), str(ends.get(proof.stage, NOWHERE)))
+        if earlier is not None and not earlier.kept:
+            then, begins = ({group.name: group.before for group in stage.groups} for stage in (earlier, proof))
+            words = ("as before a stage that was not kept", "other hashes")
+            yield _same("freeze_proof.json", f"{proof.stage}, before", words[0], words[then != begins])
         for group in proof.groups:
             where, words = f"{proof.stage}, {group.name}", ("moved", "not moved") if group.trains else ("unchanged", "changed")
             yield _same("freeze_proof.json", where, words[not group.stated], words[not group.ok])

@@ -36,7 +36,6 @@ from transformers import PreTrainedModel
 from hftl import store
 from hftl.data.image import ImageSamples
 from hftl.data.loader import WIDTH, Samples, evaluation_batches, transfer
-from hftl.errors import RunError
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
@@ -50,6 +49,8 @@ _LAYOUT = "hftl-activations-2"  # part of the key: change it whenever what is st
 _LIBRARIES = ("torch", "transformers", "timm")
 MARK_EVERY = 20
 """Batches between two notes of how far a build is; an interrupted one repeats at most so many."""
+ATTEMPTS = 2
+"""So often an entry is built where somebody removes the cache meanwhile; then the run goes without."""
 
 
 class StoredSamples:
@@ -246,12 +247,18 @@ class Prefix:
         """The samples with the activation at the boundary, from the store or computed now; as they are where there is no room."""
         key = self._key(self.boundary, samples, views)
         rows = self.build.find(key)
-        if rows is None:
+        for _ in range(ATTEMPTS if rows is None else 0):
             builder = self._begin(key, samples, views)
             if builder is None:
                 return samples
             self._compute(builder, samples, views)
             rows = self._finish(builder, key)
+            if rows is not None:
+                break
+            self.build.journal.say(f"the cache folder {store.cache_folder()} (HFTL_CACHE) was removed while it was written to")
+        if rows is None:
+            self.build.journal.say(f"what enters {self.boundary.group} is computed anew in every epoch")
+            return samples
         self._see_number_format(samples)  # also after a build: one that was complete but for its last step computes nothing
         return StoredSamples(samples, rows, self.boundary, views=views)
 
@@ -365,16 +372,21 @@ class Prefix:
                 return StoredSamples(samples, rows, earlier, views=views), doorway
         return samples, None
 
-    def _finish(self, builder: Builder, key: str) -> Rows:
-        """The whole entry, once all processes have written their part of it."""
+    def _finish(self, builder: Builder, key: str) -> Rows | None:
+        """The whole entry, once all processes have written their part of it; None where somebody has removed it meanwhile."""
         accelerator = self.build.accelerator
         accelerator.wait_for_everyone()
-        built = builder.finish() if accelerator.is_main_process else None  # held until all have found it
-        accelerator.wait_for_everyone()
+        built, removed = None, False
+        if accelerator.is_main_process:
+            try:
+                built = builder.finish()  # held until all have found it
+            except store.Removed:
+                removed = True
+        if any(gather_object([removed])):
+            builder.close()
+            return None
         rows = self.build.find(key)
         del built
-        if rows is None:
-            raise RunError(f"{store.cache_folder()}: an entry that was just written cannot be read. Without it: run.cache_gb=0")
         return rows
 
     def _see_number_format(self, samples: Samples) -> None:
@@ -397,11 +409,12 @@ def _why_not_shared(accelerator: Accelerator) -> str | None:
         return None
     trial = store.cache_folder() / f".seen-{_of_main(uuid4().hex)}"
     if accelerator.is_main_process:
+        trial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         trial.touch()
     accelerator.wait_for_everyone()
     seen = all(gather_object([trial.exists()]))
     if accelerator.is_main_process:
-        trial.unlink()
+        trial.unlink(missing_ok=True)
     return None if seen else f"the cache folder {store.cache_folder()} (HFTL_CACHE) is not on a disk that all processes share"
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from accelerate import Accelerator
@@ -41,7 +41,11 @@ class Progress:
     """Optimizer steps over all stages."""
     best_epoch: int
     best_rank: tuple[float, float] | None
-    """(validation metric, -log loss), higher is better; None before the first evaluation of the stage."""
+    """(validation metric, -log loss) of the stage's best epoch, higher is better; None before its first evaluation."""
+    kept_stage: int = 0
+    kept_epoch: int = 0
+    kept_rank: tuple[float, float] | None = None
+    """Which epoch of which stage the run's weights are from, those of the host model, and how good they are; None: of none yet."""
     stage_done: bool = False
     offset: int = 0
     """Steps of the next epoch that are done; all of them, where only its evaluation is missing."""
@@ -62,18 +66,18 @@ class Progress:
     """Of the layer groups at the start of the stage, see `hftl.training.proof`."""
 
     @classmethod
-    def at_start_of(cls, stage: int, *, step: int = 0, seconds: float = 0.0, cpu_joules: float | None = 0.0) -> Self:
-        """Before the first epoch of a stage: any epoch is better than none."""
-        return cls(
-            stage,
-            epoch=0,
-            step=step,
-            best_epoch=0,
-            best_rank=None,
-            seconds=seconds,
-            epoch_began=seconds,
-            cpu_joules=cpu_joules,
-        )
+    def at_the_start(cls) -> Self:
+        """Before the first epoch of the first stage, whose weights, with a head that is random, compete with none."""
+        return cls(stage=0, epoch=0, step=0, best_epoch=0, best_rank=None)
+
+    def is_kept(self, rank: tuple[float, float], *, keep: Literal["best", "last"]) -> bool:
+        """Whether the weights of an epoch of that rank take the place of those that the run has.
+
+        "best": they are better than all before them, so that the weights with which a stage begins may outlast it. "last": they are
+        the best of their stage.
+        """
+        bar = self.kept_rank if keep == "best" else self.best_rank
+        return bar is None or rank > bar
 
     def after_step(self, loss: float) -> Self:
         return replace(
@@ -85,13 +89,28 @@ class Progress:
             logged_steps=self.logged_steps + 1,
         )
 
-    def after_epoch(self, best_rank: tuple[float, float] | None) -> Self:
-        """With the epoch's evaluation done; `best_rank` where it was the best one."""
+    def after_epoch(self, rank: tuple[float, float], *, kept: bool) -> Self:
+        """With the epoch's evaluation done; `kept`: the run has its weights now."""
         ended = replace(self, epoch=self.epoch + 1, offset=0, epoch_loss=0.0, epoch_began=self.seconds)
-        return ended if best_rank is None else replace(ended, best_epoch=ended.epoch, best_rank=best_rank)
+        if self.best_rank is None or rank > self.best_rank:
+            ended = replace(ended, best_epoch=ended.epoch, best_rank=rank)
+        return replace(ended, kept_stage=ended.stage, kept_epoch=ended.epoch, kept_rank=rank) if kept else ended
 
     def next_stage(self) -> Self:
-        return self.at_start_of(self.stage + 1, step=self.step, seconds=self.seconds, cpu_joules=self.cpu_joules)
+        """Before the first epoch of the stage that follows."""
+        return type(self)(
+            stage=self.stage + 1,
+            epoch=0,
+            step=self.step,
+            best_epoch=0,
+            best_rank=None,
+            kept_stage=self.kept_stage,
+            kept_epoch=self.kept_epoch,
+            kept_rank=self.kept_rank,
+            seconds=self.seconds,
+            epoch_began=self.seconds,
+            cpu_joules=self.cpu_joules,
+        )
 
     @property
     def name(self) -> str:
@@ -106,7 +125,7 @@ class CheckpointError(RunError):
 def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> Path:
     """Write the state of all processes into `folder`, verify it, and remove all but the newest `KEPT`. Called by every process.
 
-    `best` holds the best weights of the stage, on the CPU of the main process.
+    `best` holds the weights that the run has, on the CPU of the main process.
 
     Raises:
         CheckpointError: on every process, when one could not write its part. Nothing of it is left.
@@ -233,12 +252,13 @@ def load_progress(checkpoint: Path, *, processes: int) -> Progress:
     written_by = state.pop("processes")
     if written_by != processes:
         raise RunError(f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}")
-    rank = state.pop("best_rank")
-    return Progress(**state, best_rank=rank and tuple(rank))
+    for key in ("best_rank", "kept_rank"):
+        state[key] = state[key] and tuple(state[key])
+    return Progress(**state)
 
 
 def load_best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The best weights of the stage so far."""
+    """The weights that the run had: the best so far."""
     return load_file(checkpoint / _BEST)
 
 

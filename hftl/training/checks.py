@@ -28,6 +28,7 @@ FREE_TO_CHANGE = (
     "run.trackers:",
     "run.checkpoint_minutes:",
     "run.timeout_minutes:",
+    "run.test: open -> sealed",
     "card.",
 )
 

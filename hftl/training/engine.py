@@ -2,7 +2,8 @@
 
 The host model, on the CPU, always holds the best weights so far. A stage trains a copy of it: freeze the copy, give it a new
 optimizer and schedule, wrap both with Accelerate, take steps, evaluate after each epoch, and copy the weights back whenever the
-validation metric is better. Nothing else crosses from one stage to the next.
+validation metric is better than that of the weights that the host has. So a stage that improves nothing leaves nothing behind, and
+what is delivered is the best of the run. Nothing else crosses from one stage to the next.
 
 Shapes: B examples in a micro-batch, K classes.
 """
@@ -10,15 +11,17 @@ Shapes: B examples in a micro-batch, K classes.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,26 +29,26 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, broadcast, gather_object
+from datasets import disable_progress_bars
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
 from hftl.data.loader import Samples, evaluation_batches, steps_per_epoch, training_batches
-from hftl.data.source import load_splits
+from hftl.data.source import Splits, load_splits
 from hftl.errors import RecipeError, RunError, did_you_mean
-from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
+from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics, stored_label_names
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
+from hftl.evaluation.verdict import verdict
+from hftl.ledger import count_openings, note_opening
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
-from hftl.recipe import LOCAL, ImageData, Recipe, Stage
+from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
 from hftl.run import (
     RunDirectory,
-    append_json_line,
     environment_record,
-    flush,
-    now,
     read_json,
     read_json_lines,
     write_json,
@@ -95,6 +98,8 @@ from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
 from hftl.training.watch import Cost, Watch
 
+log = logging.getLogger(__name__)
+
 
 @others_alive()
 def train(
@@ -140,7 +145,7 @@ def train(
             claim(run, recipe, resume=resume)  # once more: another process may have had it until now
         accelerator.wait_for_everyone()
         checkpoint, passed_over = newest_checkpoint(run.checkpoints)
-        progress = Progress.at_start_of(0)
+        progress = Progress.at_the_start()
         if checkpoint is not None:
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
@@ -163,7 +168,7 @@ def train(
         for reason in passed_over:
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
-            journal.continues(list(recipe.stages)[progress.stage], step=progress.step, checkpoint=checkpoint.name)
+            journal.continues(list(recipe.stages), progress, metric=recipe.run.metric, checkpoint=checkpoint.name)
             if threads is not None and threads != torch.get_num_threads():
                 journal.say(f"with {torch.get_num_threads()} threads instead of {threads}: sums round differently")
         elif resume:
@@ -192,7 +197,7 @@ def _train_stage(
     progress: Progress,
     checkpoint: Path | None,
 ) -> Progress:
-    """Train one stage, from its start or from a checkpoint inside it; the host model then holds the stage's best weights."""
+    """Train one stage, from its start or from a checkpoint inside it; the host model then holds the best weights so far."""
     recipe, host, chain = experiment.recipe, experiment.classifier.model, experiment.classifier.chain
     name, stage = list(recipe.stages.items())[number]
     trains = chain.select(stage.unfreeze)
@@ -298,8 +303,8 @@ def _train_stage(
 
         validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, partial(stop_if_asked, progress)))
         rank = _rank(validation, recipe)
-        best = progress.best_rank is None or rank > progress.best_rank
-        if best:
+        kept = progress.is_kept(rank, keep=recipe.run.keep)
+        if kept:
             _copy_weights(model, host, accelerator)
         progress = cost.so_far(progress)
         journal.evaluation(
@@ -310,14 +315,14 @@ def _train_stage(
             train_loss=progress.epoch_loss / per_epoch,
             validation=validation,
             metric=recipe.run.metric,
-            best=best,
+            kept=kept,
             seconds=progress.seconds - progress.epoch_began,
         )
-        progress = progress.after_epoch(rank if best else None)
+        progress = progress.after_epoch(rank, kept=kept)
         if epoch == stage.epochs or _is_patience_over(stage, progress):
             progress = replace(progress, stage_done=True)
             _prove_freeze(name, trains, experiment, model, progress, run, accelerator, journal)
-            journal.stage_end(name, progress, metric=recipe.run.metric, stopped_early=epoch < stage.epochs)
+            journal.stage_end(list(recipe.stages), progress, metric=recipe.run.metric, stopped_early=epoch < stage.epochs)
         if progress.stage_done or watch.is_worth_it():
             save(progress)
         stop_if_asked(progress)
@@ -336,7 +341,10 @@ def _finish(
     watch: Watch,
     progress: Progress,
 ) -> None:
-    """Predict validation and (once) test, save the model and what belongs to it; metrics.json marks the run as finished."""
+    """Predict validation and, unless it stays sealed, test once; save the model and what belongs to it.
+
+    metrics.json marks the run as finished.
+    """
     recipe, splits = experiment.recipe, experiment.splits
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
 
@@ -346,41 +354,81 @@ def _finish(
             raise Stopped(signal, saved=True)
 
     predictions = {"validation": _predict(model, validation, recipe, accelerator, stop_if_asked)}
-    if splits.test is not None and run.predictions("test").is_file():
-        # A run that was stopped after it had opened test does not open it again.
-        predictions["test"] = Predictions.load(run.predictions("test"))
-    elif splits.test is not None:
-        with accelerator.main_process_first():
-            test = make_samples(recipe, experiment.classifier, splits.test, train=False)
-        if accelerator.is_main_process:
-            again = any(read_json_lines(run.test_openings))
-            _note_opening(run, by="hftl train, continued" if again else "hftl train")
-        predictions["test"] = _predict(model, test, recipe, accelerator, stop_if_asked)
+    if splits.test is not None and recipe.run.test == "open":
+        if run.predictions("test").is_file():
+            # A run that was stopped after it had opened test does not open it again.
+            predictions["test"] = Predictions.load(run.predictions("test"))
+        else:
+            with accelerator.main_process_first():
+                test = make_samples(recipe, experiment.classifier, splits.test, train=False)
+            if accelerator.is_main_process:
+                _open(run, splits, by="hftl train", say=journal.say)
+            predictions["test"] = _predict(model, test, recipe, accelerator, stop_if_asked)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
             predicted.save(run.predictions(split), splits.label_names)
         save_classifier(experiment.classifier, run.model)
         serving_samples(experiment, validation).save(run.serving)
-        write_manifest(run)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": _sittings(run)}
         write_json(run.environment, {**_environment(accelerator, recipe), **cost})
-        skipped = Counter(entry["split"] for entry in splits.facts["skipped"])
-        metrics = {
-            split: compute_metrics(predicted, splits.label_names, skipped=skipped[split])
-            for split, predicted in predictions.items()
-        }
-        write_figures(run, metrics)
-        write_json(run.metrics, metrics)
+        _conclude(run, predictions, say=journal.say)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
-        for split, values in metrics.items():
-            low, high = values["accuracy_interval"]
-            opened = " (opened once)" if split == "test" and len(list(read_json_lines(run.test_openings))) == 1 else ""
-            journal.say(
-                f"{split}{opened}: accuracy {values['accuracy']:.4f} [{low:.4f}, {high:.4f}], n = {values['n']:,}"
-                f" · macro F1 {values['macro_f1']:.4f} · majority {values['majority_accuracy']:.4f}"
-            )
+        if splits.test is not None and "test" not in predictions:
+            journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {run.path}")
     accelerator.wait_for_everyone()
+
+
+def _conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: Callable[[str], None]) -> None:
+    """Write what follows from the predictions of a run, metrics.json last, and say how good the model is and where it is worst."""
+    write_manifest(run)
+    if (problem := count_openings(run)) is not None:
+        say(problem)
+    data, label_names = read_json(run.data), stored_label_names(run.predictions("validation"))
+    skipped = Counter(entry["split"] for entry in data["skipped"])
+    metrics = {split: compute_metrics(predicted, label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
+    write_figures(run, metrics)
+    write_json(run.metrics, metrics)
+    recipe = run.load_recipe()
+    for line in verdict(
+        metrics,
+        openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
+        stage=list(recipe.stages)[-1],
+        enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
+    ):
+        say(line)
+
+
+def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *, n: int) -> str | None:
+    """The key that makes a validation split of n rows larger; None: it is the source's own, and whole."""
+    if section.max_validation_samples == n:
+        return "data.max_validation_samples"
+    return None if data["validation"] == "given" else "data.validation_fraction"
+
+
+@others_alive()
+def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
+    """Open the sealed test split of a finished run, once, and put its results beside those of validation.
+
+    Raises:
+        RunError: the run is not finished, has no test split, or has opened it; or the data are not those of the run.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path}: the run is not finished; there is no model to test")
+    if "test" in read_json(run.metrics):
+        times = ", ".join(record["time"] for record in read_json_lines(run.test_openings))
+        raise RunError(
+            f"{run.path}: its test split was opened already ({times}), and is opened once. To see that the saved model still gives"
+            f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test"
+        )
+    stored = run.predictions("test")
+    if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
+        predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
+        if process_state().is_main_process:
+            predictions.save(stored, stored_label_names(run.predictions("validation")))
+    if process_state().is_main_process:
+        _conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
+        (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
 
 
 @others_alive()
@@ -391,10 +439,19 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     one's own, and nothing is written.
 
     Raises:
-        RunError: the run is not finished, its data have no such split, or they are not those of the run.
+        RunError: the run is not finished, its data have no such split, the test split is still sealed, or the data are not those of
+            the run.
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
+    if split == "test" and "test" not in read_json(run.metrics) and run.load_recipe().run.test == "sealed":
+        raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
+    return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning)
+
+
+def _evaluate(
+    run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], None]
+) -> Predictions:
     recipe = run.load_recipe()
     source = source or recipe.data.source
     # The rows of then, where they come from the Hub and have moved on.
@@ -405,6 +462,7 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
     if source.startswith(LOCAL):
         raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
+    disable_progress_bars()
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
@@ -415,15 +473,20 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
             raise RunError(f'the data of {run.path} have no split "{split}"')
         samples = make_samples(recipe, classifier, dataset, train=False)
     if split == "test" and opened_by is not None and accelerator.is_main_process:
-        _note_opening(run, by=opened_by)
+        _open(run, splits, by=opened_by, say=say)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
-    return _predict(model, samples, recipe, accelerator)
+    predictions = _predict(model, samples, recipe, accelerator)
+    if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:
+        say(problem)
+    return predictions
 
 
-def _note_opening(run: RunDirectory, *, by: str) -> None:
-    """Write an opening of the test split into the run's ledger, and onto the disk before the split is looked at."""
-    append_json_line(run.test_openings, {"time": now(), "by": by})
-    flush(run.test_openings)
+def _open(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], None]) -> None:
+    """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
+    cut_short = any(read_json_lines(run.test_openings)) and "test" not in (read_json(run.metrics) if run.finished else {})
+    problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by)
+    if problem is not None:
+        say(problem)
 
 
 def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
@@ -535,7 +598,7 @@ def _prove_freeze(
         return
     chain = experiment.classifier.chain
     after = group_hashes({**_tensors(accelerator.unwrap_model(model)), **weights}, chain)
-    proof = prove(name, trains, progress.hashes, after)
+    proof = prove(name, trains, progress.hashes, after, kept=progress.kept_stage == progress.stage)
     write_proof(run, proof)
     for group in proof["groups"]:
         if not group["ok"] and not group["trains"]:

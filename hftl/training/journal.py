@@ -6,7 +6,7 @@ Only the main process speaks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hftl.run import RunDirectory, flush, now
+from hftl.terminal import show
 from hftl.training.checkpoint import Progress as StageProgress
 from hftl.training.plan import Plan, plan_footer, plan_table
 
@@ -51,9 +52,10 @@ class Journal:
     def say(self, text: str) -> None:
         """One line, on the terminal and in log.txt."""
         if self.accelerator.is_main_process:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            is_read = show(self.console, text, soft_wrap=True)
+            gone = "" if is_read else f"{now()} nobody reads the terminal any more: the run goes on, and this file has the rest\n"
             with self.run.log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{now()} {text}\n")
+                stream.write(f"{gone}{now()} {text}\n")
 
     def record(self, event: str, **values: Any) -> None:
         """One line of history.jsonl."""
@@ -75,17 +77,23 @@ class Journal:
     def opening(self, plan: Plan, lines: Iterable[str]) -> None:
         """The plan, on the terminal, and what has to be said before the first step."""
         if self.accelerator.is_main_process:
-            self.console.print(plan_table(plan), "", plan_footer(plan), "", sep="\n", highlight=False)
+            show(self.console, plan_table(plan), "", plan_footer(plan), "", sep="\n")
         self.say(f"run directory: {self.run.path}")
         for line in lines:
             self.say(line)
 
-    def continues(self, stage: str, *, step: int, checkpoint: str) -> None:
-        self.record("continued", stage=stage, step=step)
+    def continues(self, stages: Sequence[str], progress: StageProgress, *, metric: str, checkpoint: str) -> None:
+        stage = stages[progress.stage]
+        self.record("continued", stage=stage, step=progress.step)
         self.say(
-            f'continuing at stage "{stage}", step {step} (checkpoint {checkpoint}):'
+            f'continuing at stage "{stage}", step {progress.step} (checkpoint {checkpoint}):'
             " same data order, same augmentations, same generators"
         )
+        if progress.kept_rank is not None:
+            self.say(
+                f"  best so far: stage {stages[progress.kept_stage]}, epoch {progress.kept_epoch},"
+                f" validation {metric} {_metric(progress.kept_rank, metric):.4f}"
+            )
 
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
@@ -120,10 +128,17 @@ class Journal:
             rates = {f"lr/{group}": rate for group, rate in lr.items()}
             self.accelerator.log({"train/loss": loss, **rates}, step=step)
 
-    def stage_end(self, stage: str, progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
-        assert progress.best_rank is not None  # a stage has an epoch
-        best = progress.best_rank[0] * (-1 if metric == "log_loss" else 1)
-        self.record("stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, stopped_early=stopped_early)
+    def stage_end(self, stages: Sequence[str], progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
+        """The end of the stage where `progress` stands, one of all `stages`; said aloud where it leaves no weights."""
+        assert progress.best_rank is not None and progress.kept_rank is not None  # a stage has an epoch
+        stage, kept = stages[progress.stage], progress.kept_stage == progress.stage
+        best = _metric(progress.best_rank, metric)
+        self.record(
+            "stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, kept=kept, stopped_early=stopped_early
+        )
+        if not kept:
+            how = how_it_compares(progress.best_rank, progress.kept_rank, metric)
+            self.say(f"stage {stage} did not improve on {stages[progress.kept_stage]} ({how}): its weights were not kept")
 
     def evaluation(
         self,
@@ -135,7 +150,7 @@ class Journal:
         train_loss: float,
         validation: Mapping[str, float],
         metric: str,
-        best: bool,
+        kept: bool,
         seconds: float,
     ) -> None:
         self.record(
@@ -145,13 +160,25 @@ class Journal:
             step=step,
             train_loss=train_loss,
             validation=dict(validation),
-            best=best,
+            kept=kept,
             seconds=round(seconds, 2),
         )
         self._note = f" · validation {metric} {validation[metric]:.3f}"
         self.say(
             f"  epoch {epoch}/{epochs}  train loss {train_loss:.3f}  validation {metric} {validation[metric]:.4f}"
-            f"  log loss {validation['log_loss']:.3f}  {seconds:.0f} s{'  best' if best else ''}"
+            f"  log loss {validation['log_loss']:.3f}  {seconds:.0f} s{'  best' if kept else ''}"
         )
         if self.accelerator.trackers:
             self.accelerator.log({f"validation/{name}": value for name, value in validation.items()}, step=step)
+
+
+def how_it_compares(rank: tuple[float, float], kept: tuple[float, float], metric: str) -> str:
+    """Two ranks in words: the metric of both, and the log loss where that decides."""
+    if rank[0] == kept[0]:
+        return f"validation {metric} {_metric(rank, metric):.4f} for both, log loss {-rank[1]:.4f} against {-kept[1]:.4f}"
+    return f"validation {metric} {_metric(rank, metric):.4f} against {_metric(kept, metric):.4f}"
+
+
+def _metric(rank: tuple[float, float], metric: str) -> float:
+    """The validation metric that a rank is made of, which is better the higher it is."""
+    return -rank[0] if metric == "log_loss" else rank[0]

@@ -49,12 +49,14 @@ def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes) -> dict[str, Any]:
+def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes, *, kept: bool) -> dict[str, Any]:
     """Compare the hashes of a stage's end with those of its start.
 
+    `kept`: weights of the stage are the run's now. Otherwise the next stage begins with the hashes with which this one began.
+
     Returns:
-        {"stage", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}. A frozen group is ok when parameters and buffers
-        are equal, one that trains when its parameters differ; the stage is ok when all of its groups are.
+        {"stage", "kept", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}. A frozen group is ok when parameters and
+        buffers are equal, one that trains when its parameters differ; the stage is ok when all of its groups are.
 
     Raises:
         KeyError: a group has no hashes from before.
@@ -64,7 +66,7 @@ def prove(stage: str, trains: Collection[str], before: GroupHashes, after: Group
         then = before[name]
         ok = then["parameters"] != now["parameters"] if name in trains else then == now
         groups.append({"name": name, "trains": name in trains, "before": dict(then), "after": dict(now), "ok": ok})
-    return {"stage": stage, "groups": groups, "ok": all(group["ok"] for group in groups)}
+    return {"stage": stage, "kept": kept, "groups": groups, "ok": all(group["ok"] for group in groups)}
 
 
 def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:

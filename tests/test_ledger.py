@@ -1,0 +1,209 @@
+"""The sealed test split: --no-test, `hftl test`, and the ledger of openings that all runs of a user share."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Hftl
+from rich.console import Console
+from run_factory import make_run
+
+from hftl.data.source import load_splits
+from hftl.errors import RecipeError, RunError
+from hftl.ledger import count_openings, ledger_path, note_opening
+from hftl.recipe import Recipe, Run, Stage, TextData, Transformer, override
+from hftl.run import RunDirectory, append_json_line, read_json, read_json_lines, write_json, write_text
+from hftl.samples import BERT_NANO, REVIEWS
+from hftl.sharing.card import render_card, write_card
+from hftl.sharing.verify import verify
+from hftl.training import engine
+
+RECIPE = Recipe(
+    name="tiny",
+    data=TextData(source=REVIEWS, max_length=32, max_train_samples=24, max_validation_samples=21, max_test_samples=19),
+    model=Transformer(checkpoint=BERT_NANO),
+    stages={"head": Stage(unfreeze="head", lr=1e-3)},
+    run=Run(batch_size=16, precision="fp32"),
+)
+
+
+@pytest.fixture(autouse=True)
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HFTL_LEDGER", str(tmp_path / "ledger" / "openings.jsonl"))
+    return tmp_path / "ledger" / "openings.jsonl"
+
+
+def opened(path: Path, rows: str, *, times: int = 1) -> RunDirectory:
+    """A run whose test split, of these rows, was opened."""
+    run = RunDirectory(path)
+    write_json(run.data, {"test_rows": rows})
+    for _ in range(times):
+        assert note_opening(run, rows=rows, by="hftl train") is None
+    return run
+
+
+# --- the ledger ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_knows_the_openings_of_all_runs_and_tells_rows_apart(tmp_path: Path) -> None:
+    first, second = opened(tmp_path / "a", "photos"), opened(tmp_path / "b", "photos", times=2)
+    other = opened(tmp_path / "c", "reviews")
+    for run, openings, runs in ((first, 3, 2), (second, 3, 2), (other, 1, 1)):
+        assert count_openings(run) is None
+        counted = read_json(run.test_ledger)
+        assert (counted["openings"], counted["runs"]) == (openings, runs)
+
+
+def test_a_run_that_took_the_place_of_another_is_another_run(tmp_path: Path) -> None:
+    shutil.rmtree(opened(tmp_path / "run", "photos").path)
+    again = opened(tmp_path / "run", "photos")
+    count_openings(again)
+    assert read_json(again.test_ledger)["runs"] == 2
+
+
+def test_a_run_that_has_not_opened_its_test_split_has_no_count(tmp_path: Path) -> None:
+    opened(tmp_path / "a", "photos")
+    shut = RunDirectory(tmp_path / "shut")
+    write_json(shut.data, {"test_rows": "photos"})
+    assert count_openings(shut) is None and not shut.test_ledger.exists()
+
+
+def test_a_ledger_that_cannot_be_written_or_read_is_said_and_ends_nothing(tmp_path: Path, ledger: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    write_json(run.data, {"test_rows": "photos"})
+    ledger.mkdir(parents=True)  # a folder where the file should be
+    assert "cannot be written (Is a directory), so other runs do not learn" in str(
+        note_opening(run, rows="photos", by="hftl train")
+    )
+    assert "How often other runs have opened these test rows is not known" in str(count_openings(run))
+    assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl train"]
+    ledger.rmdir()
+    write_text(ledger, '{"rows": "photos", "run": 1\n')
+    assert "not JSON" in str(count_openings(run))
+    assert not run.test_ledger.exists()
+
+
+def test_the_ledger_lies_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HFTL_LEDGER")
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    assert ledger_path() == Path("/somewhere/hftl/test_openings.jsonl")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert ledger_path() == Path.home() / ".local/share/hftl/test_openings.jsonl"
+
+
+def test_rows_are_known_again_in_another_order_and_under_other_names(tmp_path: Path) -> None:
+    rows = [{"text": f"review number {number}", "label": ("bad", "good")[number % 2]} for number in range(12)]
+    keys = []
+    for name, test in (("a", rows[:6]), ("b", rows[5::-1]), ("c", rows[1:7])):
+        folder = tmp_path / name
+        for split, part in (("train", rows[6:] if name != "c" else rows[7:]), ("test", test)):
+            write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in part))
+        keys.append(load_splits(TextData(source=str(folder), validation_fraction=0.3), seed=0).facts["test_rows"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+# --- shut, and opened later ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_test_keeps_it_shut_until_it_is_opened_once(tmp_path: Path, hftl: Hftl, ledger: Path) -> None:
+    path, sealed = tmp_path / "run", tmp_path / "recipe.yaml"
+    write_text(sealed, RECIPE.to_yaml())
+    trained = hftl("train", sealed, "--no-test", "--run-dir", path)
+    assert trained.code == 0, trained.err
+    run = RunDirectory(path)
+    assert f"the test split stays shut (n = 19); to open it, once:  hftl test {path}" in trained.err
+    assert set(read_json(run.metrics)) == {"validation"} and run.load_recipe().run.test == "sealed"
+    assert not run.test_openings.exists() and not ledger.exists() and not run.predictions("test").exists()
+    assert "**The test split has not been opened.**" in run.card.read_text(encoding="utf-8")
+    assert not verify(run).failed
+    refused = hftl("evaluate", path, "--split", "test")
+    assert refused.code == 2 and f"its test split is sealed; to open it, once:  hftl test {path}" in refused.err
+
+    whole = engine.train(RECIPE, RunDirectory(tmp_path / "whole"), console=Console(file=io.StringIO()))
+    tested = hftl("test", path)
+    assert tested.code == 0, tested.err
+    assert "test (these rows were opened 2 times by 2 runs): accuracy" in tested.out
+    assert read_json(run.metrics) == read_json(whole.metrics)  # as if it had been opened at once
+    assert {figure.name for figure in run.figures.iterdir()} == {figure.name for figure in whole.figures.iterdir()}
+    assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl test"]
+    card = run.card.read_text(encoding="utf-8")
+    assert "**These test rows were opened 2 times by 2 runs** of one user on one machine" in card
+    assert "**Accuracy on the test split:" in card and not verify(run).failed
+
+    again = hftl("test", path)
+    assert again.code == 2 and "its test split was opened already" in again.err and "--split test" in again.err
+    assert len(ledger.read_text().splitlines()) == 2
+
+
+def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(engine, "predict_logits", interrupted)
+        engine.open_test(run, say=lambda line: None)
+    engine.open_test(run, say=lambda line: None)
+    assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl test", "hftl test, continued"]
+    write_card(run)
+    said = "It was interrupted before the numbers were written, and opened it again when it was continued"
+    assert said in run.card.read_text(encoding="utf-8")
+
+
+def test_a_run_without_a_test_split_has_none_to_open(tmp_path: Path) -> None:
+    recipe = override(RECIPE, ["data.test_split=none"])
+    run = engine.train(recipe, RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+    assert "**There is no test split.**" in render_card(run)
+    with pytest.raises(RunError, match='have no split "test"'):
+        engine.open_test(run, say=lambda line: None)
+
+
+def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_path: Path) -> None:
+    rows = [{"text": f"review number {number}", "label": ("bad", "good")[number % 2]} for number in range(40)]
+    write_text(tmp_path / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    source = str(tmp_path / "train.jsonl")
+    opened = load_splits(TextData(source=source, test_fraction=0.2), seed=0)
+    shut = load_splits(TextData(source=source, test_fraction=0.2, test_split="none"), seed=0)
+    assert opened.test is not None and shut.test is None
+    assert shut.train["id"] == opened.train["id"] and shut.validation["id"] == opened.validation["id"]  # it is not trained on
+    assert shut.facts["test"] == "made from train: 20 %, stratified, the same for every seed (set aside, and left shut)"
+    assert "test" not in shut.facts["splits"] and "test_rows" not in shut.facts
+
+
+def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: Path) -> None:
+    from hftl.training.checks import claim
+
+    run, sealed = RunDirectory(tmp_path), override(RECIPE, ["run.test=sealed"])
+    write_text(run.recipe, RECIPE.to_yaml())
+    claim(run, sealed, resume=True)
+    write_text(run.recipe, sealed.to_yaml())
+    with pytest.raises(RunError, match=r"run\.test: sealed -> open"):
+        claim(run, RECIPE, resume=True)
+
+
+def test_the_recipe_says_which_values_there_are() -> None:
+    with pytest.raises(RecipeError, match=r"run\.test"):
+        override(RECIPE, ["run.test=shut"])
+
+
+# --- the card -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_counts_the_openings_by_all_runs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_json(run.test_ledger, {"time": "2026-11-20T10:11:13+00:00", "openings": 1, "runs": 1})
+    assert "**The test split was opened once**, at 2026-11-20T10:11:12+00:00 by hftl train." in render_card(run)
+    write_json(run.test_ledger, {"time": "2026-11-25T09:00:00+00:00", "openings": 3, "runs": 3})
+    card = render_card(run)
+    assert "opened once**" not in card
+    assert "**These test rows were opened 3 times by 3 runs** of one user on one machine, until 2026-11-25T09:00:00+00:00." in card
+    assert "This run opened them once, at 2026-11-20T10:11:12+00:00 by hftl train." in card
+    append_json_line(run.test_openings, {"time": "2026-11-25T08:00:00+00:00", "by": "hftl evaluate"})
+    assert "This run opened them 2 times:" in render_card(run)
+    run.test_ledger.unlink()
+    assert "How often other runs have opened the same rows is not recorded." in render_card(run)
