@@ -271,7 +271,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def forget() -> None:
     """What matplotlib and hftl have found among the fonts that were there before."""
-    font_manager.fontManager._findfont_cached.cache_clear()
+    vars(font_manager.FontManager)["_findfont_cached"].cache_clear()
     fonts._is_chosen.cache_clear()
 
 
@@ -345,6 +345,11 @@ def test_a_name_from_right_to_left_keeps_its_count_at_its_side() -> None:
 def test_two_names_that_are_one_when_shortened_are_numbered() -> None:
     names = ("a very long name of a first kind of thing", "a very long name of a second kind of thing")
     assert ticks(confusion_figure(matrix(names), "test"))[1] == ["1", "2"]
+    many = (*names, *(f"breed {number}" for number in range(12)))
+    assert any(
+        "class 1 as class 2: 1 (10 %)" in text and "breed 0 as breed 1: 1" in text
+        for text in texts(confusion_figure(matrix(many), "test"))
+    )
 
 
 def test_names_are_cut_by_the_width_they_take_and_never_between_a_letter_and_its_mark(machine: Any) -> None:

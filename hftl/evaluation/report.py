@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,10 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
         panel.set_xlabel("predicted (numbered as the rows)")
         heading = "Most frequent confusions (share of the true class)"
         figure.text(0.02, note_room + 0.14, heading, va="top", fontsize=9).set_in_layout(False)
-        called = [fonts.isolated(name) or f"class {number}" for number, name in enumerate(names, start=1)]
+        times = Counter(names)
+        called = [
+            fonts.isolated(name) if name and times[name] == 1 else f"class {number}" for number, name in enumerate(names, start=1)
+        ]
         lines = _worst_confusions(confusion, n, called)
         for x, half in ((0.02, lines[: -(-len(lines) // 2)]), (0.51, lines[-(-len(lines) // 2) :])):
             figure.text(x, note_room + 0.115, "\n".join(half), va="top", fontsize=7.5, linespacing=1.5).set_in_layout(False)
@@ -269,8 +273,8 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     figure.suptitle(
         f"{split.capitalize()} split, n = {values['n']:,}, accuracy {values['accuracy']:.3f}", x=0.01, ha="left", fontsize=11
     )
-    for text in figure.findobj(Text):
-        text.set_fontfamily(families)
+    for written in figure.findobj(Text):
+        written.set_fontfamily(families)
     return figure
 
 
