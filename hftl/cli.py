@@ -244,11 +244,8 @@ def show(
 
     experiment = prepare_experiment(_recipe(recipe, overrides))
     if experiment.recipe.data.kind == "image":
-        write_augmentation_grid(experiment, output)
-        out.print(
-            f"{output}: each row is one training picture and how training will see it (policy: {_policy(experiment.recipe)})",
-            highlight=False,
-        )
+        how = write_augmentation_grid(experiment, output)
+        out.print(f"{output}: each row is one training picture and how training will see it ({how})", highlight=False)
     else:
         for line in describe_texts(experiment):
             _say(line)
@@ -539,11 +536,6 @@ def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Ta
             interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
             table.add_row(name.replace("_", " "), f"{value:.4f}", "not recorded" if known is None else f"{known:.4f}", interval)
     return table
-
-
-def _policy(recipe: Recipe) -> str:
-    augmentation = getattr(recipe.data, "augmentation", "none")
-    return augmentation if isinstance(augmentation, str) else "the recipe's own pipeline"
 
 
 def _say(line: str) -> None:

@@ -116,7 +116,8 @@ class ImageData(_Data):
     image_size: Positive | None = None
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"
-    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`)."""
+    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`). A pipeline gets
+    the whole picture; what it returns is resized and cropped as for evaluation, unless it makes the model's input size itself."""
     augmentation_views: Count = 0
     """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; frozen layers compute
     each of them once (`run.cache_gb`). It is a trade: less variety for less time."""

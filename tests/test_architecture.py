@@ -37,11 +37,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
+    "hftl.fonts": (),
     "hftl.ledger": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": (*GROUND, "hftl.store"),
+    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts"),
     "hftl.models": GROUND,
-    "hftl.evaluation": GROUND,
+    "hftl.evaluation": (*GROUND, "hftl.fonts"),
     "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
@@ -75,6 +76,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
+    "hftl.fonts": frozenset({"matplotlib"}),
     "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),

@@ -17,6 +17,7 @@ import pytest
 from conftest import Hftl
 from datasets import Dataset
 from PIL import Image, ImageDraw
+from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
 from hftl.data.duplicates import (
@@ -30,6 +31,7 @@ from hftl.data.duplicates import (
 )
 from hftl.data.image import inspect
 from hftl.data.source import Splits, load_splits
+from hftl.data.text import script_facts
 from hftl.errors import DataError
 from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Transformer
 from hftl.run import split_facts
@@ -487,6 +489,173 @@ def test_what_comes_from_strangers_cannot_change_the_terminal(tmp_path: Path, hf
     write(tmp_path / "data" / "validation.jsonl", [("v", "a")])
     done = hftl("audit", recipe_file(tmp_path, tmp_path / "data"))
     assert r"validation: no row of [red]b\x1b[2J; nothing" in done.out
+
+
+# --- classes, texts and tokens that deserve a look ------------------------------------------------------------------------------
+
+
+def lines(source: Path, **settings: Any) -> list[str]:
+    return audit_splits(load(source, **settings)).lines()
+
+
+def test_class_names_that_nearly_agree_are_said_with_their_rows_and_the_way_out(tmp_path: Path) -> None:
+    labels = ["Positive", "positive", "POSITIVE", "negative"]
+    audit = audit_splits(load(write(tmp_path / "d.jsonl", [(f"t {row}", labels[row % 4]) for row in range(80)])))
+    said = (
+        "classes POSITIVE (18 rows), Positive (18 rows) and positive (18 rows) differ in upper and lower case alone:"
+        " if they mean one class, give them one name in the source"
+    )
+    assert audit.lines() == [said]
+    assert audit.classes["alike"] == [
+        {"names": ["POSITIVE", "Positive", "positive"], "rows": [18, 18, 18], "how": "in upper and lower case"}
+    ]
+    json.dumps(audit.to_dict(), allow_nan=False)
+
+
+def test_folders_of_pictures_that_nearly_agree_are_said_too(tmp_path: Path) -> None:
+    said = audit_splits(load_pictures(write_pictures(tmp_path, {"hot_dog": 5, "hot-dog": 5, "other": 5}))).lines()
+    assert any(
+        "classes hot-dog (4 rows) and hot_dog (4 rows) differ in hyphens, underscores or spaces alone" in line for line in said
+    )
+
+
+def test_class_names_that_look_the_same_are_refused_within_a_split_and_across_two(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write(tmp_path / "one" / "train.jsonl", [(f"t {row}", (composed, apart, "thé")[row % 3]) for row in range(30)])
+    assert "class names: 2 classes look the same" in refused(tmp_path / "one")
+    write(tmp_path / "two" / "train.jsonl", [(f"t {row}", (composed, "thé")[row % 2]) for row in range(20)])
+    write(tmp_path / "two" / "test.jsonl", [(f"e {row}", (apart, "thé")[row % 2]) for row in range(6)])
+    report = refused(tmp_path / "two")
+    assert report.startswith("1 problem in")  # and not also a class that train has no row of
+    assert r"'cafe\u0301' (test 3) and 'caf\xe9' (train 10)" in report
+
+
+def test_a_class_that_another_split_writes_in_another_case_is_refused_with_the_name_that_train_has(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [(f"t {row}", ("Good", "Bad")[row % 2]) for row in range(20)])
+    write(tmp_path / "test.jsonl", [(f"e {row}", ("good", "bad")[row % 2]) for row in range(6)])
+    report = refused(tmp_path)
+    assert 'split "test": classes that train has no row of: bad, good' in report
+    assert 'train writes "Good" for "good": give them one name' in report
+    assert "train's classes: Bad, Good" in report
+
+
+def test_a_score_as_label_is_refused_where_nearly_each_row_has_its_own_and_said_where_not(tmp_path: Path) -> None:
+    report = refused(write(tmp_path / "own.jsonl", [(f"t {row}", f"{row / 16:.4f}") for row in range(1, 61)]))
+    assert report.startswith("1 problem in")
+    assert "its 60 labels are 60 different numbers (0.0625, 0.1250, " in report and "which is regression" in report
+    stars = write(tmp_path / "stars.jsonl", [(f"t {row}", str(row % 8 / 2)) for row in range(80)])
+    assert lines(stars) == [
+        "the 8 classes are numbers, such as 0, 0.5, 1, and a classifier does not know which are near each other: if they are values"
+        " on a scale, make a few ranges of them, with names"
+    ]
+    ages = write(tmp_path / "ages.jsonl", [(f"t {row}", str(18 + 2 * (row % 30))) for row in range(300)])
+    assert "the 30 classes are numbers, such as 18, 20, 22, and a classifier" in lines(ages)[0]
+    for name, labels in (("marks", range(1, 6)), ("numbers", range(30))):  # ratings, and numbers of classes
+        plain_numbers = [(f"t {row}", str(labels[row % len(labels)])) for row in range(300)]
+        assert lines(write(tmp_path / f"{name}.jsonl", plain_numbers)) == []
+
+
+def test_about_a_class_a_row_that_may_be_meant_is_a_line(tmp_path: Path) -> None:
+    rows = [(f"t {row}", f"user {chr(97 + row // 26)}{chr(97 + row % 26)}") for row in range(60)]
+    write(tmp_path / "train.jsonl", [*rows, ("t 60", rows[0][1])])
+    write(tmp_path / "validation.jsonl", [(f"v {row}", label) for row, (_, label) in enumerate(rows)])
+    said = "train: 60 classes in 61 rows, such as user aa, user ab, user ac: hardly more than a row each;"
+    assert f"{said} is data.label_column the right one?" in lines(tmp_path)
+
+
+def test_the_label_column_as_text_is_refused_and_its_copy_under_another_name_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", plain("t", 40))
+    assert '"label" is data.text_column too: a model would learn to read its own answer' in refused(path, text_column="label")
+    for split, count in (("train", 40), ("validation", 4)):
+        rows = [(("Good", "bad")[row % 2], ("good", "bad")[row % 2]) for row in range(count)]
+        write(tmp_path / "copied" / f"{split}.jsonl", rows)
+    said = "train: 100 % of the texts are nothing but the name of their class"
+    assert said in lines(tmp_path / "copied", on_duplicate="keep")
+
+
+def test_texts_that_say_their_class_or_nothing_at_all_are_said(tmp_path: Path) -> None:
+    leaks = [(f"__label__{('good', 'bad')[row % 2]} film number {row}", ("good", "bad")[row % 2]) for row in range(40)]
+    assert lines(write(tmp_path / "underscores.jsonl", leaks)) == []  # one word with the underscores, and no word of its own
+    leaks = [(text.replace("__label__", "label: "), label) for text, label in leaks]
+    assert any("have the name of their class in them" in line for line in lines(write(tmp_path / "leaks.jsonl", leaks)))
+    ordinary = [(f"a good film, not bad {row}", label) for row, (_, label) in enumerate(leaks)]
+    assert lines(write(tmp_path / "ordinary.jsonl", ordinary)) == []
+    for name, text in (("numbers", "4{:03}"), ("paths", "images/{:03}.png"), ("addresses", "https://example.org/{:03}")):
+        path = write(tmp_path / f"{name}.jsonl", [(text.format(row), "ab"[row % 2]) for row in range(40)])
+        assert any("100 % of the texts are numbers, addresses, paths or identifiers" in line for line in lines(path))
+
+
+def test_empty_texts_are_refused_where_there_are_no_others_and_said_where_a_class_has_no_others(tmp_path: Path) -> None:
+    silent = write(tmp_path / "silent.jsonl", [("", "a"), (" ", "b"), ("<br>", "b")])
+    assert 'all 3 texts in the column "text" are empty' in refused(silent)
+    write(tmp_path / "d" / "train.jsonl", [(f"t {row}" if row % 2 else "", "ab"[row % 2]) for row in range(40)])
+    write(tmp_path / "d" / "validation.jsonl", plain("v", 4))
+    assert "train: every text of a is empty" in lines(tmp_path / "d")
+
+
+THAI = "หนัง เรื่อง นี้ ดีมาก ชอบ สนุก แย่ น่าเบื่อ"
+
+
+def test_texts_that_are_unknown_to_the_model_are_refused_or_said_with_their_script_and_the_way_out(
+    tmp_path: Path, hftl: Hftl
+) -> None:
+    thai = [(f"{THAI} {'ดี' * row}", "ab"[row % 2]) for row in range(40)]
+    recipe = recipe_file(tmp_path, write(tmp_path / "data" / "train.jsonl", thai))
+    done = hftl("audit", recipe)
+    assert done.code == 2
+    assert "100.0 % of the tokens are unknown to the model, mostly Thai" in done.err
+    assert "Take a checkpoint for Thai texts, or a multilingual one" in done.err
+    done = hftl("audit", recipe, "--json")
+    assert done.code == 2 and json.loads(done.out)["problems"][0]["where"] == 'split "train"'
+    write(tmp_path / "data" / "train.jsonl", [(f"the film was good number {row} ดีมาก", "ab"[row % 2]) for row in range(40)])
+    done = hftl("audit", recipe)
+    assert done.code == 0
+    assert (
+        "unknown tokens: train " in done.out
+        and ", mostly Thai; the model cannot tell them apart. Take a checkpoint for Thai" in done.out
+    )
+
+
+def test_a_tokenizer_that_spells_a_language_letter_by_letter_has_no_unknown_token_and_is_said(tmp_path: Path) -> None:
+    splits = load(write(tmp_path / "d.jsonl", plain("t", 20)))
+    lengths: dict[Any, Any] = {role: {"share_unknown": 0.0, "share_truncated": 0.0, "empty": 0} for role in ("train", "validation")}
+
+    def said(script: str, tokens_per_letter: float, *, english: float = 0.27) -> list[str]:
+        scripts = {script: {"share": 0.9, "tokens_per_letter": tokens_per_letter, "unknown": 0.0}}
+        return audit_splits(splits, lengths=lengths, tokens={"scripts": scripts, "english": english}).lines()
+
+    assert said("Cyrillic", 1.0) == [
+        "train: Cyrillic is read in single letters or less (1 tokens a letter, against 0.27 in English), so the model knows no word"
+        " of it. Take a checkpoint for Cyrillic texts, or a multilingual one (google-bert/bert-base-multilingual-cased,"
+        " FacebookAI/xlm-roberta-base)."
+    ]
+    assert said("Cyrillic", 0.35) == said("Chinese", 1.0) == said("Korean", 0.75) == []
+    assert "Chinese is read in single letters or less (2.1" in said("Chinese", 2.1)[0]
+    assert said("Cyrillic", 1.0, english=1.0) == []  # a model of letters or bytes, made to read so
+
+
+def test_word_vectors_of_another_language_are_said_with_the_script(tmp_path: Path, hftl: Hftl) -> None:
+    rows = [(f"the {'这部电影很好看' if row % 2 else '不好看的电影'}{chr(0x4E00 + row)} film", "ab"[row % 2]) for row in range(40)]
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("the 0.1 0.5\nfilm 0.2 0.5\n")
+    source = write(tmp_path / "train.jsonl", rows)
+    done = hftl("audit", recipe_file(tmp_path, source, model=TextCNN(vectors=str(vectors), min_count=2, channels=4)))
+    assert done.code == 0
+    assert (
+        "mostly Chinese; the model cannot tell them apart. Take vectors of the texts' language. Chinese is written without"
+        in done.out
+    )
+
+
+def test_scripts_are_read_from_letters_and_their_marks() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BERT_NANO)
+    found = script_facts(Dataset.from_dict({"text": ["ดีมาก film", "Фильм 12, film!", "👍"] * 3}), tokenizer)
+    assert set(found) == {"Thai", "Latin", "Cyrillic", "emoji or other signs"}
+    # Letters and marks: 8 of film, 5 each of ดีมาก and Фильм, one thumb: 19 in all.
+    assert [round(19 * found[script]["share"]) for script in ("Latin", "Thai", "Cyrillic")] == [8, 5, 5]
+    assert found["Latin"] == {"share": 0.4211, "tokens_per_letter": 0.25, "unknown": 0.0}
+    assert found["Thai"]["unknown"] == found["emoji or other signs"]["unknown"] == 1.0
+    assert script_facts(Dataset.from_dict({"text": ["12 ...", ""]}), tokenizer) == {}
 
 
 # --- real data ----------------------------------------------------------------------------------------------------------------

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import timm
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader, Sampler
 from transformers import TimmWrapperImageProcessor
 from transformers.image_utils import load_image
 
-from hftl.data.image import POLICIES, BadImage, ImageSamples, augmentation_pipeline, decode, inspect, write_grid
+from hftl import fonts, store
+from hftl.data.image import POLICIES, BadImage, ImageSamples, _drawn, augmentation_pipeline, decode, inspect, write_grid
 from hftl.errors import RecipeError
 
 WHITE = (255, 255, 255)
@@ -499,6 +501,141 @@ def test_an_own_pipeline_sees_the_whole_picture_and_is_resized_to_the_input(proc
         assert (view == (250, 0, 0)).all()
 
 
+def own(*transforms: A.BasicTransform) -> dict[str, Any]:
+    found: dict[str, Any] = A.to_dict(A.Compose(list(transforms)))
+    return found
+
+
+def like(processor: TimmWrapperImageProcessor, **changes: Any) -> TimmWrapperImageProcessor:
+    return TimmWrapperImageProcessor({**processor.data_config, **changes})
+
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {"crop_pct": 0.875},
+    {"crop_pct": 1.0},
+    {"crop_pct": 0.875, "crop_mode": "squash"},
+    {"crop_pct": 0.9, "crop_mode": "border"},
+    {"input_size": (3, 24, 40)},
+]
+
+
+@pytest.mark.parametrize(
+    "size", [(90, 40), (40, 90), (64, 64), (32, 32), (600, 12)], ids=["wide", "tall", "square", "input", "ribbon"]
+)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_an_own_pipeline_that_changes_nothing_gives_the_pixels_of_evaluation(
+    geometry: dict[str, Any], size: tuple[int, int], processor: TimmWrapperImageProcessor
+) -> None:
+    never = own(A.HorizontalFlip(p=0.0))
+    samples = samples_of([encoded(noise(*size), "JPEG", quality=95)], like(processor, **geometry), augmentation=never)
+    assert np.array_equal(samples[3, 0]["pixel_values"], samples.plain(0))
+    assert "then resized and cropped to" in samples.how
+
+
+def disc(width: int, height: int) -> Image.Image:
+    """A white disc in the middle of black, half as wide as the picture is on its shorter side."""
+    canvas = Image.new("RGB", (width, height))
+    radius, x, y = min(width, height) / 4, width / 2, height / 2
+    ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255))
+    return canvas
+
+
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+@pytest.mark.parametrize("size", [(240, 120), (120, 240)], ids=["wide", "tall"])
+def test_under_an_own_pipeline_a_disc_stays_a_disc_of_the_size_that_evaluation_sees(
+    size: tuple[int, int], crop_pct: float, processor: TimmWrapperImageProcessor
+) -> None:
+    flips = own(A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5))
+    samples = samples_of([encoded(disc(*size), "PNG")], like(processor, crop_pct=crop_pct), augmentation=flips)
+    for view in (samples.plain(0), samples.augmented(0, 0), samples.augmented(0, 1)):
+        lit = view[:, :, 0] > 127
+        across, down = lit.any(axis=0).sum(), lit.any(axis=1).sum()
+        # Half of the 32 / crop_pct pixels that the shorter side becomes: 16 and 18. It used to be 8 x 16 and 16 x 8.
+        assert (across, down) == (pytest.approx(16 / crop_pct, abs=1), pytest.approx(16 / crop_pct, abs=1))
+
+
+def test_under_an_own_pipeline_the_sides_of_a_wide_picture_are_cut_off_as_in_evaluation(
+    processor: TimmWrapperImageProcessor,
+) -> None:
+    picture = Image.new("RGB", (120, 40), (0, 200, 0))
+    picture.paste((200, 0, 0), (0, 0, 35, 40))
+    picture.paste((0, 0, 200), (85, 0, 120, 40))
+    for crop_pct in (0.875, 1.0):
+        flip = samples_of([encoded(picture, "PNG")], like(processor, crop_pct=crop_pct), augmentation=own(A.HorizontalFlip(p=1.0)))
+        view, plain = flip.augmented(0, 0), flip.plain(0)
+        # The middle 40 x 40 (or 35 x 35) of 120 x 40: red up to 35 ends left of it, blue from 85 begins right of it.
+        assert (plain == (0, 200, 0)).all() and (view == (0, 200, 0)).all()
+
+
+def test_an_own_pipeline_that_makes_the_input_itself_is_used_as_it_is(processor: TimmWrapperImageProcessor) -> None:
+    left = own(A.Crop(0, 0, 40, 40, p=1.0), A.Resize(32, 32, p=1.0))
+    picture = noise(80, 60)
+    samples = samples_of([encoded(picture, "PNG")], like(processor, crop_pct=0.5), augmentation=left)
+    expected = A.Resize(32, 32, p=1.0)(image=np.asarray(picture)[:40, :40])["image"]
+    assert np.array_equal(samples.augmented(0, 0), expected)
+    assert samples.how == "the recipe's own pipeline, which makes pictures of 32 x 32 pixels itself"
+    for crop in (A.RandomResizedCrop((32, 32), p=1.0), A.RandomCrop(32, 32, p=1.0)):
+        assert "itself" in samples_of([encoded(picture, "PNG")], processor, augmentation=own(crop)).how
+
+
+def test_a_picture_of_the_inputs_size_is_cropped_under_an_own_pipeline_as_in_evaluation(
+    processor: TimmWrapperImageProcessor,
+) -> None:
+    # 32 x 32 already, and still evaluation looks at its middle 16 x 16 alone, enlarged: training must not see the whole.
+    samples = samples_of([encoded(disc(32, 32), "PNG")], like(processor, crop_pct=0.5), augmentation=own(A.VerticalFlip(p=1.0)))
+    assert (samples.augmented(0, 0)[:, :, 0] > 127).mean() > 0.7  # a disc of diameter 32 in 32 x 32 pixels covers 79 %
+
+
+@pytest.mark.parametrize("transform", [A.RandomResizedCrop((48, 48), p=1.0), A.Resize(64, 48, p=1.0), A.RandomCrop(30, 40, p=1.0)])
+def test_a_pipeline_that_makes_another_size_is_brought_to_the_input_without_stretching_it(
+    transform: A.BasicTransform, processor: TimmWrapperImageProcessor
+) -> None:
+    samples = samples_of([encoded(noise(80, 60), "PNG")], like(processor, crop_pct=1.0), augmentation=own(transform))
+    again = samples_of([encoded(noise(80, 60), "PNG")], like(processor, crop_pct=1.0), augmentation=own(transform))
+    assert samples.augmented(0, 0).shape == (32, 32, 3)
+    assert np.array_equal(samples.augmented(0, 0), again.augmented(0, 0))
+    assert "then resized and cropped to 32 x 32 pixels as for evaluation" in samples.how
+
+
+def test_an_own_pipeline_is_the_same_from_the_decoded_cache_and_takes_turns_over_its_views(
+    cache: Path, processor: TimmWrapperImageProcessor
+) -> None:
+    pictures = [encoded(noise(90, 40), "PNG"), encoded(noise(40, 90, seed=1), "JPEG", quality=95)]
+    settings: dict[str, Any] = {"augmentation": own(A.Rotate((-20, 20), p=0.5), A.HorizontalFlip(p=0.5)), "views": 2}
+    live, kept = (samples_of(pictures, like(processor, crop_pct=0.875), **settings) for _ in range(2))
+    assert kept.decode_once(budget=1e9) is None and kept.find_decoded()
+    for epoch in range(5):
+        for index in range(2):
+            assert np.array_equal(kept.augmented(index, epoch), live.augmented(index, epoch % 2))
+        assert np.array_equal(kept.plain(0), live.plain(0))
+
+
+def test_what_was_kept_of_an_own_pipeline_under_its_old_geometry_is_not_taken_for_the_new(
+    processor: TimmWrapperImageProcessor,
+) -> None:
+    # Activations are found by this fingerprint. Pipelines that make the input themselves are as they were, and keep theirs.
+    def fingerprint(augmentation: dict[str, Any], **geometry: Any) -> str:
+        return samples_of([encoded(noise(40, 40), "PNG")], like(processor, **geometry), augmentation=augmentation).fingerprint
+
+    unsized, sized = own(A.HorizontalFlip(p=0.5)), own(A.Resize(32, 32, p=1.0))
+    assert fingerprint(unsized, crop_pct=0.9) != fingerprint(unsized, crop_pct=1.0)
+    samples = samples_of([encoded(noise(40, 40), "PNG")], processor, augmentation=unsized)
+    parts = {"decoding": samples._decoding, "processor": processor.data_config, "seed": 0, "views": 0, "opencv": cv2.__version__}
+    for augmentation, same in ((unsized, False), (sized, True)):
+        made = samples_of([encoded(noise(40, 40), "PNG")], processor, augmentation=augmentation)
+        assert made._augmentation is not None
+        old = store.key_of(parts | {"pipeline": A.to_dict(made._augmentation.pipeline)})
+        assert (made.fingerprint == old) is same
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_a_policy_makes_the_input_itself(policy: str, processor: TimmWrapperImageProcessor) -> None:
+    for size in ((32, 32), (24, 40)):
+        made = augmentation_pipeline(policy, size)
+        assert made is not None and made.sized
+        assert made.pipeline(image=np.asarray(noise(90, 50)))["image"].shape == (*size, 3)
+
+
 @pytest.mark.parametrize(
     ("augmentation", "why"),
     [
@@ -514,6 +651,8 @@ def test_an_own_pipeline_sees_the_whole_picture_and_is_resized_to_the_input(proc
         ({"__class_fullname__": "HorizontalFlip"}, "no 'p' parameter"),
         ({"__class_fullname__": "GaussianBlur", "p": 1.0, "blur_limit": "much"}, "blur_limit"),
         ({"__class_fullname__": "Normalize", "p": 0.5}, "leave out Normalize"),
+        ({"__class_fullname__": "Normalize", "p": 0.0001}, "leave out Normalize: hftl normalises, after the augmentation"),
+        ({"__class_fullname__": "ToTensorV2", "p": 1.0}, "leave out ToTensorV2"),
         ({"__class_fullname__": "FDA", "p": 1.0, "reference_images": ["/etc/passwd"]}, '"reference_images" reads files'),
         (
             {"__class_fullname__": "Compose", "p": 1.0, "transforms": [{"__class_fullname__": "a.B", "p": 1.0}]},
@@ -567,3 +706,22 @@ def test_real_photos_pass_the_scan_and_every_policy(shared: Path, processor: Tim
     assert [inspect(path).note for path in paths] == [None] * len(paths)
     samples = samples_of([path.read_bytes() for path in paths], processor, augmentation="strong")
     assert all(samples[0, index]["pixel_values"].std() > 5 for index in range(len(samples)))
+
+
+def test_the_grid_writes_names_of_every_script_or_a_number(processor: TimmWrapperImageProcessor, tmp_path: Path) -> None:
+    names = ["إيجابي", "\U00013000"]  # Arabic, which DejaVu Sans has, and a hieroglyph
+    features = Features({**FEATURES, "label": ClassLabel(names=names)})
+    rows = {
+        "id": ["train/إيجابي/1.png", "train/\U00013000/2.png"],
+        "image": [{"bytes": encoded(noise(40, 40, seed=seed), "PNG"), "path": None} for seed in range(2)],
+        "label": [0, 1],
+    }
+    settings: dict[str, Any] = {"augmentation": "light", "background": WHITE, "seed": 0, "train": True}
+    samples = ImageSamples(Dataset.from_dict(rows, features=features), processor, **settings)
+    write_grid(samples, tmp_path / "grid.png", rows=2, views=1)
+    if fonts.find_face("\U00013000") is None:
+        assert _drawn(names[1], 16, otherwise="class 2")[0] == "class 2"
+    assert _drawn(names[0], 16, otherwise="class 1")[0] == f"\u2068{names[0]}\u2069"
+    assert _drawn(f"train/{names[0]}/0.png", 13, otherwise="picture 1")[0] == f"train/\u2068{names[0]}\u2069/0.png"
+    assert _drawn("cat", 16, otherwise="class 1")[0] == "cat"
+    assert _drawn("a\x1bb", 16, otherwise="class 1")[0] == "class 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import matplotlib.pyplot as plt
 import matplotlib.text
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 from run_factory import CLOTHES, make_run
 
+from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.report import calibration_figure, confusion_figure, learning_curves, write_figures
@@ -189,3 +194,188 @@ def test_the_calibration_figure_shows_shares_of_all_predictions(run: RunDirector
     low, high = values["expected_calibration_error_by_chance"]
     said = f"expected calibration error {values['expected_calibration_error']:.3f} (by chance {low:.3f} to {high:.3f})"
     assert said in " ".join(texts(figure))
+
+
+# --- names of any script ------------------------------------------------------------------------------------------------------
+
+
+def matrix(names: tuple[str, ...]) -> dict[str, Any]:
+    """Metrics of a split in which class k has 10 + k examples, of which one is taken for the next class."""
+    classes = len(names)
+    confusion = np.diag(np.arange(classes) + 9) + np.roll(np.eye(classes, dtype=int), 1, axis=1)
+    rows = confusion.sum(axis=1).tolist()
+    per_class = [{"label": name, "n": n} for name, n in zip(names, rows, strict=True)]
+    accuracy = float(np.trace(confusion) / confusion.sum())
+    return {"n": int(confusion.sum()), "accuracy": accuracy, "confusion": confusion.tolist(), "per_class": per_class}
+
+
+def ticks(figure: Any) -> tuple[list[str], list[str]]:
+    """The names of the rows and those of the columns."""
+    panel = figure.axes[0]
+    rows, columns = panel.get_yticklabels(), panel.get_xticklabels()
+    return [label.get_text() for label in rows], [label.get_text() for label in columns]
+
+
+def drawn(figure: Any, path: Path) -> np.ndarray:
+    """The picture, drawn with every warning an error: a letter without a glyph is one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def made_font(path: Path, family: str, letters: str, *, stand_in: bool = False) -> None:
+    """A font of the given letters, each a box of a height of its own, or all one box."""
+    builder = FontBuilder(1000, isTTF=True)
+    names = [".notdef", *(f"letter{number}" for number in range(len(letters)))]
+    builder.setupGlyphOrder(names)
+    of = dict.fromkeys(letters, names[1]) if stand_in else dict(zip(letters, names[1:], strict=True))
+    builder.setupCharacterMap({ord(letter): name for letter, name in of.items()})
+    glyphs = {}
+    for number, name in enumerate(names):
+        pen = TTGlyphPen(None)
+        corners = [(100, 0), (100, 200 + 150 * number), (800, 200 + 150 * number), (800, 0)]
+        pen.moveTo(corners[0])
+        for corner in corners[1:]:
+            pen.lineTo(corner)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=900, sTypoDescender=-100, usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A machine that has the fonts that come with matplotlib, and those that a test adds: `machine(family, letters)`."""
+    own = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    assert any(entry.name == fonts.DEFAULT for entry in own)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    forget()
+
+    def add(family: str, letters: str, **settings: Any) -> None:
+        path = tmp_path / f"{family}.ttf"
+        made_font(path, family, letters, **settings)
+        font_manager.fontManager.addfont(path)
+        forget()
+
+    yield add
+    monkeypatch.undo()
+    forget()
+
+
+def forget() -> None:
+    """What matplotlib and hftl have found among the fonts that were there before."""
+    vars(font_manager.FontManager)["_findfont_cached"].cache_clear()
+    fonts._is_chosen.cache_clear()
+
+
+def test_names_without_a_font_are_numbers_and_a_line_says_where_they_stand(machine: Any, tmp_path: Path) -> None:
+    figure = confusion_figure(matrix(("好评", "差评")), "test")
+    assert ticks(figure) == (["(10)   1", "(11)   2"], ["1", "2"])
+    shown = texts(figure)
+    assert "predicted (numbered as the rows)" in shown
+    assert "No font of this machine has the letters of the names: see the table of classes, in this order." in shown
+    assert not any("评" in text for text in shown)
+    drawn(figure, tmp_path / "numbers.png")
+
+
+def test_a_font_of_the_machine_that_has_the_letters_is_used_and_the_two_names_look_different(machine: Any, tmp_path: Path) -> None:
+    machine("Boxes Sans", "好评差")
+    figure = confusion_figure(matrix(("好评", "差评")), "test")
+    assert ticks(figure) == (["好评  (10)", "差评  (11)"], ["好评", "差评"])
+    assert not any("No font" in text for text in texts(figure))
+    # With the names in each other's place it is another picture: 好 is a box half as high as 差.
+    both, exchanged = (
+        drawn(confusion_figure(matrix(pair), "test"), tmp_path / "names.png") for pair in (("好评", "差评"), ("差评", "好评"))
+    )
+    assert (both != exchanged).any()
+    assert fonts.find_face("好差") == fonts.Face("Boxes Sans", str(tmp_path / "Boxes Sans.ttf"), 0)
+
+
+def test_a_font_that_lacks_one_letter_of_a_name_does_not_draw_half_of_it(machine: Any, tmp_path: Path) -> None:
+    machine("Boxes Sans", "好评")
+    figure = confusion_figure(matrix(("好评", "差评", "good")), "test")
+    assert ticks(figure) == (["好评  (10)   1", "(11)   2", "good  (12)   3"], ["1", "2", "3"])
+    drawn(figure, tmp_path / "half.png")
+
+
+def test_a_font_of_stand_ins_is_no_font_for_a_name(machine: Any, tmp_path: Path) -> None:
+    machine("Stand In Sans", "好评差\ufdd0", stand_in=True)
+    assert fonts.find_face("好") is None
+    assert ticks(confusion_figure(matrix(("好评", "差评")), "test"))[1] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("إيجابي", "سلبي"),
+        ("חיובי", "שלילי"),
+        ("हिन्दी", "தமிழ்"),
+        ("ดีมาก", "แย่"),
+        ("👍", "👎"),
+        ("👩\u200d💻", "❤\ufe0f"),
+        ("한국어", "日本語"),
+        ("Z\u0351\u036b\u0343", "e\u0301te\u0301"),
+        ("\x1b[2Jx", "a\x07"),
+        ("$x$", "a_{b"),
+    ],
+)
+def test_names_of_every_script_are_drawn_without_a_warning_and_never_two_alike(
+    names: tuple[str, ...], machine: Any, tmp_path: Path
+) -> None:
+    for count in (2, 14):  # the cells with numbers, and the list of confusions
+        every = (*names, *(f"class {number}" for number in range(count - 2)))
+        figure = confusion_figure(matrix(every), "test")
+        drawn(figure, tmp_path / "figure.png")
+        rows, columns = ticks(figure)
+        assert len(set(rows)) == len(set(columns)) == count
+
+
+def test_a_name_from_right_to_left_keeps_its_count_at_its_side() -> None:
+    rows, columns = ticks(confusion_figure(matrix(("إيجابي", "neg")), "test"))
+    assert (rows, columns) == (["\u2068إيجابي\u2069  (10)", "neg  (11)"], ["\u2068إيجابي\u2069", "neg"])
+
+
+def test_two_names_that_are_one_when_shortened_are_numbered() -> None:
+    names = ("a very long name of a first kind of thing", "a very long name of a second kind of thing")
+    assert ticks(confusion_figure(matrix(names), "test"))[1] == ["1", "2"]
+    many = (*names, *(f"breed {number}" for number in range(12)))
+    assert any(
+        "class 1 as class 2: 1 (10 %)" in text and "breed 0 as breed 1: 1" in text
+        for text in texts(confusion_figure(matrix(many), "test"))
+    )
+
+
+def test_names_are_cut_by_the_width_they_take_and_never_between_a_letter_and_its_mark(machine: Any) -> None:
+    machine("Boxes Sans", "好评")
+    dotted = "x\u0323"
+    rows, _ = ticks(confusion_figure(matrix(("好" * 12, "评" * 13, dotted * 25)), "test"))
+    # 24 wide: 12 Chinese letters fit; of 13 stay 15 and 8 widths around the dots: 7 and 4.
+    assert rows[0] == f"{'好' * 12}  (10)"
+    assert rows[1] == f"{'评' * 7}…{'评' * 4}  (11)"
+    assert rows[2] == f"{dotted * 15}…{dotted * 8}  (12)"
+
+
+def test_a_run_with_chinese_classes_has_three_figures_and_draws_them_again_alike(machine: Any, tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", label_names=("好评", "差评"))
+    first = {path.name: path.read_bytes() for path in write_figures(made, read_json(made.metrics))}
+    assert len(first) == 3
+    assert {path.name: path.read_bytes() for path in write_figures(made, read_json(made.metrics))} == first
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("положительный", "отрицательный"), ("a name of twenty-four le",) * 3, CLOTHES])
+def test_the_names_of_the_columns_do_not_run_into_each_other(names: tuple[str, ...]) -> None:
+    every = tuple(f"{name[:-1]}{number}" for number, name in enumerate(names))
+    figure = confusion_figure(matrix(every), "test")
+    figure.canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    if labels[0].get_rotation() == 0:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert (labels[0].get_rotation() == 0) is (names == ("neg", "pos") or len(names[0]) == 13)

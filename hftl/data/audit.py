@@ -20,14 +20,29 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, pick_looks
+from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
+from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, normalise, pick_looks
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
 
 IMBALANCE = 5
 """How many times the smallest class the largest one is, from which on it is worth a line."""
+UNKNOWN_TOKENS = 0.05
+"""Share of unknown tokens from which on it is worth a line."""
+NOTHING_KNOWN = 0.95
+"""Share of unknown tokens in train from which on there is nothing to learn from."""
+UNKNOWN_WORDS = 0.2
+"""The same for models on word vectors: words that the training texts do not repeat are unknown to them, and that is usual."""
+LETTER_BY_LETTER = 0.75
+"""Tokens a letter of an alphabet from which on a text is read letter by letter, and not in words or pieces of words."""
+SIGN_BY_SIGN = {"Chinese": 1.5, "Japanese": 1.5, "Korean": 1.2}
+"""The same where a sign is a word or a syllable: one token each is usual in vocabularies that were made for it."""
+
 _EXAMPLES = 5  # of one kind
+_LOOKED_AT = 1000  # texts of train whose content is looked at, spread evenly
+_NEARLY_ALL = 0.95
+_NO_PROSE = re.compile(r"https?://\S+|[\w./\\:-]+\.\w{1,5}|[0-9a-fA-F-]{8,}")  # an address, a file's path, an identifier
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,14 @@ class Audit:
     """[{"note", "n", "example"}]: what is odd about pictures but no error."""
     vocabulary: dict[str, Any] | None
     """For models on word vectors: how much of the training texts the vectors cover."""
+    classes: dict[str, Any]
+    """`alike`: [{"names", "rows" in train, "how" they differ}] of classes whose names nearly agree; `scale`: "fractions", "whole
+    numbers" or "dates" where all names are such, and not the numbers of classes."""
+    texts: dict[str, Any] | None
+    """Of some training texts the shares that have no word (`bare`), that are nothing but the name of their class (`are_class`), and
+    that have it in them while others do not (`name_class`)."""
+    tokens: dict[str, Any] | None
+    """How the tokenizer reads them: `scripts` (see `script_facts`) and, for comparison, `english` tokens a letter."""
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json."""
@@ -58,7 +81,31 @@ class Audit:
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        return [printable(line) for line in (*self._doubles(), *self._gaps(), *self._contents())]
+        return [printable(line) for line in (*self._of_classes(), *self._doubles(), *self._gaps(), *self._contents())]
+
+    def _of_classes(self) -> Iterator[str]:
+        train = self.splits["train"]
+        there = [name for name, n in train["per_class"].items() if n]
+        such, rows = ", ".join(there[:3]), train["n"]
+        if rows >= FEW_ROWS and 2 * len(there) > rows:
+            what = "is data.label_column the right one?" if self.kind == "text" else "are these folders or labels classes?"
+            yield f"train: {len(there):,} classes in {rows:,} rows, such as {such}: hardly more than a row each; {what}"
+        elif self.classes["scale"] is not None:
+            kind = "dates" if self.classes["scale"] == "dates" else "numbers"
+            yield (
+                f"the {len(there):,} classes are {kind}, such as {such}, and a classifier does not know which are near each other:"
+                " if they are values on a scale, make a few ranges of them, with names"
+            )
+        for alike in self.classes["alike"][:_EXAMPLES]:
+            names = listed_and([f"{name} ({_count(n, 'row')})" for name, n in zip(alike["names"], alike["rows"], strict=True)])
+            yield f"classes {names} differ {alike['how']} alone: if they mean one class, give them one name in the source"
+        if len(self.classes["alike"]) > _EXAMPLES:
+            further = _count(len(self.classes["alike"]) - _EXAMPLES, "further group")
+            yield f"{further} of classes whose names nearly agree: see audit.json"
+        for name, split in self.splits.items():
+            if split.get("without_words"):
+                silent = split["without_words"]
+                yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
 
     def _doubles(self) -> Iterator[str]:
         what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
@@ -107,12 +154,68 @@ class Audit:
             covered, unknown = self.vocabulary["share_in_vectors"], self.vocabulary["share_unknown"]
             shares = f"{_percent(1 - covered)} have no word vector, {_percent(unknown)} are outside the vocabulary"
             yield f"words of the training texts: {shares}"
+        yield from self._unknown()
+        yield from self._texts()
         for note in self.notes[:3]:
             yield f"{_count(note['n'], 'picture')} such as {note['example']}: {note['note']}"
         for kind, means in (("transparent", "composed on data.background"), ("deep", "of more than 8 bits a channel, scaled")):
             count = sum(split.get("sizes", {}).get(kind, 0) for split in self.splits.values())
             if count:
                 yield f"{_count(count, f'{kind} picture')}: {means}"
+
+    def _unknown(self) -> Iterator[str]:
+        """Tokens that the model cannot tell apart, or that are single letters: the checkpoint is of another language."""
+        words = self.vocabulary is not None
+        shares = {name: split["lengths"]["share_unknown"] for name, split in self.splits.items() if "lengths" in split}
+        if max(shares.values(), default=0.0) >= (UNKNOWN_WORDS if words else UNKNOWN_TOKENS):
+            script = self.unknown_script()
+            mostly = f", mostly {script}" if script else ""
+            said = ", ".join(f"{name} {_percent(share)}" for name, share in shares.items())
+            yield f"unknown tokens: {said}{mostly}; the model cannot tell them apart. {self.way_out()}"
+        if self.tokens is None or self.tokens["english"] >= LETTER_BY_LETTER:  # a model of letters or bytes reads all of it so
+            return
+        for script, facts in self.tokens["scripts"].items():
+            limit = SIGN_BY_SIGN.get(script, LETTER_BY_LETTER)
+            if facts["share"] >= 0.2 and facts["tokens_per_letter"] >= limit and facts["unknown"] < 0.5:
+                took = f"{facts['tokens_per_letter']:.2g} tokens a letter, against {self.tokens['english']:.2g} in English"
+                why = f"{script} is read in single letters or less ({took}), so the model knows no word of it"
+                yield f"train: {why}. {self.way_out(script)}"
+
+    def unknown_script(self) -> str | None:
+        """The script, other than Latin, that most of the unknown tokens are in; None: there is none."""
+        scripts = {} if self.tokens is None else self.tokens["scripts"]
+        unknown = {name: found["share"] * found["tokens_per_letter"] * found["unknown"] for name, found in scripts.items()}
+        most = max(unknown, key=unknown.__getitem__, default=None)
+        return most if most not in (None, "Latin") and unknown[most] >= 0.5 * sum(unknown.values()) > 0 else None
+
+    def way_out(self, script: str | None = None) -> str:
+        """What to choose instead of a model that does not know the texts' words."""
+        script = script or self.unknown_script()
+        if script == "emoji or other signs":
+            return "Take a checkpoint that was trained on messages with such signs."
+        if self.vocabulary is not None:
+            unspaced = script in ("Chinese", "Japanese", "Thai", "Lao", "Khmer", "Myanmar")
+            why = f" {script} is written without spaces, so that a sentence counts as one word here: better a transformer."
+            return f"Take vectors of the texts' language.{why if unspaced else ''}"
+        of = f"for {script} texts" if script else "for texts of this language"
+        others = "google-bert/bert-base-multilingual-cased, FacebookAI/xlm-roberta-base"
+        return f"Take a checkpoint {of}, or a multilingual one ({others})."
+
+    def _texts(self) -> Iterator[str]:
+        if self.texts is None:
+            return
+        if self.texts["bare"] >= _NEARLY_ALL:
+            yield (
+                f"train: {_percent(self.texts['bare'])} of the texts are numbers, addresses, paths or identifiers, without a word;"
+                " is data.text_column the right one?"
+            )
+        if self.texts["are_class"] >= _NEARLY_ALL:
+            yield f"train: {_percent(self.texts['are_class'])} of the texts are nothing but the name of their class"
+        elif self.texts["name_class"] >= _NEARLY_ALL:
+            yield (
+                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and of no other:"
+                " to find that word may be all that a model learns"
+            )
 
     def _example(self, kind: str, splits: Sequence[str] | None = None) -> str:
         for example in self.near_duplicates["examples"]:
@@ -122,7 +225,11 @@ class Audit:
 
 
 def audit_splits(
-    splits: Splits, *, lengths: Mapping[Role, Mapping[str, Any]] | None = None, vocabulary: Mapping[str, Any] | None = None
+    splits: Splits,
+    *,
+    lengths: Mapping[Role, Mapping[str, Any]] | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
+    tokens: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Look at the splits of a run.
 
@@ -130,8 +237,10 @@ def audit_splits(
         splits: of texts or of pictures.
         lengths: for texts, what `text_facts` says of each split.
         vocabulary: what a model on word vectors says about them.
+        tokens: how the tokenizer reads them.
     """
     facts = splits.facts
+    texts = facts["kind"] == "text"
     found: dict[str, dict[str, Any]] = {}
     for role in ROLES:
         if role in facts["splits"]:
@@ -147,6 +256,8 @@ def audit_splits(
                 found[role]["sizes"] = _sizes(splits.looks[role])
             elif lengths is not None:
                 found[role]["lengths"] = dict(lengths[role])
+            if texts:
+                found[role]["without_words"] = _without_words(splits, role)
     return Audit(
         kind=facts["kind"],
         splits=found,
@@ -155,7 +266,56 @@ def audit_splits(
         skipped=[{"why": why, "n": n} for why, n in Counter(_reason(entry["why"]) for entry in facts["skipped"]).most_common()],
         notes=_notes(facts["notes"]),
         vocabulary=None if vocabulary is None else dict(vocabulary),
+        classes=_classes(found["train"]["per_class"]),
+        texts=_text_contents(splits.train, splits.label_names) if texts else None,
+        tokens=None if tokens is None else dict(tokens),
     )
+
+
+def _classes(per_class: Mapping[str, int]) -> dict[str, Any]:
+    names, rows = list(per_class), list(per_class.values())
+    scale = scale_of([name for name in names if per_class[name]])
+    if scale == "whole numbers" and (len(names) <= MANY_NUMBERS or are_class_numbers(names)):
+        scale = None
+    alike = [
+        {"names": [names[place] for place in group.classes], "rows": [rows[place] for place in group.classes], "how": group.how}
+        for group in look_alikes(names, rows)
+    ]
+    return {"alike": alike, "scale": scale}
+
+
+def _without_words(splits: Splits, role: Role) -> list[str]:
+    """The classes of a split whose every text is empty."""
+    dataset: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    split = dataset[role]
+    assert split is not None
+    labels, names = integers(split, "label"), splits.label_names
+    every, empty = (np.bincount(of, minlength=len(names)) for of in (labels, labels[splits.contents[role] < 0]))
+    return [names[place] for place in np.flatnonzero((every > 0) & (every == empty))]
+
+
+def _words(text: str) -> str:
+    """The words of a text with a space on both sides of each: " a good film "."""
+    words = re.findall(r"\w+", normalise(text))
+    return f" {' '.join(words)} "
+
+
+def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """Shares of some training texts, see `Audit.texts`; empty ones are not counted."""
+    places = np.unique(np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).astype(int)).tolist()
+    some = train[places]
+    words_of = [_words(name) for name in names]
+    said = [len(name) >= 3 and any(map(str.isalpha, name)) for name in names]  # "1" and "a" are in any text
+    looked_at = bare = are_class = name_class = 0
+    for text, label in zip(some["text"], some["label"], strict=True):
+        if plain := normalise(text):
+            looked_at += 1
+            bare += not any(map(str.isalpha, plain)) or _NO_PROSE.fullmatch(plain) is not None
+            are_class += plain == normalise(names[label])
+            words = _words(plain)
+            name_class += said[label] and words_of[label] in words and words_of[(label + 1) % len(names)] not in words
+    share = {"bare": bare, "are_class": are_class, "name_class": name_class}
+    return {"looked_at": looked_at, **{name: round(count / looked_at, 4) if looked_at else 0.0 for name, count in share.items()}}
 
 
 def _sizes(looks: np.ndarray) -> dict[str, Any]:

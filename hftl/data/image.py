@@ -2,9 +2,10 @@
 
 A picture is decoded by `decode` and then goes one of two ways. Evaluation, and training without augmentation: the resizing and
 cropping of the transformers image processor itself, so that a pipeline serves the pixels that were measured. Training with
-augmentation: an Albumentations pipeline on the decoded picture. Both end in bytes, which are a quarter of the floats to carry;
-the processor's mean and standard deviation come last, on the device. What sample i of epoch e looks like depends on (seed, e, i)
-alone.
+augmentation: an Albumentations pipeline on the decoded picture; what a pipeline of the user's own returns then goes the first way,
+so that training sees the geometry of evaluation, unless the pipeline makes pictures of the input's size itself. Both end in bytes,
+which are a quarter of the floats to carry; the processor's mean and standard deviation come last, on the device. What sample i of
+epoch e looks like depends on (seed, e, i) alone.
 
 Decoding is what pictures cost, and it is the same in every epoch: `ImageSamples.decode_once` keeps its result (see hftl.store).
 
@@ -21,6 +22,7 @@ import io
 import os
 import random
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -283,19 +285,29 @@ def _scale_to_rgb(image: Image.Image) -> Image.Image:
 # --- augmentation -------------------------------------------------------------------------------------------------------------
 
 
-def augmentation_pipeline(augmentation: str | Mapping[str, Any], size: int | tuple[int, int]) -> A.BaseCompose | None:
+@dataclass(frozen=True)
+class Augmentation:
+    """An Albumentations pipeline on decoded pictures of any size."""
+
+    pipeline: A.BaseCompose
+    sized: bool
+    """Whether it returns the size of the model's input, whatever it is given. Where it does not, a view is resized and cropped as
+    for evaluation."""
+
+
+def augmentation_pipeline(augmentation: str | Mapping[str, Any], size: int | tuple[int, int]) -> Augmentation | None:
     """The pipeline of a policy or of the user's own dict; None for "none".
 
     Args:
         augmentation: one of `POLICIES`, or what `albumentations.to_dict` returns, or the transform inside it.
-        size: (H, W) of the model's input, or the side of a square. A dict's pipeline need not produce it.
+        size: (H, W) of the model's input, or the side of a square.
 
     Raises:
         RecipeError: no such policy, or a dict that is no working pipeline of Albumentations' own transforms on uint8 pictures.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not isinstance(augmentation, str):
-        return _pipeline_from_dict(augmentation)
+        return _pipeline_from_dict(augmentation, (height, width))
     if augmentation not in POLICIES:
         what = f'no policy "{augmentation}".{did_you_mean(augmentation, POLICIES)}'
         raise RecipeError(
@@ -303,7 +315,7 @@ def augmentation_pipeline(augmentation: str | Mapping[str, Any], size: int | tup
         )
     if augmentation == "none":
         return None
-    return A.Compose(_policy(augmentation, height, width))
+    return Augmentation(A.Compose(_policy(augmentation, height, width)), sized=True)
 
 
 def _policy(name: str, height: int, width: int) -> list[A.BasicTransform]:
@@ -336,7 +348,7 @@ def _policy(name: str, height: int, width: int) -> list[A.BasicTransform]:
     ]
 
 
-def _pipeline_from_dict(augmentation: Mapping[str, Any]) -> A.BaseCompose:
+def _pipeline_from_dict(augmentation: Mapping[str, Any], size: tuple[int, int]) -> Augmentation:
     transform = augmentation.get("transform", augmentation)
     reasons = list(_not_data(transform))
     if not (isinstance(transform, Mapping) and isinstance(transform.get("__class_fullname__"), str)):
@@ -351,9 +363,15 @@ def _pipeline_from_dict(augmentation: Mapping[str, Any]) -> A.BaseCompose:
             pipeline = made if isinstance(made, A.BaseCompose) else A.Compose([made])
     except (*_PIPELINE_FAILURES, UserWarning) as error:
         raise _bad_augmentation([f"{type(error).__name__}: {' '.join(str(error).split())}"]) from None
+    sized = True
     for seed in range(8):  # a transform with p = 0.5 hides in 1 of 2 trials, in 1 of 256 times in all eight
-        _augment(pipeline, np.full((1024, 1024, 3), 127, dtype=np.uint8), (seed,))
-    return pipeline
+        shape = _TRIED[seed % len(_TRIED)]
+        sized &= _augment(pipeline, np.full((*shape, 3), 127, dtype=np.uint8), (seed,)).shape[:2] == size
+    return Augmentation(pipeline, sized)
+
+
+_TRIED = ((1024, 1024), (1030, 1280), (1280, 1030))  # pictures on which a pipeline is tried: square, wide and tall
+_NORMALISING = ("Normalize", "ToTensorV2", "ToTensor3D")
 
 
 def _not_data(value: Any) -> Iterator[str]:
@@ -362,6 +380,8 @@ def _not_data(value: Any) -> Iterator[str]:
         for key, content in value.items():
             if key == "__class_fullname__" and not _is_own_transform(content):
                 yield f'no transform "{content}" in albumentations.{did_you_mean(str(content), SERIALIZABLE_REGISTRY)}'
+            elif key == "__class_fullname__" and shorten_class_name(content) in _NORMALISING:  # also with p = 0.01
+                yield f"leave out {shorten_class_name(content)}: hftl normalises, after the augmentation, as the checkpoint asks"
             elif key in {"read_fn", "reference_images", "font_path"}:
                 yield f'"{key}" reads files or runs code; an augmentation in a recipe is data alone'
             else:
@@ -410,6 +430,8 @@ def _bad_augmentation(reasons: Sequence[str]) -> RecipeError:
 class ImageSamples:
     """Pictures that a loader can index and collate.
 
+    `how` says in words how a picture of train comes about.
+
     Args:
         dataset: columns `id`, `image`, `label`, as `load_splits` makes them.
         processor: the checkpoint's own; it has the size, the mean and the standard deviation.
@@ -453,7 +475,14 @@ class ImageSamples:
         self._mean, self._std = (
             torch.tensor(processor.data_config[name], dtype=torch.float32).expand(3).repeat(width) for name in ("mean", "std")
         )
-        self._pipeline = augmentation_pipeline(augmentation, self._size) if train else None
+        self._augmentation = augmentation_pipeline(augmentation, self._size) if train else None
+        height_width = f"{height} x {width} pixels"
+        if isinstance(augmentation, str):
+            self.how = f"policy: {augmentation}"
+        elif self._augmentation is not None and self._augmentation.sized:
+            self.how = f"the recipe's own pipeline, which makes pictures of {height_width} itself"
+        else:
+            self.how = f"the recipe's own pipeline, then resized and cropped to {height_width} as for evaluation"
         # A policy's crop has at least half of a square's side (sqrt(0.35 * 3/4)), so that of a JPEG of twice the input's size
         # nothing has to be enlarged. The user's own pipeline may count pixels and gets them all.
         self._at_least = 2 * max(self._size) if isinstance(augmentation, str) else None
@@ -486,8 +515,10 @@ class ImageSamples:
             BadImage: a picture cannot be read (any more).
         """
         parts: dict[str, Any] = {"decoding": self._decoding, "processor": self._processor.data_config}
-        if self._pipeline is not None:
-            parts |= {"pipeline": A.to_dict(self._pipeline), "seed": self._seed, "views": self._views, "opencv": cv2.__version__}
+        if self._augmentation is not None:
+            pipeline = A.to_dict(self._augmentation.pipeline)
+            parts |= {"pipeline": pipeline, "seed": self._seed, "views": self._views, "opencv": cv2.__version__}
+            parts |= {} if self._augmentation.sized else {"then": "as for evaluation"}
         return store.key_of(parts)
 
     def __len__(self) -> int:
@@ -528,17 +559,17 @@ class ImageSamples:
         Raises:
             BadImage: the picture cannot be read (any more).
         """
-        if self._pipeline is None:
+        if self._augmentation is None:
             return self.plain(index)
-        view = _augment(self._pipeline, self._picture(index), (self._seed, epoch % self._views if self._views else epoch, index))
-        if view.shape[:2] != self._size:
-            shrinks = view.shape[0] >= self._size[0] and view.shape[1] >= self._size[1]
-            view = cv2.resize(view, self._size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        key = (self._seed, epoch % self._views if self._views else epoch, index)
+        view = _augment(self._augmentation.pipeline, self._picture(index), key)
+        if not self._augmentation.sized or view.shape[:2] != self._size:
+            return self._to_input(Image.fromarray(view))
         return np.ascontiguousarray(view)
 
     def plain(self, index: int) -> np.ndarray:
         """What evaluation sees of sample `index` before it is normalised: (H, W, 3) uint8."""
-        if self._pipeline is None and self._decoded is not None:
+        if self._augmentation is None and self._decoded is not None:
             return self._decoded[index]
         return self._crop(index)
 
@@ -551,8 +582,11 @@ class ImageSamples:
         return row[_SIZE_BYTES:].reshape(height, width, 3)
 
     def _crop(self, index: int) -> np.ndarray:
+        """What evaluation sees of a picture, from its file: (H, W, 3) uint8."""
+        return self._to_input(self._decode(index, None))
+
+    def _to_input(self, picture: Image.Image) -> np.ndarray:
         """The processor's own resizing and cropping: (H, W, 3) uint8."""
-        picture = self._decode(index, None)
         width, height = picture.size
         short = min(width, height)
         if max(width, height) > EXTREME_ASPECT * short and self._processor.data_config["crop_mode"] == "center":
@@ -591,7 +625,7 @@ class ImageSamples:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes without holding Python's lock
             lengths: npt.NDArray[np.int64] | int = len(self)
             shape: tuple[int, ...] = (*self._size, 3)
-            if self._pipeline is not None:
+            if self._augmentation is not None:
                 sizes = (size for batch in batches for size in pool.map(self._row_bytes, batch))
                 lengths, shape = np.fromiter(sizes, dtype=np.int64, count=len(self)), ()
             try:
@@ -608,7 +642,7 @@ class ImageSamples:
                 return f"pictures are decoded again in every epoch: {full}"
 
             def keep(index: int) -> None:
-                builder.write(index, self._crop(index) if self._pipeline is None else self._row(index))
+                builder.write(index, self._crop(index) if self._augmentation is None else self._row(index))
 
             for number, batch in enumerate(batches[builder.done :], start=builder.done + 1):
                 list(pool.map(keep, batch))
@@ -641,7 +675,7 @@ class ImageSamples:
         Raises:
             BadImage: a picture cannot be read (any more).
         """
-        if self._pipeline is not None:
+        if self._augmentation is not None:
             return store.key_of({"kind": "pictures", "decoding": self._decoding})
         geometry = {name: value for name, value in self._processor.data_config.items() if name != "std"}  # borders have the mean
         return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": geometry})
@@ -655,7 +689,7 @@ class ImageSamples:
         return {
             "contents": contents.hexdigest(),
             "background": self._background,
-            "at_least": None if self._pipeline is None else self._at_least,
+            "at_least": None if self._augmentation is None else self._at_least,
             "versions": [_DECODING, PIL.__version__, features.version("jpg"), torchvision.__version__, timm.__version__],
         }
 
@@ -719,22 +753,35 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     tops = [margin + header + caption + (cell + gap + caption) * row for row in range(len(chosen))]
     canvas = Image.new("RGB", (lefts[-1] + cell + margin, tops[-1] + cell + margin), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    large, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    large = ImageFont.load_default(16)
     dark, light = (33, 37, 41), (134, 142, 150)
     draw.text((lefts[0], margin), "Evaluation", font=large, fill=dark)
     for column in range(1, views + 1):
         draw.text((lefts[column], margin), f"Training, epoch {column}" if column == 1 else f"epoch {column}", font=large, fill=dark)
     for index, top in zip(chosen, tops, strict=True):
-        name = samples.label_names[samples.labels[index]]
-        draw.text((lefts[0], top - 8), name, font=large, fill=dark, anchor="ls")
-        draw.text(
-            (lefts[0] + draw.textlength(name, font=large) + 12, top - 8), samples.ids[index], font=small, fill=light, anchor="ls"
-        )
+        label = int(samples.labels[index])
+        name, font = _drawn(samples.label_names[label], 16, otherwise=f"class {label + 1}")
+        draw.text((lefts[0], top - 8), name, font=font, fill=dark, anchor="ls")
+        after = lefts[0] + draw.textlength(name, font=font) + 12
+        name, font = _drawn(samples.ids[index], 13, otherwise=f"picture {index + 1}")
+        draw.text((after, top - 8), name, font=font, fill=light, anchor="ls")
         pictures = [samples.plain(index), *(samples.augmented(index, epoch) for epoch in range(views))]
         for left, picture in zip(lefts, pictures, strict=True):
             canvas.paste(ImageOps.pad(Image.fromarray(picture), (cell, cell), color=(233, 236, 239)), (left, top))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, format="PNG", optimize=True)
+
+
+def _drawn(name: str, size: int, *, otherwise: str) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """A name and a font for it, in pixels; where this machine has none with its letters, what stands for it."""
+    from hftl import fonts  # here alone: it takes matplotlib, and `hftl predict` draws nothing
+
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
+    face = None if name.isascii() else fonts.face_of(name)
+    if face is not None:  # of a path each part by itself, or "a/0.png" is read as "0/a.png" where "a" goes from right to left
+        name = "/".join(map(fonts.isolated, name.split("/")))
+        return name, ImageFont.truetype(face.path, size, index=face.index)
+    return name if name.isascii() and name.isprintable() else otherwise, ImageFont.load_default(size)
 
 
 def _across_classes(labels: np.ndarray, count: int) -> list[int]:

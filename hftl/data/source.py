@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
+from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
 from hftl.data.duplicates import (
     duplicate_facts,
     duplicate_problems,
@@ -98,6 +99,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     Raises:
         DataError: everything that is wrong with the source, in one report.
     """
+    if data.label_column == content_column(data):
+        what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
+        raise DataError(data.source, [Problem("data.label_column", what)])
     source = open_source(data)
     tables = read_tables(source, choose_splits(source, data), data)
     problems: list[Problem] = []
@@ -111,6 +115,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     fingerprints = _fingerprints(tables, looks)
     contents = number_contents(fingerprints)
     for role, found in contents.items():
+        if data.kind == "text" and tables[role].content is not None and len(found) and (found < 0).all():
+            what = f'all {len(found):,} texts in the column "{content_column(data)}" are empty'
+            problems.append(Problem(f'split "{tables[role].name}"', what, (f"columns there are: {listed(tables[role].columns)}",)))
         found[labels[role] < 0] = -1
     duplicates = find_duplicates(contents, labels)
     left_out = unreadable
@@ -279,16 +286,27 @@ def _class_problems(
     if len(there) == 1:
         name = names[there[0]]
         problems.append(Problem(f'split "{tables["train"].name}"', f'one class only, "{name}": there is nothing to tell apart'))
+    problems += same_look_problems(names, {table.name: counts[role] for role, table in tables.items()})
+    of_train = [names[int(place)] for place in there]
+    train = tables["train"]
+    no_classes = class_a_row_problem(
+        train.name, of_train, int(counts["train"].sum()), columns=train.columns, divided="validation" not in tables
+    )
+    if no_classes is not None:
+        return [*problems, no_classes]
+    look = {visible(name) for name in of_train}  # a class that looks like one of train's is a problem already
     for role, table in tables.items():
         if table.ids and not len(kept[role]):
             what = f"none of its {len(table.ids)} rows is left: what cannot be read and what is a duplicate was left out"
             problems.append(Problem(f'split "{table.name}"', what))
         lacking = [names[int(place)] for place in np.flatnonzero((counts[role] > 0) & (counts["train"] == 0))]
+        lacking = [name for name in lacking if visible(name) not in look]
         if lacking and len(there):
             what = f"classes that train has no row of: {listed(lacking[:SHOWN])}{more(len(lacking))}"
-            problems.append(
-                Problem(f'split "{table.name}"', what, (f"train's classes: {listed(names[int(place)] for place in there)}",))
-            )
+            known = {name: other for name in lacking[:SHOWN] if (other := nearest(name, of_train)) is not None}
+            help = [f'train writes "{other}" for "{name}": give them one name' for name, other in known.items()]
+            help.append(f"train's classes: {listed(of_train)}")
+            problems.append(Problem(f'split "{table.name}"', what, tuple(help)))
     return problems
 
 

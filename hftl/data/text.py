@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from functools import cached_property
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -141,6 +144,70 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
         "share_unknown": float(samples.unknown.sum() / words) if words else 0.0,
         "empty": int((of_each == 0).sum()),
     }
+
+
+_LOOKED_AT = 200  # texts that `script_facts` looks at, and of each so many characters
+_CHARACTERS = 500
+
+
+def script_facts(texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, float]]:
+    """How the tokenizer reads the scripts that the column `text` is written in, by their names, the most frequent first.
+
+    For each `share` of the letters, marks counted, `tokens_per_letter`, and `unknown`: the share of those tokens that are the
+    unknown one. Emoji and other signs count as a script, digits and punctuation do not. A script of less than 1 % is left out.
+    About 0.3 tokens a letter is usual; 1 or more of an alphabet says that no word of it is in the vocabulary, and a tokenizer that
+    goes down to single letters or bytes has no unknown token that would show it.
+    """
+    runs: Counter[tuple[str, str]] = Counter()
+    places = np.unique(np.linspace(0, len(texts) - 1, min(_LOOKED_AT, len(texts))).astype(int))
+    for text in texts[places.tolist()]["text"]:
+        runs.update(_script_runs(text[:_CHARACTERS]))
+    letters: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    if runs:
+        encoded = tokenizer([run for _, run in runs], add_special_tokens=False, truncation=False, padding=False, verbose=False)
+        for ((script, run), times), ids in zip(runs.items(), encoded["input_ids"], strict=True):
+            letters[script] += times * len(run)
+            tokens[script] += times * len(ids)
+            unknown[script] += times * ids.count(tokenizer.unk_token_id)
+    return {
+        script: {
+            "share": round(count / letters.total(), 4),
+            "tokens_per_letter": round(tokens[script] / count, 3),
+            "unknown": round(unknown[script] / tokens[script], 4) if tokens[script] else 0.0,
+        }
+        for script, count in letters.most_common()
+        if count >= 0.01 * letters.total()
+    }
+
+
+def _script_runs(text: str) -> Iterator[tuple[str, str]]:
+    """("Thai", "หนัง"), ("Latin", "film"), ...: neighbouring letters of one script."""
+    scripts: list[str | None] = []
+    for letter in text:
+        scripts.append(scripts[-1] if scripts and _is_mark(letter) else _script(letter))
+    for script, places in groupby(range(len(text)), scripts.__getitem__):
+        if script is not None:
+            yield script, "".join(text[place] for place in places)
+
+
+_NAMES = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "KATAKANA-HIRAGANA": "Japanese", "HANGUL": "Korean"}
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str | None:
+    """A letter's script, by the first word of its name in Unicode; None for what is neither a letter nor a sign."""
+    category = unicodedata.category(letter)
+    if category[0] == "L" or _is_mark(letter):
+        first = unicodedata.name(letter, "UNNAMED").partition(" ")[0]
+        return _NAMES.get(first, first.capitalize())
+    return "emoji or other signs" if category == "So" else None
+
+
+@lru_cache(maxsize=4096)
+def _is_mark(letter: str) -> bool:
+    return unicodedata.category(letter)[0] == "M"
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[np.ndarray], *, width: int) -> dict[str, torch.Tensor]:

@@ -8,6 +8,8 @@ touched), for the width of a page on the Hub. Colours are Okabe & Ito's, which c
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
+from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
 from hftl.run import RunDirectory
@@ -29,6 +33,7 @@ INK, QUIET, BAND = "#333333", "#8a8a8a", "#f3f3f3"
 STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "figure.facecolor": "white",
+    "font.family": fonts.DEFAULT,  # the machine's own settings may name a font with other letters
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -54,7 +59,8 @@ STYLE: dict[str, Any] = {
 }
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
-LONGEST = 24  # characters of a class name
+LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
+LETTER = 0.085  # inches; how wide a letter of a name is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
 
@@ -197,23 +203,37 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     """The confusion matrix: colour is the share of the row (of the true class), numbers are counts and shares.
 
     With more than twelve classes the cells have colour only (on a square root scale, so that a rare confusion is seen), columns
-    are numbered as the rows are, and the most frequent confusions are written below.
+    are numbered as the rows are, and the most frequent confusions are written below. Classes are numbered too where their names
+    cannot tell them apart here: where two look the same when shortened, or no font of this machine has their letters. Such a name
+    is left out, and a line below says where it stands.
     """
     confusion = np.array(values["confusion"])
     classes = len(confusion)
     n = confusion.sum(axis=1)
     shares = np.divide(confusion, n[:, None], out=np.zeros(confusion.shape), where=n[:, None] > 0)
-    names = [_short(row["label"]) for row in values["per_class"]]
-    rows = [f"{name}  ({count:,})" for name, count in zip(names, n, strict=True)]
+    names, families = _drawable([row["label"] for row in values["per_class"]])
+    numbered = classes > NUMBERED or len({*names, ""}) <= classes  # two are the same, or one is ""
+    rows = [f"{fonts.isolated(name)}  ({count:,})" if name else f"({count:,})" for name, count in zip(names, n, strict=True)]
+    columns = [fonts.isolated(name) for name in names]
+    if numbered:
+        rows = [f"{name}   {number}" for number, name in enumerate(rows, start=1)]
+        columns = [str(number) for number in range(1, classes + 1)]
+    which = "other names" if any(names) else "names"
+    no_font = f"No font of this machine has the letters of the {which}: see the table of classes, in this order."
+    note = "" if all(names) else no_font
+    note_room = 0.09 if note and classes <= NUMBERED else 0.025 if note else 0.0
+    room_below = note_room + (0.15 if classes > NUMBERED else 0.0)
+    layout = ConstrainedLayoutEngine(rect=(0.0, room_below, 1.0, 1.0 - room_below))
     if classes <= NUMBERED:
-        figure = Figure(figsize=(WIDTH, 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0), layout="constrained")
+        height = 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0
+        figure = Figure(figsize=(WIDTH, height), layout=layout)
         panel = figure.subplots()
         panel.set_anchor("W")
         panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        rotated = max(map(len, names)) * classes > 60
+        rotated = LETTER * max(map(_width, columns)) > (height - 1.0) / classes  # an inch goes to the title and what is below
         panel.set_yticks(range(classes), rows)
         panel.set_xticks(
-            range(classes), names, rotation=45 if rotated else 0, rotation_mode="anchor", ha="right" if rotated else "center"
+            range(classes), columns, rotation=45 if rotated else 0, rotation_mode="anchor", ha="right" if rotated else "center"
         )
         if not rotated:
             panel.tick_params(axis="x", pad=10)
@@ -222,20 +242,26 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
             text = f"{confusion[row, column]:,}\n{_percent(shares[row, column])}"
             colour = "white" if shares[row, column] > 0.5 else INK
             panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.25)
-        panel.set_xlabel("predicted")
+        panel.set_xlabel("predicted (numbered as the rows)" if numbered else "predicted")
     else:
-        room_for_the_list = ConstrainedLayoutEngine(rect=(0.0, 0.15, 1.0, 0.85))
-        figure = Figure(figsize=(WIDTH, 8.8), layout=room_for_the_list)
+        figure = Figure(figsize=(WIDTH, 8.8), layout=layout)
         panel = figure.subplots()
         panel.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
         size = 9 if classes <= 20 else 7 if classes <= 40 else 5
-        panel.set_yticks(range(classes), [f"{name}   {i}" for i, name in enumerate(rows, start=1)], fontsize=size)
-        panel.set_xticks(range(classes), [str(i) for i in range(1, classes + 1)], fontsize=size, rotation=90 if classes > 25 else 0)
+        panel.set_yticks(range(classes), rows, fontsize=size)
+        panel.set_xticks(range(classes), columns, fontsize=size, rotation=90 if classes > 25 else 0)
         panel.set_xlabel("predicted (numbered as the rows)")
-        figure.text(0.02, 0.14, "Most frequent confusions (share of the true class)", va="top", fontsize=9).set_in_layout(False)
-        lines = _worst_confusions(confusion, n, names)
+        heading = "Most frequent confusions (share of the true class)"
+        figure.text(0.02, note_room + 0.14, heading, va="top", fontsize=9).set_in_layout(False)
+        times = Counter(names)
+        called = [
+            fonts.isolated(name) if name and times[name] == 1 else f"class {number}" for number, name in enumerate(names, start=1)
+        ]
+        lines = _worst_confusions(confusion, n, called)
         for x, half in ((0.02, lines[: -(-len(lines) // 2)]), (0.51, lines[-(-len(lines) // 2) :])):
-            figure.text(x, 0.115, "\n".join(half), va="top", fontsize=7.5, linespacing=1.5).set_in_layout(False)
+            figure.text(x, note_room + 0.115, "\n".join(half), va="top", fontsize=7.5, linespacing=1.5).set_in_layout(False)
+    if note:
+        figure.text(0.02, 0.01, note, va="bottom", fontsize=7.5, color=QUIET).set_in_layout(False)
     panel.set_ylabel("true (examples)")
     for spine in panel.spines.values():
         spine.set_visible(False)
@@ -247,6 +273,8 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     figure.suptitle(
         f"{split.capitalize()} split, n = {values['n']:,}, accuracy {values['accuracy']:.3f}", x=0.01, ha="left", fontsize=11
     )
+    for written in figure.findobj(Text):
+        written.set_fontfamily(families)
     return figure
 
 
@@ -304,12 +332,49 @@ def calibration_figure(predictions: Predictions, values: Mapping[str, Any], spli
 # --- helpers ------------------------------------------------------------------------------------------------------------------
 
 
+def _drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names as a figure can show them, "" where no font of this machine has the letters; and the families that have them."""
+    shown, families, plain = [], {fonts.DEFAULT: None}, fonts.default_face()
+    for name in map(_short, names):
+        if letters := fonts.missing(name, plain):
+            face = fonts.find_face(letters)
+            if face is None:
+                name = ""
+            else:
+                families[face.family] = None
+        shown.append(name)
+    return shown, list(families)
+
+
 def _short(name: str, longest: int = LONGEST) -> str:
-    name = " ".join(name.split())
-    if len(name) <= longest:
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
+    if _width(name) <= longest:
         return name
-    tail = longest // 3  # names often differ at their end
-    return f"{name[: longest - 1 - tail]}…{name[-tail:]}"
+    room = longest - 1 - longest // 3  # names often differ at their end
+    return f"{_start(name, room)}…{_end(name, longest // 3)}"
+
+
+def _start(name: str, room: int) -> str:
+    """As many letters of its start as fit; a mark stays with the letter under it."""
+    end = 0
+    while _width(name[: end + 1]) <= room:
+        end += 1
+    return name[:end]
+
+
+def _end(name: str, room: int) -> str:
+    start = len(name)
+    while _width(name[start - 1 :]) <= room:
+        start -= 1
+    while unicodedata.category(name[start])[0] == "M":
+        start += 1
+    return name[start:]
+
+
+def _width(text: str) -> int:
+    """In Latin letters: a Chinese one is twice as wide, a mark stands above or below."""
+    wide = {letter: unicodedata.east_asian_width(letter) in "WF" for letter in set(text)}
+    return sum(1 + wide[letter] for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf"))
 
 
 def _percent(share: float) -> str:

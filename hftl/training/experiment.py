@@ -17,13 +17,13 @@ from accelerate.utils import parse_flag_from_env, set_seed
 from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
-from hftl.data.audit import Audit, audit_splits
+from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.image import ImageSamples, picture_facts, write_grid
 from hftl.data.loader import POOL, POOLS, Samples, padding_share
 from hftl.data.reading import Role, Strings, integers
 from hftl.data.source import Splits, load_splits
-from hftl.data.text import TextSamples, text_facts
-from hftl.errors import Problem, RecipeError
+from hftl.data.text import TextSamples, script_facts, text_facts
+from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
@@ -36,6 +36,8 @@ from hftl.training.stage import train_mode
 
 # So many training texts tell the plan how long a typical one is.
 TYPICAL = 512
+# What every tokenizer is measured against: one that reads this letter by letter reads everything so.
+ENGLISH = "the film was slow at the start but the ending is good and the actors were fine"
 
 
 @dataclass(frozen=True)
@@ -240,9 +242,14 @@ def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
 
 
 def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
-    """What is worth knowing about the data of a run; `samples` are those of its splits that were made already."""
+    """What is worth knowing about the data of a run; `samples` are those of its splits that were made already.
+
+    Raises:
+        DataError: nearly every token of the training texts is unknown to the model.
+    """
     recipe, splits, classifier = experiment.recipe, experiment.splits, experiment.classifier
     lengths: dict[Role, dict[str, Any]] = {}
+    tokens: dict[str, Any] | None = None
     if isinstance(recipe.data, TextData):
         datasets: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         for role, dataset in datasets.items():
@@ -250,7 +257,18 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
                 made = samples[role] if role in samples else make_samples(recipe, classifier, dataset, train=False)
                 assert isinstance(made, TextSamples)
                 lengths[role] = text_facts(made)
-    return audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"))
+        assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
+        english = script_facts(Dataset.from_dict({"text": [ENGLISH]}), classifier.preprocessor)["Latin"]["tokens_per_letter"]
+        scripts = script_facts(splits.train.select_columns("text"), classifier.preprocessor)
+        tokens = {"scripts": scripts, "english": english}
+    found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=tokens)
+    if lengths and lengths["train"]["share_unknown"] >= NOTHING_KNOWN:
+        script = found.unknown_script()
+        mostly = f", mostly {script}" if script else ""
+        what = f"{100 * lengths['train']['share_unknown']:.1f} % of the tokens are unknown to the model{mostly}"
+        help = ("nothing can be learned from texts that all look the same to it", found.way_out())
+        raise DataError(recipe.data.source, [Problem('split "train"', what, help)])
+    return found
 
 
 @torch.inference_mode()
@@ -267,11 +285,12 @@ def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
     return ServingSamples([samples.ids[place] for place in places], inputs, torch.cat(logits).float().numpy())
 
 
-def write_augmentation_grid(experiment: Experiment, path: Path) -> None:
-    """A PNG of what training will see: a row for each of some training pictures."""
+def write_augmentation_grid(experiment: Experiment, path: Path) -> str:
+    """A PNG of what training will see: a row for each of some training pictures. Returns in words how they come about."""
     samples = make_samples(experiment.recipe, experiment.classifier, experiment.splits.train, train=True)
     assert isinstance(samples, ImageSamples)
     write_grid(samples, path)
+    return samples.how
 
 
 def describe_texts(experiment: Experiment, *, texts: int = 5, tokens: int = 40) -> Iterator[str]:

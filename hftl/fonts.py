@@ -1,0 +1,106 @@
+"""Which names a figure can show: what the fonts of this machine have letters for, and what has to be shown as a number instead.
+
+DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian, Armenian and many signs. For other
+scripts the machine's own fonts are looked through. A font draws a letter if it has an outline for it: fonts of coloured bitmaps do
+not count, nor do those that have one and the same stand-in for everything. Shaping and direction are matplotlib's and Pillow's, by
+libraqm.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from matplotlib import font_manager
+from matplotlib.font_manager import FontEntry, FontProperties
+from matplotlib.ft2font import FT2Font
+
+DEFAULT = "DejaVu Sans"
+
+_NO_LETTER = 0xFDD0  # assigned to nothing, for ever: only a font of stand-ins has a glyph for it
+
+
+@dataclass(frozen=True)
+class Face:
+    """A font of this machine: the name of its family, its file, and its place in a file of several."""
+
+    family: str
+    path: str
+    index: int
+
+
+def default_face() -> Face:
+    """DejaVu Sans, as matplotlib brings it."""
+    found = font_manager.findfont(FontProperties(family=[DEFAULT]))
+    return Face(DEFAULT, str(found), found.face_index)
+
+
+def missing(text: str, face: Face) -> frozenset[str]:
+    """The letters of a text that a font does not draw."""
+    return frozenset(letter for letter in unicodedata.normalize("NFC", text) if not _draws_all(face, frozenset(letter)))
+
+
+def find_face(letters: Iterable[str]) -> Face | None:
+    """A font of this machine that draws all of some letters; None: there is none.
+
+    An upright one of ordinary weight, sans serif first. Which one it is depends on the fonts alone, not on the order in which the
+    system lists them.
+    """
+    wanted = frozenset(letters)
+    return next((face for face in _faces() if _draws_all(face, wanted) and _is_chosen(face)), None)
+
+
+def face_of(text: str) -> Face | None:
+    """A font that draws a whole text, DejaVu Sans where it can; None: this machine has none."""
+    letters = frozenset(unicodedata.normalize("NFC", text))
+    return default_face() if not missing(text, default_face()) else find_face(letters)
+
+
+def isolated(name: str) -> str:
+    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it."""
+    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
+
+
+def _faces() -> list[Face]:
+    plain = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal" and entry.weight in _ORDINARY]
+    return [Face(entry.name, entry.fname, entry.index) for entry in sorted(plain, key=_preference)]
+
+
+_ORDINARY = ("normal", "regular", "book", 400)
+
+
+def _preference(entry: FontEntry) -> tuple[bool, str, str, int]:
+    return ("sans" not in entry.name.lower(), entry.name, entry.fname, entry.index)
+
+
+@cache
+def _is_chosen(face: Face) -> bool:
+    # matplotlib is told a family and chooses the file itself: where it would take another one, what was looked at is not drawn.
+    found = font_manager.findfont(FontProperties(family=[face.family]))
+    return (os.path.realpath(found), found.face_index) == (os.path.realpath(face.path), face.index)
+
+
+@cache
+def _font(face: Face) -> FT2Font | None:
+    try:
+        font = FT2Font(face.path, face_index=face.index)
+    except (RuntimeError, OSError):  # FreeType cannot scale it, as with coloured bitmaps, or it is gone
+        return None
+    return None if font.get_char_index(_NO_LETTER) else font
+
+
+def _draws_all(face: Face, letters: frozenset[str]) -> bool:
+    font = _font(face)
+    return font is not None and all(_draws(font, letter) for letter in letters)
+
+
+def _draws(font: FT2Font, letter: str) -> bool:
+    index = font.get_char_index(ord(letter))
+    blank = unicodedata.category(letter)[0] in "ZC"  # spaces, joiners, marks of direction
+    try:
+        return bool(index) and (blank or font.load_glyph(index).width > 0)
+    except RuntimeError:  # a glyph that FreeType cannot read
+        return False
