@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, pick_looks
+from hftl.data.layout import DOCUMENTS, counted, ways_out
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
@@ -51,6 +52,12 @@ class Audit:
     """[{"note", "n", "example"}]: what is odd about pictures but no error."""
     vocabulary: dict[str, Any] | None
     """For models on word vectors: how much of the training texts the vectors cover."""
+    ignored_files: dict[str, int] = field(default_factory=dict)
+    """Files of the source that were left out, by ending."""
+    unused: list[str] = field(default_factory=list)
+    """Splits, tables and folders that are there and no part of the run."""
+    remarks: list[str] = field(default_factory=list)
+    """What else is worth knowing about how the source was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json."""
@@ -58,7 +65,7 @@ class Audit:
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        return [printable(line) for line in (*self._doubles(), *self._gaps(), *self._contents())]
+        return [printable(line) for line in (*self._doubles(), *self._beside(), *self._gaps(), *self._contents())]
 
     def _doubles(self) -> Iterator[str]:
         what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
@@ -80,6 +87,16 @@ class Audit:
         repeats = [f"{split} {rows:,}" for split, rows in near["within"].items()]
         if repeats:
             yield f"rows that nearly repeat a {what} of their split: {', '.join(repeats)}{self._example('within')}"
+
+    def _beside(self) -> Iterator[str]:
+        if self.unused:
+            yield f"not used: {', '.join(self.unused[:10])}" + (
+                f" and {len(self.unused) - 10:,} more" if len(self.unused) > 10 else ""
+            )
+        lost = {ending: n for ending, n in self.ignored_files.items() if ending not in DOCUMENTS}
+        if lost:
+            yield "; ".join([f"files left out: {counted(lost)}", *ways_out(lost)])
+        yield from self.remarks
 
     def _gaps(self) -> Iterator[str]:
         if self.skipped:
@@ -155,6 +172,9 @@ def audit_splits(
         skipped=[{"why": why, "n": n} for why, n in Counter(_reason(entry["why"]) for entry in facts["skipped"]).most_common()],
         notes=_notes(facts["notes"]),
         vocabulary=None if vocabulary is None else dict(vocabulary),
+        ignored_files=dict(facts["ignored_files"]),
+        unused=list(facts["unused"]),
+        remarks=list(facts["remarks"]),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ from hftl.data.reading import (
     blocks,
     choose_splits,
     content_column,
+    guesses,
     is_whole,
     listed,
     more,
@@ -55,9 +57,6 @@ from hftl.data.reading import (
     read_tables,
     row_problems,
 )
-from hftl.data.reading import PICTURES as PICTURES
-from hftl.data.reading import TABLES as TABLES
-from hftl.data.reading import read_column as read_column
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
@@ -98,7 +97,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         DataError: everything that is wrong with the source, in one report.
     """
     source = open_source(data)
-    tables = read_tables(source, choose_splits(source, data), data)
+    roles = choose_splits(source, data)
+    tables = read_tables(source, roles, data)
     problems: list[Problem] = []
     for table in tables.values():
         problems += _column_problems(table, data)
@@ -150,7 +150,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         ],
         "duplicates": duplicate_facts(duplicates, tables, data.on_duplicate),
         "notes": notes,
-        "ignored_files": source.ignored + sum(table.ignored for table in tables.values()),
+        **_how_read(source, roles, tables, data),
     }
     return Splits(
         result["train"],
@@ -487,6 +487,20 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
         return {"validation": validation, "test": "given"}
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"
     return {"validation": validation, "test": test}
+
+
+def _how_read(
+    source: Source, roles: Mapping[Role, str], tables: Mapping[Role, Table], data: TextData | ImageData
+) -> dict[str, Any]:
+    """What is there and was not read, and what else is worth knowing about the reading."""
+    ignored = sum((table.ignored for table in tables.values()), Counter(source.ignored))
+    remarks = [*guesses(source, roles, data), *source.remarks, *(remark for table in tables.values() for remark in table.remarks)]
+    return {
+        "split_column": source.split_column,
+        "ignored_files": dict(sorted(ignored.items())),
+        "unused": source.unused(roles),
+        "remarks": list(dict.fromkeys(remarks)),
+    }
 
 
 def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any]:
