@@ -953,7 +953,7 @@ def read_columns(file: Path) -> list[str]:
     ending = file.suffix.lower()
     try:
         if ending == ".parquet":
-            return list(pq.read_schema(file).names)
+            return _schema_of(file).names
         if ending == ".json":
             text = file.read_text(encoding="utf-8-sig").lstrip().removeprefix("[").lstrip()
             first = json.JSONDecoder().raw_decode(text)[0]
@@ -968,13 +968,26 @@ def read_columns(file: Path) -> list[str]:
         return []
 
 
+# Files are opened here: pyarrow takes "zip:x/a.parquet" for an address, and "~" for the home of a user.
+
+
+def _schema_of(file: Path) -> pa.Schema:
+    with file.open("rb") as stream:
+        return pq.read_schema(stream)
+
+
+def _rows_in(file: Path) -> int:
+    with file.open("rb") as stream:
+        return int(pq.read_metadata(stream).num_rows)
+
+
 def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str | None) -> Parsed:
     problems = []
     columns: list[str] = []
     for file in files:
         try:
             # Nothing else of a file's metadata is looked at: pyarrow ends the process over some damaged column entries in it.
-            found = pq.read_schema(file).names
+            found = _schema_of(file).names
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
             continue
@@ -985,8 +998,7 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
         raise DataError(data.source, problems)
     wanted = [column for column in (content_column(data), data.label_column) if column in columns]
     if not wanted:
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
-        return Parsed(columns, rows, None, None, None)
+        return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
     try:
         split = _as_arrow(files, [*wanted, *([marks] if marks in columns else [])], data)
         split.data.validate(full=True)  # or bytes that are no UTF-8 are found when they are first looked at
@@ -1011,7 +1023,7 @@ def _as_arrow(files: Sequence[Path], columns: Sequence[str], data: TextData | Im
     kept.parent.mkdir(parents=True, exist_ok=True)
     with alone(kept.with_suffix(".lock")):
         if not kept.is_file():
-            features = Features.from_arrow_schema(pq.read_schema(files[0]))
+            features = Features.from_arrow_schema(_schema_of(files[0]))
             features = Features({column: features[column] for column in features if column in columns})
             partial = kept.with_suffix(".partial")
             try:
@@ -1087,7 +1099,7 @@ def read_column(file: Path, names: Sequence[str]) -> list[Any]:
     values: dict[str, list[Any]] = {}
     if file.suffix.lower() == ".parquet":
         try:
-            columns = pq.read_schema(file).names
+            columns = _schema_of(file).names
             for name in [name for name in names if name in columns][:1]:
                 values[name] = [value for batch in _batches([file], [name], _BATCH) for value in batch.column(name).to_pylist()]
         except _DAMAGED as error:
@@ -1111,7 +1123,8 @@ def read_text(file: Path, problems: list[Problem]) -> str | None:
     except OSError as error:
         problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
         return None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    start = content[:1000]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (start[::2], start[1::2])):
         ways = 'in Excel: "CSV UTF-8"; elsewhere: iconv -f UTF-16 -t UTF-8'
         problems.append(Problem(str(file), "UTF-16, as Excel writes Unicode text: save the file as UTF-8", (ways,)))
         return None
@@ -1247,6 +1260,8 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
     strangers = [name for name, role in roles.items() if role is None and inside[name].has_pictures]
     if any(role == "train" and divided(name) and not (inside[name].has_pictures and strangers) for name, role in roles.items()):
         return True
+    if not inside:
+        return False
     if all(roles.values()) or any(role and inside[name].metadata for name, role in roles.items()):
         return True
     loose = {name: role_of(name, loosely=True) for name in inside}
