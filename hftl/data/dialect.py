@@ -162,12 +162,12 @@ def _tells_literal(file: Path, text: str, separator: str, quoted: _Parsed, label
     """Whether quotation marks are letters in a .tsv file with some; a problem where nobody can tell."""
     if not _is_whole(text, separator):
         return False  # fields with tabs or line ends in them are quoted, or it is no table either way
-    if quoted.broken:
-        return True
     rows = _literally(text, separator)
     header = next(rows)
     if header != quoted.header:
         return False  # who quotes names of columns quotes texts
+    if quoted.broken:
+        return True
     if quoted.swallowing is not None:
         # Read with quotes some texts hold line ends, and just as many tabs as to make each of their lines a whole row.
         if len(header) > 1:

@@ -38,15 +38,16 @@ _WHOLE = re.compile(
 def role_of(name: str, *, loosely: bool = False) -> Role | Literal["either"] | None:
     """What a name means as the name of a split; None: nothing, or several things at once.
 
-    "Train", "training_set" and "valData" mean one by their whole name. Loosely one word of it is enough: "imdb_train",
-    "test2017"; but "contest" and "trainLabels" have none in them.
+    "Train", "training_set" and "valData" mean one by their whole name. Loosely one word of it is enough: "imdb_train", "test2017",
+    "PublicTest"; but "contest" has none in it.
     """
     whole = _WHOLE.fullmatch(name.strip().casefold())
     if whole:
         return _MEANS[whole[1]]
     if not loosely:
         return None
-    roles = {role for word in re.findall(r"[^\W\d_]+", name) if (role := role_of(word))}
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+    roles = {role for word in words if (role := role_of(word))}
     return roles.pop() if len(roles) == 1 else None
 
 

@@ -564,31 +564,35 @@ def _says_split(column: str) -> bool:
 
 
 def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, refuse: bool) -> None:
+    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub."""
     column = split_column(table.columns, data)
     assert column is not None
     own = role_of(table.name, loosely=True)
-    roles = {str(value): role_of(str(value)) for value in marks.values}
-    other = [value for value in marks.values if roles[str(value)] not in (None, "either", own)]
-    if not _says_split(column) and None in roles.values():
+    roles = [role_of(str(value), loosely=True) for value in marks.values]
+    if None in roles:
+        table.remarks += _not_looked_at(column, marks)
         return
-    if other and own is not None:
-        places = [place for place, value in enumerate(marks.values) if value in other]
+    places = [place for place, role in enumerate(roles) if role not in ("either", own)]
+    if places and own is not None:
         rows = np.flatnonzero(np.isin(marks.codes, places)).tolist()
-        said = ", ".join(f'"{value}"' for value in other)
+        said = ", ".join(f'"{marks.values[place]}"' for place in places)
         if refuse:
             ways = "divide the table by that column, or leave it out where it means something else"
             table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
         else:
-            table.remarks.append(
-                f'{len(rows):,} rows of "{table.name}" have {said} in the column "{column}", which is not looked at'
-            )
-    elif any(role is None for role in roles.values()):
-        table.remarks.append(_not_looked_at(column, marks))
+            what = f'{said} in the column "{column}", which is not looked at'
+            table.remarks.append(f'{_count(len(rows), "row")} of the split "{table.name}" with {what}')
 
 
-def _not_looked_at(column: str, marks: Labels) -> str:
-    values = [str(value) for value in marks.values]
-    return f'the column "{column}" is not looked at: {listed(values[:5])}{" and more" if len(values) > 5 else ""} are no splits'
+def _not_looked_at(column: str, marks: Labels) -> list[str]:
+    """A remark on a column whose values are no splits; none where neither its name nor its values speak of any."""
+    unknown = [str(value) for value in marks.values if not role_of(str(value), loosely=True)]
+    if not _says_split(column) and len(unknown) == len(marks.values):
+        return []
+    if not unknown:
+        return [f'the column "{column}" is not looked at, as data.train_split asks for the whole table']
+    some = ", ".join(f'"{value}"' for value in unknown[:5]) + (" and others" if len(unknown) > 5 else "")
+    return [f'the column "{column}" is not looked at: {some} {"mean" if len(unknown) > 1 else "means"} no split']
 
 
 def _by_column(
@@ -617,13 +621,13 @@ def _by_column(
     parsed = parse(given[0])
     assert parsed.marks is not None
     values = ["" if value is None else str(value) for value in parsed.marks.values]
-    known = [value for value in values if role_of(value) or find_name(value, _asked_for(data))]
+    known = [value for value in values if role_of(value, loosely=True) or find_name(value, _asked_for(data))]
     used = bool(known) if _says_split(column) else len(known) == len(values) > 0
     if data.train_split is not None and find_name(data.train_split, values) is None:
         used = False
     if not used:
         read = functools.partial(_to_table, given[0], parsed, folder, data)
-        remarks = (_not_looked_at(column, parsed.marks),) if _says_split(column) else ()
+        remarks = _not_looked_at(column, parsed.marks)
         return replace(source, splits={**source.splits, given[0]: read}, remarks=(*source.remarks, *remarks))
     places: dict[str, list[int]] = {}
     for place, value in enumerate(values):
@@ -1255,8 +1259,9 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
         return bool(inside[name].folders or inside[name].metadata)
 
     roles = {name: role_of(name) for name in inside}
-    if data.train_split is not None:
-        return any(divided(name) or roles[name] for name in _train_of(data, list(inside)))
+    asked = _train_of(data, list(inside)) if data.train_split is not None else []
+    if asked:
+        return any(divided(name) or roles[name] for name in asked)
     strangers = [name for name, role in roles.items() if role is None and inside[name].has_pictures]
     if any(role == "train" and divided(name) and not (inside[name].has_pictures and strangers) for name, role in roles.items()):
         return True
@@ -1265,17 +1270,21 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
     if all(roles.values()) or any(role and inside[name].metadata for name, role in roles.items()):
         return True
     loose = {name: role_of(name, loosely=True) for name in inside}
-    only_folders = all(divided(name) and not inside[name].has_pictures for name, role in loose.items() if role == "train")
-    return only_folders and {"train"} < {role for role in loose.values() if role}
+    if not {"train"} < {role for role in loose.values() if role}:
+        return False
+    if not any(inside[name].has_pictures or inside[name].folders for name, role in loose.items() if role is None):
+        return True
+    return all(divided(name) and not inside[name].has_pictures for name, role in loose.items() if role == "train")
 
 
 def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem | None, list[str]]:
     """What is wrong with folders that are to be classes, and what deserves a word."""
     splits = {name: role for name in inside if (role := role_of(name))}
-    others = [name for name in inside if name not in splits]
+    others = [name for name in inside if role_of(name, loosely=True) is None]
     expected = "expected SPLIT/CLASS/picture.jpg, with train among the splits, or CLASS/picture.jpg"
-    if len(set(splits.values())) > 1:
-        what = f"{listed(splits)} are called as splits, and have no class folders in them, and {listed(others[:SHOWN])} are not"
+    loosely = {name: role for name in inside if (role := role_of(name, loosely=True))}
+    if splits and len(set(loosely.values())) > 1:
+        what = f"{listed(loosely)} are called as splits, and have no class folders in them, and {listed(others[:SHOWN])} are not"
         return Problem(str(root), what + more(len(others)), (expected,)), []
     remarks = []
     for name in splits:
@@ -1383,6 +1392,9 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     if deeper:
         some = listed(list(deeper)[:3]) + (f" and {len(deeper) - 3:,} more" if len(deeper) > 3 else "")
         table.remarks.append(f"folders in class folders of {name}, whose pictures count to the class: {some}")
+    if len(classes) == 1 and role_of(only := next(iter(classes)), loosely=True):
+        what = f"its only folder, {only}/, is called as a split too: the class folders may be in that one"
+        table.problems.append(Problem(str(folder), what, ("expected SPLIT/CLASS/picture.jpg: move what is in it one folder up",)))
     unreadable = [name for name in table.ids if not name.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)]
     if unreadable:
         table.problems.append(

@@ -100,8 +100,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     roles = choose_splits(source, data)
     tables = read_tables(source, roles, data)
     problems: list[Problem] = []
-    for table in tables.values():
-        problems += _column_problems(table, data)
+    for role, table in tables.items():
+        problems += _column_problems(role, table, data)
     names, labels, label_problems = _labels(tables, data)
     problems += label_problems
     looks, noted, unreadable = _look_at(tables, data)
@@ -251,15 +251,17 @@ def _labels(
     return names, numbers, problems
 
 
-def _column_problems(table: Table, data: TextData | ImageData) -> list[Problem]:
+def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
     problems = []
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
     for key, column in ((f"data.{data.kind}_column", content_column(data)), ("data.label_column", data.label_column)):
         if (table.columns or table.ids) and column not in table.columns:
-            help = (f"columns there are: {', '.join(table.columns) or 'none'}",)
+            help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
+            if role == "test" and column == data.label_column:
+                help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
             problems.append(
-                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', help)
+                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))
             )
     return problems + table.problems
 
