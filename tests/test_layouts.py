@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from run_factory import make_run
 
 from hftl.data.audit import audit_splits
 from hftl.data.dialect import lines_of
@@ -25,6 +26,8 @@ from hftl.data.reading import Labels, Strings, read_column
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
+from hftl.run import read_json, write_json
+from hftl.sharing.card import render_card
 
 
 @pytest.fixture(autouse=True)
@@ -341,6 +344,16 @@ def test_a_class_of_which_all_is_left_out_is_refused_with_what_there_is(tmp_path
     report = refused(image(root))
     assert f"{root / 'bird'}: no picture in this class folder, but 2 .heic" in report
     assert "convert the pictures among them to .jpg or .png" in report
+
+
+def test_the_card_counts_what_was_left_out_and_names_no_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", family="timm")
+    assert "left out, by ending" not in render_card(run) and "not used" not in render_card(run)
+    found = {"ignored_files": {".heic": 1200, ".<b>": 1, "no ending": 2}, "unused": ["secret.csv", "old/"]}
+    write_json(run.data, {**read_json(run.data), **found})
+    card = render_card(run)
+    assert "Files of the source that were left out, by ending: 1,200 .heic, 1 .&lt;b&gt;, 2 no ending." in card
+    assert "In the source and not used: 2 splits, tables or folders." in card and "secret" not in card
 
 
 def test_endings_and_first_bytes() -> None:

@@ -1280,11 +1280,10 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
 def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem | None, list[str]]:
     """What is wrong with folders that are to be classes, and what deserves a word."""
     splits = {name: role for name in inside if (role := role_of(name))}
-    others = [name for name in inside if role_of(name, loosely=True) is None]
+    others = [name for name in inside if name not in splits]
     expected = "expected SPLIT/CLASS/picture.jpg, with train among the splits, or CLASS/picture.jpg"
-    loosely = {name: role for name in inside if (role := role_of(name, loosely=True))}
-    if splits and len(set(loosely.values())) > 1:
-        what = f"{listed(loosely)} are called as splits, and have no class folders in them, and {listed(others[:SHOWN])} are not"
+    if len(set(splits.values())) > 1:
+        what = f"{listed(splits)} are called as splits, and train has no class folders in it; {listed(others[:SHOWN])} are not"
         return Problem(str(root), what + more(len(others)), (expected,)), []
     remarks = []
     for name in splits:
