@@ -485,8 +485,9 @@ def _of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, 
     if column in split.column_names:
         content = split.select_columns(column)
         parsed.content = content if column == data.kind else content.rename_column(column, data.kind)
-    if parsed.marks is not None and (column := split_column(columns, data)) in split.column_names:
-        feature = split.features[column]
+    of_split = split_column(columns, data)
+    if parsed.marks is not None and of_split in split.column_names:
+        feature = split.features[of_split]
         if isinstance(feature, ClassLabel):
             values = [None if value is None or value < 0 else feature.int2str(value) for value in parsed.marks.values]
             parsed.marks = Labels(values, parsed.marks.codes)
@@ -957,7 +958,7 @@ def read_columns(file: Path) -> list[str]:
     ending = file.suffix.lower()
     try:
         if ending == ".parquet":
-            return _schema_of(file).names
+            return list(_schema_of(file).names)
         if ending == ".json":
             text = file.read_text(encoding="utf-8-sig").lstrip().removeprefix("[").lstrip()
             first = json.JSONDecoder().raw_decode(text)[0]
@@ -1100,12 +1101,13 @@ def read_column(file: Path, names: Sequence[str]) -> list[Any]:
     """
     problems: list[Problem] = []
     columns: list[str] = []
-    values: dict[str, list[Any]] = {}
+    values: Mapping[str, list[Any]] = {}
     if file.suffix.lower() == ".parquet":
         try:
             columns = _schema_of(file).names
-            for name in [name for name in names if name in columns][:1]:
-                values[name] = [value for batch in _batches([file], [name], _BATCH) for value in batch.column(name).to_pylist()]
+            name = next((name for name in names if name in columns), None)
+            if name is not None:
+                values = {name: [value for batch in _batches([file], [name], _BATCH) for value in batch.column(name).to_pylist()]}
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     else:
@@ -1127,8 +1129,8 @@ def read_text(file: Path, problems: list[Problem]) -> str | None:
     except OSError as error:
         problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
         return None
-    start = content[:1000]
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (start[::2], start[1::2])):
+    first = content[:1000]
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (first[::2], first[1::2])):
         ways = 'in Excel: "CSV UTF-8"; elsewhere: iconv -f UTF-16 -t UTF-8'
         problems.append(Problem(str(file), "UTF-16, as Excel writes Unicode text: save the file as UTF-8", (ways,)))
         return None
@@ -1382,10 +1384,10 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
             table.problems.append(Problem(str(folder / label), what, ways))
     if not classes and not table.problems:
         what = f"{_count(strays, 'picture')}, and no class folders" if strays else "no class folders"
-        ways = _labels_may_be([*beside, *(f"{name}/{file.name}" for file in list_folder(folder)[1] if _is_table(file))])
+        out = _labels_may_be([*beside, *(f"{name}/{file.name}" for file in list_folder(folder)[1] if _is_table(file))])
         if role_of(name) == "test":
-            ways.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
-        table.problems.append(Problem(str(folder), what, tuple(ways) or ("expected SPLIT/CLASS/picture.jpg",)))
+            out.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
+        table.problems.append(Problem(str(folder), what, tuple(out) or ("expected SPLIT/CLASS/picture.jpg",)))
     elif strays:
         table.remarks.append(f"{_count(strays, 'picture')} in {name}/ beside its class folders: in none of them, so left out")
     if deeper:
