@@ -492,12 +492,12 @@ def test_lines_end_with_line_feeds_and_carriage_returns_alone() -> None:
 
 
 def test_tables_and_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
-    for name in ("train.csv", "test.csv", "unsupervised.csv", "train_old.csv", "old/train.csv", "notes.txt"):
+    for name in ("train.csv", "test.csv", "unsupervised.csv", "train_old.csv", "old/train.csv", "notes.txt", "state.csv"):
         write(tmp_path / name)
     for name in ("README.md", "LICENSE.txt", "dataset_infos.json", "more.xlsx", "rest.zip", "make.py"):
         (tmp_path / name).write_text("[]")
     facts = load_splits(text(tmp_path), seed=0).facts
-    assert facts["unused"] == ["train_old.csv", "unsupervised.csv", "old/", "more.xlsx", "notes.txt", "rest.zip"]
+    assert facts["unused"] == ["state.csv", "train_old.csv", "unsupervised.csv", "old/", "more.xlsx", "notes.txt", "rest.zip"]
     assert facts["ignored_files"] == {".json": 1, ".md": 1, ".py": 1, ".txt": 1}
 
 

@@ -124,13 +124,9 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 _OTHER_TABLES = (".txt", ".xlsx", ".xls", ".xlsm", ".ods", ".arrow", ".feather", ".orc", ".ndjson", ".pkl", ".npz", ".npy", ".h5")
 DOCUMENTS = frozenset((".md", ".rst", ".txt", ".html", ".yaml", ".yml", ".json", ".py", ".ipynb", ".cff", ".bib"))
 """Endings of files that nobody takes for rows or pictures: counted like others, and not worth a line."""
-# Files about a data set, by the name before the ending; the last five are descriptions that datasets writes.
-_ABOUT = frozenset(
-    (
-        *("readme", "license", "licence", "copying", "notice", "authors", "citation", "changelog", "requirements"),
-        *("dataset_info", "dataset_infos", "dataset_dict", "state", "config"),
-    )
-)
+# Files about a data set, by the name before the ending.
+_ABOUT = frozenset(("readme", "license", "licence", "copying", "notice", "authors", "citation", "changelog", "requirements"))
+_DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"))
 # What operating systems and programs leave in folders, besides hidden files.
 _LEFT_BY_PROGRAMS = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "lost+found", "__pycache__")
@@ -144,7 +140,8 @@ def is_hidden(name: str) -> bool:
 
 def is_about(file: Path) -> bool:
     """Whether a file tells about a data set and holds none of it: README.md, LICENSE, dataset_info.json."""
-    return file.name.partition(".")[0].casefold() in _ABOUT
+    stem, ending = file.name.partition(".")[0].casefold(), ending_of(file.name)
+    return (stem in _ABOUT and ending not in TABLES) or file.name.casefold() in _DESCRIPTIONS
 
 
 def is_data(file: Path) -> bool:

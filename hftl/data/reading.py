@@ -870,12 +870,12 @@ def _open_tables(data: TextData | ImageData, root: Path) -> Source:
         raise DataError(data.source, problems)
     # Folders beside tables of pictures are where the pictures are.
     beside = [f"{folder.name}/" for folder in folders if folder.name not in inside] if isinstance(data, TextData) else []
-    named, ignored = _left_beside([file for file in files if not _is_table(file)])
+    others, ignored = _left_beside([file for file in files if not _is_table(file)])
     for name in inside:
         ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not _is_table(file))
     source = _table_source(by_split, root, data)
     shown |= {name: said for name, said in source.shown.items() if name not in shown}
-    return replace(source, shown=shown, beside=(*beside, *named), ignored=ignored)
+    return replace(source, shown=shown, beside=(*beside, *others), ignored=ignored)
 
 
 def _is_table(file: Path) -> bool:
