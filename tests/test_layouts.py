@@ -542,6 +542,8 @@ def test_a_column_of_splits_divides_the_one_table(kind: str, column: str, tmp_pa
         assert list(splits.train["id"])[-2:] == ["train/7", "train/13"] and splits.train["text"][8] == f"reviews.{kind} 13"
         assert list(splits.train["label"]) == [0, 1, 0, 1, 0, 1, 0, 1, 1]
         assert splits.facts["split_column"] == column and splits.facts["unused"] == []
+        said = f'the column "{column}" says which split a row is in: "train" 9, "Val" 4, "test" 3'
+        assert splits.facts["remarks"] == [said] and said in audit_splits(splits).lines()
         assert splits.facts["test"] == splits.facts["validation"] == "given"
 
 

@@ -103,18 +103,19 @@ class _Parsed:
         self.swallowing: tuple[int, int] | None = None
         """First and last line of the first row that goes over several."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        line = 1
+        line, width, keep = 1, 0, self.rows.append
         try:
             for fields in reader:
-                if reader.line_num > line and self.swallowing is None and fields:
-                    self.swallowing = (line, reader.line_num)
-                if fields and not self.header:
-                    self.header = fields
-                elif fields and len(fields) != len(self.header):
-                    self.ragged.append(f"line {line} has {len(fields)}")
+                end = reader.line_num
+                if len(fields) == width > 0:
+                    keep(fields)
+                elif fields and not width:
+                    self.header, width = fields, len(fields)
                 elif fields:
-                    self.rows.append(fields)
-                line = reader.line_num + 1
+                    self.ragged.append(f"line {line} has {len(fields)}")
+                if end > line and fields and self.swallowing is None:
+                    self.swallowing = (line, end)
+                line = end + 1
         except csv.Error as error:
             self.error = (line, str(error))
 

@@ -639,7 +639,11 @@ def _by_column(
         rows = np.flatnonzero(np.isin(parsed.marks.codes, of_value)).astype(np.int32)
         splits[value] = functools.partial(_to_table, value, parsed, folder, data, rows)
         shown[value] = f'{_count(len(rows), "row")} with "{value}" in the column "{column}"'
-    return replace(source, splits=splits, shown=shown, split_column=column)
+    counts = ", ".join(
+        f'"{value}" {int(np.isin(parsed.marks.codes, of_value).sum()):,}' for value, of_value in list(places.items())[:5]
+    )
+    divided = f'the column "{column}" says which split a row is in: {counts}' + (" and more" if len(places) > 5 else "")
+    return replace(source, splits=splits, shown=shown, split_column=column, remarks=(*source.remarks, divided))
 
 
 # --- streams from the Hub -----------------------------------------------------------------------------------------------------
