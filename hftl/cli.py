@@ -217,7 +217,9 @@ def predict(
 
     if output is not None:
         check_output(output)
-    predictions = predict_inputs(_run(model, model_only=True).path, inputs)
+    predictions = predict_inputs(
+        _run(model, model_only=True).path, inputs, say=lambda line: err.print(line, markup=False, highlight=False)
+    )
     if output is not None:
         write_predictions(predictions, output)
         _say(f"{len(predictions)} predictions in {output}")

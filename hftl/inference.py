@@ -9,27 +9,32 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, disable_progress_bars
 from datasets import Image as ImageFeature
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
+from hftl.data.dialect import lines_of
 from hftl.data.image import BadImage, ImageSamples, inspect
+from hftl.data.layout import TABLES, counted, ending_of, is_picture, ways_out
 from hftl.data.loader import Samples, evaluation_batches
-from hftl.data.source import PICTURES, TABLES, read_column
+from hftl.data.reading import content_column, files_below, read_column, read_text
 from hftl.data.text import TextSamples
-from hftl.errors import DataError, Problem
+from hftl.errors import DataError, Problem, printable
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
 from hftl.models import load_classifier
 from hftl.models.classifier import Classifier
-from hftl.recipe import ImageData
+from hftl.recipe import ImageData, TextData
 from hftl.run import RunDirectory
 
 # One word that ends as a file or a folder does: mistyped rather than meant as a text.
@@ -48,11 +53,15 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) -> list[Prediction]:
+Say = Callable[[str], None]
+
+
+def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
     """Classify inputs with a run's model or a saved model folder.
 
-    An input is a text, a file (.txt: a text a line; a picture; a CSV, JSONL or Parquet table with a "text" or "image" column), or
-    a folder of such files.
+    An input is a text, a file (.txt: a text a line; a picture; a CSV, JSONL or Parquet table with the column that the run was
+    trained on, or a "text" or "image" column), or a folder of texts (.txt: a text a file) or pictures. The files of a folder are
+    those that training would read; `say` gets a line about the others.
 
     Raises:
         RunError: there is no model there.
@@ -64,12 +73,12 @@ def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64) 
     of_run = run.load_recipe().data if run.recipe.is_file() else None
     if isinstance(classifier.preprocessor, TimmWrapperImageProcessor):
         data = of_run if isinstance(of_run, ImageData) else ImageData(source=str(model_or_run))
-        names, dataset = _pictures(inputs)
+        names, dataset = _pictures(inputs, _columns("image", of_run), say)
         samples: Samples = ImageSamples(
             dataset, classifier.preprocessor, augmentation="none", background=data.background, seed=0, train=False
         )
     else:
-        names, dataset = _texts(inputs)
+        names, dataset = _texts(inputs, _columns("text", of_run), say)
         samples = TextSamples(dataset, classifier.preprocessor, max_length=_max_length(classifier))
     accelerator = Accelerator()
     logits = predict_logits(
@@ -113,7 +122,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
-        Dataset.from_list(rows).to_parquet(path)
+        with path.open("wb") as stream:  # datasets would take the name for a pattern, or an address
+            pq.write_table(pa.Table.from_pylist(rows), stream)
 
 
 def _harmless(value: Any) -> Any:
@@ -128,17 +138,23 @@ def _max_length(classifier: Classifier) -> int:
     return min(length for length in (classifier.preprocessor.model_max_length, positions, 100_000) if length is not None)
 
 
-def _texts(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
+def _columns(kind: str, of_run: TextData | ImageData | None) -> list[str]:
+    """The columns that inputs may be in: the run's own, then the usual one."""
+    own = [content_column(of_run)] if of_run is not None and of_run.kind == kind else []
+    return list(dict.fromkeys([*own, kind]))
+
+
+def _texts(inputs: Sequence[str], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
     texts: list[str] = []
     problems: list[Problem] = []
     for given in inputs:
         path = _path(given)
         if path is not None and path.is_dir():
-            texts += [_read(file, problems) for file in _files(path, (".txt",), problems)]
+            texts += [_read(file, problems) for file in _files(path, _is_text, ".txt", problems, say)]
         elif path is not None and path.suffix.lower() in TABLES:
-            texts += _strings(path, "text", "without a text", problems).values()
+            texts += _strings(path, columns, "without a text", problems).values()
         elif path is not None:
-            texts += _read(path, problems).splitlines()
+            texts += lines_of(_read(path, problems))
         elif FILE_LIKE.fullmatch(given):
             problems.append(Problem(given, "no such file or folder; a text of one word is written with a space after it"))
         else:
@@ -153,24 +169,36 @@ def _path(given: str) -> Path | None:
     return Path(given) if given and os.path.exists(given) else None  # Path.exists raises for a long text
 
 
-def _files(folder: Path, kinds: tuple[str, ...], problems: list[Problem]) -> list[Path]:
-    """The files of some kinds below a folder, sorted; as in training, hidden ones are left out and no link may lead out of it."""
-    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in kinds and not file.is_dir()]
-    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+def _is_text(file: Path) -> bool:
+    return ending_of(file.name) == ".txt"
+
+
+def _files(folder: Path, wanted: Callable[[Path], bool], what: str, problems: list[Problem], say: Say) -> list[Path]:
+    """The wanted files below a folder, sorted; as in training, hidden ones are left out and no link may lead out of it."""
+    files: list[Path] = []
+    left_out = Counter[str]()
+    for found in files_below(folder):
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif wanted(found):
+            files.append(found)
+        else:
+            left_out[ending_of(found.name)] += 1
     if not files:
-        problems.append(Problem(str(folder), f"no {', '.join(kinds)} in this folder"))
-    outside = {file for file in files if not _inside(file, folder)}
-    problems += [Problem(str(file), f"a link that leaves the folder, to {os.path.realpath(file)}") for file in sorted(outside)]
-    return [file for file in files if file not in outside]
+        there = f", but {counted(left_out)}" if left_out else ""
+        problems.append(Problem(str(folder), f"no {what} in this folder{there}", ways_out(left_out)))
+    elif left_out:
+        say(printable(f"{folder}: left out {counted(left_out)}"))
+    return files
 
 
 def _inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _strings(table: Path, column: str, lacking: str, problems: list[Problem]) -> dict[int, str]:
+def _strings(table: Path, columns: Sequence[str], lacking: str, problems: list[Problem]) -> dict[int, str]:
     """One column of a table, by row; a null or another type is a problem, as in training."""
-    values = read_column(table, column)
+    values = read_column(table, columns)
     wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
     if wrong:
         count = "1 row" if len(wrong) == 1 else f"{len(wrong):,} rows"
@@ -180,23 +208,11 @@ def _strings(table: Path, column: str, lacking: str, problems: list[Problem]) ->
 
 
 def _read(file: Path, problems: list[Problem]) -> str:
-    content = b""
-    try:
-        content = file.read_bytes()
-        if b"\0" not in content:
-            return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
-        start, what = content.index(b"\0"), "a NUL byte: this is no text file"
-    except UnicodeDecodeError as error:
-        start, what = error.start, "not UTF-8: save the file as UTF-8"
-    except OSError as error:
-        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
-        return ""
-    line = content.count(b"\n", 0, start) + 1
-    problems.append(Problem(f"{file}, line {line}, byte {start}", what))
-    return ""
+    text = read_text(file, problems)
+    return "" if text is None else text
 
 
-def _pictures(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
+def _pictures(inputs: Sequence[str], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
     files: list[str] = []
     problems: list[Problem] = []
     for given in inputs:
@@ -204,9 +220,9 @@ def _pictures(inputs: Sequence[str]) -> tuple[list[str], Dataset]:
         if path is None:
             problems.append(Problem(given or '""', "no such file or folder"))
         elif path.is_dir():
-            files += map(str, _files(path, PICTURES, problems))
+            files += map(str, _files(path, is_picture, "picture", problems, say))
         elif path.suffix.lower() in TABLES:
-            for row, name in _strings(path, "image", "without the path of a picture", problems).items():
+            for row, name in _strings(path, columns, "without the path of a picture", problems).items():
                 if _inside(path.parent / name, path.parent):
                     files.append(str(path.parent / name))
                 else:

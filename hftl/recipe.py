@@ -75,12 +75,14 @@ class _Data(_Section):
     config: str | None = None
     """Name of a Hub data set's configuration."""
     label_column: str = "label"
-    train_split: str = "train"
+    train_split: str | None = None
+    """None: the split called "train", "Training", "train_set" or the like (hftl.data.layout has the table)."""
     validation_split: str | None = None
-    """None: the split called "validation" where there is one, otherwise made from train. Never the test split."""
+    """None: the split called "validation", "val", "valid" or "dev" where there is one, otherwise made from train. Never the test
+    split."""
     test_split: str | None = None
-    """None: the split called "test" where there is one, otherwise made from train by `test_fraction`. "none": leave the source's
-    own alone, where it has no labels, and a part of train that `test_fraction` sets aside shut."""
+    """None: the split called "test" or "testing" where there is one, otherwise made from train by `test_fraction`. "none": leave
+    the source's own alone, where it has no labels, and a part of train that `test_fraction` sets aside shut."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes the validation split when the source has none."""
     test_fraction: Fraction = 0.0

@@ -213,7 +213,10 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         if image
         else [],
         "notes": [],
-        "ignored_files": 0,
+        "ignored_files": {},
+        "unused": [],
+        "remarks": [],
+        "split_column": None,
         "duplicates": {"on_duplicate": "error", "within": {}, "across": [], "conflicting": {}, "examples": []},
     }
     if image:

@@ -1224,6 +1224,39 @@ def test_a_table_of_inputs_with_nulls_or_other_types_is_refused_with_its_rows(
     assert f"{path}: 2 rows without the path of a picture: 1, 2" in message
 
 
+def test_a_text_to_predict_ends_where_its_line_does_and_a_table_is_read_by_the_runs_own_column(
+    hftl: Hftl, text_run: RunDirectory, tmp_path: Path
+) -> None:
+    lines = ["A fine film\u2028with a second thought", "A dull\x0cplot", "a good\x85story"]
+    (tmp_path / "new.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    assert [row["input"] for row in predicted(hftl, text_run.path, [tmp_path / "new.txt"], tmp_path / "out.jsonl")] == lines
+    own = Path(shutil.copytree(text_run.path, tmp_path / "own"))
+    recipe = override(RunDirectory(own).load_recipe(), ["data.text_column=review"])
+    (own / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    for column in ("review", "text"):
+        write_jsonl(tmp_path / "new.jsonl", [{column: "good", "more": "bad"}])
+        assert [row["input"] for row in predicted(hftl, own, [tmp_path / "new.jsonl"], tmp_path / "out.jsonl")] == ["good"]
+    write_jsonl(tmp_path / "new.jsonl", [{"more": "bad"}])
+    assert 'no column "review" or "text"; columns: more' in hand_in(hftl, own, tmp_path / "new.jsonl")
+    assert 'no column "text"; columns: more' in hand_in(hftl, text_run.path, tmp_path / "new.jsonl")
+
+
+def test_what_predict_leaves_out_of_a_folder_is_said_and_its_output_is_a_path(
+    hftl: Hftl, text_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "texts[1]"
+    (folder / "__MACOSX").mkdir(parents=True)
+    for name in ("a.txt", "b.TXT", "c.docx", "__MACOSX/a.txt", ".d.txt"):
+        (folder / name).write_text("a good film")
+    monkeypatch.chdir(tmp_path)
+    outcome = hftl("predict", text_run.path, folder, "--output", "out*.parquet")
+    assert outcome.code == 0 and outcome.err.strip() == f"{folder}: left out 1 .docx"
+    assert pq.read_table(pa.BufferReader((tmp_path / "out*.parquet").read_bytes())).num_rows == 2
+    for name in ("a.txt", "b.TXT"):
+        (folder / name).unlink()
+    assert f"{folder}: no .txt in this folder, but 1 .docx" in hand_in(hftl, text_run.path, folder)
+
+
 # --- the table ------------------------------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,8 @@ def test_a_folder_of_tables_is_read_by_split(validation: str, tmp_path: Path) ->
     assert ids(splits.validation) == [f"{name}/0", f"{name}/1"]
     assert splits.train["label"][:] == [0, 1, 0, 1, 1]
     assert classes(splits.test) == {"0": 2, "1": 1}
-    assert (splits.facts["validation"], splits.facts["test"], splits.facts["ignored_files"]) == ("given", "given", 1)
+    assert (splits.facts["validation"], splits.facts["test"], splits.facts["ignored_files"]) == ("given", "given", {".md": 1})
+    assert splits.facts["unused"] == ["unsupervised.parquet"]
     assert list(splits.facts["splits"]) == ["train", "validation", "test"]
 
 
@@ -475,7 +476,7 @@ def test_an_image_folder_is_read_by_split_and_class(validation: str, tmp_path: P
     assert ids(splits.validation) == [f"{validation}/10/0.jpg", f"{validation}/9/0.jpg"]
     assert splits.train.column_names == ["id", "image", "label"]
     assert splits.train[0]["image"]["path"] == str(root / ids(splits.train)[0])
-    assert splits.facts["ignored_files"] == 2
+    assert splits.facts["ignored_files"] == {".md": 1, ".txt": 1}
     assert splits.facts["format"] == "image folder"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
 from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, normalise, pick_looks
+from hftl.data.layout import DOCUMENTS, counted, ways_out
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
@@ -74,6 +75,12 @@ class Audit:
     that have it in them while others do not (`name_class`)."""
     tokens: dict[str, Any] | None
     """How the tokenizer reads them: `scripts` (see `script_facts`) and, for comparison, `english` tokens a letter."""
+    ignored_files: dict[str, int] = field(default_factory=dict)
+    """Files of the source that were left out, by ending."""
+    unused: list[str] = field(default_factory=list)
+    """Splits, tables and folders that are there and no part of the run."""
+    remarks: list[str] = field(default_factory=list)
+    """What else is worth knowing about how the source was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json."""
@@ -81,7 +88,7 @@ class Audit:
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        return [printable(line) for line in (*self._of_classes(), *self._doubles(), *self._gaps(), *self._contents())]
+        return [printable(line) for line in (*self._of_classes(), *self._doubles(), *self._beside(), *self._gaps(), *self._contents())]
 
     def _of_classes(self) -> Iterator[str]:
         train = self.splits["train"]
@@ -127,6 +134,16 @@ class Audit:
         repeats = [f"{split} {rows:,}" for split, rows in near["within"].items()]
         if repeats:
             yield f"rows that nearly repeat a {what} of their split: {', '.join(repeats)}{self._example('within')}"
+
+    def _beside(self) -> Iterator[str]:
+        if self.unused:
+            yield f"not used: {', '.join(self.unused[:10])}" + (
+                f" and {len(self.unused) - 10:,} more" if len(self.unused) > 10 else ""
+            )
+        lost = {ending: n for ending, n in self.ignored_files.items() if ending not in DOCUMENTS}
+        if lost:
+            yield "; ".join([f"files left out: {counted(lost)}", *ways_out(lost)])
+        yield from self.remarks
 
     def _gaps(self) -> Iterator[str]:
         if self.skipped:
@@ -269,6 +286,9 @@ def audit_splits(
         classes=_classes(found["train"]["per_class"]),
         texts=_text_contents(splits.train, splits.label_names) if texts else None,
         tokens=None if tokens is None else dict(tokens),
+        ignored_files=dict(facts["ignored_files"]),
+        unused=list(facts["unused"]),
+        remarks=list(facts["remarks"]),
     )
 
 

@@ -66,6 +66,12 @@ EXTREME_ASPECT = 16
 _BATCH = 128  # pictures that are decoded between two marks of progress: some 50 to 250 MB
 _SIZE_BYTES = 8  # before each kept picture: its height and width, uint32
 # Where the header says how many pixels decoding will give; an icon, say, holds several pictures.
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000"),
+    *("PPM", "TGA", "PCX", "QOI", "SGI", "SUN", "DDS", "ICO"),
+)
+"""What is opened, by Pillow's names: formats that its own decoders read. PostScript would start an interpreter (Ghostscript) on a
+stranger's file, and of PSD, FITS or films Pillow reads a part at most. Their endings are in hftl.data.layout."""
 _HONEST_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"})
 _DECODING = 1  # part of the keys of what is kept: change it whenever what `decode` gives changes
 _ANIMATED = "animated or of several pages: the first one is used"
@@ -136,7 +142,7 @@ def _decode(
     content = _read(source)
     try:
         # Opening reads the header alone: nothing is decoded before the size is known.
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded")
@@ -197,7 +203,7 @@ def read_header(source: bytes | str | Path) -> Header:
         BadImage: it cannot be opened, or is no picture.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             return _header(image)
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
@@ -212,7 +218,7 @@ def _decoded_pixels(source: bytes | str, at_least: int | None) -> int:
         BadImage: it cannot be opened, or is no picture.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             honest = image.format in _HONEST_FORMATS
             _reduce(image, at_least)
             width, height = image.size

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ from hftl.data.reading import (
     blocks,
     choose_splits,
     content_column,
+    guesses,
     is_whole,
     listed,
     more,
@@ -56,9 +58,6 @@ from hftl.data.reading import (
     read_tables,
     row_problems,
 )
-from hftl.data.reading import PICTURES as PICTURES
-from hftl.data.reading import TABLES as TABLES
-from hftl.data.reading import read_column as read_column
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
@@ -103,10 +102,11 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
         raise DataError(data.source, [Problem("data.label_column", what)])
     source = open_source(data)
-    tables = read_tables(source, choose_splits(source, data), data)
+    roles = choose_splits(source, data)
+    tables = read_tables(source, roles, data)
     problems: list[Problem] = []
-    for table in tables.values():
-        problems += _column_problems(table, data)
+    for role, table in tables.items():
+        problems += _column_problems(role, table, data)
     names, labels, label_problems = _labels(tables, data)
     problems += label_problems
     looks, noted, unreadable = _look_at(tables, data)
@@ -161,7 +161,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         ],
         "duplicates": duplicate_facts(duplicates, tables, data.on_duplicate),
         "notes": notes,
-        "ignored_files": source.ignored + sum(table.ignored for table in tables.values()),
+        **_how_read(source, roles, tables, data),
     }
     return Splits(
         result["train"],
@@ -262,15 +262,17 @@ def _labels(
     return names, numbers, problems
 
 
-def _column_problems(table: Table, data: TextData | ImageData) -> list[Problem]:
+def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
     problems = []
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
     for key, column in ((f"data.{data.kind}_column", content_column(data)), ("data.label_column", data.label_column)):
         if (table.columns or table.ids) and column not in table.columns:
-            help = (f"columns there are: {', '.join(table.columns) or 'none'}",)
+            help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
+            if role == "test" and column == data.label_column:
+                help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
             problems.append(
-                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', help)
+                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))
             )
     return problems + table.problems
 
@@ -515,6 +517,20 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"
     shut = " (set aside, and left shut)" if data.test_fraction and data.test_split == NO_SPLIT else ""
     return {"validation": validation, "test": test + shut}
+
+
+def _how_read(
+    source: Source, roles: Mapping[Role, str], tables: Mapping[Role, Table], data: TextData | ImageData
+) -> dict[str, Any]:
+    """What is there and was not read, and what else is worth knowing about the reading."""
+    ignored = sum((table.ignored for table in tables.values()), Counter(source.ignored))
+    remarks = [*guesses(source, roles, data), *source.remarks, *(remark for table in tables.values() for remark in table.remarks)]
+    return {
+        "split_column": source.split_column,
+        "ignored_files": dict(sorted(ignored.items())),
+        "unused": source.unused(roles),
+        "remarks": list(dict.fromkeys(remarks)),
+    }
 
 
 def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""CSV and TSV: which character separates the columns, and whether quotation marks quote.
+
+A .csv file quotes (RFC 4180): a text with a comma, a line end or a quotation mark in it stands in quotes. A .tsv file may do so
+too, or take every quotation mark as a letter, as the GLUE data do: it is read both ways, and as it says itself. Where that cannot
+be told, or where a quotation mark swallows whole rows, the file is refused: no row may end up inside a text without a word.
+
+Lines end with a line feed, a carriage return, or both; U+2028, a form feed and the like are letters.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hftl.errors import Problem
+
+SHOWN = 10
+"""Lines that are named in one problem; the rest is counted."""
+
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text; the end of the last one begins no other."""
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
+@dataclass
+class Rows:
+    """A table of texts as it was read, with those of the wanted columns that it has."""
+
+    header: list[str] = field(default_factory=list)
+    count: int = 0
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    """What is worth knowing about how it was read."""
+
+
+def separator_of(first_line: str, ending: str, wanted: Sequence[str] = ()) -> str:
+    """The character between columns: a tab in .tsv, a comma in others.
+
+    Where the header has one column by that, and more by exactly one other character, it is that one. A header that is one of the
+    columns `wanted` is one column, whatever is in it.
+    """
+    usual = "\t" if ending == ".tsv" else ","
+    headers = {separator: next(csv.reader([first_line], delimiter=separator), []) for separator in _SEPARATORS}
+    if len(headers[usual]) != 1 or headers[usual][0] in wanted:
+        return usual
+    others = [separator for separator, header in headers.items() if len(header) > 1]
+    return others[0] if len(others) == 1 else usual
+
+
+def header_of(first_line: str, ending: str) -> list[str]:
+    """The names of the columns, by the first line of a file."""
+    return next(csv.reader([first_line], delimiter=separator_of(first_line, ending)), [])
+
+
+def read_rows(file: Path, text: str, problems: list[Problem], *, wanted: Sequence[str], label: str | None = None) -> Rows:
+    """The columns `wanted` of a .csv or .tsv file; `label` is the one of a few values among them, where there is one.
+
+    Lines without anything on them are skipped; a row of another length than the header is a problem.
+    """
+    ending = file.suffix.lower()
+    first = next((line for line in itertools.islice(_LINE_END.split(text[:100_000]), 100) if line.strip()), "")
+    separator = separator_of(first, ending, wanted)
+    limit = csv.field_size_limit(len(text) + 1)  # Python's own limit, 131,072 characters, is less than a long document
+    try:
+        quoted = _Parsed(text, separator, csv.QUOTE_MINIMAL)
+        if ending == ".tsv" and '"' in text:
+            literal = _tells_literal(file, text, separator, quoted, label)
+            if isinstance(literal, Problem):
+                problems.append(literal)
+                return Rows(quoted.header)
+            if literal:
+                read = _Parsed(text, separator, csv.QUOTE_NONE).take(file, separator, problems, wanted)
+                read.remarks.append(f"{file.name} is read without quoting: quotation marks are a part of its texts")
+                return read
+        elif quoted.swallowing is not None and label is not None and not quoted.broken:
+            swallowed = _swallowed(file, text, separator, quoted, label)
+            if swallowed is not None:
+                problems.append(swallowed)
+        return quoted.take(file, separator, problems, wanted)
+    finally:
+        csv.field_size_limit(limit)
+
+
+class _Parsed:
+    """One reading of a text: with quotes, or with quotation marks as letters."""
+
+    def __init__(self, text: str, separator: str, quoting: int) -> None:
+        self.header: list[str] = []
+        self.rows: list[list[str]] = []
+        self.ragged: list[str] = []
+        self.error: tuple[int, str] | None = None
+        """The line where a row begins that is no CSV, and why."""
+        self.swallowing: tuple[int, int] | None = None
+        """First and last line of the first row that goes over several."""
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        line, width, keep = 1, 0, self.rows.append
+        try:
+            for fields in reader:
+                end = reader.line_num
+                if len(fields) == width > 0:
+                    keep(fields)
+                elif fields and not width:
+                    self.header, width = fields, len(fields)
+                elif fields:
+                    self.ragged.append(f"line {line} has {len(fields)}")
+                if end > line and fields and self.swallowing is None:
+                    self.swallowing = (line, end)
+                line = end + 1
+        except csv.Error as error:
+            self.error = (line, str(error))
+
+    @property
+    def broken(self) -> bool:
+        return bool(self.error or self.ragged)
+
+    def take(self, file: Path, separator: str, problems: list[Problem], wanted: Sequence[str]) -> Rows:
+        """Some columns, and what is wrong."""
+        header = self.header
+        if self.error is not None:
+            line, why = self.error
+            help = "a quote inside a quoted field is written twice"
+            problems.append(Problem(f"{file}, line {line}", f"not valid CSV: {why}", (help,)))
+        if self.ragged:
+            count = len(self.ragged)
+            shown = ", ".join(self.ragged[:SHOWN]) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
+            what = f"the header has {len(header)} column{'s' if len(header) != 1 else ''}; {shown}"
+            help = {",": "a field that has a comma in it is written in quotes"}.get(separator, "")
+            help = help or f"columns are separated by {_SEPARATORS[separator]}; a field that has one in it is written in quotes"
+            problems.append(Problem(str(file), what, (help,)))
+        if len(set(header)) < len(header):
+            problems.append(Problem(str(file), f"two columns of one name: {', '.join(header)}"))
+        remarks = []
+        if separator != ("\t" if file.suffix.lower() == ".tsv" else ","):
+            remarks.append(f"the columns of {file.name} are separated by {_SEPARATORS[separator]}")
+        places = {name: header.index(name) for name in wanted if name in header}
+        columns = {name: [fields[place] for fields in self.rows] for name, place in places.items()}
+        return Rows(header, len(self.rows), columns, remarks)
+
+
+def _literally(text: str, separator: str) -> Iterator[list[str]]:
+    """Rows, header first, with quotation marks as letters."""
+    return (fields for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE) if fields)
+
+
+def _is_whole(text: str, separator: str) -> bool:
+    """Whether every line has as many fields as the header when quotation marks are letters; stops at the first that has not."""
+    rows = _literally(text, separator)
+    width = len(next(rows, []))
+    return all(len(fields) == width for fields in rows)
+
+
+def _tells_literal(file: Path, text: str, separator: str, quoted: _Parsed, label: str | None) -> bool | Problem:
+    """Whether quotation marks are letters in a .tsv file with some; a problem where nobody can tell."""
+    if not _is_whole(text, separator):
+        return False  # fields with tabs or line ends in them are quoted, or it is no table either way
+    rows = _literally(text, separator)
+    header = next(rows)
+    if header != quoted.header:
+        return False  # who quotes names of columns quotes texts
+    if quoted.broken:
+        return True
+    if quoted.swallowing is not None:
+        # Read with quotes some texts hold line ends, and just as many tabs as to make each of their lines a whole row.
+        if len(header) > 1:
+            return True
+        first, last = quoted.swallowing
+        what = (
+            f"a quotation mark begins a text that ends on line {last}, or {last - first + 1} texts of one line: it cannot be told"
+        )
+        return Problem(f"{file}, line {first}", what, ("save it as .csv, where quotation marks quote, or as .jsonl",))
+    # Both ways have the same rows. Whoever quotes does so where it is needed, for a quotation mark inside, or in the whole column.
+    needless, filled = [0] * len(header), [0] * len(header)
+    for fields, plain in zip(rows, quoted.rows, strict=True):
+        for place, (letters, value) in enumerate(zip(fields, plain, strict=True)):
+            filled[place] += bool(letters)
+            needless[place] += letters != value and '"' not in value
+    return any(0 < few < many / 2 for few, many in zip(needless, filled, strict=True))
+
+
+def _swallowed(file: Path, text: str, separator: str, quoted: _Parsed, label: str) -> Problem | None:
+    """A problem where a quotation mark in a .csv file may have swallowed rows: every line is a row with one of the same labels."""
+    if label not in quoted.header or len(quoted.header) < 2 or not _is_whole(text, separator):
+        return None
+    place = quoted.header.index(label)
+    labels = {fields[place] for fields in quoted.rows}
+    rows = _literally(text, separator)
+    next(rows)
+    if any(fields[place] not in labels for fields in rows):
+        return None
+    assert quoted.swallowing is not None
+    first, last = quoted.swallowing
+    what = (
+        f"a quotation mark joins the lines {first} to {last} into one row, and each of them is a whole row with a label by itself"
+    )
+    ways = "a text that has a quotation mark in it is written in quotes, and the mark twice; or save it as .jsonl"
+    return Problem(f"{file}, line {first}", what, (ways,))

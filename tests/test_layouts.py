@@ -1,0 +1,619 @@
+"""Layouts of sources: nothing is read as something else, and nothing is left out without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from run_factory import make_run
+
+from hftl.data.audit import audit_splits
+from hftl.data.dialect import lines_of
+from hftl.data.image import BadImage, inspect
+from hftl.data.layout import PICTURES, begins_as_picture, counted, ending_of, named, role_of
+from hftl.data.reading import Labels, Strings, read_column
+from hftl.data.source import Splits, load_splits
+from hftl.errors import DataError
+from hftl.recipe import ImageData, TextData
+from hftl.run import read_json, write_json
+from hftl.sharing.card import render_card
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / ".cache"))
+
+
+def text(source: Path, **settings: Any) -> TextData:
+    return TextData(source=str(source), **{"validation_fraction": 0.25, **settings})
+
+
+def image(source: Path, **settings: Any) -> ImageData:
+    return ImageData(source=str(source), **{"validation_fraction": 0.25, **settings})
+
+
+def refused(data: TextData | ImageData) -> str:
+    with pytest.raises(DataError) as caught:
+        load_splits(data, seed=0)
+    return str(caught.value)
+
+
+def write(path: Path, rows: int = 8, *, more: Mapping[str, Any] | None = None, separator: str = ",") -> Path:
+    """Rows "PATH 0", class a, then "PATH 1", class b, and so on; `more` are further columns of one value each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = ["text", "label", *(more or {})]
+    lines = [[f"{path.parent.name} {path.name} {row}", "ab"[row % 2], *map(str, (more or {}).values())] for row in range(rows)]
+    path.write_text("".join(separator.join(fields) + "\n" for fields in [header, *lines]), encoding="utf-8")
+    return path
+
+
+def picture(path: Path, kind: str | None = None) -> Path:
+    """A picture that is in no other place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(zlib.crc32(str(path).encode())).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((24, 24)).save(path, kind)
+    return path
+
+
+def pictures(root: Path, *folders: str, each: int = 4) -> Path:
+    for folder in folders:
+        for number in range(each):
+            picture(root / folder / f"{number}.png")
+    return root
+
+
+def sizes(splits: Splits) -> dict[str, int]:
+    return {role: found["n"] for role, found in splits.facts["splits"].items()}
+
+
+def per_class(splits: Splits, role: str) -> dict[str, int]:
+    return {name: n for name, n in splits.facts["splits"][role]["per_class"].items() if n}
+
+
+# --- the table of split names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        ("train", ["train", "Train", "TRAIN", "training", "Training", "training_set", "Training set", "trainset", "train-data"]),
+        ("validation", ["validation", "val", "Val", "VALID", "dev", "dev_set", "validation set", "val_images"]),
+        ("test", ["test", "Test", "testing", "Testing", "test_set", "testset", "testData", "test.images"]),
+        ("either", ["eval", "Evaluation"]),
+        (None, ["contest", "trainLabels", "tests", "cat", "trains", "", "train_test", "imdb_train", "retrain", "holdout"]),
+    ],
+)
+def test_the_table_of_split_names(role: str | None, names: list[str]) -> None:
+    assert {name: role_of(name) for name in names} == dict.fromkeys(names, role)
+
+
+def test_one_word_of_a_name_is_enough_where_no_whole_name_means_the_split() -> None:
+    assert [
+        role_of(name, loosely=True)
+        for name in ("imdb_train", "PublicTest", "test2017", "data.dev", "x-val-y", "train_test", "contest")
+    ] == [
+        "train",
+        "test",
+        "test",
+        "validation",
+        "validation",
+        None,
+        None,
+    ]
+    assert named("train", ["train_extra", "train", "test"]) == ["train"]
+    assert named("train", ["train_b", "train_a"]) == ["train_b", "train_a"]
+    assert named("validation", ["dev", "x", "val"]) == ["val", "dev"]  # in the order of the table
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Val", "Test"), ("training_set", "dev_set", "test_set"), ("TRAINING", "valid", "Testing")]
+)
+def test_split_names_are_read_alike_for_files_folders_and_folders_of_tables(names: tuple[str, str, str], tmp_path: Path) -> None:
+    for name in names:
+        pictures(tmp_path / "photos", f"{name}/cat", f"{name}/dog")
+        write(tmp_path / "files" / f"{name}.csv")
+        write(tmp_path / "folders" / name / "part.csv", 4)
+        write(tmp_path / "folders" / name / "part2.csv", 4)
+    for data in (image(tmp_path / "photos"), text(tmp_path / "files"), text(tmp_path / "folders")):
+        splits = load_splits(data, seed=0)
+        assert sizes(splits) == {"train": 8, "validation": 8, "test": 8}
+        assert len(splits.label_names) == 2
+        assert splits.facts["unused"] == [] and splits.facts["remarks"] == []
+        assert str(splits.train["id"][0]).startswith(f"{names[0]}/")
+
+
+def test_a_word_in_a_files_name_is_said_where_it_decides(tmp_path: Path) -> None:
+    write(tmp_path / "imdb_train.csv")
+    write(tmp_path / "imdb_test.csv")
+    splits = load_splits(text(tmp_path), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2, "test": 8}
+    assert splits.facts["remarks"] == [
+        "imdb_train.csv is read as the train split, for a word in its name",
+        "imdb_test.csv is read as the test split, for a word in its name",
+    ]
+    write(tmp_path / "imdb_train_more.csv")
+    assert "which of imdb_train, imdb_train_more? Several splits look like the train split." in refused(text(tmp_path))
+    asked = load_splits(text(tmp_path, train_split="imdb_train"), seed=0)
+    assert sizes(asked) == sizes(splits) and asked.facts["unused"] == ["imdb_train_more.csv"]
+    (tmp_path / "imdb_train_more.csv").rename(tmp_path / "train.csv")
+    assert load_splits(text(tmp_path), seed=0).facts["unused"] == ["imdb_train.csv"]
+
+
+def test_two_names_for_one_split_are_refused_and_the_recipes_names_decide(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/cat", "train/dog", "Train/cat", "Train/dog", "test/cat", "test/dog")
+    assert "which of Train, train? Several splits look like the train split." in refused(image(tmp_path))
+    splits = load_splits(image(tmp_path, train_split="Train"), seed=0)
+    assert all(id.startswith("Train/") for id in splits.train["id"]) and splits.facts["unused"] == ["train/"]
+    assert all(id.startswith("train/") for id in load_splits(image(tmp_path, train_split="train"), seed=0).train["id"])
+    # A name of the recipe in another case means the only one there is.
+    assert sizes(load_splits(image(tmp_path, train_split="Train", test_split="TEST"), seed=0))["test"] == 8
+    assert 'no split "TRAIN"' in refused(image(tmp_path, train_split="TRAIN"))
+
+
+def test_eval_is_the_split_that_is_missing_or_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv")
+    write(tmp_path / "eval.csv", 4)
+    report = refused(text(tmp_path))
+    assert "is eval for validation or for the test?" in report and 'data.test_split="eval"' in report
+    assert sizes(load_splits(text(tmp_path, test_split="eval"), seed=0))["test"] == 4
+    write(tmp_path / "test.csv", 6)
+    assert sizes(load_splits(text(tmp_path), seed=0)) == {"train": 8, "validation": 4, "test": 6}
+    (tmp_path / "test.csv").rename(tmp_path / "dev.csv")
+    assert sizes(load_splits(text(tmp_path), seed=0)) == {"train": 8, "validation": 6, "test": 4}
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------------------------
+
+
+def test_folders_that_are_called_as_splits_and_unused_ones_are_named(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "train/cat", "train/dog", "Test/cat", "Test/dog", "single_prediction", "extra/cat")
+    write(root / "more.csv")
+    (root / "README.md").write_text("photos")
+    (root / "Thumbs.db").write_bytes(b"x")
+    pictures(root, "__MACOSX/cat", ".cache/cat")
+    splits = load_splits(image(root), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2, "test": 8}
+    assert splits.facts["unused"] == ["extra/", "single_prediction/", "more.csv"]
+    assert splits.facts["ignored_files"] == {".md": 1}
+    assert "not used: extra/, single_prediction/, more.csv" in audit_splits(splits).lines()
+    assert audit_splits(splits).to_dict()["unused"] == splits.facts["unused"]
+
+
+def test_flat_splits_are_refused_with_the_table_that_may_have_the_labels(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "train", "test")
+    (root / "trainLabels.csv").write_text("id,label\n0,cat\n")
+    report = refused(image(root))
+    assert f"{root / 'train'}: 4 pictures, and no class folders" in report
+    assert "the labels may be in trainLabels.csv" in report and "train.csv" in report
+    assert 'data.test_split="none"' in report  # for test/
+    # A table that is called as a split and has no paths is no source of pictures either.
+    (root / "trainLabels.csv").rename(root / "train.csv")
+    assert "no class folders" in refused(image(root)) and "the labels may be in train.csv" in refused(image(root))
+    # With paths it is, and the folders are where the pictures are.
+    (root / "train.csv").write_text("image,label\n" + "".join(f"train/{n}.png,{'ab'[n % 2]}\n" for n in range(4)))
+    assert per_class(load_splits(image(root, validation_fraction=0.5), seed=0), "train") == {"a": 1, "b": 1}
+
+
+def test_a_test_folder_without_class_folders_names_the_way_out(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "train/cat", "train/dog", "test")
+    report = refused(image(root))
+    assert f"{root / 'test'}: 4 pictures, and no class folders" in report and 'data.test_split="none"' in report
+    assert sizes(load_splits(image(root, test_split="none"), seed=0)) == {"train": 6, "validation": 2}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_file_names_in_a_metadata_table_are_read_as_datasets_reads_them(kind: str, tmp_path: Path) -> None:
+    root = pictures(tmp_path, "train", "test", "alone", each=8)
+    for split in ("train", "test", "alone"):
+        rows = [{"file_name": f"{number}.png", "label": "cat" if number % 2 else "dog"} for number in range(7)]
+        file = root / split / f"metadata.{kind}"
+        if kind == "csv":
+            file.write_text("file_name,label\n" + "".join(f"{row['file_name']},{row['label']}\n" for row in rows))
+        elif kind == "jsonl":
+            file.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+    splits = load_splits(image(root), seed=0)
+    if kind != "csv":  # which it leaves open
+        theirs = datasets.load_dataset(
+            "imagefolder", data_dir=str(root / "test"), split="train", cache_dir=str(tmp_path / ".theirs")
+        )
+        assert per_class(splits, "test") == Counter(theirs["label"])
+    assert per_class(splits, "test") == {"dog": 4, "cat": 3}
+    assert sizes(splits) == {"train": 5, "validation": 2, "test": 7}
+    assert [row["image"]["path"] for row in splits.test or []] == [str(root / "test" / f"{number}.png") for number in range(7)]
+    assert splits.facts["unused"] == ["alone/"]
+    assert splits.facts["ignored_files"] == {".png": 2}
+    assert f"1 picture in train/ that metadata.{kind} does not name, so left out" in splits.facts["remarks"]
+    alone = load_splits(image(root / "alone"), seed=0)
+    assert sizes(alone) == {"train": 5, "validation": 2} and alone.facts["ignored_files"] == {".png": 1}
+
+
+def test_a_metadata_table_without_labels_leaves_class_folders_and_is_refused_without_them(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "a", "train/cat", "train/dog")
+    (root / "train" / "metadata.csv").write_text("file_name,caption\ncat/0.png,a cat\n")
+    splits = load_splits(image(root), seed=0)
+    assert splits.label_names == ("cat", "dog") and splits.facts["ignored_files"] == {".csv": 1}
+    flat = pictures(tmp_path / "b", "train")
+    (flat / "train" / "metadata.csv").write_text("file_name,caption\n0.png,a cat\n")
+    assert 'no column "label" in split "train"' in refused(image(flat))
+
+
+def test_a_class_may_be_called_as_a_split_and_that_is_said(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "aeroplane", "bus", "train")
+    splits = load_splits(image(root), seed=0)
+    assert splits.label_names == ("aeroplane", "bus", "train")
+    assert splits.facts["remarks"] == [
+        'the folder "train" is read as a class, like aeroplane, bus beside it; it is called as a split'
+    ]
+    assert splits.facts["remarks"][0] in audit_splits(splits).lines()
+    # Nor does a folder in it make it a split.
+    pictures(root, "train/steam")
+    again = load_splits(image(root), seed=0)
+    assert again.label_names == splits.label_names
+    assert "folders in class folders of train, whose pictures count to the class: train/steam" in again.facts["remarks"]
+    assert load_splits(image(pictures(tmp_path / "b", "freight_train", "bus")), seed=0).label_names == ("bus", "freight_train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["train", "test", "cat"], "test, train are called as splits"),
+        (["train", "test1"], "train: 4 pictures, and no class folders"),
+        (["train2017", "val2017"], "train2017: 4 pictures, and no class folders"),
+        (["seg_train/seg_train/sea", "seg_train/seg_train/hill", "seg_test/seg_test/sea"], "its only folder, seg_train/"),
+        (["cat", "dog", "test/cat", "test/dog"], "holds cat, dog, which are class folders beside it as well"),
+        (["cat/train", "cat/test", "dog/train", "dog/test"], "holds splits (test, train), and no class does"),
+        (["cat/train", "dog/train"], "holds splits (train), and no class does"),
+        (["photos/train/cat", "photos/train/dog", "photos/test/cat"], "data.source={root}/photos"),
+        (["photos/cat", "photos/dog"], "data.source={root}/photos"),
+    ],
+)
+def test_folders_that_are_neither_splits_nor_classes_are_refused(folders: list[str], said: str, tmp_path: Path) -> None:
+    assert said.format(root=tmp_path) in refused(image(pictures(tmp_path, *folders)))
+
+
+def test_folders_with_a_split_in_their_names_are_splits_where_they_hold_class_folders(tmp_path: Path) -> None:
+    splits = load_splits(image(pictures(tmp_path, "seg_train/sea", "seg_train/hill", "seg_test/sea", "seg_test/hill")), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2, "test": 8}
+    assert "seg_train/ is read as the train split, for a word in its name" in splits.facts["remarks"]
+
+
+def test_pictures_in_no_class_folder_are_counted(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "train", "train/cat", "train/dog")
+    splits = load_splits(image(root), seed=0)
+    assert splits.facts["ignored_files"] == {".png": 4}
+    assert "4 pictures in train/ beside its class folders: in none of them, so left out" in splits.facts["remarks"]
+    plain = load_splits(image(root / "train"), seed=0)
+    assert plain.facts["ignored_files"] == {".png": 4}
+    assert plain.facts["remarks"] == ["4 pictures beside the class folders: in none of them, so left out"]
+
+
+# --- what is read by its ending, and what is left out -------------------------------------------------------------------------
+
+KINDS = {"jfif": "JPEG", "jpe": "JPEG", "ppm": None, "pgm": "PPM", "avif": None, "dib": None, "jp2": None, "tga": None, "pcx": None}
+
+
+def test_what_pillow_reads_is_read_whatever_its_ending(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for ending, kind in KINDS.items():
+            picture(tmp_path / name / f"x.{ending}", kind)
+        for ending in ("qoi", "sgi", "dds", "ico", "PNG", "webp"):
+            picture(tmp_path / name / f"x.{ending}")
+        picture(tmp_path / name / "no_ending", "JPEG")
+        picture(tmp_path / name / "img.25", "PNG")
+        picture(tmp_path / name / "z.jpg_large", "JPEG")
+    splits = load_splits(image(tmp_path), seed=0)
+    assert sizes(splits) == {"train": 27, "validation": 9}  # 18 a class, and a quarter of all
+    assert splits.facts["ignored_files"] == {} and splits.facts["notes"] == []
+
+
+def test_what_is_left_out_is_counted_by_ending(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "cat", "dog")
+    for name, count in (("heic", 3), ("MOV", 2), ("xml", 1)):
+        for number in range(count):
+            (root / "cat" / f"{number}.{name}").write_bytes(b"not read")
+    (root / "dog" / "notes").write_text("no picture")
+    (root / "dog" / ".hidden.heic").write_bytes(b"x")
+    splits = load_splits(image(root), seed=0)
+    assert splits.facts["ignored_files"] == {".heic": 3, ".mov": 2, ".xml": 1, "no ending": 1}
+    audit = audit_splits(splits)
+    assert audit.to_dict()["ignored_files"] == splits.facts["ignored_files"]
+    assert audit.lines()[0] == (
+        "files left out: 3 .heic, 2 .mov, 1 .xml and 1 without an ending; convert the pictures among them to .jpg or .png; "
+        "of films save frames as .jpg or .png"
+    )
+
+
+def test_a_class_of_which_all_is_left_out_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "cat", "dog")
+    (root / "bird").mkdir()
+    for number in range(2):
+        (root / "bird" / f"{number}.HEIC").write_bytes(b"x")
+    report = refused(image(root))
+    assert f"{root / 'bird'}: no picture in this class folder, but 2 .heic" in report
+    assert "convert the pictures among them to .jpg or .png" in report
+
+
+def test_the_card_counts_what_was_left_out_and_names_no_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", family="timm")
+    assert "left out, by ending" not in render_card(run) and "not used" not in render_card(run)
+    found = {"ignored_files": {".heic": 1200, ".<b>": 1, "no ending": 2}, "unused": ["secret.csv", "old/"]}
+    write_json(run.data, {**read_json(run.data), **found})
+    card = render_card(run)
+    assert "Files of the source that were left out, by ending: 1,200 .heic, 1 .&lt;b&gt;, 2 no ending." in card
+    assert "In the source and not used: 2 splits, tables or folders." in card and "secret" not in card
+
+
+def test_endings_and_first_bytes() -> None:
+    names = ["a.JPG", "a.tar.gz", "b.7z", "img.25", "a.jpg_large", "noending", ".hidden"]
+    assert [ending_of(name) for name in names] == [".jpg", ".gz", ".7z", *["no ending"] * 4]
+    assert counted({".heic": 12, "no ending": 1, ".mov": 3}) == "12 .heic, 3 .mov and 1 without an ending"
+    assert (
+        begins_as_picture(b"\xff\xd8\xff\xe0") and begins_as_picture(b"P5\n24 24\n255\n") and begins_as_picture(b"\0\0\0 ftypavif")
+    )
+    for head in (b"", b"%!PS-Adobe-3.0", b"\0\0\0 ftypheic", b"BM is a make of cars", b"Pictures", b"\0\0\0 ftypqt  "):
+        assert not begins_as_picture(head)
+    assert ".jpg" in PICTURES and not {".heic", ".eps", ".psd", ".svg", ".mov"} & set(PICTURES)
+
+
+def test_postscript_is_never_opened(tmp_path: Path) -> None:
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\nshowpage\n"
+    with Image.open(__import__("io").BytesIO(page)) as opened:
+        assert opened.format == "EPS"  # the trap: loading it starts Ghostscript
+    with pytest.raises(BadImage, match="not a picture, or of an unknown format"):
+        inspect(page)
+    (tmp_path / "a.jpg").write_bytes(page)
+    with pytest.raises(BadImage, match="not a picture"):
+        inspect(tmp_path / "a.jpg")
+
+
+# --- paths are paths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["reviews[12]", "re*", "re?iews", "a{b,c}", "**", "a::b", "zip:x", "50%20off", "__x__", "~", "#1"])
+def test_a_folder_with_any_name_is_that_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("reviews1", "reviews", "ab", "zip"):
+        (tmp_path / other).mkdir()
+        pq.write_table(pa.table({"text": ["wrong"], "label": ["wrong"]}), tmp_path / other / "train[1].parquet")
+    (tmp_path / name).mkdir()
+    rows = {"text": [f"right {row}" for row in range(8)], "label": ["a", "b"] * 4}
+    for split in ("train[1]", "test*"):
+        pq.write_table(pa.table({**rows, "text": [f"{split} {row}" for row in range(8)]}), tmp_path / name / f"{split}.parquet")
+    monkeypatch.chdir(tmp_path)
+    source = f"./{name}"
+    splits = load_splits(TextData(source=source, validation_fraction=0.25), seed=0)
+    assert splits.label_names == ("a", "b") and sizes(splits) == {"train": 6, "validation": 2, "test": 8}
+    assert read_column(Path(name) / "train[1].parquet", ["text"]) == [f"train[1] {row}" for row in range(8)]
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/train.parquet", "hf://datasets/a/b", "zip://a.csv::b.zip", "a::b"])
+def test_an_address_is_no_source(source: str) -> None:
+    assert "data.source: an address: hftl reads files and folders of this machine" in refused(TextData(source=source))
+
+
+@pytest.mark.parametrize("source", ["csv", "imagefolder", "text", "parquet", "two words", "rev*"])
+def test_what_is_no_id_of_the_hub_is_not_asked_for(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of its own readers mean to datasets whatever lies in the folder one is in."""
+    write(tmp_path / "train.csv")
+    monkeypatch.chdir(tmp_path)
+    assert "no such file or folder" in refused(TextData(source=source))
+
+
+def test_columns_of_parquet_are_those_of_the_file_and_not_of_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "label=z").mkdir()
+    pq.write_table(pa.table({"text": ["x"], "label": ["a"]}), tmp_path / "label=z" / "train.parquet")
+    assert read_column(tmp_path / "label=z" / "train.parquet", ["label"]) == ["a"]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------------
+
+
+def texts_of(splits: Splits) -> set[str]:
+    return {*splits.train["text"], *splits.validation["text"]}
+
+
+def test_a_tsv_without_quoting_keeps_every_row_and_every_quotation_mark(tmp_path: Path) -> None:
+    texts = [
+        {3: f'"begins {n}', 5: f'ends {n}"', 7: f'"both {n}"', 8: f'a "word" {n}'}.get(n % 10, f"plain {n}") for n in range(40)
+    ]
+    file = tmp_path / "train.tsv"
+    file.write_text("text\tlabel\n" + "".join(f"{text}\t{'pn'[n % 2]}\n" for n, text in enumerate(texts)))
+    splits = load_splits(text(file), seed=0)
+    assert texts_of(splits) == set(texts)
+    assert splits.facts["remarks"] == ["train.tsv is read without quoting: quotation marks are a part of its texts"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts"),
+    [
+        ('"a\tb"\tx\nc\ty\n', ["a\tb", "c"]),  # a tab is quoted
+        ('"a\nb"\tx\nc\ty\n', ["a\nb", "c"]),  # a line end is quoted, since its lines are no rows
+        ('"a ""b"""\tx\nc\ty\n', ['a "b"', "c"]),  # a mark is quoted
+        ('"a"\tx\n"c"\ty\n', ["a", "c"]),  # the whole column is quoted
+        ('"a"\tx\nc\ty\nd\tx\n', ['"a"', "c", "d"]),  # one text of three needs no quotes, so they are its own
+        ('"a" b\tx\nc\ty\n', ['"a" b', "c"]),  # no quoted text goes on after its quote
+        ('"a\tx\nb"\ty\n', ['"a', 'b"']),  # with quotes one text of a label in it, and each line is a row
+    ],
+)
+def test_a_tsv_says_itself_whether_quotation_marks_quote(rows: str, texts: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text("text\tlabel\n" + rows)
+    assert read_column(file, ["text"]) == texts
+
+
+def test_a_tsv_of_which_nobody_can_tell_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text('text\na\n"b\nc"\nd\n')
+    with pytest.raises(DataError, match="line 3: a quotation mark begins a text that ends on line 4, or 2 texts of one line"):
+        read_column(file, ["text"])
+
+
+def test_a_csv_in_which_a_quotation_mark_swallows_rows_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text('text,label\nfine,a\n"So it begins,b\nmiddle,a\nso it ends",b\nfine too,b\n')
+    assert f"{file}, line 3: a quotation mark joins the lines 3 to 5 into one row" in refused(text(file))
+    # A text of two lines, whose lines happen to have as many commas as a row has, is none of that.
+    file.write_text('text,label\nfine,a\n"Dear all, hello\nand goodbye",b\nfine too,b\nmore,a\n')
+    assert "Dear all, hello\nand goodbye" in texts_of(load_splits(text(file, validation_fraction=0.5), seed=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "word"), [("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.tsv", ",", "commas")]
+)
+def test_another_separator_is_found_in_the_header_and_said(name: str, separator: str, word: str, tmp_path: Path) -> None:
+    splits = load_splits(text(write(tmp_path / name, separator=separator)), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2}
+    assert splits.facts["remarks"] == [f"the columns of {name} are separated by {word}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_refused_with_the_way_out(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\na,b\n", encoding=encoding)
+    report = refused(text(file))
+    assert "UTF-16" in report and "UTF-8" in report
+
+
+def test_lines_end_with_line_feeds_and_carriage_returns_alone() -> None:
+    assert lines_of("a\u2028b\nc\x0cd\r\ne\x85f\r\x0bg") == ["a\u2028b", "c\x0cd", "e\x85f", "\x0bg"]
+    assert lines_of("a\n\nb\n") == ["a", "", "b"] and lines_of("") == []
+
+
+def test_tables_and_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.csv", "unsupervised.csv", "train_old.csv", "old/train.csv", "notes.txt", "state.csv"):
+        write(tmp_path / name)
+    for name in ("README.md", "LICENSE.txt", "dataset_infos.json", "more.xlsx", "rest.zip", "make.py"):
+        (tmp_path / name).write_text("[]")
+    facts = load_splits(text(tmp_path), seed=0).facts
+    assert facts["unused"] == ["state.csv", "train_old.csv", "unsupervised.csv", "old/", "more.xlsx", "notes.txt", "rest.zip"]
+    assert facts["ignored_files"] == {".json": 1, ".md": 1, ".py": 1, ".txt": 1}
+
+
+def test_tables_one_folder_deeper_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "train.csv")
+    assert f"tables are in data/: data.source={tmp_path / 'data'}" in refused(text(tmp_path))
+    write(tmp_path / "train" / "a.csv")
+    write(tmp_path / "train.jsonl")
+    # A file called train comes before a folder of that name.
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": f"t{n}", "label": n % 2}) + "\n" for n in range(8)))
+    facts = load_splits(text(tmp_path), seed=0).facts
+    assert facts["format"] == "jsonl" and facts["unused"] == ["data/", "train/"]
+
+
+# --- a column that says which split a row belongs to --------------------------------------------------------------------------
+
+
+def with_marks(path: Path, marks: list[Any], column: str = "split") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"text": [f"{path.name} {row}" for row in range(len(marks))], "label": ["ab"[row % 2] for row in range(len(marks))]}
+    table = {**rows, column: marks}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(table), path)
+    else:
+        lines = [
+            ",".join(table),
+            *(",".join("" if value is None else str(value) for value in row) for row in zip(*table.values(), strict=True)),
+        ]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("column", ["split", "Split", "subset", "Usage"])
+def test_a_column_of_splits_divides_the_one_table(kind: str, column: str, tmp_path: Path) -> None:
+    marks = ["train"] * 8 + ["Val"] * 4 + ["test", "train", "test", "test"]
+    file = with_marks(tmp_path / f"reviews.{kind}", marks, column)
+    for source in (file, tmp_path):
+        splits = load_splits(text(source), seed=0)
+        assert sizes(splits) == {"train": 9, "validation": 4, "test": 3}
+        assert list(splits.test["id"] if splits.test is not None else []) == ["test/12", "test/14", "test/15"]
+        assert list(splits.train["id"])[-2:] == ["train/7", "train/13"] and splits.train["text"][8] == f"reviews.{kind} 13"
+        assert list(splits.train["label"]) == [0, 1, 0, 1, 0, 1, 0, 1, 1]
+        assert splits.facts["split_column"] == column and splits.facts["unused"] == []
+        said = f'the column "{column}" says which split a row is in: "train" 9, "Val" 4, "test" 3'
+        assert splits.facts["remarks"] == [said] and said in audit_splits(splits).lines()
+        assert splits.facts["test"] == splits.facts["validation"] == "given"
+
+
+def test_the_two_test_splits_of_a_column_are_refused_until_the_recipe_names_one(tmp_path: Path) -> None:
+    file = with_marks(tmp_path / "fer.csv", ["Training"] * 8 + ["PublicTest"] * 2 + ["PrivateTest"] * 4, "Usage")
+    assert "which of PublicTest, PrivateTest? Several splits look like the test split." in refused(text(file))
+    splits = load_splits(text(file, validation_split="PublicTest", test_split="PrivateTest"), seed=0)
+    assert sizes(splits) == {"train": 8, "validation": 2, "test": 4}
+
+
+def test_rows_of_other_values_are_no_part_of_the_run_and_named(tmp_path: Path) -> None:
+    file = with_marks(tmp_path / "reviews.csv", ["train"] * 8 + ["test"] * 4 + ["extra"] * 2 + [""])
+    facts = load_splits(text(file), seed=0).facts
+    assert facts["splits"]["train"]["n"] == 6 and facts["splits"]["test"]["n"] == 4
+    assert facts["unused"] == ['2 rows with "extra" in the column "split"', '1 row with "" in the column "split"']
+    assert load_splits(text(file, validation_split="extra"), seed=0).facts["splits"]["validation"]["n"] == 2
+    assert load_splits(text(file, test_split="none"), seed=0).facts["splits"].keys() == {"train", "validation"}
+
+
+def test_the_tables_own_name_in_the_recipe_takes_all_of_it(tmp_path: Path) -> None:
+    with_marks(tmp_path / "reviews.csv", ["train"] * 8 + ["test"] * 8)
+    splits = load_splits(text(tmp_path, train_split="reviews"), seed=0)
+    assert sizes(splits) == {"train": 12, "validation": 4} and splits.facts["split_column"] is None
+    assert 'no split "train"' in refused(text(with_marks(tmp_path / "x" / "train.csv", ["test"] * 8)))
+
+
+def test_a_column_called_split_without_splits_in_it_is_said_not_to_be_looked_at(tmp_path: Path) -> None:
+    splits = load_splits(text(with_marks(tmp_path / "reviews.csv", ["left", "right"] * 4)), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2}
+    assert splits.facts["remarks"] == ['the column "split" is not looked at: "left", "right" mean no split']
+    assert splits.facts["remarks"][0] in audit_splits(splits).lines()
+    other = load_splits(text(with_marks(tmp_path / "b" / "reviews.csv", ["left", "train"] * 4, "set")), seed=0)
+    assert sizes(other) == {"train": 6, "validation": 2}
+    assert other.facts["remarks"] == ['the column "set" is not looked at: "left" means no split']
+    none = load_splits(text(with_marks(tmp_path / "c" / "reviews.csv", ["left", "right"] * 4, "set")), seed=0)
+    assert none.facts["remarks"] == []
+    # As the label it is no column of splits.
+    labels = load_splits(text(with_marks(tmp_path / "reviews.csv", ["train", "test"] * 4), label_column="split"), seed=0)
+    assert labels.label_names == ("test", "train")
+
+
+def test_a_column_of_splits_that_contradicts_its_file_is_refused(tmp_path: Path) -> None:
+    with_marks(tmp_path / "train.csv", ["train"] * 8)
+    with_marks(tmp_path / "test.csv", ["test"] * 4)
+    assert sizes(load_splits(text(tmp_path), seed=0)) == {"train": 6, "validation": 2, "test": 4}
+    with_marks(tmp_path / "train.csv", ["train"] * 6 + ["test"] * 2)
+    assert 'split "train": 2 rows with "test" in the column "split": train/6, train/7' in refused(text(tmp_path))
+
+
+def test_pictures_in_a_table_are_divided_by_its_column_too(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "pictures", each=12)
+    marks = ["train"] * 8 + ["test"] * 4
+    lines = [f"pictures/{n}.png,{'ab'[n % 2]},{marks[n]}" for n in range(12)]
+    (root / "train.csv").write_text("\n".join(["image,label,split", *lines]) + "\n")
+    assert sizes(load_splits(image(root), seed=0)) == {"train": 6, "validation": 2, "test": 4}
+    (root / "train.csv").rename(root / "pictures" / "metadata.csv")
+    lines = [line.removeprefix("pictures/") for line in lines]
+    (root / "pictures" / "metadata.csv").write_text("\n".join(["file_name,label,split", *lines]) + "\n")
+    assert sizes(load_splits(image(root / "pictures"), seed=0)) == {"train": 6, "validation": 2, "test": 4}
+
+
+def test_rows_are_taken_with_their_numbers_and_the_labels_they_have() -> None:
+    assert list(Strings.of_rows("test", np.array([3, 7], dtype=np.int32))) == ["test/3", "test/7"]
+    taken = Labels(["a", None, "b"], np.array([0, 1, 2, 2, 0], dtype=np.int32)).take(np.array([2, 3, 4]))
+    assert taken.values == ["a", "b"] and taken.codes.tolist() == [1, 1, 0] and taken.codes.dtype == np.int32
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(folder: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may list any folder
+    assert f"{tmp_path}: cannot be read: Permission denied" in refused(text(tmp_path))
