@@ -32,7 +32,7 @@ from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, Te
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
-from hftl.sharing.hub import check_target, push
+from hftl.sharing.hub import _send, check_target
 from hftl.sharing.publication import prepare
 
 # huggingface_hub's LFS upload warns about its own use of its HTTP client.
@@ -97,7 +97,7 @@ def publish(run: RunDirectory, repo_id: str, *, private: bool = False, revision:
     publication = prepare(run, repo_id)
     target = check_target(publication, private=private, revision=revision)
     assert target is not None
-    return push(publication, target, private=private, message="a run")
+    return _send(publication, target, private=private, message="a run")
 
 
 def in_another_process(hub: LocalHub, home: Path, script: str, *arguments: str) -> Any:
@@ -568,7 +568,7 @@ def test_a_push_on_top_of_what_somebody_else_pushed_meanwhile_is_refused(own: Ru
     repo = hub.repos["me/digits"]
     repo.add_commit("main", "theirs", {**repo.files, "README.md": b"theirs"})
     with pytest.raises(RunError, match="somebody else pushed in between"):
-        push(publication, target, private=False, message="a run")
+        _send(publication, target, private=False, message="a run")
     assert repo.files["README.md"] == b"theirs"
 
 
