@@ -385,7 +385,8 @@ class Recipe(_Section):
         found: dict[str, dict[str, tuple[Any, Any]]] = {}
         for fact, then in self._about.items():
             same: tuple[str, ...] = ()
-            claimed = now["card.dataset"] in {then["data.source"], then["card.dataset"]} - {None}
+            elsewhere = then["data.source"] != now["data.source"]
+            claimed = elsewhere and now["card.dataset"] in {then["data.source"], then["card.dataset"]} - {None}
             recognised = (
                 known is not None
                 and fingerprint is not None
