@@ -245,6 +245,7 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
+    from hftl.facts import contradictions
     from hftl.sharing.card import add_facts, check_front_matter, write_card
     from hftl.sharing.publication import refuse_pulled
 
@@ -255,6 +256,8 @@ def card(
     _say(str(write_card(directory)))
     for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
         _say(f"  to be pushed it needs: {problem}")
+    for wrong in contradictions(directory.load_recipe(), read_json(directory.data) if directory.data.is_file() else {}):
+        _say(f"  to be pushed it needs: {wrong.where}: {wrong.what}; {wrong.help[0]}")
 
 
 @app.command()
@@ -280,8 +283,7 @@ def push(
     """
     from hftl.sharing.hub import push as push_run
 
-    run_directory = RunDirectory(run)
-    pushed = push_run(run_directory, repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=_say)
+    pushed = push_run(RunDirectory(run), repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=_say)
     if pushed.address is not None:
         _say(f"  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 

@@ -32,10 +32,10 @@ def settle(recipe: Recipe, read: Mapping[str, Any]) -> tuple[Recipe, tuple[str, 
     changes = {key: change for keys in lapsed.values() for key, change in keys.items()}
     known = recipe.card.dataset_fingerprint
     if known is not None and FINGERPRINT not in lapsed and not same_content(known, fingerprint):
-        if "dataset" in recipe.given:
+        stays = read["format"] == "hub" and recipe.card.dataset in {None, read["source"]}
+        if "dataset" in recipe.given and not stays:
             raise RecipeError(str(read["source"]), [_disproved(recipe.card)])
         # Under its name other rows than its author read: the Hub's has moved on, or a folder was changed.
-        stays = read["format"] == "hub" and recipe.card.dataset in {None, read["source"]}
         other = ["training_data", FINGERPRINT] if stays else [fact for fact, keys in ABOUT.items() if "data.source" in keys]
         for fact in set(other) & _given(recipe.card) - set(lapsed):
             lapsed[fact] = {}

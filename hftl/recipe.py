@@ -378,24 +378,27 @@ class Recipe(_Section):
     def lapsed(self, fingerprint: Mapping[str, str] | None = None) -> dict[str, dict[str, tuple[Any, Any]]]:
         """The facts that are not about what the recipe names now -> each key that has changed since: (then, now).
 
-        A local copy of the data set counts as that data set where `fingerprint`, of what was read, is the one on the card, or where
-        an override claims it by `card.dataset`; another checkpoint as the same model where one claims it by `card.base_model`.
+        A copy of the data set counts as that data set where `fingerprint`, of what was read, is the one on the card, or where an
+        override claims it by `card.dataset`; another checkpoint as the same model where one claims it by `card.base_model`.
         """
         now, known = self._subject(), self.card.dataset_fingerprint
+
+        def same_name(then: Mapping[str, Any], key: str, claim: str) -> bool:
+            return bool({then.get(key), then[claim]} & {now.get(key), now[claim]} - {None})
+
         found: dict[str, dict[str, tuple[Any, Any]]] = {}
         for fact, then in self._about.items():
             same: tuple[str, ...] = ()
-            elsewhere = then["data.source"] != now["data.source"]
-            claimed = elsewhere and now["card.dataset"] in {then["data.source"], then["card.dataset"]} - {None}
             recognised = (
                 known is not None
                 and fingerprint is not None
-                and then["data.source"] == self._about["dataset_fingerprint"]["data.source"]
+                and then["data.source"] == self._about.get("dataset_fingerprint", now)["data.source"]
                 and same_content(known, fingerprint)
             )
+            claimed = then["data.source"] != now["data.source"] and same_name(then, "data.source", "card.dataset")
             if claimed or recognised:
                 same += (*_READ, "data.revision")
-            if now["card.base_model"] in {then.get("model.checkpoint"), then["card.base_model"]} - {None}:
+            if same_name(then, "model.checkpoint", "card.base_model"):
                 same += ("model.checkpoint",)
             changed = [key for key in ABOUT[fact] if key not in same and now.get(key) != then.get(key)]
             if changed:
@@ -440,7 +443,7 @@ class Recipe(_Section):
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def same_content(known: Mapping[str, str], read: Mapping[str, str]) -> bool:
+def same_content(known: Mapping[Any, str], read: Mapping[str, str]) -> bool:
     """Whether the splits that were read are those of a data set's fingerprint; `known` may have more of them."""
     return "train" in read and all(known.get(split) == digest for split, digest in read.items())
 

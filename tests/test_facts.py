@@ -226,6 +226,13 @@ def test_a_local_copy_is_claimed_on_the_command_line_and_marked_as_claimed() -> 
     assert given(settle(other, read("../copy", TICKETS))[0].card) == {"dataset"}
 
 
+def test_the_set_on_the_hub_that_a_local_one_was_said_to_be_needs_no_new_facts() -> None:
+    local = films().model_copy(update={"data": TextData(source="../copy")})
+    script = Recipe(**local.model_dump())
+    recipe = override(script, ["data.source=stanfordnlp/imdb"])
+    assert settle(recipe, read("stanfordnlp/imdb", IMDB, hub=True)) == (films(), ())
+
+
 def test_a_claim_that_the_fingerprint_disproves_is_refused_with_both_ways_out() -> None:
     recipe = override(films(dataset_fingerprint=IMDB), ["data.source=tickets/", "card.dataset=stanfordnlp/imdb"])
     with pytest.raises(RecipeError) as refused:
@@ -486,6 +493,20 @@ def test_photos_through_the_recipe_for_hot_dogs_get_a_true_card(hftl: Hftl, tmp_
     assert "dog" not in card.lower() and "# photos-test_resnet\n" in card and "license: cc0-1.0" in card
     pushed = hftl("push", run.path, "me/photos", "--dry-run")
     assert pushed.code == 0, pushed.err
+
+
+def test_a_run_that_goes_on_has_the_facts_it_was_started_with_and_those_given_now(hftl: Hftl, tmp_path: Path) -> None:
+    script, run = REPOSITORY / "recipes" / "bert_imdb.py", RunDirectory(tmp_path / "run")
+    changes = [f"data.source={write_tickets(tmp_path / 'tickets')}", f"model.checkpoint={BERT_NANO}", "data.max_length=16"]
+    changes += ["data.max_train_samples=16", "data.max_test_samples=9"]
+    started = override(load_recipe(script), [*changes, "card.license=mit", "card.title=Tickets", "name=tickets"])
+    settled, _ = settle(started, {**load_splits(started.data, seed=0).facts, "model": {}})
+    write_text(run.recipe, settled.to_yaml())  # stopped before its first checkpoint
+    done = hftl("train", script, *changes, "card.language=de", "--run-dir", run.path, "--resume")
+    assert done.code == 0, done.err
+    recipe = run.load_recipe()
+    assert recipe.card == Card(license="mit", title="Tickets", language="de") and recipe.name == "tickets"
+    assert "left off the card" not in done.err and "# Tickets\n" in run.card.read_text()
 
 
 # --- what a run, its card, verify and push make of it -------------------------------------------------------------------------
