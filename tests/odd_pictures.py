@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+from hftl.data.image import decode
 
 ORIENTATION = 0x0112
 
@@ -26,3 +31,13 @@ def odd_pictures(folder: Path) -> list[str]:
     Image.fromarray(np.dstack([colours, alpha])).save(files[2])
     Image.fromarray(sixteen).save(files[3])
     return files
+
+
+def read_differently(code: str, files: Sequence[str], *, background: tuple[int, int, int]) -> list[str]:
+    """The files of which the function `read_picture` in some lines of Python makes other pixels than hftl."""
+    [function] = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    assert function.name == "read_picture"
+    names: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "np": np}
+    exec(compile(ast.Module([function], []), "lines", "exec"), names)
+    read = {file: np.asarray(names["read_picture"](file)) for file in files}
+    return [file for file in files if not np.array_equal(read[file], np.asarray(decode(file, background=background)))]

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
     # A push that is stopped says what became of it.
-    "hftl.sharing.hub": (*GROUND, "hftl.signals"),
+    "hftl.sharing.hub": (*GROUND, "hftl.sharing", "hftl.signals"),
     # What is about to be published is checked as a stranger's model is, and run.
     "hftl.sharing.parity": (
         *GROUND,

@@ -20,11 +20,13 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
-from odd_pictures import odd_pictures
+from odd_pictures import odd_pictures, read_differently
 from PIL import Image
 from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run
 from safetensors.torch import save_file
+from transformers.image_utils import load_image
 
+from hftl.data.image import decode
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.inference import predict
@@ -888,6 +890,9 @@ def test_every_line_for_pictures_gives_what_predict_gives_or_the_card_says_for_w
         every = through_pipeline.replace('"picture.jpg"', f"{file!r}, top_k=10")
         scores = dict(re.findall(r"'label': '([^']+)', 'score': ([0-9.e-]+)", printed(every, tmp_path / "copied.py")))
         apart[Path(file).stem] = max(abs(float(scores[name]) - value) for name, value in expected[file].probabilities.items())
+    assert read_differently(by_timm, files, background=(0, 0, 255)) == []
+    turned = np.asarray(load_image(files[1]).convert("RGB"))  # as the pipeline reads it
+    assert np.array_equal(turned, np.asarray(decode(files[1]))) and turned.shape == (48, 48, 3)
     assert apart["plain"] < 1e-4 and apart["turned"] < 1e-4
     assert apart["transparent"] > 1e-3 and apart["sixteen"] > 1e-3
     said = paragraph(card, "**Transparent pictures, and those with more than 8 bits a channel:**")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from odd_pictures import odd_pictures
+from odd_pictures import odd_pictures, read_differently
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -393,8 +393,6 @@ def test_the_printed_lines_for_pictures_answer_as_predict_does(tmp_path: Path, m
     assert 'files = ["picture.jpg"]' in lines
     found = run_lines(lines.replace('files = ["picture.jpg"]', f"files = {files!r}"), tmp_path / "lines.py")
     same_as_predict(found, run, files)
-    # The pictures tell: read in any other way they would be answered otherwise.
-    careless = lines.replace("read_picture(file) for", 'Image.open(file).convert("RGB") for')
-    careless = careless.replace('files = ["picture.jpg"]', f"files = {files!r}")
-    apart = [abs(one[2] - other[2]) for one, other in zip(run_lines(careless, tmp_path / "careless.py"), found, strict=True)]
-    assert apart[0] < 2e-3 and all(difference > 2e-3 for difference in apart[1:]), apart
+    assert read_differently(lines, files, background=(0, 0, 255)) == []
+    careless = lines.replace("ImageOps.exif_transpose(Image.open(file))", "Image.open(file).convert('RGB')")
+    assert read_differently(careless, files, background=(0, 0, 255)) == files[1:]  # so the pictures would tell
