@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hftl.data.image import decode
 
@@ -37,7 +37,8 @@ def read_differently(code: str, files: Sequence[str], *, background: tuple[int, 
     """The files of which the function `read_picture` in some lines of Python makes other pixels than hftl."""
     [function] = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
     assert function.name == "read_picture"
-    names: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "np": np}
-    exec(compile(ast.Module([function], []), "lines", "exec"), names)
-    read = {file: np.asarray(names["read_picture"](file)) for file in files}
+    script = Path(files[0]).with_name("read_picture.py")
+    script.write_text(f"import numpy as np\nfrom PIL import Image, ImageOps\n\n{ast.unparse(function)}\n", encoding="utf-8")
+    read_picture = runpy.run_path(str(script))["read_picture"]
+    read = {file: np.asarray(read_picture(file)) for file in files}
     return [file for file in files if not np.array_equal(read[file], np.asarray(decode(file, background=background)))]
