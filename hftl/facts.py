@@ -7,7 +7,7 @@ named data set shows only when it has been read. Then `settle` leaves off what i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hftl.errors import Problem, RecipeError, printable
@@ -128,16 +128,17 @@ def _given(card: Card) -> set[str]:
     return {fact for fact, value in card if value not in (None, ())}
 
 
-def _left_off(facts: Iterable[str], changes: Mapping[str, tuple[Any, Any]], name: str | None) -> str:
+def _left_off(facts: Sequence[str], changes: Mapping[str, tuple[Any, Any]], name: str | None) -> str:
     """One line: what is left off the card, why, and how to give what is true."""
     parts = []
-    if facts := list(facts):
+    if facts:
         then, now = (_listed(_thing(key, change[place]) for key, change in changes.items()) for place in (0, 1))
         parts.append(f"left off the card: {_listed(facts)}. The recipe says that of {then}; here it is {now}.")
-        example = " ".join(f"card.{fact}=..." for fact in facts if fact in {"title", "license"}) or f"card.{facts[0]}=..."
-        parts.append(f"Give what is true of this run, in this command or later with `hftl card RUN`: {example}.")
     if name is not None:
         parts.append(f'The run is called "{name}" on its card and where it is pushed; name=... calls it otherwise.')
+    if facts:
+        example = " ".join(f"card.{fact}=..." for fact in facts if fact in {"title", "license"}) or f"card.{facts[0]}=..."
+        parts.append(f"Give what is true of this run, in this command or later with `hftl card RUN`: {example}")
     return " ".join(parts)
 
 
