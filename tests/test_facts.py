@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Hftl
+from rich.console import Console
 
+from hftl.cli import train_recipe
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.facts import continued, contradictions, how_known, settle
@@ -436,12 +440,6 @@ def write_tickets(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str]:
     """README's own line on a folder of support tickets, and what it said."""
-    import io
-
-    from rich.console import Console
-
-    from hftl.cli import train_recipe
-
     folder = tmp_path_factory.mktemp("journey")
     changes = [f"data.source={write_tickets(folder / 'tickets')}", f"model.checkpoint={BERT_NANO}", "data.max_length=32"]
     said = io.StringIO()
@@ -453,6 +451,7 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str
 OF_THE_OTHER = re.compile(r"imdb|film|review|stanfordnlp|apache|\ben\b|bert-base", re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_support_tickets_through_the_recipe_for_film_reviews_get_a_true_card(tickets: tuple[RunDirectory, str], hftl: Hftl) -> None:
     run, said = tickets
     card = run.card.read_text()
@@ -481,6 +480,7 @@ def test_support_tickets_through_the_recipe_for_film_reviews_get_a_true_card(tic
     )
 
 
+@pytest.mark.slow
 def test_photos_through_the_recipe_for_hot_dogs_get_a_true_card(hftl: Hftl, tmp_path: Path) -> None:
     photos = write_digits(tmp_path / "photos", range(3), train_per_class=12)
     changes = [f"data.source={photos}", "data.image_size=32", "model.checkpoint=test_resnet", "model.pretrained=false"]
@@ -495,6 +495,7 @@ def test_photos_through_the_recipe_for_hot_dogs_get_a_true_card(hftl: Hftl, tmp_
     assert pushed.code == 0, pushed.err
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_facts_it_was_started_with_and_those_given_now(hftl: Hftl, tmp_path: Path) -> None:
     script, run = REPOSITORY / "recipes" / "bert_imdb.py", RunDirectory(tmp_path / "run")
     changes = [f"data.source={write_tickets(tmp_path / 'tickets')}", f"model.checkpoint={BERT_NANO}", "data.max_length=16"]
@@ -514,8 +515,6 @@ def test_a_run_that_goes_on_has_the_facts_it_was_started_with_and_those_given_no
 
 @pytest.fixture
 def own(tickets: tuple[RunDirectory, str], tmp_path: Path) -> RunDirectory:
-    import shutil
-
     run = RunDirectory(Path(shutil.copytree(tickets[0].path, tmp_path / "run")))
     write_text(run.recipe, override(run.load_recipe(), ["card.license=mit"]).to_yaml())
     return run

@@ -203,6 +203,7 @@ def test_a_published_recipe_is_repeated_once_its_local_places_are_named(
     assert read_json(tmp_path / "again" / "metrics.json")["test"] == read_json(run.metrics)["test"]
 
 
+@pytest.mark.slow
 def test_a_published_recipe_on_other_data_takes_no_word_of_its_author_along(
     own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str, tmp_path: Path
 ) -> None:
