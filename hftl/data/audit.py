@@ -88,7 +88,8 @@ class Audit:
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        return [printable(line) for line in (*self._of_classes(), *self._doubles(), *self._beside(), *self._gaps(), *self._contents())]
+        found = (*self._of_classes(), *self._doubles(), *self._beside(), *self._gaps(), *self._contents())
+        return [printable(line) for line in found]
 
     def _of_classes(self) -> Iterator[str]:
         train = self.splits["train"]

@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "run.timeout_minutes:",
     "run.test: open -> sealed",
     "card.",
+    "name:",
 )
 
 
