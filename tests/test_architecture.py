@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.errors": (),
     "hftl.secrets": (),
     "hftl.signals": (),
+    "hftl.cores": (),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.data": (*GROUND, "hftl.store"),
     "hftl.models": GROUND,
     "hftl.evaluation": GROUND,
-    "hftl.training": (*WINGS, "hftl.store", "hftl.signals"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.signals", "hftl.cores"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -57,9 +58,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.
-    "hftl.doctor": ("hftl.errors", "hftl.run"),
+    "hftl.doctor": ("hftl.errors", "hftl.run", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),
-    "hftl.launch": ("hftl.errors", "hftl.signals"),
+    "hftl.launch": ("hftl.errors", "hftl.signals", "hftl.cores"),
     "hftl.cli": EVERYTHING,
     "hftl.__main__": ("hftl.cli",),
 }
@@ -70,6 +71,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),
+    "hftl.cores": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
