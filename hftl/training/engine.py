@@ -39,6 +39,7 @@ from hftl.evaluation.report import write_figures
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
+from hftl.models.fast_training import use_fast_training
 from hftl.recipe import LOCAL, ImageData, Recipe, Stage
 from hftl.run import (
     RunDirectory,
@@ -209,6 +210,8 @@ def _train_stage(
     if isinstance(recipe.data, ImageData):
         working.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
     freeze(working, chain, trains)  # before wrapping: DDP fixes its set of parameters when it wraps
+    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
+        use_fast_training(working)
     if recipe.run.compile:
         boundary = experiment.boundaries.get(name)
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
