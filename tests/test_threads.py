@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from test_resume import bert
 
 from hftl import cores
 from hftl.doctor import load_check
 from hftl.run import RunDirectory, read_json
 from hftl.training import engine
 from hftl.training.threads import QUIET, SETTINGS, WINDOW, Threads
-from tests.test_resume import bert
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

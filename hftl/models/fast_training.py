@@ -1,8 +1,8 @@
 """Modules of a working copy that compute the same as torch's while a CPU trains them, in less time: dropout, and large embeddings.
 
-Short texts pay for more than their matrix products: each micro-batch makes a dense gradient of the word embeddings, for MiniLM 47 MB of
-fresh memory, of which all rows but some hundred are 0, and dropout's masks are drawn number by number. Parameters, their names and
-what is saved stay as they are; in evaluation everything is torch's.
+Short texts pay for more than their matrix products: each micro-batch makes a dense gradient of the word embeddings, 47 MB of fresh
+memory for MiniLM, of which all rows but some hundred are 0, and dropout's masks are drawn number by number. Parameters, their
+names and what is saved stay as they are; in evaluation everything is torch's.
 
 Shapes: V rows of an embedding, D features, N looked-up ids.
 """
