@@ -54,6 +54,8 @@ class Job:
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.01
     augmented: bool = False
+    questions: bool = False
+    """Sentences of TREC, of six classes, in place of IMDb's reviews."""
     random_bert_base: bool = False
     """BERT-base sizes with random weights in place of the checkpoint."""
 
@@ -106,6 +108,17 @@ JOBS = (
         sizes={"small": 64, "large": 128},
         test=300,
         max_length=512,
+    ),
+    Job(
+        "text-short",
+        "short texts, one full stage of 3 epochs on TREC (MiniLM)",
+        "transformer",
+        (Stage("all", 3, 1e-4),),
+        trainer(None, 1.5),
+        sizes={"small": 2000, "large": 4000},
+        test=400,
+        max_length=512,
+        questions=True,
     ),
     Job(
         "text-probe",

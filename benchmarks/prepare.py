@@ -32,6 +32,22 @@ def prepare_texts(source: Path, folder: Path, *, train: int, test: int) -> Path:
     return folder
 
 
+def prepare_questions(source: Path, folder: Path, *, train: int, test: int) -> Path:
+    """`train`, `validation` and `test` as Parquet files in `folder`, classes as numbers and as often as they come; made once."""
+    if (folder / "done").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, tested = (pd.read_csv(source / f"{split}.csv").drop_duplicates("text") for split in ("train", "test"))
+    tested = tested.sample(frac=1, random_state=SEED)[:test]
+    drawn = rows[~rows["text"].isin(tested["text"])].sample(frac=1, random_state=SEED)[: train + validation_size(train)]
+    names = sorted(rows["label"].unique())
+    for split, table in (("train", drawn[:train]), ("validation", drawn[train:]), ("test", tested)):
+        numbered = table.assign(label=table["label"].map(names.index))
+        numbered.reset_index(drop=True).to_parquet(folder / f"{split}.parquet")
+    (folder / "done").touch()
+    return folder
+
+
 def prepare_pictures(source: Path, folder: Path, *, train: int, test: int) -> Path:
     """`train`, `validation` and `test` as folders of folders in `folder`, both classes equally often; made once."""
     if (folder / "done").is_file():

@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 from jobs import JOBS, Job, Rival
-from prepare import data_key, prepare_bert_base, prepare_pictures, prepare_texts
+from prepare import data_key, prepare_bert_base, prepare_pictures, prepare_questions, prepare_texts
 from report import write_report
 
 HERE = Path(__file__).resolve().parent
@@ -143,11 +143,13 @@ def make_spec(job: Job, side: Rival, *, examples: int, repeat: int, options: arg
         "augmented": job.augmented,
         "random_bert_base": job.random_bert_base,
         "test": job.test,
+        "classes": 6 if job.questions else 2,
     }
     if job.kind == "resnet":
         data = prepare_pictures(options.shared / "data/hotdog", work / f"data/hotdog-{key}", train=examples, test=job.test)
         return spec | {"data": str(data), "checkpoint": str(options.shared / "models/resnet18")}
-    spec["data"] = str(prepare_texts(options.shared / "data/imdb", work / f"data/imdb-{key}", train=examples, test=job.test))
+    name, prepare = ("trec", prepare_questions) if job.questions else ("imdb", prepare_texts)
+    spec["data"] = str(prepare(options.shared / "data" / name, work / f"data/{name}-{key}", train=examples, test=job.test))
     if job.kind != "transformer":
         return spec | {"vectors": str(options.shared / "vectors/glove.6B.50d.5k.txt")}
     if job.random_bert_base:

@@ -13,11 +13,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from hftl import cores
 
 # torch -> the torchvision that is compiled against it; pip alone does not keep them together.
 PAIRS = {"2.12": "0.27", "2.13": "0.28", "2.14": "0.29"}
@@ -206,12 +209,12 @@ def _has_nvidia_gpu() -> bool:
 
 def machine_checks() -> list[Check]:
     """Cores, memory, and free disk where runs are written."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = Path("/sys/fs/cgroup")
     free = shutil.disk_usage(".").free
     return [
-        cores_check(cores, cpu_quota(limits), os.environ.get("OMP_NUM_THREADS", "")),
+        cores_check(len(cores.affinity()), cores.quota(), os.environ.get("OMP_NUM_THREADS", "")),
+        load_check(cores.allowed(), _others(), os.environ.get("OMP_NUM_THREADS", "")),
         memory_check(memory, memory_limit(limits)),
         Check(
             "free disk here",
@@ -232,18 +235,33 @@ def cores_check(cores: int, quota: float | None, threads: str) -> Check:
     return Check("CPU cores", is_limited, f"{cores}, of which this container may use {quota:g}", advice)
 
 
+def load_check(may_use: float, others: float | None, threads: str) -> Check:
+    """What other processes leave of the cores, and how many threads a run would start with; `threads` is OMP_NUM_THREADS."""
+    if others is None:
+        return Check("free cores", None, "not recorded by this system: a run starts a thread a core")
+    free = cores.threads_at_start(max(1, int(may_use)), may_use, others)
+    taken = f"OMP_NUM_THREADS={threads}" if threads else f"{free} thread{'' if free == 1 else 's'}"
+    found = f"{max(0.0, may_use - others):.1f} of {may_use:g} at this moment: a run would start with {taken}"
+    advice = (
+        "threads wait for each other, and more of them than there are free cores can be many times slower than one thread:"
+        f" export OMP_NUM_THREADS={free}, or unset it: hftl then looks while it trains"
+    )
+    return Check("free cores", not threads.isdigit() or int(threads) <= free, found, advice)
+
+
+def _others(*, seconds: float = 0.5) -> float | None:
+    """Cores that other processes use, over some seconds."""
+    before = cores.read()
+    time.sleep(seconds)
+    return cores.between(before, cores.read()).others
+
+
 def memory_check(memory: int, limit: int | None) -> Check:
     """Memory of the machine, or of the container where that is less."""
     usable = memory if limit is None else min(memory, limit)
     found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < memory else "")
     advice = "small models only: lower run.batch_size or data.max_length, or raise run.gradient_accumulation"
     return Check("memory", usable >= 4 * GIB, found, advice)
-
-
-def cpu_quota(folder: Path) -> float | None:
-    """Cores a container may use at once by its control group (version 2), None without a limit: "150000 100000" is 1.5."""
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def memory_limit(folder: Path) -> int | None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import psutil
 
+from hftl import cores
 from hftl.errors import RunError
 from hftl.signals import LAUNCHER, deferred
 
@@ -63,7 +64,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
         "LOCAL_WORLD_SIZE": str(count),
         "ACCELERATE_USE_CPU": "true",
         LAUNCHER: str(os.getpid()),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, int(cores.allowed()) // count))),
     }
     launcher = os.getppid()
     code, asked, deadline = 0, False, float("inf")

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.secrets": (),
     "hftl.signals": (),
     "hftl.terminal": ("hftl.errors",),
+    "hftl.cores": (),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.data": (*GROUND, "hftl.store", "hftl.fonts"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts"),
-    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
@@ -63,9 +64,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.
-    "hftl.doctor": ("hftl.errors", "hftl.run"),
+    "hftl.doctor": ("hftl.errors", "hftl.run", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),
-    "hftl.launch": ("hftl.errors", "hftl.signals"),
+    "hftl.launch": ("hftl.errors", "hftl.signals", "hftl.cores"),
     "hftl.cli": EVERYTHING,
     "hftl.__main__": ("hftl.cli",),
 }
@@ -76,6 +77,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),
+    "hftl.cores": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.facts": frozenset(),
     "hftl.run": frozenset(),

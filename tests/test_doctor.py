@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hftl.cores import cpu_quota
 from hftl.doctor import (
     GIB,
     NMS,
     Check,
     cores_check,
-    cpu_quota,
     device_checks,
     examine,
     hub_checks,

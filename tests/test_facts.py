@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Hftl
+from digits import write_digits
 from rich.console import Console
 
 from hftl.cli import train_recipe
@@ -38,7 +39,6 @@ from hftl.recipe import (
 )
 from hftl.run import RunDirectory, read_json, write_json, write_text
 from hftl.samples import BERT_NANO
-from hftl.samples.digits import write_digits
 from hftl.sharing.card import render_card
 from hftl.sharing.publication import prepare
 from hftl.sharing.verify import verify

@@ -20,6 +20,7 @@ from hftl.data.loader import (
     plan_epoch,
     steps_per_epoch,
     training_batches,
+    width_multiple,
 )
 
 NO_LIMIT = 10**9
@@ -331,3 +332,11 @@ def test_an_evaluation_can_go_on_after_the_batches_that_a_process_has_done(proce
 
         whole = batches(0)
         assert all(batches(start) == whole[start:] for start in range(len(whole) + 1))
+
+
+def test_many_short_texts_are_padded_to_multiples_of_two_and_all_others_of_eight() -> None:
+    assert width_multiple([5, 64] * 500) == 2
+    assert width_multiple([5, 64] * 499) == 8  # few
+    assert width_multiple([5, 65] * 500) == 8  # one is longer
+    # Steps of one text: of 5, 6, 13 and 64 tokens 6, 6, 14 and 64 are computed.
+    assert padding_share([5, 6, 13, 64] * 250, batch_size=1, seed=0, epoch=0) == pytest.approx(2 / 90)

@@ -129,6 +129,11 @@ def test_a_batch_is_never_wider_than_the_longest_sample_may_be() -> None:
     assert samples.lengths.tolist() == [12, 9, 3] and widths == [12, 12, 8]
 
 
+def test_a_batch_of_many_short_texts_is_padded_to_a_multiple_of_two() -> None:
+    samples = TextSamples(dataset(["a " * 7, "a", "a a a"] * 334), word_level(special=True), max_length=12)  # 9, 3, 5 tokens
+    assert [samples.collate([samples[0, index]])["input_ids"].shape[1] for index in range(3)] == [10, 4, 6]
+
+
 def test_the_fingerprint_is_of_what_the_model_sees_and_not_of_how_it_is_stored(tmp_path: Path) -> None:
     texts = ["a good film", "bad", "film film", "a"]
     made = TextSamples(dataset(texts), word_level(special=True), max_length=6).fingerprint

@@ -33,7 +33,10 @@ def load(spec: Mapping[str, Any], texts: list[str]) -> tuple[PreTrainedModel, Pr
         tokenizer = AutoTokenizer.from_pretrained(spec["checkpoint"])
         if spec["random_bert_base"]:
             return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(spec["checkpoint"])), tokenizer
-        return AutoModelForSequenceClassification.from_pretrained(spec["checkpoint"], dtype=torch.float32), tokenizer
+        classes = spec["classes"]
+        return AutoModelForSequenceClassification.from_pretrained(
+            spec["checkpoint"], dtype=torch.float32, num_labels=classes
+        ), tokenizer
     from ours import glove
 
     from hftl.models.glove import build

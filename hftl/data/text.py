@@ -23,7 +23,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from hftl.data.loader import padded_width, transfer
+from hftl.data.loader import transfer, width_multiple
 from hftl.data.reading import Strings, integers
 from hftl.errors import Problem, RecipeError
 
@@ -71,6 +71,7 @@ class TextSamples:
         self.full_lengths = integers(self._tokens, "length")
         # An empty text of a tokenizer without special tokens is one unknown token: longer than what the tokenizer returned.
         self.lengths: np.ndarray = np.clip(self.full_lengths, 1, max_length)
+        self._multiple = width_multiple(self.lengths)
 
     size_unit: Literal["tokens"] = "tokens"
 
@@ -110,13 +111,13 @@ class TextSamples:
         return {"input_ids": input_ids, "label": int(self.labels[index]), "index": index}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch, padded to its longest sample and on to a multiple of 8 (see `padded_width`), but not beyond `max_length`.
+        """A batch, padded to its longest sample and on (see `width_multiple`), but not beyond `max_length`.
 
         ``{"input_ids": (B, T) int64, "attention_mask": (B, T) int64, "labels": (B,) int64, "index": (B,) int64}``
         """
         rows = [sample["input_ids"] for sample in samples]
         longest = max(len(row) for row in rows)
-        batch = _pad(self._tokenizer, rows, width=min(padded_width(longest), self.max_length))
+        batch = _pad(self._tokenizer, rows, width=min(-(-longest // self._multiple) * self._multiple, self.max_length))
         batch["labels"] = torch.tensor([sample["label"] for sample in samples], dtype=torch.int64)
         batch["index"] = torch.tensor([sample["index"] for sample in samples], dtype=torch.int64)
         return batch

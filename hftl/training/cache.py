@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from hftl import store
 from hftl.data.image import ImageSamples
-from hftl.data.loader import WIDTH, Samples, evaluation_batches, transfer
+from hftl.data.loader import MANY, SHORT, SHORT_WIDTH, WIDTH, Samples, evaluation_batches, transfer
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
@@ -193,7 +193,8 @@ class Build:
     @property
     def plan_of_batches(self) -> str:
         """What decides in which batches a prefix computes, and so how its sums round."""
-        return f"{self.recipe.run.evaluation_batch_size} {self.tokens_per_batch} {WIDTH}"
+        widths = f"{WIDTH} {MANY} {SHORT} {SHORT_WIDTH}"
+        return f"{self.recipe.run.evaluation_batch_size} {self.tokens_per_batch} {widths}"
 
     @property
     def tokens_per_batch(self) -> int:

@@ -46,6 +46,7 @@ from hftl.ledger import count_openings, note_opening
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
+from hftl.models.fast_training import use_fast_training
 from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
 from hftl.run import (
     RunDirectory,
@@ -97,6 +98,7 @@ from hftl.training.machine import (
 )
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
+from hftl.training.threads import Threads
 from hftl.training.watch import Cost, Watch
 
 log = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ def train(
     claim(run, recipe, resume=resume)
     state.wait_for_everyone()  # no process writes before all have looked
     accelerator = make_accelerator(recipe, run)
+    threads = Threads(accelerator.device)
     with accelerator.main_process_first():  # the others find its prepared data in the cache
         said: tuple[str, ...] = ()
         if resume:
@@ -145,6 +148,7 @@ def train(
         Journal(run, accelerator, console or Console(stderr=True)) as journal,
         disk_errors(run),
         deferred() as noted,
+        threads,
     ):
         if accelerator.is_main_process:
             claim(run, recipe, resume=resume)  # once more: another process may have had it until now
@@ -154,7 +158,8 @@ def train(
         if checkpoint is not None:
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
-        threads = read_json(run.environment).get("threads") if run.environment.is_file() else None
+        recorded = read_json(run.environment).get("threads") if run.environment.is_file() else None
+        chosen = threads.choose(recorded if checkpoint is not None else None)
         accelerator.wait_for_everyone()  # all have read what the main process writes now
         if accelerator.is_main_process:
             if checkpoint is None:  # what an earlier start has left is not of these weights
@@ -169,17 +174,17 @@ def train(
         if recipe.run.trackers:
             accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
         journal.cut_history(progress.history_bytes)
-        journal.opening(plan, [*said, *experiment.said_of_facts, *([] if findings is None else findings.lines())])
+        journal.opening(plan, [*said, *experiment.said_of_facts, *([] if findings is None else findings.lines()), *chosen])
         for reason in passed_over:
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
             journal.continues(list(recipe.stages), progress, metric=recipe.run.metric, checkpoint=checkpoint.name)
-            if threads is not None and threads != torch.get_num_threads():
-                journal.say(f"with {torch.get_num_threads()} threads instead of {threads}: sums round differently")
+            if recorded is not None and recorded != torch.get_num_threads():
+                journal.say(f"with {torch.get_num_threads()} threads instead of {recorded}: sums round differently")
         elif resume:
             journal.say("no checkpoint yet: starting at the first step")
         last_saved = None if checkpoint is None else checkpoint.name
-        watch = Watch(accelerator, noted, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
+        watch = Watch(accelerator, noted, threads, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
         for number in range(progress.stage, len(recipe.stages)):
             if number > progress.stage:
                 progress = progress.next_stage()
@@ -215,6 +220,8 @@ def _train_stage(
     if isinstance(recipe.data, ImageData):
         working.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
     freeze(working, chain, trains)  # before wrapping: DDP fixes its set of parameters when it wraps
+    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
+        use_fast_training(working)
     if recipe.run.compile:
         boundary = experiment.boundaries.get(name)
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
@@ -236,6 +243,7 @@ def _train_stage(
         watch.saved(progress, seconds=time.monotonic() - began)
 
     def stop_if_asked(progress: Progress) -> None:
+        _look_at_threads(watch, run, journal)
         if (signal := watch.signal()) is not None:
             if watch.last_saved != progress.name:
                 save(progress)
@@ -354,6 +362,7 @@ def _finish(
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
 
     def stop_if_asked() -> None:
+        _look_at_threads(watch, run, journal)
         if (signal := watch.signal()) is not None:  # the checkpoint of the last stage's end stands
             journal.stopped(list(recipe.stages)[-1], step=progress.step)
             raise Stopped(signal, saved=True)
@@ -550,6 +559,14 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
 
 def _is_patience_over(stage: Stage, progress: Progress) -> bool:
     return stage.early_stopping is not None and progress.epoch - progress.best_epoch >= stage.early_stopping
+
+
+def _look_at_threads(watch: Watch, run: RunDirectory, journal: Journal) -> None:
+    """Another number of threads where others want the cores, or have left them: said, and written down for a resume."""
+    for line in watch.threads.look():
+        journal.threads(line)
+        if journal.accelerator.is_main_process:
+            write_json(run.environment, read_json(run.environment) | {"threads": torch.get_num_threads()})
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

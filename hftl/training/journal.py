@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -104,6 +105,11 @@ class Journal:
             f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
             f" Continue with:  {command} train {self.run.path} --resume"
         )
+
+    def threads(self, line: str) -> None:
+        """Another number of threads, from here on."""
+        self.record("threads", threads=torch.get_num_threads())
+        self.say(f"  {line}")
 
     def stage_start(
         self, name: str, *, number: int, stages: int, step: int, done: int, steps: int, trains: tuple[str, ...], resumed: bool

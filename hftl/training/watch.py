@@ -1,4 +1,4 @@
-"""What a running stage keeps an eye on: signals, the next checkpoint, time and energy."""
+"""What a running stage keeps an eye on: signals, the next checkpoint, the cores, time and energy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from hftl.signals import SIGNALS, is_orphan
 from hftl.training.checkpoint import Progress
 from hftl.training.machine import EnergyMeter
+from hftl.training.threads import Threads
 
 WORTH = 10
 """An epoch's checkpoint is written once so many times its cost have been spent since the last one: an epoch over stored activations
@@ -23,10 +24,17 @@ class Watch:
     """What interrupts the loop, with the same answer on every process: a signal to one of them, or a checkpoint that is due."""
 
     def __init__(
-        self, accelerator: Accelerator, noted: Callable[[], int | None], *, minutes: float, last_saved: str | None
+        self,
+        accelerator: Accelerator,
+        noted: Callable[[], int | None],
+        threads: Threads,
+        *,
+        minutes: float,
+        last_saved: str | None,
     ) -> None:
         self._accelerator = accelerator
         self._noted = noted
+        self.threads = threads
         self._seconds = 60 * minutes
         self._saved_at, self._saving = time.monotonic(), 0.0
         self.last_saved = last_saved
