@@ -133,7 +133,7 @@ ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 # What a class needs besides, because its sizes hang together.
 OWN: dict[str, dict[str, Any]] = {
     "axk1": LATENT,
-    "axk2": LATENT | {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 2},
+    "axk2": LATENT | {"index_head_dim": 8, "index_n_heads": 2},  # with its own index_topk, 2,048, which is more than texts have
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "deepseek_v2": LATENT,
     "deepseek_v3": LATENT,

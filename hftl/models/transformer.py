@@ -148,13 +148,16 @@ def chain(model: PreTrainedModel) -> Chain:
     """
     name = type(model).__name__
     lists = dict(_outermost_lists(model))
+    found = f"found {', '.join(lists)}" if lists else "found none"
+    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {found}", ANOTHER)
+    if not lists or model.config.is_encoder_decoder:
+        raise no_chain
     began = _first_calls(model)
     idle = [path for path in lists if not any(below(called, path) for called in began)]
     if idle and len(idle) < len(lists):
         raise refused(f"{name} is made for more than texts: no text reaches {', '.join(idle)}", "Choose a model of texts alone.")
-    if len(lists) != 1 and not _in_step(lists, began):
-        found = f"found {', '.join(lists)}" if lists else "found none"
-        raise refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {found}", ANOTHER)
+    if len(lists) > 1 and not _in_step(lists, began):
+        raise no_chain
     count = len(next(iter(lists.values())))
     if not count:
         raise refused(f"{name} has no layers at all")
