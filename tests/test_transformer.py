@@ -23,10 +23,14 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertForMaskedLM,
+    BigBirdConfig,
+    CanineConfig,
     DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    FNetConfig,
+    Gemma3Config,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
@@ -36,7 +40,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     RobertaConfig,
+    XLMConfig,
     XLMRobertaConfig,
+    XLNetConfig,
     pipeline,
 )
 
@@ -215,6 +221,29 @@ def test_an_encoder_decoder_is_refused_with_its_two_lists() -> None:
         transformer.chain(model)
 
 
+def test_a_list_of_layers_that_no_text_reaches_is_refused_by_its_name() -> None:
+    text = {**DECODER, "head_dim": 8}
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    model = small_model(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=9))
+    with pytest.raises(RecipeError, match=r"no text reaches model\.vision_tower\.encoder\.layers") as caught:
+        transformer.chain(model)
+    assert "Choose a model of texts alone." in str(caught.value)
+
+
+def test_a_model_that_reads_no_tokens_is_refused(tmp_path: Path) -> None:
+    sizes = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+    saved_model(CanineConfig(**sizes, num_hash_buckets=16, local_transformer_stride=8), tmp_path)
+    with pytest.raises(RecipeError, match="which has no table with a row for each token of a tokenizer"):
+        build(tmp_path)
+
+
 # --- building -------------------------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +381,109 @@ def test_a_hub_id_is_read_from_one_commit(checkpoint: Path, tmp_path: Path, monk
     (cache / "snapshots" / commit / "model.safetensors").rename(cache / "snapshots" / commit / "pytorch_model.bin")
     with pytest.raises(RecipeError, match="hftl reads safetensors only"):
         build("somebody/small-bert")
+
+
+# --- the head, and what an answer depends on --------------------------------------------------------------------------------------
+
+XLNET = XLNetConfig(vocab_size=10, d_model=16, n_layer=2, n_head=2, d_inner=24, pad_token_id=0)
+
+
+def saved_model(config: PreTrainedConfig, folder: Path, **tokens: str) -> Path:
+    small_model(config).save_pretrained(folder)
+    word_tokenizer(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", **tokens).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "xlnet"])
+def test_the_layer_that_gives_the_logits_is_drawn_anew_wherever_its_class_keeps_it(name: str, tmp_path: Path) -> None:
+    config = copy.deepcopy(XLNET if name == "xlnet" else ARCHITECTURES[name])
+    config.pad_token_id = 0
+    config.id2label, config.label2id = {0: "other", 1: "names"}, {"other": 0, "names": 1}
+    saved_model(config, tmp_path)
+    built = build(tmp_path)
+    new: list[str] = built.facts["new_parameters"]
+    [layer] = {parameter.rpartition(".")[0] for parameter in new}
+    output = built.model.get_submodule(layer)
+    assert isinstance(output, nn.Linear) and output.out_features == 2
+    stored = load_file(tmp_path / "model.safetensors")
+    for parameter, tensor in built.model.named_parameters():
+        assert torch.equal(tensor, stored[parameter]) == (parameter not in new) or parameter.endswith("bias")
+
+
+def test_the_head_of_xlm_roberta_is_its_own_class_and_not_the_last_of_the_body(tmp_path: Path) -> None:
+    built = build(saved_model(XLMRobertaConfig(**{**SMALL, "id2label": {0: "a", 1: "b"}}), tmp_path))
+    assert next(iter(dict(built.model.named_children()))) == "classifier"  # before the body
+    assert built.facts["new_parameters"] == ["classifier.out_proj.bias", "classifier.out_proj.weight"]
+
+
+def test_the_lists_of_xlm_are_one_list_of_layers() -> None:
+    config = XLMConfig(vocab_size=10, emb_dim=16, n_layers=3, n_heads=2, max_position_embeddings=32, pad_token_id=0)
+    chain = transformer.chain(small_model(config))
+    assert chain.names == BODY
+    for name in ("attentions.1.q_lin.weight", "layer_norm1.1.weight", "ffns.1.lin1.weight", "layer_norm2.1.weight"):
+        assert chain.group_of(f"transformer.{name}") == "layer.1"
+
+
+def fnet(folder: Path, **config: Any) -> Path:
+    sizes = {key: value for key, value in SMALL.items() if key != "num_attention_heads"}
+    return saved_model(FNetConfig(**{**sizes, **config}), folder)
+
+
+def test_a_model_without_an_attention_mask_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the answers of FNetForSequenceClassification depend on padding") as caught:
+        build(fnet(tmp_path))
+    assert "what is measured would not be what is served" in str(caught.value)
+    assert "Choose an encoder such as BERT" in str(caught.value)
+
+
+def test_a_head_of_zeros_does_not_hide_what_enters_it(tmp_path: Path) -> None:
+    folder = fnet(tmp_path, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: torch.zeros_like(t) if name.startswith("classifier") else t for name, t in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match="depend on padding"):
+        build(folder)
+
+
+def test_asking_a_model_leaves_its_weights_its_mode_and_the_random_numbers_as_they_were(checkpoint: Path) -> None:
+    built = build(checkpoint)
+    before = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
+    built.model.train()
+    state = torch.get_rng_state()
+    tokenizer: Any = built.preprocessor
+    assert transformer._check_answers(tokenizer, built.model, "classifier") == []
+    assert torch.equal(torch.get_rng_state(), state)
+    assert built.model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in built.model.state_dict().items())
+
+
+def test_xlnet_reads_its_answer_off_the_last_token_and_so_pads_on_the_left(tmp_path: Path) -> None:
+    built = build(saved_model(XLNET, tmp_path / "model"))
+    tokenizer: Any = built.preprocessor
+    assert tokenizer.padding_side == "left"
+    [remark] = built.facts["remarks"]
+    assert remark.startswith(
+        "Texts are padded on the left: on the right, as the tokenizer would, padding changes the answers of XLNet"
+    )
+    assert built.facts["max_positions"] is None  # its config says -1
+    transformer.save(built, tmp_path / "saved")
+    again: Any = transformer.load(tmp_path / "saved").preprocessor
+    assert again.padding_side == "left"
+
+
+def test_gpt2_counts_positions_from_the_first_token_and_so_pads_on_the_right(tmp_path: Path) -> None:
+    folder = saved_model(ARCHITECTURES["gpt2"], tmp_path, padding_side="left")
+    built = build(folder)
+    tokenizer: Any = built.preprocessor
+    assert tokenizer.padding_side == "right"
+    assert "Texts are padded on the right" in built.facts["remarks"][0]
+    assert build(saved_model(ARCHITECTURES["llama"], tmp_path / "llama", padding_side="left")).facts["remarks"] == []  # either side
+
+
+def test_bigbird_is_saved_as_what_a_short_text_makes_of_it(tmp_path: Path) -> None:
+    built = build(saved_model(BigBirdConfig(**SMALL), tmp_path))
+    assert built.model.config.attention_type == "original_full"
+    assert "attends to every token" in built.facts["remarks"][0]
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------------

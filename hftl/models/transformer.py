@@ -1,7 +1,8 @@
 """Pretrained transformers with a classification head (`AutoModelForSequenceClassification`).
 
 The chain is embeddings -> layer.0 ... layer.N-1 -> head for every architecture whose body is one list of layers: BERT and its
-kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders and other bodies are refused.
+kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders, other bodies, and models whose answer to a text depends on
+the padding beside it are refused. docs/models.md has every class of transformers.
 
 Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
 """
@@ -9,9 +10,12 @@ Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -26,7 +30,7 @@ from transformers import (
 )
 
 from hftl.errors import RecipeError
-from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, chain_of_layers
+from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, below, chain_of_layers, first_calls
 from hftl.models.checkpoint import (
     CONFIG,
     MALFORMED,
@@ -44,6 +48,10 @@ from hftl.recipe import Transformer
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
 STRAY_PIECES = 2
+SAME_ANSWER = 1e-4
+"""How far two answers to one text may lie apart, as a share of the largest logit: what float32 rounds in batches of other shapes is
+a hundredth of it; the least that padding was seen to do, in a Nystromformer of random weights, is five times as much."""
+ANOTHER = "Choose an encoder such as BERT, XLM-RoBERTa, DeBERTa or ModernBERT, or a decoder such as GPT-2 or Llama."
 
 
 def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
@@ -54,7 +62,7 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
 
     Raises:
         RecipeError: no such checkpoint, no safetensors in it, not a text classifier, backbone weights missing, a tokenizer that
-            does not fit, or an architecture that is no chain.
+            does not fit, an architecture that is no chain, or one whose answers depend on padding or on chance.
     """
     checkpoint = find_checkpoint(spec)
     with quiet_loading():
@@ -72,18 +80,20 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
             model, missing = _make(checkpoint, config), set()
         _check_vocabulary(checkpoint, tokenizer, model)
         layers = chain(model)
-    if spec.pretrained:
         lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
         if lost:
             raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {_some(lost)}")
-        if not same_labels:
-            missing |= _draw_output_anew(model)
+        output = _output_layer(model, layers)
+        remarks = [*_attend_to_all(model), *_check_answers(tokenizer, model, output)]
+    if spec.pretrained and not same_labels:
+        missing |= _draw_anew(model, output)
     facts = {
         **_facts(model, tokenizer),
         "base_model": checkpoint.base_model if spec.pretrained else None,
         "revision": checkpoint.commit,
         "pretrained": spec.pretrained,
         "new_parameters": sorted(missing),
+        "remarks": remarks,
     }
     return Classifier(model, tokenizer, layers, facts)
 
@@ -127,40 +137,70 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
 def chain(model: PreTrainedModel) -> Chain:
     """embeddings -> layer.0 ... layer.N-1 -> head, of any model whose body is one list of layers.
 
-    The layers are the model's only outermost `ModuleList`. What first runs after them (final norm, pooler, classifier and its
-    dropout) is head; the rest is embeddings: also what the layers share, such as rotary embeddings, DeBERTa's relative positions
-    and convolution, ELECTRA's projection. ALBERT, whose layers share their weights, has one layer for each set of weights.
+    The layers are the model's only outermost `ModuleList`, lists of tables left out; or several beside each other that run in step,
+    of which XLM makes its layers (attentions, ffns and their norms). What first runs after them (final norm, pooler, classifier
+    and its dropout) is head; the rest is embeddings: also what the layers share, such as rotary embeddings, DeBERTa's relative
+    positions and convolution, ELECTRA's projection. ALBERT, whose layers share weights, has one layer for each set of them.
 
     Raises:
-        RecipeError: no such list, several of them (an encoder-decoder), or its layers do not run in order.
+        RecipeError: no such list, several of them (an encoder-decoder), one that no text reaches (of pictures), or its layers do
+            not run in order.
     """
+    name = type(model).__name__
     lists = dict(_outermost_lists(model))
-    if len(lists) != 1:
-        found = f"found {', '.join(lists)}" if lists else "found none"
-        raise refused(f"{type(model).__name__} is not a chain of layers: it needs exactly one list of layers; {found}")
-    [(name, layers)] = lists.items()
-    if not len(layers):
-        raise refused(f"{type(model).__name__} has no layers at all")
-    groups = [LayerGroup(f"layer.{i}", (f"{name}.{i}",)) for i in range(len(layers))]
-    # Four tokens show the order as well as a text does.
-    tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
-
-    def run() -> None:
-        try:
-            model(tokens, attention_mask=torch.ones_like(tokens))
-        except MALFORMED as error:  # such as a vocabulary of no words
-            raise refused(f"{type(model).__name__} cannot be run as it is configured", str(error)) from None
-
+    found = f"found {', '.join(lists)}" if lists else "found none"
+    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {found}", ANOTHER)
+    if not lists or model.config.is_encoder_decoder:
+        raise no_chain
+    began = _first_calls(model)
+    idle = [path for path in lists if not any(below(called, path) for called in began)]
+    if idle and len(idle) < len(lists):
+        raise refused(f"{name} is made for more than texts: no text reaches {', '.join(idle)}", "Choose a model of texts alone.")
+    if len(lists) > 1 and not _in_step(lists, began):
+        raise no_chain
+    count = len(next(iter(lists.values())))
+    if not count:
+        raise refused(f"{name} has no layers at all")
+    groups = [LayerGroup(f"layer.{i}", tuple(f"{path}.{i}" for path in lists)) for i in range(count)]
     try:
-        return chain_of_layers(model, groups, first="embeddings", run=run)
+        return chain_of_layers(model, groups, first="embeddings", run=lambda: _run(model))
     except ChainError as error:
-        raise refused(f"{type(model).__name__} is not a chain of layers", str(error)) from None
+        raise refused(f"{name} is not a chain of layers", str(error), ANOTHER) from None
+
+
+def _run(model: PreTrainedModel) -> None:
+    """One small text: four tokens show the order as well as a text does.
+
+    Raises:
+        RecipeError: the model does not take it.
+    """
+    tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
+    try:
+        model(tokens, attention_mask=torch.ones_like(tokens))
+    except MALFORMED as error:  # such as a vocabulary of no words
+        what = f"{type(model).__name__} cannot be run as it is configured; it was given a text of four tokens"
+        raise refused(what, " ".join(str(error).split())) from None
+
+
+def _first_calls(model: PreTrainedModel) -> dict[str, int]:
+    return first_calls(model, lambda: _run(model))
+
+
+def _in_step(lists: dict[str, nn.ModuleList], began: dict[str, int]) -> bool:
+    """Whether lists beside each other are one list of layers: the first members of all of them run before the second ones begin."""
+    parents = {path.rpartition(".")[0] for path in lists}
+    if len(parents) != 1 or len({len(layers) for layers in lists.values()}) != 1:
+        return False
+    count = len(next(iter(lists.values())))
+    places = [[began.get(f"{path}.{i}", 0) for path in lists] for i in range(count)]  # 0: not called
+    return all(map(all, places)) and all(max(row) < min(after) for row, after in pairwise(places))
 
 
 def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
-            yield path + name, child
+            if not all(isinstance(member, nn.Embedding) for member in child) or not len(child):
+                yield path + name, child
         else:
             yield from _outermost_lists(child, f"{path}{name}.")
 
@@ -212,6 +252,9 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with Understood(checkpoint, "has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
         tokenizer("a")  # some settings that make no sense show only now
+    if not tokenizer.is_fast:
+        what = f"has a slow tokenizer, {type(tokenizer).__name__}; hftl needs a tokenizer.json"
+        raise checkpoint.refused(what, None, "Where transformers has a fast one of its kind, save that.", ANOTHER)
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= STRAY_PIECES:
         raise checkpoint.refused(
             "has no tokenizer: its vocabulary is empty", None, "Put tokenizer.json or the vocabulary beside the weights."
@@ -261,7 +304,14 @@ def _make(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    rows = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    try:
+        table: Any = model.get_input_embeddings()
+    except NotImplementedError:  # CANINE, which reads characters by their hashes
+        table = None
+    if not isinstance(table, nn.Module):  # or one for what it remembers, of Perceiver
+        what = f"makes a {type(model).__name__}, which has no table with a row for each token of a tokenizer"
+        raise checkpoint.refused(what, None, ANOTHER)
+    rows = cast(torch.Tensor, table.weight).shape[0]
     largest = max(tokenizer.get_vocab().values())
     if largest >= rows:
         found = f"the tokenizer counts its tokens up to {largest}, the model has {rows} embeddings, for 0 to {rows - 1}"
@@ -274,14 +324,114 @@ def _in_body(model: PreTrainedModel, name: str) -> bool:
     return name.startswith(f"{body}.") and not name.startswith(f"{body}.pooler.")
 
 
-def _draw_output_anew(model: PreTrainedModel) -> set[str]:
-    """Draw the weights of the last linear layer, one output a class, anew; the names of its parameters."""
-    name, output = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    assert output.out_features == model.config.num_labels, name
+def _output_layer(model: PreTrainedModel, layers: Chain) -> str:
+    """Name of the layer that gives the logits: what runs last of all that has weights, wherever the class keeps it.
+
+    Raises:
+        RecipeError: it is not a linear layer with one output a class.
+    """
+    began = _first_calls(model)
+    called = [name for name in layers.modules[HEAD] if name in began and [*model.get_submodule(name).parameters(recurse=False)]]
+    last = max(called, key=began.__getitem__, default="")
+    output = model.get_submodule(last)
+    if not isinstance(output, nn.Linear) or output.out_features != model.config.num_labels:
+        what = f"{type(model).__name__} does not end in a linear layer with one output a class"
+        raise refused(what, f"last runs {last or 'nothing with weights'}: {output}" if last else "", ANOTHER)
+    return last
+
+
+def _draw_anew(model: PreTrainedModel, name: str) -> set[str]:
+    """Draw the weights of a linear layer anew; the names of its parameters."""
+    output = cast(nn.Linear, model.get_submodule(name))
     nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
     if output.bias is not None:
         nn.init.zeros_(output.bias)
     return {f"{name}.{parameter}" for parameter, _ in output.named_parameters()}
+
+
+# --- what an answer may depend on -----------------------------------------------------------------------------------------------
+
+
+def _attend_to_all(model: PreTrainedModel) -> list[str]:
+    """Write into a BigBird's config what it does: it attends sparsely until the first text of fewer than some 700 tokens, and fully
+    from then on. One of four tokens came when its chain was made; a model that is loaded again must do the same."""
+    if getattr(model.config, "attention_type", None) != "block_sparse":
+        return []
+    model.config.attention_type = "original_full"
+    return [f"{type(model).__name__} attends to every token: its sparse attention would depend on which text came first."]
+
+
+def _check_answers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, output: str) -> list[str]:
+    """Refuse a model that answers a text in one way alone and in another beside a longer text, or in a new way each time.
+
+    Its answer would depend on what happens to share the batch: what was measured would not be what is served. Where padding on the
+    other side helps (XLNet reads its answer off the last token, GPT-2 counts positions from the first), the tokenizer pads there
+    from now on, which is said in the remark that is returned.
+
+    Raises:
+        RecipeError: see above, or the model cannot be run in training.
+    """
+    name = type(model).__name__
+    width = min(16, _max_positions(model) or 16)
+    special = set(tokenizer.all_special_ids)
+    ids = np.array(sorted(set(tokenizer.get_vocab().values()) - special))
+    long = torch.from_numpy(ids[np.linspace(0, len(ids) - 1, width).astype(int)])
+    short = long[: min(3, max(1, width // 3))]  # so that ConvBERT's convolution, of 9 tokens, comes to the padding
+
+    def ask(texts: Sequence[torch.Tensor], side: str) -> torch.Tensor:
+        """Logits of the first text."""
+        batch = torch.full((len(texts), max(map(len, texts))), cast(int, tokenizer.pad_token_id))
+        mask = torch.zeros_like(batch)
+        for row, text in enumerate(texts):
+            place = slice(batch.shape[1] - len(text), None) if side == "left" else slice(0, len(text))
+            batch[row, place], mask[row, place] = text, 1
+        return cast(torch.Tensor, model(batch, attention_mask=mask).logits[0])
+
+    def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+        return not bool((one - other).abs().max() <= SAME_ANSWER * one.abs().max())  # nan is no equality
+
+    own = str(tokenizer.padding_side)
+    training, buffers = model.training, {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        # New weights of a head can be tiny, or zero: with these all that enters the last layer counts.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _drawn_output(model, output):
+            model.train()  # some can be run in evaluation alone
+            ask([short, long], own)
+            model.train(False)
+            alone = ask([short], own)
+            if not alone.isfinite().all():  # the loss will say so
+                return []
+            chance = differ(alone, ask([short], own))
+            sides = [side for side in (own, "left" if own == "right" else "right") if not differ(alone, ask([short, long], side))]
+    except MALFORMED as error:
+        raise refused(f"{name} cannot be trained as it is configured", " ".join(str(error).split())) from None
+    finally:
+        model.train(training)
+        for buffer_name, buffer in model.named_buffers():  # I-BERT's ranges follow what it has seen in training
+            buffer.copy_(buffers[buffer_name])
+    if chance:
+        raise refused(f"{name} answers the same text differently each time, so that nothing measured of it would hold", ANOTHER)
+    if not sides:
+        what = f"the answers of {name} depend on padding: it says something else of a text beside a longer one"
+        raise refused(
+            what, "It does not keep to its attention mask, so that what is measured would not be what is served.", ANOTHER
+        )
+    if own in sides:
+        return []
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = sides[0]  # the second is what is saved
+    return [f"Texts are padded on the {sides[0]}: on the {own}, as the tokenizer would, padding changes the answers of {name}."]
+
+
+@contextmanager
+def _drawn_output(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """With an output layer that answers 1 to an input of that size, and the old one back after."""
+    output = cast(nn.Linear, model.get_submodule(name))
+    weight = output.weight.data
+    output.weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) / weight.shape[1] ** 0.5
+    try:
+        yield
+    finally:
+        output.weight.data = weight
 
 
 def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -301,7 +451,8 @@ def _max_positions(model: PreTrainedModel) -> int | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None  # XLNet, which has no limit, says -1
 
 
 def _some(names: Sequence[str]) -> str:

@@ -150,7 +150,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         flops_per_second=rate,
         kept=kept,
         padding_share=share,
-        remarks=remarks,
+        remarks=[*classifier.facts.get("remarks", ()), *remarks],
         source=source,
     )
 

@@ -78,7 +78,7 @@ class Plan:
     padding_share: float | None
     """About how much of what an epoch computes is padding, by the lengths of some training texts; None for pictures."""
     remarks: tuple[str, ...]
-    """Why a stage computes its frozen layers in every epoch."""
+    """What was changed of the model so that it can be taken; why a stage computes its frozen layers in every epoch."""
     flops: float
     at_least_minutes: float | None
     """`flops` at the matrix rate measured on this machine: a lower bound, since real steps do not reach it. None: not measured."""

@@ -1,0 +1,537 @@
+"""Every class of transformers' text classifiers, and one small network of each module of timm, through hftl's whole road.
+
+    python tests/model_sweep.py ROWS.jsonl           one line a model; those that are in the file already are left out
+    python tests/model_sweep.py ROWS.jsonl --write   the same, and docs/models.md from them
+
+Each model is made small, with random weights, and written into a folder as a user would have it: config, weights, tokenizer. Then
+plan, a step with a frozen prefix, a step of everything, save, load, serve; or a refusal. Anything else is a defect of hftl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import transformers
+from datasets import Dataset, disable_progress_bars
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    logging,
+    pipeline,
+)
+
+from hftl.data.source import load_splits
+from hftl.errors import RecipeError
+from hftl.models import build_classifier, load_classifier, save_classifier
+from hftl.models.boundary import NotSeparable
+from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
+from hftl.samples.digits import write_digits
+from hftl.training.experiment import Experiment, make_plan, make_samples
+from hftl.training.proof import group_hashes, prove
+from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "models.md"
+TOLERANCE = 1e-3
+"""Between logits of training and of serving, as a share of the largest one."""
+
+
+HEAD = """# Models that hftl takes
+
+Written by `python tests/model_sweep.py ROWS.jsonl --write` (CONTRIBUTING.md), with transformers {transformers} and timm {timm}.
+Of {transformers_all} classes of text classifiers {transformers_taken} are taken and {transformers_refused} refused; of {timm_all}
+modules of timm {timm_taken} and {timm_refused}.
+
+Each model was made small, of random weights, and written into a folder as a user has it. *Taken* means that it went the whole road:
+the plan; a step with all but the last two layer groups frozen, which stayed as they were, and a step of everything; saved, loaded
+again with equal logits, and served by `transformers.pipeline` one example at a time, with the logits that a batch had. *Refused*
+means one sentence with the way out, from `hftl plan` and from `hftl train` before anything is written. A test holds a sample of
+both tables against the code.
+
+- *Chain*: the layer groups, input first. Layers are as many as the checkpoint has; here there were two, or a few.
+- *Frozen layers kept*: whether a stage that trains the head, or the head and the last layer, computes what is below once and reads
+  it in every later epoch; or why it computes it in every epoch.
+
+What decides:
+
+- **The layers are one list, and run in its order.** An encoder-decoder has two. A model for pictures and texts has one that no
+  text reaches: the model of its text part, saved by itself, may be taken.
+- **The head is what runs last**, wherever a class keeps it: its last layer with weights is linear, with one output a class.
+- **An answer depends on the text alone.** A short text is answered alone and beside a longer one; where the logits are more than a
+  ten-thousandth apart, what is measured in batches would not be what is served. If padding on the other side helps, the tokenizer
+  is set to that side, and the plan says so.
+- **Tokens have a table with a row each**, which the tokenizer is held against.
+- No code of a checkpoint is run, and nothing is installed: a model that needs either is refused.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one model."""
+
+    library: str
+    name: str
+    """The `model_type`, or timm's module."""
+    model: str
+    """The class, or the architecture that was tried."""
+    taken: bool
+    groups: str = ""
+    """Of the chain, input first."""
+    kept: str = ""
+    """Whether what frozen layers compute is kept, or why not."""
+    why: str = ""
+    """The refusal."""
+
+
+# --- small models of transformers -----------------------------------------------------------------------------------------------
+
+WORDS = list("abcdefghijklmnopqrstuvw")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+# What the sizes in a config are called, and what they are in a small model: 32 features, 4 heads of 8, two layers.
+SIZES: dict[str, int] = {
+    name: size
+    for size, names in {
+        0: "pad_token_id",
+        1: "n_group topk_group n_shared_experts first_k_dense_replace",
+        2: "bos_token_id cls_token_id num_hidden_layers n_layer n_layers num_layers num_decoder_layers depth encoder_layers"
+        " decoder_layers num_self_attends_per_block num_key_value_heads num_kv_heads linear_num_key_heads"
+        " num_experts_per_tok moe_topk",
+        3: "eos_token_id sep_token_id",
+        4: "mask_token_id num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads"
+        " num_self_attention_heads num_cross_attention_heads linear_num_value_heads n_routed_experts num_local_experts num_experts",
+        8: "head_dim d_head d_kv v_head_dim qk_rope_head_dim qk_nope_head_dim kv_channels linear_key_head_dim linear_value_head_dim"
+        " attention_head_size kv_lora_rank query_pre_attn_scalar",
+        16: "qk_head_dim q_lora_rank moe_intermediate_size num_latents sliding_window local_attention window_size attention_window",
+        32: "vocab_size pronunciation_vocab_size shape_vocab_size entity_vocab_size num_hash_buckets hidden_size d_model n_embd"
+        " emb_dim dim d_latents pooler_hidden_size embedding_size word_embed_proj_dim input_embedding_size output_embedding_size"
+        " entity_emb_size pronunciation_embed_dim shape_embed_dim true_hidden_size intra_bottleneck_size",
+        48: "intermediate_size hidden_dim encoder_ffn_dim decoder_ffn_dim d_ff d_inner dff ffn_dim ffn_hidden_size"
+        " feed_forward_size shared_expert_intermediate_size",
+        64: "max_position_embeddings n_positions max_seq_len original_max_position_embeddings",
+    }.items()
+    for name in names.split()
+}
+LATENT: dict[str, Any] = {"num_key_value_heads": 4}  # latent attention has no groups of heads
+HYBRID: dict[str, Any] = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+# What a class needs besides, because its sizes hang together.
+OWN: dict[str, dict[str, Any]] = {
+    "axk1": LATENT,
+    "axk2": LATENT | {"index_head_dim": 8, "index_n_heads": 2},  # with its own index_topk, 2,048, which is more than texts have
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "esmc": {"num_key_value_heads": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 4},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 2},
+    "layoutlmv3": {"coordinate_size": 5, "shape_size": 6},
+    "lilt": {"hidden_size": 48},
+    "minicpm3": LATENT,
+    "mistral4": LATENT | {"head_dim": 16},
+    "qwen3_5_text": {"num_hidden_layers": 4},
+    "qwen3_next": {"num_hidden_layers": 4},
+    "reformer": {
+        "attn_layers": ["local", "lsh"],
+        "axial_pos_shape": [8, 8],
+        "axial_pos_embds_dim": [8, 24],
+        "local_attn_chunk_length": 8,
+        "lsh_attn_chunk_length": 8,
+    },
+    "xmod": {"default_language": "en_XX"},
+    "zamba": HYBRID,
+    "zamba2": HYBRID | {"mamba_headdim": 16, "n_mamba_heads": 4},
+}
+
+
+def text_classes() -> dict[str, type[PreTrainedConfig]]:
+    """model_type -> config class of every text classifier of transformers; hftl's own are left out."""
+    found = {config.model_type: config for config in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING}
+    return {name: found[name] for name in sorted(found) if not name.startswith("hftl_")}
+
+
+def class_name(config_class: type[PreTrainedConfig]) -> str:
+    found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[config_class]
+    return str(getattr(found, "__name__", found))
+
+
+def small_config(name: str) -> PreTrainedConfig:
+    config_class = text_classes()[name]
+    return config_class(**{**_small(config_class()), **OWN.get(name, {})})
+
+
+def _small(config: PreTrainedConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        key: SIZES[key] for key, value in config.to_dict().items() if key in SIZES and not isinstance(value, list)
+    }
+    for key in config.sub_configs:
+        part = getattr(config, key, None)
+        if isinstance(part, PreTrainedConfig):
+            values[key] = _small(part)
+    return values
+
+
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = {"pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{key}_token": token for key, token in names.items()})  # type: ignore[no-untyped-call]
+
+
+def write_text_model(name: str, folder: Path) -> None:
+    """A small model of a class with its tokenizer; its config alone where transformers needs more packages to make it."""
+    config = small_config(name)
+    torch.manual_seed(0)
+    try:
+        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ImportError:
+        config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+
+
+# --- small networks of timm ------------------------------------------------------------------------------------------------------
+
+# Of each module the smallest architecture, or one with arguments that make it small.
+TINY = {"embed_dim": 48, "depth": 2, "num_heads": 4}
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "beit": ("beit_base_patch16_224", TINY),
+    "deepseek_vit": ("deepseek_vit_412m", TINY),
+    "gemma4_vit": ("gemma4_vit_167m", TINY | {"head_dim": 12, "intermediate_size": 64}),
+    "qwen3_vit": ("qwen3_vit_88m", TINY),
+    "naflexvit": ("naflexvit_base_patch16_gap", TINY),
+    "vision_transformer_sam": ("samvit_base_patch16_224", TINY | {"global_attn_indexes": [1]}),
+    **{
+        module: (architecture, {})
+        for module, architecture in {
+            "byoanet": "halonet_h1",
+            "byobnet": "test_byobnet",
+            "cait": "cait_xxs24_224",
+            "coat": "coat_tiny",
+            "convit": "convit_tiny",
+            "convmixer": "convmixer_768_32",
+            "convnext": "test_convnext",
+            "cpubone": "cpubone_nano",
+            "crossvit": "crossvit_tiny_240",
+            "csatv2": "csatv2",
+            "cspnet": "cs3darknet_focus_s",
+            "cspnext": "cspnext_tiny",
+            "davit": "davit_tiny",
+            "deit": "deit_tiny_patch16_224",
+            "densenet": "densenet121",
+            "dla": "dla46x_c",
+            "dpn": "dpn48b",
+            "edgenext": "edgenext_xx_small",
+            "efficientformer": "efficientformer_l1",
+            "efficientformer_v2": "efficientformerv2_s0",
+            "efficientnet": "test_efficientnet",
+            "efficientvim": "efficientvim_m1",
+            "efficientvit_mit": "efficientvit_b0",
+            "efficientvit_msra": "efficientvit_m0",
+            "eva": "vit_tiny_patch16_dinov3_qkvb",
+            "fasternet": "fasternet_t0",
+            "fastvit": "fastvit_t8",
+            "focalnet": "focalnet_tiny_srf",
+            "gcvit": "gcvit_xxtiny",
+            "ghostnet": "ghostnet_050",
+            "hardcorenas": "hardcorenas_a",
+            "hgnet": "hgnetv2_b0",
+            "hiera": "hiera_tiny_224",
+            "hieradet_sam2": "hieradet_small",
+            "hrnet": "hrnet_w18_small",
+            "iformer": "iformer_t",
+            "inception_next": "inception_next_atto",
+            "inception_resnet_v2": "inception_resnet_v2",
+            "inception_v3": "inception_v3",
+            "inception_v4": "inception_v4",
+            "lcnetv2": "lcnetv2_small",
+            "levit": "levit_128s",
+            "lowformer": "lowformer_b0",
+            "mambaout": "test_mambaout",
+            "maxxvit": "test_maxvit",
+            "metaformer": "poolformer_s12",
+            "mlp_mixer": "gmlp_ti16_224",
+            "mobilenetv3": "mobilenetv3_small_050",
+            "mobilenetv5": "mobilenetv5_base",
+            "mobilevit": "mobilevit_xxs",
+            "mvitv2": "mvitv2_tiny",
+            "nasnet": "nasnetalarge",
+            "nest": "nest_tiny",
+            "nextvit": "nextvit_small",
+            "nfnet": "test_nfnet",
+            "pit": "pit_ti_224",
+            "pnasnet": "pnasnet5large",
+            "pvt_v2": "pvt_v2_b0",
+            "rdnet": "rdnet_tiny",
+            "regnet": "regnetx_002",
+            "repghost": "repghostnet_050",
+            "repvit": "repvit_m0_9",
+            "res2net": "res2net50_26w_4s",
+            "resnest": "resnest14d",
+            "resnet": "test_resnet",
+            "resnetv2": "resnetv2_18",
+            "rexnet": "rexnetr_100",
+            "selecsls": "selecsls42",
+            "senet": "legacy_seresnet18",
+            "sequencer": "sequencer2d_s",
+            "shvit": "shvit_s1",
+            "sknet": "skresnet18",
+            "starnet": "starnet_s050",
+            "swiftformer": "swiftformer_xs",
+            "swin_transformer": "swin_tiny_patch4_window7_224",
+            "swin_transformer_v2": "swinv2_tiny_window8_256",
+            "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
+            "tiny_vit": "tiny_vit_5m_224",
+            "tnt": "tnt_s_patch16_224",
+            "tresnet": "tresnet_m",
+            "twins": "twins_svt_small",
+            "vgg": "vgg11",
+            "visformer": "visformer_tiny",
+            "vision_transformer": "test_vit",
+            "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
+            "vision_transformer_relpos": "test_vit_relpos",
+            "vitamin": "vitamin_small_224",
+            "volo": "volo_d1_224",
+            "vovnet": "ese_vovnet19b_slim_dw",
+            "xception": "legacy_xception",
+            "xception_aligned": "xception41",
+            "xcit": "xcit_nano_12_p16_224",
+        }.items()
+    },
+}
+
+
+def write_timm_config(folder: Path, architecture: str, arguments: dict[str, Any]) -> Path:
+    """A folder that describes a network with arguments of its own; there are no weights in it."""
+    folder.mkdir()
+    preprocessing: Any = timm.get_pretrained_cfg(architecture)
+    preprocessing = {key: value for key, value in preprocessing.to_dict().items() if value is not None}
+    described = {"architecture": architecture, "num_classes": 2, "model_args": arguments, "pretrained_cfg": preprocessing}
+    (folder / "config.json").write_text(json.dumps(described, default=str))
+    return folder
+
+
+# --- the road -------------------------------------------------------------------------------------------------------------------
+
+STAGES = {
+    "head": Stage(unfreeze="head", lr=1e-2),
+    "top": Stage(unfreeze="last 2", lr=1e-1, optimizer="sgd"),
+    "all": Stage(unfreeze="all", lr=1e-1, optimizer="sgd"),
+}
+
+
+def write_texts(folder: Path) -> Path:
+    """16 texts to train, 8 to validate, 8 to test, of 2 to 13 words."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for split, rows in (("train", 16), ("validation", 8), ("test", 8)):
+        with (folder / f"{split}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["text", "label"])
+            for row in range(rows):
+                words = [WORDS[place] for place in generator.integers(len(WORDS), size=2 + row % 12)]
+                writer.writerow([f"{split[0]}{row} {' '.join(words)}", "pos" if row % 2 else "neg"])
+    return folder
+
+
+class Roads:
+    """The data of both kinds, read once, and a folder to work in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.texts = TextData(source=str(write_texts(folder / "texts")), max_length=24)
+        digits = write_digits(folder / "digits", range(2), train_per_class=6)
+        self.pictures = ImageData(source=str(digits), validation_fraction=0.3, max_test_samples=4)
+        self._splits = {data.kind: load_splits(data, seed=0) for data in (self.texts, self.pictures)}
+
+    def text(self, name: str) -> Row:
+        """A small model of one class of transformers."""
+        row = Row("transformers", name, class_name(text_classes()[name]), taken=False)
+        with tempfile.TemporaryDirectory(dir=self.folder) as work:
+            checkpoint = Path(work) / "model"
+            write_text_model(name, checkpoint)
+            return self._travelled(row, self.texts, Transformer(checkpoint=str(checkpoint)), Path(work))
+
+    def picture(self, module: str) -> Row:
+        """The small network of one module of timm, on pictures of 64 pixels, else of 128, else of the size it is made for."""
+        architecture, arguments = TIMM[module]
+        row = Row("timm", module, architecture, taken=False)
+        for size in (64, 128, None):
+            with tempfile.TemporaryDirectory(dir=self.folder) as work:
+                checkpoint = architecture
+                if arguments:
+                    checkpoint = str(write_timm_config(Path(work) / "model", architecture, arguments))
+                data = self.pictures.model_copy(update={"image_size": size})
+                row = self._travelled(row, data, Timm(checkpoint=checkpoint, pretrained=False), Path(work))
+            if row.taken:
+                break
+        return row
+
+    def _travelled(self, row: Row, data: TextData | ImageData, model: Transformer | Timm, work: Path) -> Row:
+        recipe = Recipe(name="sweep", data=data, model=model, stages=STAGES, run=Run(batch_size=8, precision="fp32", workers=0))
+        splits = self._splits[data.kind]
+        torch.manual_seed(0)
+        try:
+            experiment = Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=()))
+            make_plan(experiment)
+        except RecipeError as error:
+            [problem] = error.problems
+            return replace(row, why=" ".join((problem.what, *problem.help)).replace(str(work / "model"), "model"))
+        for stage in ("top", "all"):
+            take_a_step(experiment, stage)
+        check_serving(experiment, work / "saved")
+        names = experiment.classifier.chain.names
+        seen = dict.fromkeys(str(found) for found in experiment.boundaries.values() if isinstance(found, NotSeparable))
+        remarks = experiment.classifier.facts.get("remarks", [])
+        return replace(row, taken=True, groups=shortened(names), kept="; ".join(seen) or "yes", why=" ".join(remarks))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The names of a chain, those in the middle of a long one left out."""
+    return " → ".join(names if len(names) <= 7 else (*names[:3], "…", *names[-2:]))
+
+
+def take_a_step(experiment: Experiment, stage: str) -> None:
+    """One step on eight training examples as the engine takes it: what is frozen stays, what trains moves."""
+    model, chain, spec = experiment.classifier.model, experiment.classifier.chain, experiment.recipe.stages[stage]
+    trains = chain.select(spec.unfreeze)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    before = group_hashes(tensors, chain)
+    freeze(model, chain, trains)
+    optimizer = make_optimizer(spec, param_groups(model, chain, spec))
+    train_mode(model, chain, trains)
+    inputs, labels = batch_of(experiment, experiment.splits.train, train=True)
+    loss = torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+    model.eval()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss), f"the loss is {float(loss)}"
+    after = group_hashes({**dict(model.named_parameters()), **dict(model.named_buffers())}, chain)
+    wrong = [group["name"] for group in prove(stage, trains, before, after)["groups"] if not group["ok"]]
+    assert not wrong, f"in stage {stage} {wrong} should have stayed, or moved"
+
+
+def batch_of(experiment: Experiment, split: Dataset, *, train: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What the model takes of the first eight examples, and their labels."""
+    samples = make_samples(experiment.recipe, experiment.classifier, split, train=train)
+    batch = samples.collate([samples[0, index] for index in range(min(8, len(samples)))])
+    labels = batch.pop("labels")
+    del batch["index"]
+    return samples.to_device(batch, torch.device("cpu")), labels
+
+
+def check_serving(experiment: Experiment, folder: Path) -> None:
+    """What is saved gives the logits of training: loaded by hftl, and served by transformers, one example at a time."""
+    classifier, test = experiment.classifier, experiment.splits.test
+    assert test is not None
+    inputs, _ = batch_of(experiment, test, train=False)
+    save_classifier(classifier, folder)
+    loaded = load_classifier(folder).model
+    loaded.eval()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        logits = classifier.model(**inputs).logits
+        assert torch.equal(loaded(**inputs).logits, logits), "loaded again it gives other logits"
+    if isinstance(experiment.recipe.data, TextData):
+        serve: Any = pipeline("text-classification", model=str(folder), device="cpu")
+        answers = [serve(row["text"], top_k=None, function_to_apply="none", truncation=True) for row in test]
+    else:
+        serve = pipeline("image-classification", model=str(folder), device="cpu")
+        files = [Path(experiment.recipe.data.source) / row["id"] for row in test]
+        answers = [serve(str(file), top_k=None, function_to_apply="none") for file in files]
+    names = experiment.splits.label_names
+    served = [[next(one["score"] for one in answer if one["label"] == name) for name in names] for answer in answers]
+    apart = float((torch.tensor(served) - logits).abs().max() / logits.abs().max())
+    assert apart < TOLERANCE, f"served, its logits are {apart:.1e} apart"
+
+
+# --- the table ------------------------------------------------------------------------------------------------------------------
+
+
+def line(row: Row) -> str:
+    """A row of the document's tables."""
+    cells = (
+        (row.name, f"`{row.model}`", row.groups, row.kept, row.why)
+        if row.taken
+        else (row.name, f"`{row.model}`", "refused", "", row.why)
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def document(rows: Sequence[Row]) -> str:
+    """docs/models.md."""
+    counts = {
+        f"{library}_{what}": sum(row.library == library and row.taken == taken for row in rows)
+        for library in ("transformers", "timm")
+        for what, taken in (("taken", True), ("refused", False))
+    }
+    counts |= {f"{library}_all": sum(row.library == library for row in rows) for library in ("transformers", "timm")}
+    text = [HEAD.format(transformers=transformers.__version__, timm=timm.__version__, **counts)]
+    for library, title, name, model in (
+        ("transformers", "Text: the classes of transformers", "model_type", "class"),
+        ("timm", "Pictures: the modules of timm", "module", "tried"),
+    ):
+        header = f"| {name} | {model} | chain | frozen layers kept | besides, or why refused |"
+        chosen = sorted((row for row in rows if row.library == library), key=lambda row: row.name)
+        text += ["", f"## {title}", "", header, "|---|---|---|---|---|", *map(line, chosen)]
+    return "\n".join(text) + "\n"
+
+
+def read_rows(path: Path) -> list[Row]:
+    return [Row(**json.loads(each)) for each in path.read_text().splitlines()] if path.is_file() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--only", nargs="*", help="model types and modules of timm; all of them by default")
+    parser.add_argument("--write", action="store_true", help="write docs/models.md from the rows")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bars()
+    done = {(row.library, row.name) for row in read_rows(arguments.rows)}
+    defects = 0
+    with tempfile.TemporaryDirectory() as folder, arguments.rows.open("a") as stream:
+        roads = Roads(Path(folder))
+        wanted: list[tuple[str, str, Callable[[str], Row]]] = [
+            *(("transformers", name, roads.text) for name in text_classes()),
+            *(("timm", name, roads.picture) for name in TIMM),
+        ]
+        for library, name, road in wanted:
+            if (library, name) in done or (arguments.only and name not in arguments.only):
+                continue
+            try:
+                row = road(name)
+            except Exception:  # noqa: BLE001  # the sweep says all that is wrong, and then fails
+                traceback.print_exc()
+                print(f"DEFECT: {library} {name}", file=sys.stderr, flush=True)
+                defects += 1
+            else:
+                print(json.dumps(asdict(row), ensure_ascii=False), file=stream, flush=True)
+    if arguments.write and not defects:
+        DOCUMENT.write_text(document(read_rows(arguments.rows)), encoding="utf-8")
+    sys.exit(min(defects, 1))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()
