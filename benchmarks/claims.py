@@ -274,7 +274,11 @@ def python(command: Sequence[str], *, threads: int, folder: str | None = None) -
             env={**os.environ, **own},
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise SystemExit(
+            f"{' '.join(command)}\nended with code {done.returncode}. The same command goes on from what it has saved."
         )
     return done.stdout
 
