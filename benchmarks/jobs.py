@@ -111,7 +111,7 @@ JOBS = (
     ),
     Job(
         "text-short",
-        "short texts, one full stage of 3 epochs on TREC (MiniLM)",
+        "short texts (TREC, 13 tokens), all layers, 3 epochs (MiniLM)",
         "transformer",
         (Stage("all", 3, 1e-4),),
         trainer(None, 1.5),
