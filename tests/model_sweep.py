@@ -26,6 +26,7 @@ import timm
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars
+from digits import write_digits
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -41,7 +42,6 @@ from hftl.errors import RecipeError
 from hftl.models import build_classifier, load_classifier, save_classifier
 from hftl.models.boundary import NotSeparable
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
-from hftl.samples.digits import write_digits
 from hftl.training.experiment import Experiment, make_plan, make_samples
 from hftl.training.proof import group_hashes, prove
 from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
@@ -426,7 +426,7 @@ def take_a_step(experiment: Experiment, stage: str) -> None:
     model.eval()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss), f"the loss is {float(loss)}"
     after = group_hashes({**dict(model.named_parameters()), **dict(model.named_buffers())}, chain)
-    wrong = [group["name"] for group in prove(stage, trains, before, after)["groups"] if not group["ok"]]
+    wrong = [group["name"] for group in prove(stage, trains, before, after, kept=True)["groups"] if not group["ok"]]
     assert not wrong, f"in stage {stage} {wrong} should have stayed, or moved"
 
 
