@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hftl.errors import Problem, RecipeError, printable
-from hftl.recipe import ABOUT, AUTHOR, LOCAL, Card, Recipe, Timm, Transformer, same_content
+from hftl.recipe import ABOUT, AUTHOR, Card, Recipe, Timm, Transformer, local_name, same_content
 
 HUB = "hub:"  # before word vectors that lie on the Hub
 FINGERPRINT = "dataset_fingerprint"
@@ -160,15 +160,6 @@ def _listed(things: Iterable[str]) -> str:
 
 
 # --- names --------------------------------------------------------------------------------------------------------------------
-
-
-def local_name(path: str) -> str:
-    """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
-
-    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
-    """
-    *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
-    return f"{parent}/{name}" if name == "model" and parent else name or path
 
 
 def _derived_name(recipe: Recipe, read: Mapping[str, Any]) -> str:

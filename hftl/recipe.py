@@ -7,6 +7,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import types
 import typing
@@ -410,6 +411,8 @@ class Recipe(_Section):
             if same_name(then, "model.checkpoint", "card.base_model"):
                 same += ("model.checkpoint",)
             changed = [key for key in ABOUT[fact] if key not in same and now.get(key) != then.get(key)]
+            # A place that is published under its name alone stays what it was.
+            changed = [key for key in changed if now.get(key) != f"{LOCAL}{local_name(str(then.get(key)))}"]
             if changed:
                 found[fact] = {key: (then.get(key), now.get(key)) for key in changed}
         return found
@@ -650,6 +653,15 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
 
 LOCAL = "local:"
 """How a published recipe names what lay on its author's machine: "local:photos"."""
+
+
+def local_name(path: str) -> str:
+    """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
+
+    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
+    """
+    *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
+    return f"{parent}/{name}" if name == "model" and parent else name or path
 
 
 def check_places(recipe: Recipe) -> None:

@@ -29,8 +29,8 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError, did_you_mean
 from hftl.facts import HUB, contradictions, how_known
-from hftl.facts import local_name as local_name
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
+from hftl.recipe import local_name as local_name
 from hftl.run import RunDirectory, read_json, read_json_lines, write_text
 
 TEMPLATE = "card.md.jinja"
