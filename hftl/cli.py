@@ -81,11 +81,14 @@ def plan(
     from hftl.training.plan import plan_footer, plan_table
 
     chosen = _recipe(recipe, overrides)
-    made = make_plan(prepare_experiment(chosen), source=recipe, measure=process_state().device)
+    experiment = prepare_experiment(chosen)
+    made = make_plan(experiment, source=recipe, measure=process_state().device)
     if json:
         out.print_json(data=made.to_dict())
     else:
         out.print(plan_table(made), "", plan_footer(made), sep="\n", highlight=False)
+    for line in experiment.said_of_facts:
+        err.print(line, markup=False, highlight=False)
 
 
 @app.command()
@@ -242,6 +245,7 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
+    from hftl.facts import contradictions
     from hftl.sharing.card import add_facts, check_front_matter, write_card
     from hftl.sharing.publication import refuse_pulled
 
@@ -252,6 +256,8 @@ def card(
     _say(str(write_card(directory)))
     for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
         _say(f"  to be pushed it needs: {problem}")
+    for wrong in contradictions(directory.load_recipe(), read_json(directory.data) if directory.data.is_file() else {}):
+        _say(f"  to be pushed it needs: {wrong.where}: {wrong.what}; {wrong.help[0]}")
 
 
 @app.command()
@@ -275,45 +281,11 @@ def push(
 
         hftl push runs/hotdog me/hotdog-resnet18 --dry-run
     """
-    from hftl.sharing.hub import check_target
-    from hftl.sharing.hub import push as push_publication
-    from hftl.sharing.parity import check_serving
-    from hftl.sharing.publication import prepare
-    from hftl.sharing.verify import require_verified
+    from hftl.sharing.hub import push as push_run
 
-    directory = RunDirectory(run)
-    publication = prepare(directory, repo_id)
-    for name in publication.files:
-        _say(f"  {_bytes(publication.size(name)):>9}  {name}")
-    _say(f"  {_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
-    _say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
-    verdict = require_verified(directory)
-    _say(f"  numbers  {len(verdict.claims):,} recomputed, all hold")
-    _say("  secrets  none found")
-    target = check_target(publication, private=private, revision=revision, replace=replace, required=not dry_run)
-    if target is None:
-        _say("  rights   not checked: no connection, or no token")
-    else:
-        there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
-        _say(f"  rights   {target.user} may write to {repo_id} ({there})")
-        if target.holds not in {None, publication.name}:
-            _say(f"  replaces the run {target.holds} that lies there")
-        for name in target.stale:
-            _say(f"  removes  {name}, left from an earlier push")
-    parity = check_serving(directory, publication)
-    what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
-    _say(f"  serving  {what}")
-    for id in parity.read_differently:
-        _say(f"  serving  {id}: transparent or of more than 8 bits; transformers.pipeline reads it differently")
-    if dry_run or target is None:
-        _say(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}")
-        return
-    try:
-        address = push_publication(publication, target, private=private, message=f"hftl: {publication.name}")
-    except signals.Stopped as stopped:
-        _say(f"stopped by {stopped.signal.name}: {repo_id} has the commit whole, or not at all. To see:  hftl verify {repo_id}")
-        raise
-    _say(f"{address}\n  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
+    pushed = push_run(RunDirectory(run), repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=_say)
+    if pushed.address is not None:
+        _say(f"  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 
 
 @app.command()
@@ -377,10 +349,11 @@ def export(
     hftl export runs/quickstart
     """
     from hftl.sharing.export import export_onnx, usage
+    from hftl.sharing.publication import readable_bytes
 
     directory = RunDirectory(run)
     done = export_onnx(directory, output or run / "onnx")
-    _say(f"{done.file}  {_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
+    _say(f"{done.file}  {readable_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
     compared = f"{done.batches} batches compared with onnxruntime: largest difference of a logit {done.largest_difference:.1g}"
     _say(f"{compared}\n\n{usage(directory, done)}")
 
@@ -519,14 +492,6 @@ def _policy(recipe: Recipe) -> str:
 def _say(line: str) -> None:
     """A line that may hold a stranger's words."""
     out.print(printable(line), highlight=False, markup=False)
-
-
-def _bytes(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.1f} GB"
 
 
 def _plain(text: str) -> str:

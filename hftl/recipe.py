@@ -7,6 +7,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import types
 import typing
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
@@ -39,6 +40,8 @@ Colour = Annotated[int, Field(ge=0, le=255)]
 LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
+SourceSplit = Literal["train", "validation", "test"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 _within: ContextVar[bool] = ContextVar("_within", default=False)
@@ -267,26 +270,61 @@ class Run(_Section):
 
 
 class Card(_Section):
-    """Facts for the model card that only a person knows. What is left out is written "not recorded"."""
+    """Facts for the model card that only a person knows. What is left out is written "not recorded".
+
+    They describe what this recipe names: its data, its model, and what training makes of both (`ABOUT` has the keys). Where an
+    override names something else, the facts about it are left off the card, and a line says so; facts that are given in the same
+    call are about the new thing. See docs/sharing.md.
+    """
 
     title: str | None = None
     summary: str | None = None
     intended_use: str | None = None
     limitations: str | None = None
+    """What was not measured, and for what the model should not be used. What hftl measures itself (texts that are cut, small
+    classes) is on the card anyway."""
     training_data: str | None = None
+    """The data set in words, as far as this recipe trains on it."""
     license: str | None = None
-    """An identifier the Hub knows, such as "apache-2.0"."""
+    """An identifier the Hub knows, such as "apache-2.0": the licence of the model that comes of exactly this recipe. It never
+    passes on to a model of other data, of another checkpoint, or of another person."""
     language: str | None = None
     """An ISO 639 code such as "en", for texts."""
     tags: Names = ()
     base_model: str | None = None
-    """Hub id of the base model where the checkpoint is a local folder."""
+    """Hub id of the base model where the checkpoint is a local folder. Nothing proves it: the card says whose word it is."""
     dataset: str | None = None
-    """Hub id of the data set where the source is local."""
+    """Hub id of the data set where the source is local: proven by `dataset_fingerprint`, otherwise a claim, and marked as one."""
     dataset_name: str | None = None
     """How people call the data set."""
+    dataset_fingerprint: dict[SourceSplit, Digest] | None = None
+    """What the data set holds, by split, as `fingerprint` of a run's data.json has it: SHA-256 of its texts or pictures and their
+    classes, whatever their order, file format and place. A local copy is known by it."""
     authors: Names = ()
     citation: str | None = None
+
+
+_SET = ("data.source", "data.config")
+_READ = (*_SET, "data.kind", "data.text_column", "data.image_column", "data.label_column", "data.train_split")
+_ROWS = ("data.revision", "data.max_train_samples", "data.stream_samples")
+_MODEL = ("model.family", "model.checkpoint", "model.vectors", "model.pretrained")
+AUTHOR = "author"
+"""In place of a key: who has trained the model that a fact is about; None is whoever uses the recipe."""
+_TRAINED = (*_READ, *_MODEL, AUTHOR)
+ABOUT: Mapping[str, tuple[str, ...]] = {
+    "dataset": _SET,
+    "dataset_name": _SET,
+    "dataset_fingerprint": _SET,
+    "language": _READ,
+    "training_data": (*_READ, *_ROWS),
+    "base_model": _MODEL,
+    **dict.fromkeys(("title", "license", "tags", "authors", "citation"), _TRAINED),
+    **dict.fromkeys(("summary", "intended_use"), (*_TRAINED, "stages")),
+    "limitations": (*_TRAINED, "stages", "data.max_length", "data.image_size", "data.test_split", "data.test_fraction"),
+    "name": (*_SET, *_MODEL),
+}
+"""Fact of the card, or the run's name -> the keys of what it is about: of the data set, of how it is read, of the model, of what
+training makes of them. "stages" are their names and what each of them unfreezes."""
 
 
 AnyData = Annotated[TextData | ImageData, Field(discriminator="kind")]
@@ -308,6 +346,67 @@ class Recipe(_Section):
     """In the order in which they run."""
     run: Run = Run()
     card: Card = Card()
+
+    # For each fact the values of the recipe that it was given in, and the facts that overrides gave. Kept by copies, not by YAML.
+    _about: dict[str, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def model_post_init(self, context: Any) -> None:
+        self._about = dict.fromkeys(self._facts(), self._subject())
+
+    def __eq__(self, other: object) -> bool:
+        """Two recipes are equal that say the same, wherever they have it from."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The facts, and "name", that were given by `override` rather than by the script."""
+        return self._given
+
+    def _facts(self) -> list[str]:
+        return ["name", *(fact for fact, value in self.card if value not in (None, ()))]
+
+    def _subject(self) -> dict[str, Any]:
+        """What a fact that is given now is about: the values of the keys in `ABOUT`, and the ids it goes by."""
+        values: dict[str, Any] = dict(_leaves(self.model_dump(mode="json", exclude={"stages", "run"})))
+        values["stages"] = {name: stage.unfreeze for name, stage in self.stages.items()}
+        for claim, key in (("card.dataset", "data.source"), ("card.base_model", "model.checkpoint")):
+            then = self._about.get(claim.removeprefix("card."), values)
+            if then.get(key) != values.get(key):
+                values[claim] = None  # of the former one
+        return values
+
+    def lapsed(self, fingerprint: Mapping[str, str] | None = None) -> dict[str, dict[str, tuple[Any, Any]]]:
+        """The facts that are not about what the recipe names now -> each key that has changed since: (then, now).
+
+        A copy of the data set counts as that data set where `fingerprint`, of what was read, is the one on the card, or where an
+        override claims it by `card.dataset`; another checkpoint as the same model where one claims it by `card.base_model`.
+        """
+        now, known = self._subject(), self.card.dataset_fingerprint
+
+        def same_name(then: Mapping[str, Any], key: str, claim: str) -> bool:
+            return bool({then.get(key), then[claim]} & {now.get(key), now[claim]} - {None})
+
+        found: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for fact, then in self._about.items():
+            same: tuple[str, ...] = ()
+            recognised = (
+                known is not None
+                and fingerprint is not None
+                and then["data.source"] == self._about.get("dataset_fingerprint", now)["data.source"]
+                and same_content(known, fingerprint)
+            )
+            claimed = then["data.source"] != now["data.source"] and same_name(then, "data.source", "card.dataset")
+            if claimed or recognised:
+                same += (*_READ, "data.revision")
+            if same_name(then, "model.checkpoint", "card.base_model"):
+                same += ("model.checkpoint",)
+            changed = [key for key in ABOUT[fact] if key not in same and now.get(key) != then.get(key)]
+            # A place that is published under its name alone stays what it was.
+            changed = [key for key in changed if now.get(key) != f"{LOCAL}{local_name(str(then.get(key)))}"]
+            if changed:
+                found[fact] = {key: (then.get(key), now.get(key)) for key in changed}
+        return found
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
@@ -341,8 +440,22 @@ class Recipe(_Section):
         return self
 
     def to_yaml(self) -> str:
-        """The recipe as YAML; `load_recipe` reads it back equal."""
-        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        """The recipe as YAML; `load_recipe` reads it back equal, but for facts that are about something else (`lapsed`)."""
+        values = self.model_dump(mode="json")
+        values["card"] |= {fact: Card.model_fields[fact].default for fact in self.lapsed() if fact != "name"}
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def same_content(known: Mapping[Any, str], read: Mapping[str, str]) -> bool:
+    """Whether the splits that were read are those of a data set's fingerprint; `known` may have more of them."""
+    return "train" in read and all(known.get(split) == digest for split, digest in read.items())
+
+
+def of_another(recipe: Recipe, author: str) -> Recipe:
+    """A recipe whose model somebody else has trained: what they say of that model is not about one's own."""
+    theirs = Recipe(**recipe.model_dump(mode="json"))
+    theirs._about = {fact: {**then, AUTHOR: author} for fact, then in theirs._about.items()}
+    return theirs
 
 
 def _source(section: type[BaseModel], values: Mapping[str, Any]) -> str:
@@ -498,7 +611,8 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     """A copy of `recipe` with `key=value` assignments applied: ``override(recipe, ["stages.all.lr=3e-5"])``.
 
     A value is what is written, and its field says whether that is a number or a text: ``data.revision=0123456`` keeps its zero.
-    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``.
+    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``. Facts of the card
+    that are given here are about what the changed recipe names; the others stay about what they were about (`Recipe.lapsed`).
 
     Raises:
         RecipeError: no "=", an unknown key, or a value that does not fit.
@@ -518,11 +632,27 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
         problems.extend(error.problems)
     if problems:
         raise RecipeError(source, problems)
+    keys = [assignment.partition("=")[0] for assignment in assignments]
+    given = {key.removeprefix("card.").partition(".")[0] for key in keys if key == "name" or key.startswith("card.")}
+    given |= set(Card.model_fields) if "card" in keys else set()
+    changed._given = recipe.given | given
+    kept = {fact: then for fact, then in recipe._about.items() if fact in changed._about and fact not in given}
+    changed._about = kept
+    changed._about = kept | dict.fromkeys([fact for fact in changed._facts() if fact not in kept], changed._subject())
     return changed
 
 
 LOCAL = "local:"
 """How a published recipe names what lay on its author's machine: "local:photos"."""
+
+
+def local_name(path: str) -> str:
+    """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
+
+    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
+    """
+    *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
+    return f"{parent}/{name}" if name == "model" and parent else name or path
 
 
 def check_places(recipe: Recipe) -> None:

@@ -38,12 +38,16 @@ recipe = hftl.Recipe(
         title="GloVe BiLSTM on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",
         intended_use="Sentiment of English film reviews, where a small model is wanted.",
-        limitations="Other domains and languages were not measured. Reviews longer than 600 words are cut.",
+        limitations="Other domains and languages were not measured.",
         training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
         license="apache-2.0",
         language="en",
         dataset="stanfordnlp/imdb",
         dataset_name="IMDb",
+        dataset_fingerprint={
+            "train": "bc485aedbaff86e495e27f892013544193f3f3a4b288929ed0e5ee6fac23419e",
+            "test": "84634f59979f2e3f039782d47c8b76d3284eacd13887881b5245216615e25c1d",
+        },
     ),
 )
 

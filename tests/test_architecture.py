@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "hftl"
 
 # --- the table ----------------------------------------------------------------------------------------------------------------
 
-GROUND = ("hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.run")
+GROUND = ("hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 EVERYTHING = ("hftl",)
 
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.secrets": (),
     "hftl.signals": (),
     "hftl.recipe": ("hftl.errors", "hftl.secrets"),
+    "hftl.facts": ("hftl.errors", "hftl.recipe"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
@@ -45,6 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
+    # A push that is stopped says what became of it.
+    "hftl.sharing.hub": (*GROUND, "hftl.sharing", "hftl.signals"),
     # What is about to be published is checked as a stranger's model is, and run.
     "hftl.sharing.parity": (
         *GROUND,
@@ -53,7 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.models",
         "hftl.sharing.publication",
     ),
-    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.publication"),
+    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.card", "hftl.sharing.publication"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.
@@ -71,6 +74,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
+    "hftl.facts": frozenset(),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
     "hftl.doctor": frozenset({"packaging"}),

@@ -20,12 +20,16 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
+from odd_pictures import odd_pictures, read_differently
 from PIL import Image
 from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run
 from safetensors.torch import save_file
+from transformers.image_utils import load_image
 
+from hftl.data.image import decode
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, parse_recipe
 from hftl.run import RunDirectory, read_json, write_json, write_text
@@ -844,6 +848,56 @@ def test_the_code_on_the_card_runs_and_both_ways_give_the_same_answer(
     label, probability = by_hand.splitlines()[0].split()[-2:]
     assert label == answer[1] and float(probability) == pytest.approx(float(answer[2]), abs=1e-4)
     assert render_card(run, repo_id="me/small").count("RUN") == 0
+
+
+@pytest.mark.parametrize("family", ["transformer", "textcnn", "bilstm"])
+def test_every_line_for_texts_gives_what_predict_gives(
+    fresh: Fresh, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fresh(family)
+    recipe, _ = small_model(family, tmp_path)
+    write_text(run.recipe, recipe.to_yaml())
+    monkeypatch.chdir(tmp_path)
+    short, long = "Put a text here.", "a good film " + 40 * "a bad film, "
+    expected = predict(run.path, [short, long])
+    through_pipeline, by_hand = runnable(render_card(run))
+    for text, one in zip((short, long), expected, strict=True):
+        code = through_pipeline.replace('"Put a text here."', repr(text))
+        answer = re.search(r"'label': '([^']+)', 'score': ([0-9.]+)", printed(code, tmp_path / "copied.py"))
+        assert answer is not None and answer[1] == one.label and float(answer[2]) == pytest.approx(one.probability, abs=1e-4)
+    lines = printed(by_hand.replace('"And another one there."', repr(long)), tmp_path / "copied.py").splitlines()
+    rows = [line.rsplit(" ", 2) for line in lines]
+    assert [row[:2] for row in rows] == [[one.input, one.label] for one in expected]
+    assert [float(row[2]) for row in rows] == pytest.approx([one.probability for one in expected], abs=1e-4)
+
+
+def test_every_line_for_pictures_gives_what_predict_gives_or_the_card_says_for_which_it_does_not(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fresh("timm")
+    recipe, _ = small_model("timm", tmp_path)
+    data = recipe.data.model_copy(update={"background": (0, 0, 255)})
+    write_text(run.recipe, recipe.model_copy(update={"data": data}).to_yaml())
+    monkeypatch.chdir(tmp_path)
+    files = odd_pictures(tmp_path)
+    expected = {one.input: one for one in predict(run.path, files)}
+    card = render_card(run)
+    through_pipeline, by_timm = runnable(card)
+    apart = {}
+    for file in files:
+        label, probability = printed(by_timm.replace('"picture.jpg"', repr(file)), tmp_path / "copied.py").rsplit(" ", 1)
+        assert label == expected[file].label and float(probability) == pytest.approx(expected[file].probability, abs=1e-4), file
+        every = through_pipeline.replace('"picture.jpg"', f"{file!r}, top_k=10")
+        scores = dict(re.findall(r"'label': '([^']+)', 'score': ([0-9.e-]+)", printed(every, tmp_path / "copied.py")))
+        apart[Path(file).stem] = max(abs(float(scores[name]) - value) for name, value in expected[file].probabilities.items())
+    assert read_differently(by_timm, files, background=(0, 0, 255)) == []
+    turned = np.asarray(load_image(files[1]).convert("RGB"))  # as the pipeline reads it
+    assert np.array_equal(turned, np.asarray(decode(files[1]))) and turned.shape == (48, 48, 3)
+    assert apart["plain"] < 1e-4 and apart["turned"] < 1e-4
+    assert apart["transparent"] > 1e-3 and apart["sixteen"] > 1e-3
+    said = paragraph(card, "**Transparent pictures, and those with more than 8 bits a channel:**")
+    assert "lays a transparent picture on RGB 0, 0, 255 and scales to 8 bits, as do the lines for timm above" in said
+    assert "`transformers.pipeline` drops the transparency and clips, so it may answer otherwise" in said
 
 
 # --- checking front matter ----------------------------------------------------------------------------------------------------

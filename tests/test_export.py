@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from odd_pictures import odd_pictures, read_differently
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -29,6 +33,7 @@ from transformers import (
 )
 
 from hftl.errors import RunError
+from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier, transformer
 from hftl.models.classifier import Classifier
 from hftl.recipe import BiLSTM, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer
@@ -339,3 +344,55 @@ def test_a_difference_counts_against_the_size_of_the_logit() -> None:
             export.difference(array(0.5, found), array(0.5, expected), "here")
     with pytest.raises(RunError, match=r"logits of shape \(1, 2\) for here, the saved model \(1, 3\)"):
         export.difference(array(1.0, 2.0), array(1.0, 2.0, 3.0), "here")
+
+
+# --- the lines that `hftl export` prints --------------------------------------------------------------------------------------
+
+
+def run_lines(lines: str, script: Path) -> list[tuple[str, str, float]]:
+    """(input, class name, probability) that the printed lines print, run as they stand by another Python."""
+    script.write_text(lines, encoding="utf-8")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        runpy.run_path(str(script))
+    rows = [line.rsplit(" ", 2) for line in out.getvalue().splitlines()]
+    return [(given, name, float(probability)) for given, name, probability in rows]
+
+
+def same_as_predict(found: list[tuple[str, str, float]], run: RunDirectory, inputs: list[str]) -> None:
+    expected = predict(run.path, inputs)
+    assert [row[:2] for row in found] == [(one.input, one.label) for one in expected]
+    np.testing.assert_allclose([row[2] for row in found], [one.probability for one in expected], atol=2e-3)
+
+
+@needs_onnx
+@pytest.mark.parametrize("family", ["segments", "no segments", "textcnn"])
+def test_the_printed_lines_for_texts_answer_as_predict_does(family: str, tmp_path: Path) -> None:
+    if family == "textcnn":
+        run = glove_run(tmp_path / "it's a \\run", TextCNN, channels=4)
+    else:
+        run = transformer_run(tmp_path / "it's a \\run", BertConfig(**SMALL), segments=family == "segments")
+    done = export_onnx(run, run.path / "onnx")
+    texts = ["a very good film", " ".join(40 * ["not", "bad"]), "very bad "]
+    lines = export.usage(run, done)
+    example = 'texts = ["Put a text here.", "And another one there."]'
+    assert example in lines and '["Put' in lines
+    same_as_predict(run_lines(lines.replace(example, f"texts = {texts!r}"), tmp_path / "lines.py"), run, texts)
+    alone = run_lines(lines.replace(example, 'texts = [""]'), tmp_path / "alone.py")  # for word models an array of no columns
+    same_as_predict(alone, run, [""])
+
+
+@needs_onnx
+def test_the_printed_lines_for_pictures_answer_as_predict_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = picture_run(tmp_path / "run", "test_resnet")
+    recipe = run.load_recipe()
+    data = recipe.data.model_copy(update={"background": (0, 0, 255)})
+    write_text(run.recipe, recipe.model_copy(update={"data": data}).to_yaml())
+    done = export_onnx(run, run.path / "onnx")
+    files = odd_pictures(tmp_path)
+    lines = export.usage(run, done)
+    assert 'files = ["picture.jpg"]' in lines
+    found = run_lines(lines.replace('files = ["picture.jpg"]', f"files = {files!r}"), tmp_path / "lines.py")
+    same_as_predict(found, run, files)
+    assert read_differently(lines, files, background=(0, 0, 255)) == []
+    careless = lines.replace("ImageOps.exif_transpose(Image.open(file))", "Image.open(file).convert('RGB')")
+    assert read_differently(careless, files, background=(0, 0, 255)) == files[1:]  # so the pictures would tell

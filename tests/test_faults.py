@@ -45,7 +45,7 @@ from hftl.evaluation.metrics import Predictions
 from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO
-from hftl.sharing.hub import check_target, push
+from hftl.sharing.hub import _send, check_target
 from hftl.sharing.publication import prepare
 
 TABLE = REPOSITORY / "docs" / "reliability.md"
@@ -1203,7 +1203,7 @@ def test_fault_40_a_push_is_one_commit(
     publication = prepare(run, "me/films")
     target = check_target(publication, private=False, revision="main")
     assert target is not None
-    push(publication, target, private=False, message="a run")
+    _send(publication, target, private=False, message="a run")
     assert len(hub.repos["me/films"].commits) == 2  # the Hub's own first one, and ours
     assert set(publication.files) <= set(hub.repos["me/films"].files)
 

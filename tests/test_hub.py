@@ -5,6 +5,7 @@ The local Hub of hub_server.py stands at the network's edge; nothing of hftl or 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -32,7 +33,7 @@ from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, Te
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.samples.digits import write_digits
-from hftl.sharing.hub import check_target, push
+from hftl.sharing.hub import _send, check_target, push
 from hftl.sharing.publication import prepare
 
 # huggingface_hub's LFS upload warns about its own use of its HTTP client.
@@ -97,7 +98,7 @@ def publish(run: RunDirectory, repo_id: str, *, private: bool = False, revision:
     publication = prepare(run, repo_id)
     target = check_target(publication, private=private, revision=revision)
     assert target is not None
-    return push(publication, target, private=private, message="a run")
+    return _send(publication, target, private=private, message="a run")
 
 
 def in_another_process(hub: LocalHub, home: Path, script: str, *arguments: str) -> Any:
@@ -202,6 +203,32 @@ def test_a_published_recipe_is_repeated_once_its_local_places_are_named(
     assert read_json(tmp_path / "again" / "metrics.json")["test"] == read_json(run.metrics)["test"]
 
 
+@pytest.mark.slow
+def test_a_published_recipe_on_other_data_takes_no_word_of_its_author_along(
+    own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str, tmp_path: Path
+) -> None:
+    said = ["card.title=My digits", "card.authors=A. Author", "card.dataset=me/digits-set", "card.dataset_name=Digits"]
+    assert hftl("card", own.path, *said, "card.training_data=Digits, drawn by hand.", "card.tags=[digits]").code == 0
+    publish(own, "me/digits")
+    same = hftl("train", "hub:me/digits", f"data.source={own.load_recipe().data.source}", "--run-dir", tmp_path / "same")
+    assert same.code == 0, same.err
+    assert (
+        "left off the card: title, intended_use, license, tags and authors. The recipe says that of the model of me/digits"
+        in same.err
+    )
+    recipe = RunDirectory(tmp_path / "same").load_recipe()
+    card = recipe.card
+    assert (card.dataset, card.dataset_name, card.training_data) == ("me/digits-set", "Digits", "Digits, drawn by hand.")
+    assert (card.title, card.authors, card.license, card.tags, recipe.name) == (None, (), None, (), "timm")
+
+    photos = write_digits(tmp_path / "photos", range(4, 7), train_per_class=12)
+    other = hftl("train", "hub:me/digits", f"data.source={photos}", "card.license=mit", "--run-dir", tmp_path / "other")
+    assert other.code == 0, other.err
+    run = RunDirectory(tmp_path / "other")
+    assert run.load_recipe().card == Card(license="mit")
+    assert not re.search("author,|digit|me/", run.card.read_text().replace("not recorded", ""), re.IGNORECASE)
+
+
 def test_a_published_model_predicts_by_its_name(runs: Callable[[str], RunDirectory], hub: LocalHub, hftl: Hftl, token: str) -> None:
     run = runs("transformer")
     publish(run, "me/reviews", private=True)
@@ -214,6 +241,80 @@ def test_a_published_model_predicts_by_its_name(runs: Callable[[str], RunDirecto
 
 
 # --- before the first byte ----------------------------------------------------------------------------------------------------
+
+
+def no_licence(run: RunDirectory) -> None:
+    run.recipe.write_text(run.recipe.read_text().replace("license: apache-2.0", "license: null"))
+
+
+def another_number(run: RunDirectory) -> None:
+    metrics = read_json(run.metrics)
+    metrics["test"]["accuracy"] = 0.99
+    run.metrics.write_text(json.dumps(metrics))
+
+
+def a_token_in_the_history(run: RunDirectory) -> None:
+    run.history.write_text(run.history.read_text() + json.dumps({"event": "note", "said": "hf_" + "Zz" * 17}) + "\n")
+
+
+def another_data_set(run: RunDirectory) -> None:
+    wrong = {"dataset": "stanfordnlp/imdb", "dataset_fingerprint": {"train": 64 * "0"}}
+    recipe = run.load_recipe()
+    card = recipe.card.model_copy(update=wrong)
+    run.recipe.write_text(Recipe(**{**recipe.model_dump(), "card": card.model_dump()}).to_yaml())
+
+
+def samples_of_another_model(run: RunDirectory) -> None:
+    samples = ServingSamples.load(run.serving)
+    ServingSamples(samples.ids, samples.inputs, -samples.logits).save(run.serving)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_licence, "There is no licence"),
+        (another_data_set, "what was read is not stanfordnlp/imdb"),
+        (a_token_in_the_history, "holds a Hugging Face token"),
+        (another_number, "these claims do not hold"),
+        (samples_of_another_model, "are not of the same model"),
+    ],
+)
+def test_a_push_from_python_meets_every_gate_of_the_command_line(
+    spoil: Callable[[RunDirectory], None], said: str, own: RunDirectory, hub: LocalHub, token: str
+) -> None:
+    spoil(own)
+    with pytest.raises(RunError, match=said):
+        push(own, "me/digits")
+    assert hub.repos == {} and hub.received == 0
+
+
+def test_a_push_from_python_says_what_it_did(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
+    lines: list[str] = []
+    tried = push(own, "me/digits", dry_run=True, say=lines.append)
+    assert tried.address is None and hub.repos == {} and "nothing was sent" in lines[-1]
+    pushed = push(own, "me/digits", private=True)
+    assert pushed.address is not None and "me/digits/commit" in pushed.address
+    assert pushed.claims > 100 and pushed.parity.samples > 0 and pushed.target is not None and pushed.target.user == "me"
+    assert hub.repos["me/digits"].private
+    assert hftl("verify", "me/digits").code == 0
+
+
+def test_nothing_but_push_sends() -> None:
+    callers: dict[str, list[str]] = {"_send": [], "create_commit": [], "upload_file": [], "upload_folder": [], "push_to_hub": []}
+    for path in sorted((REPOSITORY / "hftl").rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+                for name in (getattr(call, "attr", getattr(call, "id", "")) for call in called):
+                    if name in callers:
+                        callers[name].append(f"{path.stem}.{function.name}")
+    assert callers == {
+        "_send": ["hub.push"],
+        "create_commit": ["hub._send"],
+        "upload_file": [],
+        "upload_folder": [],
+        "push_to_hub": [],
+    }
 
 
 def test_a_dry_run_shows_every_file_and_sends_nothing(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
@@ -568,7 +669,7 @@ def test_a_push_on_top_of_what_somebody_else_pushed_meanwhile_is_refused(own: Ru
     repo = hub.repos["me/digits"]
     repo.add_commit("main", "theirs", {**repo.files, "README.md": b"theirs"})
     with pytest.raises(RunError, match="somebody else pushed in between"):
-        push(publication, target, private=False, message="a run")
+        _send(publication, target, private=False, message="a run")
     assert repo.files["README.md"] == b"theirs"
 
 

@@ -31,6 +31,7 @@ from hftl.data.duplicates import (
     picture_fingerprints,
     repeated,
     rows_to_drop,
+    set_fingerprints,
     text_fingerprints,
 )
 from hftl.data.reading import (
@@ -135,6 +136,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "config": data.config,
         "kind": data.kind,
         "format": source.format,
+        "fingerprint": set_fingerprints(fingerprints, labels, names),
         "label_names": list(names),
         "splits": {
             role: split_facts(Strings(split, "id"), memoryview(labels[origin[role]][rows[role]]), names)

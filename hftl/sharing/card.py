@@ -28,7 +28,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError, did_you_mean
+from hftl.facts import HUB, contradictions, how_known
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
+from hftl.recipe import local_name as local_name
 from hftl.run import RunDirectory, read_json, read_json_lines, write_text
 
 TEMPLATE = "card.md.jinja"
@@ -48,7 +50,6 @@ PREPROCESSING = ("input_size", "interpolation", "crop_pct", "mean", "std")
 LISTED = 20  # with more classes, the tables by class are folded
 SMALL = 30  # with fewer examples, the numbers of a class are rough: half an interval is up to 0.18 wide
 CONFUSIONS = 3  # so many of the most frequent ones are named
-HUB = "hub:"  # before word vectors that lie on the Hub
 TASKS = {"text": "text-classification", "image": "image-classification"}
 # https://huggingface.co/docs/hub/repositories-licenses; huggingface_hub has no list of its own.
 _LICENSES = """
@@ -107,13 +108,16 @@ def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
     """Write hand-written facts, such as ``card.license=mit``, into the `card` section of a run's recipe.
 
     Raises:
-        RecipeError: another key than one of `card`, or a value that does not fit.
+        RecipeError: another key than one of `card`, a value that does not fit, or a fact that contradicts what was read.
     """
     astray = [fact for fact in facts if not fact.startswith("card.")]
     if astray:
         help = "a finished run's card section can change: card.license=..., card.summary=...; nothing else"
         raise RecipeError(str(run.recipe), [Problem(fact, "is no fact of the card", (help,)) for fact in astray])
-    write_text(run.recipe, override(run.load_recipe(), facts).to_yaml())
+    changed = override(run.load_recipe(), facts)
+    if problems := contradictions(changed, read_json(run.data) if run.data.is_file() else {}):
+        raise RecipeError(str(run.recipe), problems)
+    write_text(run.recipe, changed.to_yaml())
 
 
 def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
@@ -397,30 +401,34 @@ def _a(kind: type, value: Any) -> Any:
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 
-def local_name(path: str) -> str:
-    """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
-
-    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
-    """
-    *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
-    return f"{parent}/{name}" if name == "model" and parent else name or path
-
-
 def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
-    """How the card calls things: Hub ids as they are, local things by their names."""
+    """How the card calls things: Hub ids as they are, local things by their names; whose word a name is that nothing proves."""
     spec, model = recipe.model, data.get("model", {})
     revision = f"revision {model.get('revision') or NOT_RECORDED}"
     if isinstance(spec, Transformer | Timm):
         base = _hub_base_model(recipe, data) or local_name(spec.checkpoint)
         origin = f"fine-tuned from {base}" if spec.pretrained else "trained from random weights"
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
+        if recipe.card.base_model and spec.pretrained and not model.get("revision"):
+            start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
     else:
         vectors = spec.vectors.removeprefix(HUB) if spec.vectors.startswith(HUB) else local_name(spec.vectors)
         origin, start = f"trained on the word vectors {vectors}", f"the word vectors {vectors}, {revision}"
-    dataset = _hub_dataset(recipe, data) or local_name(recipe.data.source)
+    card, known, here = recipe.card, how_known(recipe, data), local_name(recipe.data.source)
+    dataset = _hub_dataset(recipe, data) or here
+    if known == "fingerprint":
+        read = f"{card.dataset or card.dataset_name}, read from a copy, {here}, with the fingerprint that the recipe has for it"
+    elif known == "claimed" and card.dataset:
+        of = recipe.data.source if data.get("format") == "hub" else here
+        read = f"{of}, which the authors say is {card.dataset}; nothing here proves it"
+    elif known == "claimed":
+        read = f"{here}, called {card.dataset_name} by the authors"
+    else:
+        read = dataset
     return {
-        "dataset": f"{dataset}, configuration {recipe.data.config}" if recipe.data.config else dataset,
-        "dataset_said": recipe.card.dataset_name or dataset,
+        "dataset": f"{read}, configuration {recipe.data.config}" if recipe.data.config else read,
+        "dataset_said": card.dataset_name or dataset,
+        "dataset_claimed": "yes" if known == "claimed" and card.dataset else "",
         "architecture": str(model.get("architecture", NOT_RECORDED)),
         "start": start,
         "origin": origin,
@@ -531,7 +539,28 @@ def _use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, An
         "remote_code": glove and "auto_map" in config,
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
+        "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
+
+
+def read_picture(background: Sequence[int]) -> str:
+    """Lines of Python for whoever has no hftl: a function that reads a picture's file as training did, for 8-bit RGB upright.
+
+    The orientation by EXIF is carried out, what is transparent is laid on `background` (RGB, 0 to 255), and grey of more than 8
+    bits is scaled.
+    """
+    return f"""\
+def read_picture(file):
+    picture = ImageOps.exif_transpose(Image.open(file))
+    if picture.mode == "F" or picture.mode.startswith("I"):  # more than 8 bits a pixel: scaled, where Pillow would clip
+        values = np.asarray(picture, dtype=np.float64)
+        whites = [65535.0, 4294967295.0] if picture.mode != "F" else [1.0, 255.0, 65535.0, 4294967295.0]
+        black, white = min(0.0, values.min()), next((white for white in whites if values.max() <= white), values.max())
+        picture = Image.fromarray(np.rint((values - black) * (255.0 / (white - black))).astype(np.uint8))
+    if picture.has_transparency_data:
+        canvas = Image.new("RGBA", picture.size, {(*background, 255)})
+        picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
+    return picture.convert("RGB")"""
 
 
 def _stage_rows(

@@ -35,8 +35,9 @@ from transformers.utils import logging as hub_logging
 
 from hftl.errors import RunError
 from hftl.models import load_classifier
-from hftl.recipe import BiLSTM, Recipe, TextCNN
+from hftl.recipe import BiLSTM, Recipe, TextCNN, TextData
 from hftl.run import RunDirectory, write_json
+from hftl.sharing.card import read_picture
 from hftl.sharing.publication import is_model_file
 
 FILE = "model.onnx"
@@ -328,21 +329,43 @@ def _quiet() -> Iterator[None]:
 
 
 def usage(run: RunDirectory, done: Export) -> str:
-    """The lines of Python that run the exported file."""
-    folder = done.file.parent
-    if run.load_recipe().data.kind == "text":
+    """The lines of Python that run the exported file, and answer as `hftl predict` does."""
+    data, folder = run.load_recipe().data, done.file.parent
+    if isinstance(data, TextData):
+        imports = ["import onnxruntime", "from transformers import AutoTokenizer"]
         prepared = [
-            "from transformers import AutoTokenizer",
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
-            'inputs = dict(tokenizer(["a text"], padding=True, truncation=True, return_tensors="np"))',
+            f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})",
+            'texts = ["Put a text here.", "And another one there."]',
+            f'encoded = tokenizer(texts, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np")',
+            'inputs = {wanted.name: encoded[wanted.name].astype("int64") for wanted in session.get_inputs()}',
         ]
+        given, names = "texts", 'json.load(stream)["id2label"]'
+        name = "names[str(row.argmax())]"
     else:  # timm's processor gives torch tensors only
+        imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
         prepared = [
-            "from PIL import Image",
-            "from transformers import AutoImageProcessor",
-            f'processor = AutoImageProcessor.from_pretrained("{folder}")',
-            'pixels = processor(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")["pixel_values"]',
+            *read_picture(data.background).splitlines(),
+            "",
+            f"processor = AutoImageProcessor.from_pretrained({str(folder)!r})",
+            'files = ["picture.jpg"]',
+            'pixels = processor([read_picture(file) for file in files], return_tensors="pt")["pixel_values"]',
             'inputs = {"pixel_values": pixels.numpy()}',
         ]
-    run_it = f'[logits] = onnxruntime.InferenceSession("{done.file}").run(["logits"], inputs)'
-    return "\n".join(["import onnxruntime", *prepared, run_it])
+        given, names = "files", 'json.load(stream)["label_names"]'
+        name = "names[int(row.argmax())]"
+    return "\n".join(
+        [
+            *("import json", "", "import numpy as np"),
+            *imports,
+            "",
+            f"session = onnxruntime.InferenceSession({str(done.file)!r})",
+            f'with open({str(folder / "config.json")!r}, encoding="utf-8") as stream:',
+            f"    names = {names}",
+            *prepared,
+            '[logits] = session.run(["logits"], inputs)',
+            "odds = np.exp(logits - logits.max(axis=1, keepdims=True))",
+            "probabilities = odds / odds.sum(axis=1, keepdims=True)",
+            f"for given, row in zip({given}, probabilities):",
+            f"    print(given, {name}, float(row.max()))",
+        ]
+    )

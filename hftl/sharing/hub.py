@@ -1,4 +1,4 @@
-"""The Hub: push a publication in one commit, and fetch what others published.
+"""The Hub: push a finished run in one commit, once it has passed every gate, and fetch what others published.
 
 huggingface_hub does the talking, so HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE work as everywhere. Weights are safetensors,
 recipes are data, and no code of a repository is ever run. No message holds a token.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
@@ -33,11 +33,24 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
-from hftl.recipe import Card, Recipe, load_recipe
+from hftl.recipe import Card, Recipe, load_recipe, of_another
 from hftl.run import RunDirectory, read_json
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id
-from hftl.sharing.publication import MODEL_FILES, RUN_FILES, Publication, is_published, repository, wrong_files
+from hftl.sharing.publication import (
+    MODEL_FILES,
+    RUN_FILES,
+    Publication,
+    is_published,
+    prepare,
+    readable_bytes,
+    repository,
+    wrong_files,
+)
+from hftl.signals import Stopped
+
+if TYPE_CHECKING:
+    from hftl.sharing.parity import Parity
 
 PREFIX = "hub:"
 TO_PREDICT = (*MODEL_FILES, "recipe.yaml")
@@ -45,6 +58,85 @@ REPEAT = "Nothing is lost, and the push can be repeated"
 
 
 # --- push ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What went through the gates of a push, and where it is."""
+
+    publication: Publication
+    claims: int
+    """Numbers that were recomputed."""
+    target: Target | None
+    """None: a dry run without a Hub or a token."""
+    parity: Parity
+    address: str | None
+    """Of the commit; None: a dry run, nothing was sent."""
+
+
+def push(
+    run: RunDirectory,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    replace: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+) -> Pushed:
+    """Publish a finished run: check it at every gate, in this order, and send it in one commit.
+
+    Files and card, facts that contradict what was read, secrets and places (`publication.prepare`); every number (`verify`); token
+    and rights (`check_target`); the model as a stranger gets it, served in a fresh process (`parity`). There is no other way out.
+
+    Args:
+        private: make a new repository one that only its owner sees.
+        revision: the branch that gets the commit; made where it is not there.
+        replace: take the place of another run that was pushed there.
+        dry_run: stop before the first byte is sent.
+        say: is given a line about each gate that was passed.
+
+    Raises:
+        RunError: the run may not or cannot be published: a gate does not let it pass, or the Hub does not take it.
+        Stopped: a signal came while it was sent.
+    """
+    # Here, since they bring the models along, which nobody needs who fetches.
+    from hftl.sharing.parity import check_serving
+    from hftl.sharing.verify import require_verified
+
+    publication = prepare(run, repo_id)
+    for name in publication.files:
+        say(f"  {readable_bytes(publication.size(name)):>9}  {name}")
+    say(f"  {readable_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
+    say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
+    claims = len(require_verified(run).claims)
+    say(f"  numbers  {claims:,} recomputed, all hold")
+    say("  secrets  none found")
+    target = check_target(publication, private=private, revision=revision, replace=replace, required=not dry_run)
+    if target is None:
+        say("  rights   not checked: no connection, or no token")
+    else:
+        there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
+        say(f"  rights   {target.user} may write to {repo_id} ({there})")
+        if target.holds not in {None, publication.name}:
+            say(f"  replaces the run {target.holds} that lies there")
+        for name in target.stale:
+            say(f"  removes  {name}, left from an earlier push")
+    parity = check_serving(run, publication)
+    what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
+    say(f"  serving  {what}")
+    for id in parity.read_differently:
+        say(f"  serving  {id}: transparent or of more than 8 bits; transformers.pipeline reads it differently")
+    if dry_run or target is None:
+        say(f"nothing was sent. Without --dry-run this is one commit to {repo_id}, branch {revision}")
+        return Pushed(publication, claims, target, parity, address=None)
+    try:
+        address = _send(publication, target, private=private, message=f"hftl: {publication.name}")
+    except Stopped as stopped:
+        say(f"stopped by {stopped.signal.name}: {repo_id} has the commit whole, or not at all. To see:  hftl verify {repo_id}")
+        raise
+    say(address)
+    return Pushed(publication, claims, target, parity, address)
 
 
 @dataclass(frozen=True)
@@ -118,8 +210,8 @@ def _check_rights(who: dict[str, Any], repo_id: str) -> None:
         raise RunError(f"{who['name']} may only read in the organisation {owner}")
 
 
-def push(publication: Publication, target: Target, *, private: bool, message: str) -> str:
-    """Send everything in one commit, on top of what `check_target` saw; returns the commit's address.
+def _send(publication: Publication, target: Target, *, private: bool, message: str) -> str:
+    """Send everything in one commit, on top of what `check_target` saw, whatever it is; returns the commit's address.
 
     A push that fails leaves the branch as it was, and can be repeated: what had arrived is not sent again.
 
@@ -189,24 +281,24 @@ def _without_bars() -> Iterator[None]:
 def fetch_recipe(name: str) -> Recipe:
     """The recipe of a published run: data, read as YAML; never code.
 
+    What is repeated are the data, the model and the stages; not where the author's metrics went. What the author says of their
+    model is not about the one that comes of it, and what they say of their data holds for the same data alone
+    (`hftl.facts.settle`).
+
     Raises:
         RunError: no such repository, or it has no recipe.
         RecipeError: it is no recipe.
     """
     with _without_bars():
-        run = fetch(name, ["recipe.yaml"])
+        run = fetch(name, ["recipe.yaml", "data.json"])
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
     recipe = load_recipe(run.recipe)
-    # What is repeated are the data, the model and the stages; not where the author's metrics went, nor what the author says of a
-    # model that this will not be.
-    of_data = {"language", "training_data", "dataset", "dataset_name", "base_model"}
-    return recipe.model_copy(
-        update={
-            "run": recipe.run.model_copy(update={"trackers": ()}),
-            "card": Card(**recipe.card.model_dump(include=of_data)),
-        }
-    )
+    card = recipe.card
+    if card.dataset_fingerprint is None and run.data.is_file():
+        card = Card(**{**card.model_dump(), "dataset_fingerprint": read_json(run.data).get("fingerprint")})
+    without_trackers = recipe.run.model_copy(update={"trackers": ()})
+    return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), parse_hub_id(name)[0])
 
 
 def pull(name: str, folder: Path) -> RunDirectory:

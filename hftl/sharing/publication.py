@@ -19,6 +19,7 @@ from huggingface_hub import get_token
 
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import Predictions
+from hftl.facts import contradictions
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, fingerprint, read_json, to_json
 from hftl.secrets import environment_secrets, find_secrets
@@ -62,6 +63,15 @@ class Publication:
         return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
+def readable_bytes(count: int) -> str:
+    """1_234_567 is "1.2 MB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.1f} GB"
+
+
 def is_model_file(name: str) -> bool:
     """Whether a file of this name belongs to a model as hftl publishes it."""
     return any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
@@ -95,6 +105,7 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
 
     card = render_card(run, repo_id=repo_id)
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
+    problems += contradictions(recipe, data)
     files["README.md"] = card.encode()
     files["recipe.yaml"] = _without_places(recipe, places).to_yaml().encode()
     names = {_value(recipe, key): name for key, name in places.items()}

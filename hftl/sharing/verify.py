@@ -21,6 +21,8 @@ from typing import Any
 
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.facts import contradictions, how_known
+from hftl.recipe import Recipe
 from hftl.run import RunDirectory, read_json, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.publication import GLOVE_CODE, repository, wrong_files
@@ -109,6 +111,10 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
     claims += _compare_proofs(run)
+    claims += _compare_facts(recipe, data)
+    if how_known(recipe, data) == "claimed":
+        named = recipe.card.dataset or recipe.card.dataset_name
+        notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
     if run.card.is_file():
         claims += _compare_cards(run, render_card(run, repo_id=published, metrics=recomputed), hand_written(recipe))
     else:
@@ -216,6 +222,18 @@ def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
         return sum(entry["split"] == split for entry in data.get("skipped", []))
     except (KeyError, TypeError):
         raise RunError(f"{run.data}: its list of skipped rows names no splits") from None
+
+
+# --- names of data set and base model -----------------------------------------------------------------------------------------
+
+
+def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
+    """What the recipe's card calls the data set and the base model, against what was read."""
+    wrong = {problem.where: problem.what for problem in contradictions(recipe, data)}
+    for fact in ("dataset", "dataset_name", "dataset_fingerprint", "base_model"):
+        key, value = f"card.{fact}", getattr(recipe.card, fact)
+        if key in wrong or (value and fact != "dataset_name"):
+            yield Claim("recipe.yaml", key, _shown(value), wrong.get(key, _shown(value)), key not in wrong)
 
 
 # --- the freeze proof ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ FREE_TO_CHANGE = (
     "run.checkpoint_minutes:",
     "run.timeout_minutes:",
     "card.",
+    "name:",
 )
 
 

@@ -36,6 +36,7 @@ from hftl.errors import RecipeError, RunError, did_you_mean
 from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
+from hftl.facts import continued, with_facts
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
@@ -116,7 +117,11 @@ def train(
     state.wait_for_everyone()  # no process writes before all have looked
     accelerator = make_accelerator(recipe, run)
     with accelerator.main_process_first():  # the others find its prepared data in the cache
+        said: tuple[str, ...] = ()
+        if resume:
+            recipe, said = continued(recipe, run.load_recipe())
         experiment = prepare_experiment(_pinned(recipe, run) if resume else recipe)
+        recipe = with_facts(recipe, card=experiment.recipe.card, name=experiment.recipe.name)
         samples = {
             split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
@@ -159,7 +164,7 @@ def train(
         if recipe.run.trackers:
             accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
         journal.cut_history(progress.history_bytes)
-        journal.opening(plan, [] if findings is None else findings.lines())
+        journal.opening(plan, [*said, *experiment.said_of_facts, *([] if findings is None else findings.lines())])
         for reason in passed_over:
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
@@ -500,7 +505,10 @@ def _not_finite(loss: float, grad_norm: float, ids: list[str], stage: str, step:
 def _pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
     """The recipe with the commit of its data set that the run was started with: a branch of the Hub may have moved on."""
     revision = read_json(run.data).get("revision") if run.data.is_file() else None
-    return recipe if revision is None else recipe.model_copy(update={"data": recipe.data.model_copy(update={"revision": revision})})
+    if revision is None:
+        return recipe
+    pinned = recipe.model_copy(update={"data": recipe.data.model_copy(update={"revision": revision})})
+    return with_facts(pinned, card=recipe.card, name=recipe.name)
 
 
 def _sittings(run: RunDirectory) -> int:

@@ -25,6 +25,7 @@ from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
+from hftl.facts import settle
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.classifier import Classifier
@@ -43,8 +44,11 @@ class Experiment:
     """Everything a stage needs, before anything is trained."""
 
     recipe: Recipe
+    """With the facts alone that hold for these data and this model."""
     splits: Splits
     classifier: Classifier
+    said_of_facts: tuple[str, ...] = ()
+    """What there is to say about the others."""
 
     @cached_property
     def typical(self) -> Samples:
@@ -80,14 +84,16 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
 
     Raises:
-        DataError, RecipeError: the data or the checkpoint cannot be used.
+        DataError, RecipeError: the data or the checkpoint cannot be used, or a fact of the card contradicts them.
     """
     check_places(recipe)
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
     texts = Strings(splits.train, "text") if isinstance(recipe.data, TextData) else ()
-    return Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=texts))
+    classifier = build_classifier(recipe, splits.label_names, texts=texts)
+    settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
+    return Experiment(settled, splits, classifier, said)
 
 
 def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
