@@ -47,7 +47,7 @@ def test_several_micro_batches_add_up_and_so_does_another_use_of_the_weight(monk
             for ids in ([1, 5], [5, 6, 6]):
                 module(torch.tensor(ids)).square().sum().backward()
             if other_use:
-                module.weight.square().sum().backward()
+                module.weight.square().sum().backward()  # type: ignore[no-untyped-call]
         torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 

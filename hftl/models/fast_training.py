@@ -69,7 +69,7 @@ class _Dropout(torch.autograd.Function):
         return _kept(values, draws, cut)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         (draws,) = ctx.saved_tensors
         return _kept(gradient, draws, ctx.cut), None
@@ -103,7 +103,7 @@ class RowwiseEmbedding(nn.Embedding):
         self._gradient: torch.Tensor | None = None
         self._rows: list[torch.Tensor] | None = []
         """Rows of `_gradient` that are not 0; None: any may be."""
-        self.weight.register_post_accumulate_grad_hook(self._somebody_else_added)
+        self.weight.register_post_accumulate_grad_hook(self._somebody_else_added)  # type: ignore[no-untyped-call]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad and input.device.type == "cpu"):
@@ -143,7 +143,7 @@ class _LookUp(torch.autograd.Function):
         return nn.functional.embedding(ids, weight)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None, None]:
         (ids,) = ctx.saved_tensors
         ctx.module.add_gradient(ids.flatten(), gradient.flatten(0, -2))
