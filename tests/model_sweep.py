@@ -41,6 +41,7 @@ from hftl.data.source import load_splits
 from hftl.errors import RecipeError
 from hftl.models import build_classifier, load_classifier, save_classifier
 from hftl.models.boundary import NotSeparable
+from hftl.models.transformer import ANOTHER
 from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
 from hftl.training.experiment import Experiment, make_plan, make_samples
 from hftl.training.proof import group_hashes, prove
@@ -60,8 +61,8 @@ modules of timm {timm_taken} and {timm_refused}.
 Each model was made small, of random weights, and written into a folder as a user has it. *Taken* means that it went the whole road:
 the plan; a step with all but the last two layer groups frozen, which stayed as they were, and a step of everything; saved, loaded
 again with equal logits, and served by `transformers.pipeline` one example at a time, with the logits that a batch had. *Refused*
-means one sentence with the way out, from `hftl plan` and from `hftl train` before anything is written. A test holds a sample of
-both tables against the code.
+means one sentence with the way out, from `hftl plan` and from `hftl train` before anything is written; where the way out is
+another model alone, the tables leave it out. A test holds a sample of both tables against the code.
 
 - *Chain*: the layer groups, input first. Layers are as many as the checkpoint has; here there were two, or a few.
 - *Frozen layers kept*: whether a stage that trains the head, or the head and the last layer, computes what is below once and reads
@@ -394,7 +395,8 @@ class Roads:
             make_plan(experiment)
         except RecipeError as error:
             [problem] = error.problems
-            return replace(row, why=" ".join((problem.what, *problem.help)).replace(str(work / "model"), "model"))
+            said = [each for each in (problem.what, *problem.help) if each and each != ANOTHER]  # which is said of most
+            return replace(row, why=". ".join(each.strip(". ") for each in said).replace(str(work / "model"), "model"))
         for stage in ("top", "all"):
             take_a_step(experiment, stage)
         check_serving(experiment, work / "saved")

@@ -2,7 +2,7 @@
 
 The chain is embeddings -> layer.0 ... layer.N-1 -> head for every architecture whose body is one list of layers: BERT and its
 kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders, other bodies, and models whose answer to a text depends on
-the padding beside it are refused. docs/models.md has every class of transformers.
+the padding beside it are refused.
 
 Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
 """
