@@ -85,7 +85,7 @@ class _Data(_Section):
     split."""
     test_split: str | None = None
     """None: the split called "test" or "testing" where there is one, otherwise made from train by `test_fraction`. "none": leave
-    the source's own alone, where it has no labels, and a part of train that `test_fraction` sets aside shut."""
+    the source's own alone, where it has no labels, and the part of train that `test_fraction` sets aside shut until `hftl test`."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes the validation split when the source has none."""
     test_fraction: Fraction = 0.0
@@ -447,6 +447,11 @@ class Recipe(_Section):
             for _, kind in find_secrets(str(value), known=known):
                 raise ValueError(f"{key} holds {kind}; a recipe is written into runs and published. Tokens belong into HF_TOKEN")
         return self
+
+    @property
+    def opens_test(self) -> bool:
+        """Whether training opens the test split at its end; otherwise `hftl test` does, once."""
+        return self.run.test == "open" and self.data.test_split != "none"
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `load_recipe` reads it back equal, but for facts that are about something else (`lapsed`)."""

@@ -4,7 +4,7 @@ Most commands end at once. Training ends at the next safe place instead: inside 
 loop looks, saves and raises `Stopped`. A second signal from an impatient user ends it at once all the same; launchers repeat the
 first one by themselves, so processes that they started wait for the safe place.
 
-A signal that is ignored when the command starts stays so: `nohup hftl train` outlives its terminal.
+SIGHUP stays ignored where it is when the command starts: `nohup hftl train` outlives its terminal.
 
 The exit code is the shell's for such an end: 128 + the signal's number, so 130, 143 and 129.
 """
@@ -48,7 +48,8 @@ def install() -> None:
 
 
 def _heeded() -> list[signal.Signals]:
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    """Those that this process was not told to ignore by `nohup`; a shell's `&` ignores SIGINT, and asks for nothing by it."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager

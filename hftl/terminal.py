@@ -7,6 +7,7 @@ import os
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
 from hftl.errors import printable
 
@@ -20,10 +21,10 @@ def show(console: Console, *objects: Any, **options: Any) -> bool:
     Returns:
         False: the reader has gone.
     """
-    shown = [printable(item) if isinstance(item, str) else item for item in objects]
+    shown = [Text(printable(item)) if isinstance(item, str) else item for item in objects]
     console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would close stdout and end the process
     try:
-        console.print(*shown, **{"markup": False, "highlight": False, **options})
+        console.print(*shown, **options)
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, console.file.fileno())

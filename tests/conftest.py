@@ -34,6 +34,12 @@ def cache_of_the_session() -> Iterator[None]:
     shutil.rmtree(os.environ["HFTL_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def ledger_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a ledger of test openings of its own: what other tests have opened is not counted."""
+    monkeypatch.setenv("HFTL_LEDGER", str(tmp_path / "ledger-of-test-openings.jsonl"))
+
+
 @pytest.fixture
 def shared() -> Path:
     """Real data, vectors and weights beside the repository."""

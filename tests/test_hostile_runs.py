@@ -431,7 +431,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, .
     "a group is left out": (lambda proof: proof["stages"][0]["groups"].pop(0), ("head, groups", "embeddings frozen")),
     "a stage is left out": (lambda proof: proof["stages"].pop(1), ("top, groups", "no such stage")),
     "a stage that was not planned": (
-        lambda proof: proof["stages"].append({"stage": "more", "groups": [], "ok": True}),
+        lambda proof: proof["stages"].append({"stage": "more", "kept": True, "groups": [], "ok": True}),
         ("more, groups", "no such stage"),
     ),
     "no stage": (lambda proof: proof["stages"].clear(), ("head, groups", "no such stage")),

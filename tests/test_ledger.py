@@ -163,16 +163,18 @@ def test_a_run_without_a_test_split_has_none_to_open(tmp_path: Path) -> None:
         engine.open_test(run, say=lambda line: None)
 
 
-def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_path: Path) -> None:
-    rows = [{"text": f"review number {number}", "label": ("bad", "good")[number % 2]} for number in range(40)]
-    write_text(tmp_path / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    source = str(tmp_path / "train.jsonl")
-    opened = load_splits(TextData(source=source, test_fraction=0.2), seed=0)
-    shut = load_splits(TextData(source=source, test_fraction=0.2, test_split="none"), seed=0)
-    assert opened.test is not None and shut.test is None
-    assert shut.train["id"] == opened.train["id"] and shut.validation["id"] == opened.validation["id"]  # it is not trained on
-    assert shut.facts["test"] == "made from train: 20 %, stratified, the same for every seed (set aside, and left shut)"
-    assert "test" not in shut.facts["splits"] and "test_rows" not in shut.facts
+def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_path: Path, ledger: Path) -> None:
+    recipe = override(RECIPE, ["data.test_split=none", "data.test_fraction=0.2"])
+    open_part = load_splits(override(RECIPE, ["data.test_fraction=0.2", f"data.source={REVIEWS}/train.jsonl"]).data, seed=0)
+    said = io.StringIO()
+    run = engine.train(recipe, RunDirectory(tmp_path / "run"), console=Console(file=said, width=300))
+    assert "the test split stays shut (n = 19); to open it, once" in said.getvalue() and not ledger.exists()
+    data = read_json(run.data)
+    assert data["test"] == "made from train: 20 %, stratified, the same for every seed (left shut by training)"
+    assert data["contents"] == open_part.facts["contents"]  # the same rows as where it is opened, and not trained on
+    assert "**The test split has not been opened.**" in render_card(run)
+    engine.open_test(run, say=lambda line: None)
+    assert set(read_json(run.metrics)) == {"validation", "test"}
 
 
 def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ if __name__ == "__main__":
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(script), "--run-dir", "run"]
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of tests that run under nohup
     run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGHUP, handler)
     assert run.stderr is not None
     for line in run.stderr:
         if b"stage 2 of 2" in line:

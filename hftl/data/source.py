@@ -93,8 +93,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     """Read the source, check it, and divide it.
 
     Validation is the source's own or a stratified part of train, never of test; test is the source's own, or a stratified part
-    of train where `test_fraction` asks for it; with `test_split="none"` that part is set aside and stays shut. Both are exact
-    shares by largest remainder, and leave each class one row in train.
+    of train where `test_fraction` asks for it; with `test_split="none"` training leaves that part shut. Both are exact shares by
+    largest remainder, and leave each class one row in train.
 
     Raises:
         DataError: everything that is wrong with the source, in one report.
@@ -134,8 +134,6 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         raise DataError(data.source, problems)
 
     rows = _divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
-    if data.test_split == NO_SPLIT:
-        rows.pop("test", None)  # set aside from train all the same: what is shut now may be opened by another recipe
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
@@ -517,7 +515,7 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
     if "test" in tables:
         return {"validation": validation, "test": "given"}
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"
-    shut = " (set aside, and left shut)" if data.test_fraction and data.test_split == NO_SPLIT else ""
+    shut = " (left shut by training)" if data.test_fraction and data.test_split == NO_SPLIT else ""
     return {"validation": validation, "test": test + shut}
 
 

@@ -193,7 +193,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
-        "opener": "hftl train" if recipe.run.test == "open" else "hftl test",
+        "opener": "hftl train" if recipe.opens_test else "hftl test",
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }

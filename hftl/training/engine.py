@@ -368,7 +368,7 @@ def _finish(
             raise Stopped(signal, saved=True)
 
     predictions = {"validation": _predict(model, validation, recipe, accelerator, stop_if_asked)}
-    if splits.test is not None and recipe.run.test == "open":
+    if splits.test is not None and recipe.opens_test:
         if run.predictions("test").is_file():
             # A run that was stopped after it had opened test does not open it again.
             predictions["test"] = Predictions.load(run.predictions("test"))
@@ -458,7 +458,7 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
-    if split == "test" and "test" not in read_json(run.metrics) and run.load_recipe().run.test == "sealed":
+    if split == "test" and "test" not in read_json(run.metrics) and not run.load_recipe().opens_test:
         raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
     return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning)
 
