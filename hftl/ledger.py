@@ -54,7 +54,7 @@ def count_openings(run: RunDirectory) -> str | None:
     """Write into a run what the ledger knows of its test rows now, for its card; nothing where they are still shut.
 
     In test_ledger.json, {"time", "openings", "runs"}: at least those of the run itself, whose own file counts where the ledger
-    lacks them.
+    lacks them, and when it was first so many.
 
     Returns:
         Why the ledger cannot be read; then the run is left as it was. None: it could be.
@@ -71,6 +71,8 @@ def count_openings(run: RunDirectory) -> str | None:
     except RunError as error:
         return f"{error}. How often other runs have opened these test rows is not known"
     others = [record for record in known if record.get("run") != own[0].get("run")]
-    runs = {str(record.get("run")) for record in others}
-    write_json(run.test_ledger, {"time": now(), "openings": len(own) + len(others), "runs": 1 + len(runs)})
+    counted = {"openings": len(own) + len(others), "runs": 1 + len({str(record.get("run")) for record in others})}
+    before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
+    if {key: before.get(key) for key in counted} != counted:
+        write_json(run.test_ledger, {"time": now(), **counted})
     return None

@@ -48,10 +48,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
-    "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.serving"),
+    "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
     # A push that is stopped says what became of it.
-    "hftl.sharing.hub": (*GROUND, "hftl.sharing", "hftl.signals"),
+    "hftl.sharing.hub": (*GROUND, "hftl.ledger", "hftl.sharing", "hftl.signals"),
     # What is about to be published is checked as a stranger's model is, and run.
     "hftl.sharing.parity": (
         *GROUND,

@@ -30,6 +30,7 @@ from hftl.cli import train_recipe
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.evaluation.serving import ServingSamples
+from hftl.ledger import note_opening
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
@@ -389,6 +390,16 @@ def test_serving_samples_of_another_model_are_noticed(own: RunDirectory, hftl: H
     ServingSamples(samples.ids, samples.inputs, -samples.logits).save(own.serving)
     refused = hftl("push", own.path, "me/digits", "--dry-run")
     assert refused.code == 2 and "are not of the same model" in refused.err
+
+
+def test_openings_by_other_runs_since_then_are_on_the_card_that_is_pushed(own: RunDirectory, tmp_path: Path, hftl: Hftl) -> None:
+    other = RunDirectory(tmp_path / "other")
+    note_opening(other, rows=read_json(own.data)["test_rows"], by="hftl train")
+    checked = hftl("push", own.path, "me/x", "--dry-run")
+    assert checked.code == 0, checked.err
+    assert "openings the test rows were opened 2 times by 2 runs by now: the card says so" in checked.out
+    assert "**These test rows were opened 2 times by 2 runs**" in own.card.read_text()
+    assert "by now" not in hftl("push", own.path, "me/x", "--dry-run").out  # once
 
 
 def test_looking_at_ones_own_test_data_again_is_written_down_and_shown(own: RunDirectory, hftl: Hftl) -> None:

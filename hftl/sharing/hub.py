@@ -33,10 +33,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
+from hftl.ledger import count_openings
 from hftl.recipe import Card, Recipe, load_recipe, of_another
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory, read_json, write_text
 from hftl.secrets import redact
-from hftl.sharing.card import check_repo_id
+from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.publication import (
     MODEL_FILES,
     RUN_FILES,
@@ -104,6 +105,7 @@ def push(
     from hftl.sharing.parity import check_serving
     from hftl.sharing.verify import require_verified
 
+    _count_openings_anew(run, say)
     publication = prepare(run, repo_id)
     for name in publication.files:
         say(f"  {readable_bytes(publication.size(name)):>9}  {name}")
@@ -208,6 +210,19 @@ def _check_rights(who: dict[str, Any], repo_id: str) -> None:
         raise RunError(f"{who['name']} may not write to {owner}/...; owners this token knows: {known}")
     if organisations.get(owner) == "read":
         raise RunError(f"{who['name']} may only read in the organisation {owner}")
+
+
+def _count_openings_anew(run: RunDirectory, say: Callable[[str], object]) -> None:
+    """Have a card that hftl wrote tell of the test rows' openings by other runs since then, of which a run knows nothing."""
+    if not run.finished or not run.card.is_file() or repository(run) is not None:
+        return  # the gates say what is wrong
+    as_written = run.card.read_text(encoding="utf-8", errors="replace") == render_card(run)
+    if (problem := count_openings(run)) is not None:
+        say(f"  openings {problem}")
+    if as_written and run.card.read_text(encoding="utf-8") != (card := render_card(run)):
+        write_text(run.card, card)
+        counted = read_json(run.test_ledger)
+        say(f"  openings the test rows were opened {counted['openings']} times by {counted['runs']} runs by now: the card says so")
 
 
 def _send(publication: Publication, target: Target, *, private: bool, message: str) -> str:
