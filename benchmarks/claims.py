@@ -265,6 +265,7 @@ def python(command: Sequence[str], *, threads: int, folder: str | None = None) -
             "OMP_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
             "HFTL_CACHE": cache,
+            "HFTL_LEDGER": f"{cache}/test_openings.jsonl",  # what is printed does not depend on what else ran here
             "PYTHONPATH": str(REPOSITORY),
             "COLUMNS": "130",
         }
