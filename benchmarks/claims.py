@@ -196,10 +196,11 @@ def measure(claim: Claim, seed: int, *, threads: int) -> None:
     if (run / "recipe.yaml").is_file() and essence(load_recipe(run)) != essence(recipe):
         shutil.rmtree(run)
     command, load = [f"recipes/{claim.script}.py", *claim.overrides], round(os.getloadavg()[0], 1)
-    if not (run / "metrics.json").is_file():
-        print(f"{time.strftime('%H:%M:%S')} {claim.name}, seed {seed}", flush=True)
-        resume = ["--resume"] if (run / "recipe.yaml").is_file() else []
-        python([*command, f"run.seed={seed}", "--run-dir", str(run), *resume], threads=threads)
+    if (run / "metrics.json").is_file():  # of an earlier measurement, whose record was removed to have it made anew
+        shutil.rmtree(run)
+    print(f"{time.strftime('%H:%M:%S')} {claim.name}, seed {seed}", flush=True)
+    resume = ["--resume"] if (run / "recipe.yaml").is_file() else []
+    python([*command, f"run.seed={seed}", "--run-dir", str(run), *resume], threads=threads)
     answers = predict(run, claim.examples, threads=threads) if claim.examples else []
     said = {"claim": claim.name, "command": ["python", *command], "seed": seed, "recipe": essence(recipe), "load_before": load}
     keep(kept, said | outcome(run) | {"git_commit": commit(), "answers": answers})
@@ -452,9 +453,12 @@ def said_of_quickstart(records: Records) -> str:
     if not (ours and scratch and texts):
         return ""
     photos, untrained, reviews = (accuracy(some) for some in (ours, scratch, texts))
+    broken = [line for claim in claims() for line in does_not_hold(claim, records)]
+    by_stage = "" if any("not every stage" in line for line in broken) else ", each stage better on validation than the one before"
+    right = "" if any(line.startswith("film_reviews") for line in broken) else ", and both sentences are answered rightly"
     return (
-        f"Over {of_seeds(ours)} the photos reach {photos} on test, each stage better on validation than the one before, and"
-        f" the same network from random weights {untrained}; the reviews reach {reviews}, and both sentences are answered rightly."
+        f"Over {of_seeds(ours)} the photos reach {photos} on test{by_stage}, and the same network from random weights {untrained};"
+        f" the reviews reach {reviews}{right}."
     )
 
 

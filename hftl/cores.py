@@ -69,7 +69,7 @@ class Reading:
     busy: float | None
     """That anybody ran on the cores of this process, since the machine's start; without those who step back for it (nice)."""
     own: float
-    """That this process ran."""
+    """That this process and its children, such as a loader's, ran."""
     waits: Mapping[str, float] | None
     """That each thread of this process was ready and had to wait for a core."""
 
@@ -88,7 +88,7 @@ class Load:
 def read(proc: Path = PROC) -> Reading:
     """The counters now."""
     steps_back = os.nice(0) <= 0  # then a process of positive niceness gets next to nothing beside this one
-    return Reading(clock(), _busy(_read(proc / "stat"), without_nice=steps_back), time.process_time(), _waits(proc))
+    return Reading(clock(), _busy(_read(proc / "stat"), without_nice=steps_back), _own(proc), _waits(proc))
 
 
 def between(before: Reading, after: Reading) -> Load:
@@ -100,6 +100,18 @@ def between(before: Reading, after: Reading) -> Load:
     if before.waits is not None and after.waits is not None:  # a thread that has begun since then counts from its beginning
         waited = sum(wait - before.waits.get(thread, 0.0) for thread, wait in after.waits.items()) / seconds
     return Load(seconds, others, waited)
+
+
+def _own(proc: Path) -> float:
+    """Seconds of this process, of its children that live, and of those that have ended."""
+    ended = os.times()
+    seconds = time.process_time() + ended.children_user + ended.children_system
+    for task in (proc / "self/task").glob("*"):
+        for child in _read(task / "children").split():
+            numbers = _read(proc / child / "stat").rpartition(")")[2].split()  # its name may have blanks and brackets in it
+            if len(numbers) > 12:
+                seconds += (int(numbers[11]) + int(numbers[12])) / TICK
+    return seconds
 
 
 def _busy(stat: str, *, without_nice: bool) -> float | None:

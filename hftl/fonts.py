@@ -12,7 +12,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from matplotlib import font_manager
 from matplotlib.font_manager import FontEntry, FontProperties
@@ -84,6 +84,13 @@ def _is_chosen(face: Face) -> bool:
 
 
 @cache
+def _letters(face: Face) -> frozenset[int]:
+    """The numbers of the letters that a font has, without keeping its file open: a machine may have hundreds."""
+    font = _font(face)
+    return frozenset() if font is None else frozenset(font.get_charmap())
+
+
+@lru_cache(maxsize=4)
 def _font(face: Face) -> FT2Font | None:
     try:
         font = FT2Font(face.path, face_index=face.index)
@@ -93,6 +100,8 @@ def _font(face: Face) -> FT2Font | None:
 
 
 def _draws_all(face: Face, letters: frozenset[str]) -> bool:
+    if not {ord(letter) for letter in letters} <= _letters(face):
+        return False
     font = _font(face)
     return font is not None and all(_draws(font, letter) for letter in letters)
 

@@ -209,7 +209,7 @@ def _strings(table: Path, columns: Sequence[str], lacking: str, problems: list[P
 
 def _read(file: Path, problems: list[Problem]) -> str:
     text = read_text(file, problems)
-    return "" if text is None else text
+    return "" if text is None else text.replace("\r\n", "\n")  # a file from Windows is the same text
 
 
 def _pictures(inputs: Sequence[str], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:

@@ -9,20 +9,19 @@ It lies at $HFTL_LEDGER, else at $XDG_DATA_HOME/hftl/test_openings.jsonl (~/.loc
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from pathlib import Path
 
-from hftl.errors import RunError
 from hftl.run import RunDirectory, append_json_line, flush, now, read_json, read_json_lines, write_json
 
 
 def ledger_path() -> Path:
     """Where the ledger of this user lies."""
-    if place := os.environ.get("HFTL_LEDGER"):
-        return Path(place).expanduser()
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "hftl" / "test_openings.jsonl"
+    # Not `Path.expanduser`, which raises where there is no such home.
+    return Path(os.path.expanduser(os.environ.get("HFTL_LEDGER") or f"{data}/hftl/test_openings.jsonl"))
 
 
 def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
@@ -36,14 +35,17 @@ def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
     Raises:
         RunError: the run's own file cannot be read.
     """
-    earlier = next(read_json_lines(run.test_openings), None)
-    identity = str(uuid.uuid4()) if earlier is None else str(earlier.get("run"))
-    record = {"time": now(), "by": by, "run": identity}
+    earlier = next(read_json_lines(run.test_openings), {})
+    record = {"time": now(), "by": by, "run": str(earlier.get("run") or uuid.uuid4())}
     append_json_line(run.test_openings, record)
     flush(run.test_openings)
     path = ledger_path()
     try:
-        append_json_line(path, {**record, "rows": rows})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as stream:  # a line that a full disk has cut short ends here, and costs itself alone
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
+            torn = b"" if stream.read(1) in {b"", b"\n"} else b"\n"
+            stream.write(torn + json.dumps({**record, "rows": rows}).encode() + b"\n")
         flush(path)
     except OSError as error:
         return f"{path}: cannot be written ({error.strerror}), so other runs do not learn that these test rows were opened"
@@ -57,22 +59,33 @@ def count_openings(run: RunDirectory) -> str | None:
     lacks them, and when it was first so many.
 
     Returns:
-        Why the ledger cannot be read; then the run is left as it was. None: it could be.
+        What is wrong with the ledger: it cannot be read, and the run is left as it was; or lines of it are damaged, and were not
+        counted. None: nothing.
 
     Raises:
         RunError: a file of the run cannot be read.
     """
     own = list(read_json_lines(run.test_openings))
-    rows = read_json(run.data).get("test_rows")
+    rows, path = read_json(run.data).get("test_rows"), ledger_path()
     if not own or rows is None:
         return None
     try:
-        known = [record for record in read_json_lines(ledger_path()) if record.get("rows") == rows]
-    except RunError as error:
-        return f"{error}. How often other runs have opened these test rows is not known"
-    others = [record for record in known if record.get("run") != own[0].get("run")]
-    counted = {"openings": len(own) + len(others), "runs": 1 + len({str(record.get("run")) for record in others})}
+        lines = path.read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
+    known, damaged = [], 0
+    for line in filter(str.strip, lines):
+        try:
+            record = json.loads(line)
+            known += [str(record["run"])] if record["rows"] == rows else []
+        except (ValueError, TypeError, KeyError):
+            damaged += 1
+    this = str(own[0].get("run"))
+    others = [run_id for run_id in known if run_id != this]
+    counted = {"openings": max(len(own), known.count(this)) + len(others), "runs": 1 + len(set(others))}
     before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
     if {key: before.get(key) for key in counted} != counted:
         write_json(run.test_ledger, {"time": now(), **counted})
-    return None
+    return f"{path}: {damaged} damaged lines were not counted" if damaged else None

@@ -7,6 +7,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import types
@@ -337,6 +338,16 @@ training makes of them. "stages" are their names and what each of them unfreezes
 
 
 AnyData = Annotated[TextData | ImageData, Field(discriminator="kind")]
+_PLACES = frozenset({"data.source", "model.checkpoint", "model.vectors"})
+
+
+def _is_same(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a key mean the same: "photos", "photos/" and "./photos" are one folder."""
+    if key in _PLACES and isinstance(one, str) and isinstance(other, str):
+        return os.path.normpath(one) == os.path.normpath(other)
+    return bool(one == other)
+
+
 AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM, Field(discriminator="family")]
 
 
@@ -410,7 +421,7 @@ class Recipe(_Section):
                 same += (*_READ, "data.revision")
             if same_name(then, "model.checkpoint", "card.base_model"):
                 same += ("model.checkpoint",)
-            changed = [key for key in ABOUT[fact] if key not in same and now.get(key) != then.get(key)]
+            changed = [key for key in ABOUT[fact] if key not in same and not _is_same(key, now.get(key), then.get(key))]
             # A place that is published under its name alone stays what it was.
             changed = [key for key in changed if now.get(key) != f"{LOCAL}{local_name(str(then.get(key)))}"]
             if changed:

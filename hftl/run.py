@@ -366,6 +366,18 @@ def write_manifest(run: RunDirectory) -> None:
     write_json(run.manifest, {"files": sealed})
 
 
+def check_sealed(run: RunDirectory) -> None:
+    """Refuse to add to a run whose model or predictions are not those that its manifest was written of.
+
+    Raises:
+        RunError: a file is missing, or was changed.
+    """
+    for name, expected in read_json(run.manifest).get("files", {}).items():
+        path = run.path / name
+        if not path.is_file() or fingerprint(path) != expected:
+            raise RunError(f"{path}: not as training sealed it. What else was changed:  hftl verify {run.path}")
+
+
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add a line to a .jsonl file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -351,17 +351,19 @@ class Builder:
         os.fsync(self._folder)
         cache, folder = self._path.parent, self._path
         try:
-            if not os.path.samestat(os.fstat(self._folder), os.stat(folder)):
-                raise FileNotFoundError(folder)
-            self._check_whole()
-            _write_digests(folder)
+            own = os.path.samestat(os.fstat(self._folder), os.stat(folder))
+            if own:
+                self._check_whole()
+                _write_digests(folder)
         except FileNotFoundError:
-            pass  # removed, or another run that built the same was faster
+            own = False  # removed, or another run that built the same was faster
         try:
             with alone(cache / _LOCK, seconds=LOCK_SECONDS):
                 rows = _open(cache / self._key)
-                gone = _set_aside([self._path]) if rows is not None else _set_aside([cache / self._key])  # damaged
+                gone = _set_aside([cache / self._key] if rows is None else [self._path] if own else [])  # damaged, or not needed
                 if rows is None:
+                    if not own:  # what lies there now is another run's, and not finished
+                        raise FileNotFoundError(folder)
                     self._path.rename(cache / self._key)
                     flush(cache)
                     for path in (cache / self._key).glob("progress-*"):

@@ -6,8 +6,8 @@ Measured: not yet by the code as it is; `make claims` does it with the command b
     python recipes/bert_imdb.py data.source=../shared/data/imdb model.checkpoint=../minilm data.max_train_samples=5000 \
         data.max_validation_samples=1000 stages.top.lr=2e-4 stages.all.lr=1e-4 stages.all.epochs=2
 
-That is MiniLM, 6 layers of 384, in place of BERT, on a fifth of the reviews; the quarter of them that is longer than 372
-tokens is cut at 256, and data.max_length=512 is the next thing to try. With the Hub's defaults:
+That is MiniLM, 6 layers of 384, in place of BERT, on a fifth of the reviews. Reviews of more than 256 tokens are cut, and
+data.max_length=512 is the next thing to try. With the Hub's defaults:
 
     python recipes/bert_imdb.py
     accelerate launch --num_processes 4 recipes/bert_imdb.py

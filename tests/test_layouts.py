@@ -19,14 +19,14 @@ from PIL import Image
 from run_factory import make_run
 
 from hftl.data.audit import audit_splits
-from hftl.data.dialect import lines_of
+from hftl.data.dialect import lines_of, read_rows
 from hftl.data.image import BadImage, inspect
 from hftl.data.layout import PICTURES, begins_as_picture, counted, ending_of, named, role_of
 from hftl.data.reading import Labels, Strings, read_column
 from hftl.data.source import Splits, load_splits
-from hftl.errors import DataError
+from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
-from hftl.run import read_json, write_json
+from hftl.run import read_json, write_json, write_text
 from hftl.sharing.card import render_card
 
 
@@ -617,3 +617,70 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "scandir", denied)  # root may list any folder
     assert f"{tmp_path}: cannot be read: Permission denied" in refused(text(tmp_path))
+
+
+# --- what a reader of the code found --------------------------------------------------------------------------------------------
+
+
+def test_a_quotation_mark_that_swallows_rows_is_found_beside_rows_that_quote_rightly(tmp_path: Path) -> None:
+    text = 'text,label\n"Good, really good",pos\nplain,neg\n"5 inch screen,pos\nanother one,neg\nfine,pos\nfoot 6",neg\nx,pos\n'
+    problems: list[Problem] = []
+    read_rows(tmp_path / "train.csv", text, problems, wanted=("text", "label"), label="label")
+    assert [problem.where for problem in problems] == [f"{tmp_path / 'train.csv'}, line 4"]
+    assert "joins the lines 4 to 7 into one row" in problems[0].what
+    tabs = 'text\tlabel\n"first line\nsecond line"\tpos\n" starts with quote\tneg\nc\tneg\nend"\tneg\n'
+    problems = []
+    read_rows(tmp_path / "train.tsv", tabs, problems, wanted=("text", "label"), label="label")
+    assert ["joins the lines 4 to 6" in problem.what for problem in problems] == [True]
+
+
+def test_a_text_of_several_lines_is_one_text(tmp_path: Path) -> None:
+    text = 'text,label\n"one line,\nanother, and a third",pos\n"He said ""no"",\nthen left",neg\nx,pos\ny,neg\n'
+    problems: list[Problem] = []
+    read = read_rows(tmp_path / "train.csv", text, problems, wanted=("text", "label"), label="label")
+    assert not problems and read.count == 4
+    assert read.columns["text"][:2] == ["one line,\nanother, and a third", 'He said "no",\nthen left']
+
+
+def test_the_tab_separated_text_of_excel_is_read_with_its_quotes(tmp_path: Path) -> None:
+    text = 'text\tlabel\n"He said ""no"""\tpos\n"a, b"\tpos\nc\tneg\nd\tneg\ne\tpos\nf\tneg\n'
+    for file in (text, text.replace('"He said ""no"""', "z"), text.replace('"a, b"', '""')):
+        problems: list[Problem] = []
+        read = read_rows(tmp_path / "train.tsv", file, problems, wanted=("text", "label"), label="label")
+        assert not problems and not read.remarks
+    assert read.columns["text"][:2] == ['He said "no"', ""]
+
+
+@pytest.mark.parametrize(
+    "beside", ["training_log.csv", "train_losses.json", "train_notes.csv", "val_metrics.json", "dev_predictions.csv"]
+)
+def test_a_table_that_only_sounds_like_a_split_and_holds_no_data_lies_beside(tmp_path: Path, beside: str) -> None:
+    texts, pictures = tmp_path / "texts", tmp_path / "pictures"
+    for name in ("train", "test"):
+        rows = "".join(f"{name} text {number},{'ab'[number % 2]}\n" for number in range(20))
+        write_text(texts / f"{name}.csv", f"text,label\n{rows}")
+    for label in ("cat", "dog"):
+        for number in range(10):
+            picture(pictures / label / f"{number}.png")
+    for folder in (texts, pictures):
+        write_text(folder / beside, '{"acc": 1}' if beside.endswith(".json") else "epoch,loss\n1,0.5\n")
+    of_texts = load_splits(TextData(source=str(texts)), seed=0)
+    assert of_texts.facts["splits"]["test"]["n"] == 20 and of_texts.facts["validation"] != "given"
+    of_pictures = load_splits(ImageData(source=str(pictures)), seed=0)
+    assert of_pictures.label_names == ("cat", "dog")
+    assert all(any(beside in line for line in splits.facts["unused"]) for splits in (of_texts, of_pictures))
+
+
+def test_a_first_row_without_the_split_column_does_not_hide_it(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "label": "ab"[number % 2], "split": ("train", "test")[number >= 20]} for number in range(30)]
+    del rows[0]["split"]
+    write_text(tmp_path / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    facts = load_splits(TextData(source=str(tmp_path / "data.jsonl")), seed=0).facts
+    assert facts["split_column"] == "split" and facts["splits"]["test"]["n"] == 10
+
+
+def test_numbers_in_a_column_called_partition_are_named(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{'ab'[number % 2]},{number % 3}\n" for number in range(30))
+    write_text(tmp_path / "train.csv", f"text,label,partition\n{rows}")
+    remarks = load_splits(TextData(source=str(tmp_path / "train.csv")), seed=0).facts["remarks"]
+    assert any('the column "partition" is not looked at' in remark for remark in remarks)

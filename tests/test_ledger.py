@@ -81,10 +81,32 @@ def test_a_ledger_that_cannot_be_written_or_read_is_said_and_ends_nothing(tmp_pa
     )
     assert "How often other runs have opened these test rows is not known" in str(count_openings(run))
     assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl train"]
-    ledger.rmdir()
-    write_text(ledger, '{"rows": "photos", "run": 1\n')
-    assert "not JSON" in str(count_openings(run))
     assert not run.test_ledger.exists()
+
+
+def test_a_line_that_a_full_disk_has_cut_short_costs_itself_alone(tmp_path: Path, ledger: Path) -> None:
+    first = opened(tmp_path / "a", "photos")
+    with ledger.open("a") as stream:
+        stream.write('{"rows": "photos", "run": "b')
+    opened(tmp_path / "c", "photos")
+    assert str(count_openings(first)).endswith("openings.jsonl: 1 damaged lines were not counted")
+    assert read_json(first.test_ledger)["runs"] == 2
+
+
+def test_a_home_that_is_not_there_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HFTL_LEDGER", "~no such user/openings.jsonl")
+    opened(tmp_path / "run", "photos")
+
+
+def test_a_run_that_was_copied_is_one_run_with_all_of_its_openings(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run", "photos")
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(run.path, copy.path)
+    for each in (run, copy):
+        note_opening(each, rows="photos", by="hftl evaluate")
+    count_openings(run)
+    assert {key: read_json(run.test_ledger)[key] for key in ("openings", "runs")} == {"openings": 3, "runs": 1}
 
 
 def test_the_ledger_lies_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +161,17 @@ def test_a_run_without_test_keeps_it_shut_until_it_is_opened_once(tmp_path: Path
     assert len(ledger.read_text().splitlines()) == 2
 
 
+def test_a_run_that_was_changed_after_training_is_not_tested(tmp_path: Path) -> None:
+    run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+    weights = run.model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match=r"model\.safetensors: not as training sealed it"):
+        engine.open_test(run, say=lambda line: None)
+    assert not run.test_openings.exists()
+
+
 def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
 
@@ -148,6 +181,7 @@ def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Pat
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(engine, "predict_logits", interrupted)
         engine.open_test(run, say=lambda line: None)
+    assert "by hftl test, and its results were not written.**" in render_card(run)
     engine.open_test(run, say=lambda line: None)
     assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl test", "hftl test, continued"]
     write_card(run)
@@ -183,6 +217,9 @@ def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: 
     run, sealed = RunDirectory(tmp_path), override(RECIPE, ["run.test=sealed"])
     write_text(run.recipe, RECIPE.to_yaml())
     claim(run, sealed, resume=True)
+    append_json_line(run.test_openings, {"time": "2026-11-20T10:00:00+00:00", "by": "hftl train"})
+    with pytest.raises(RunError, match=r"run\.test: open -> sealed"):  # what was seen is not unseen
+        claim(run, sealed, resume=True)
     write_text(run.recipe, sealed.to_yaml())
     with pytest.raises(RunError, match=r"run\.test: sealed -> open"):
         claim(run, RECIPE, resume=True)

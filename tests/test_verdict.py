@@ -24,10 +24,15 @@ def metrics_of(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict
 
 
 def lines(
-    confusion: Sequence[Sequence[int]], names: Sequence[str], *, openings: dict[str, Any] | None = None, enlarge: str | None = None
+    confusion: Sequence[Sequence[int]],
+    names: Sequence[str],
+    *,
+    openings: dict[str, Any] | None = None,
+    enlarge: str | None = None,
+    weighted: bool = False,
 ) -> list[str]:
     values = metrics_of(confusion, names)
-    return list(verdict({"validation": values, "test": values}, openings=openings, stage="all", enlarge=enlarge))
+    return list(verdict({"validation": values, "test": values}, openings=openings, stage="all", weighted=weighted, enlarge=enlarge))
 
 
 def test_a_good_model_has_its_numbers_and_its_worst_class() -> None:
@@ -86,6 +91,16 @@ def test_a_model_that_does_not_beat_the_majority_says_so() -> None:
     (said,) = [line for line in lines([[90, 30], [50, 30]], ("neg", "pos")) if "always answering" in line]
     assert said.startswith('  worthless so far: the model is no better than always answering "neg", 0.6000 on test. try: ')
     assert not [line for line in lines([[120, 0], [10, 70]], ("neg", "pos")) if "always answering" in line]
+
+
+def test_a_split_of_one_class_tells_nothing() -> None:
+    (said,) = [line for line in lines([[30, 0], [0, 0]], ("neg", "pos")) if "one class" in line]
+    assert said == '  the test split has one class only, "neg": its numbers tell nothing'
+
+
+def test_weights_that_are_set_already_are_not_advised() -> None:
+    (never,) = [line for line in lines([[190, 0], [8, 0]], ("common", "rare"), weighted=True) if "never predicted" in line]
+    assert never.endswith("try: more stages.all.epochs, or another stages.all.lr")
 
 
 def test_a_small_validation_split_is_called_small_with_its_interval() -> None:

@@ -49,8 +49,10 @@ def visible(name: str) -> str:
 
 
 def _is_invisible(letter: str) -> bool:
-    # Cf: soft hyphens, joiners, direction marks, the byte order mark. Not in it: selectors between two looks of a sign.
-    return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
+    # Cf: soft hyphens, joiners, direction marks, the byte order mark. Not in it: selectors between two looks of a sign. The tags
+    # from U+E0020 on make a flag of a region what it is.
+    is_tag = "\U000e0020" <= letter <= "\U000e007f"
+    return (unicodedata.category(letter) == "Cf" and not is_tag) or "\ufe00" <= letter <= "\ufe0f"
 
 
 def how_invisibly(names: Sequence[str]) -> str:

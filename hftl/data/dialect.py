@@ -82,10 +82,8 @@ def read_rows(file: Path, text: str, problems: list[Problem], *, wanted: Sequenc
                 read = _Parsed(text, separator, csv.QUOTE_NONE).take(file, separator, problems, wanted)
                 read.remarks.append(f"{file.name} is read without quoting: quotation marks are a part of its texts")
                 return read
-        elif quoted.swallowing is not None and label is not None and not quoted.broken:
-            swallowed = _swallowed(file, text, separator, quoted, label)
-            if swallowed is not None:
-                problems.append(swallowed)
+        if quoted.spanning and not quoted.broken:
+            problems.extend(_swallowed(file, text, separator, quoted, label))
         return quoted.take(file, separator, problems, wanted)
     finally:
         csv.field_size_limit(limit)
@@ -100,8 +98,8 @@ class _Parsed:
         self.ragged: list[str] = []
         self.error: tuple[int, str] | None = None
         """The line where a row begins that is no CSV, and why."""
-        self.swallowing: tuple[int, int] | None = None
-        """First and last line of the first row that goes over several."""
+        self.spanning: list[tuple[int, int]] = []
+        """First and last line of each row that goes over several."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
         line, width, keep = 1, 0, self.rows.append
         try:
@@ -113,8 +111,8 @@ class _Parsed:
                     self.header, width = fields, len(fields)
                 elif fields:
                     self.ragged.append(f"line {line} has {len(fields)}")
-                if end > line and fields and self.swallowing is None:
-                    self.swallowing = (line, end)
+                if end > line and fields:
+                    self.spanning.append((line, end))
                 line = end + 1
         except csv.Error as error:
             self.error = (line, str(error))
@@ -169,38 +167,43 @@ def _tells_literal(file: Path, text: str, separator: str, quoted: _Parsed, label
         return False  # who quotes names of columns quotes texts
     if quoted.broken:
         return True
-    if quoted.swallowing is not None:
+    if quoted.spanning:
         # Read with quotes some texts hold line ends, and just as many tabs as to make each of their lines a whole row.
         if len(header) > 1:
             return True
-        first, last = quoted.swallowing
+        first, last = quoted.spanning[0]
         what = (
             f"a quotation mark begins a text that ends on line {last}, or {last - first + 1} texts of one line: it cannot be told"
         )
         return Problem(f"{file}, line {first}", what, ("save it as .csv, where quotation marks quote, or as .jsonl",))
-    # Both ways have the same rows. Whoever quotes does so where it is needed, for a quotation mark inside, or in the whole column.
+    # Both ways have the same rows. Whoever quotes does so where it is needed, for a quotation mark or, as Excel does, a comma
+    # inside, or in the whole column.
     needless, filled = [0] * len(header), [0] * len(header)
     for fields, plain in zip(rows, quoted.rows, strict=True):
         for place, (letters, value) in enumerate(zip(fields, plain, strict=True)):
             filled[place] += bool(letters)
-            needless[place] += letters != value and '"' not in value
+            if letters != value and '"' in value and letters[1:-1] == value.replace('"', '""'):
+                return False  # marks inside that are written twice
+            needless[place] += letters != value and bool(value) and not any(mark in value for mark in '",;')
     return any(0 < few < many / 2 for few, many in zip(needless, filled, strict=True))
 
 
-def _swallowed(file: Path, text: str, separator: str, quoted: _Parsed, label: str) -> Problem | None:
-    """A problem where a quotation mark in a .csv file may have swallowed rows: every line is a row with one of the same labels."""
-    if label not in quoted.header or len(quoted.header) < 2 or not _is_whole(text, separator):
-        return None
-    place = quoted.header.index(label)
-    labels = {fields[place] for fields in quoted.rows}
-    rows = _literally(text, separator)
-    next(rows)
-    if any(fields[place] not in labels for fields in rows):
-        return None
-    assert quoted.swallowing is not None
-    first, last = quoted.swallowing
-    what = (
-        f"a quotation mark joins the lines {first} to {last} into one row, and each of them is a whole row with a label by itself"
-    )
-    ways = "a text that has a quotation mark in it is written in quotes, and the mark twice; or save it as .jsonl"
-    return Problem(f"{file}, line {first}", what, (ways,))
+def _swallowed(file: Path, text: str, separator: str, quoted: _Parsed, label: str | None) -> Iterator[Problem]:
+    """A problem for each row that a quotation mark may have made of several: each of its lines is a row by itself.
+
+    A row by itself has as many fields as the header and, where there is a column `label`, a label that is there.
+    """
+    width, lines = len(quoted.header), _LINE_END.split(text)
+    if width < 2:
+        return
+    place = quoted.header.index(label) if label in quoted.header else None
+    labels = set() if place is None else {row[place] for row in quoted.rows}
+    for first, last in quoted.spanning:
+        alone = [next(_literally(line, separator), []) for line in lines[first - 1 : last]]
+        if all(len(fields) == width and (place is None or fields[place].strip('"') in labels) for fields in alone):
+            what = (
+                f"a quotation mark joins the lines {first} to {last} into one row, and each of them is a whole row"
+                f"{' with a label' if place is not None else ''} by itself"
+            )
+            ways = "a text that has a quotation mark in it is written in quotes, and the mark twice; or save it as .jsonl"
+            yield Problem(f"{file}, line {first}", what, (ways,))

@@ -19,7 +19,7 @@ ROLES: tuple[Role, ...] = ("train", "validation", "test")
 
 SPLIT_NAMES: Mapping[Role | Literal["either"], tuple[str, ...]] = {
     "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
+    "validation": ("validation", "val", "valid", "validate", "dev", "development"),
     "test": ("test", "testing"),
     # Some call the one so, some the other.
     "either": ("eval", "evaluation"),

@@ -585,10 +585,15 @@ def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, r
             table.remarks.append(f'{_count(len(rows), "row")} of the split "{table.name}" with {what}')
 
 
+_FEW = 5  # so many numbers in a column "partition" or "set" may stand for splits
+_LOOKED_AT = 200  # lines of .jsonl that tell its columns before it is read
+
+
 def _not_looked_at(column: str, marks: Labels) -> list[str]:
     """A remark on a column whose values are no splits; none where neither its name nor its values speak of any."""
     unknown = [str(value) for value in marks.values if not role_of(str(value), loosely=True)]
-    if not _says_split(column) and len(unknown) == len(marks.values):
+    numbered = 2 <= len(unknown) <= _FEW and all(re.fullmatch(r"[0-9]+", value) for value in unknown)
+    if not _says_split(column) and len(unknown) == len(marks.values) and not numbered:
         return []
     if not unknown:
         return [f'the column "{column}" is not looked at, as data.train_split asks for the whole table']
@@ -845,7 +850,8 @@ def _picture_paths(paths: Iterable[str]) -> Dataset:
 def _open_tables(data: TextData | ImageData, root: Path) -> Source:
     """Tables named by split, such as train.parquet, or as train-00000-of-00002.parquet with its neighbour; or folders of them."""
     folders, files = list_folder(root)
-    by_split = _by_split(files)
+    by_split = _by_split(data, files, needed=(content_column(data),))
+    tables = {file for group in by_split.values() for file in group}
     inside: dict[str, list[Path]] = {}
     if not _train_of(data, list(by_split)):
         found = {folder.name: [file for file in list_folder(folder)[1] if _is_table(file)] for folder in folders}
@@ -874,7 +880,7 @@ def _open_tables(data: TextData | ImageData, root: Path) -> Source:
         raise DataError(data.source, problems)
     # Folders beside tables of pictures are where the pictures are.
     beside = [f"{folder.name}/" for folder in folders if folder.name not in inside] if isinstance(data, TextData) else []
-    others, ignored = _left_beside([file for file in files if not _is_table(file)])
+    others, ignored = _left_beside([file for file in files if file not in tables])
     for name in inside:
         ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not _is_table(file))
     source = _table_source(by_split, root, data)
@@ -886,11 +892,24 @@ def _is_table(file: Path) -> bool:
     return file.suffix.lower() in TABLES and not is_about(file)
 
 
-def _by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The tables among some files by the split that their names speak of."""
+def _by_split(data: TextData | ImageData, files: Iterable[Path], *, needed: Sequence[str]) -> dict[str, list[Path]]:
+    """The tables among some files by the split that their names speak of.
+
+    Where some table has the columns that are `needed`, one that has not is none of the data set unless its whole name is that of a
+    split: train_log.csv lies beside train.csv.
+    """
     by_split: dict[str, list[Path]] = {}
     for file in sorted(filter(_is_table, files), key=lambda file: natural_key(file.name)):
         by_split.setdefault(_split_of(file), []).append(file)
+
+    def holds_data(name: str) -> bool:
+        return any(set(needed) <= set(read_columns(file)) for file in by_split[name])
+
+    doubtful = [name for name in by_split if role_of(name) is None and not find_name(name, _asked_for(data))]
+    if doubtful and any(map(holds_data, by_split)):
+        for name in doubtful:
+            if not holds_data(name):
+                del by_split[name]
     return by_split
 
 
@@ -968,11 +987,10 @@ def read_columns(file: Path) -> list[str]:
             first = json.JSONDecoder().raw_decode(text)[0]
             return list(first) if isinstance(first, dict) else []
         with file.open(encoding="utf-8-sig", newline="" if ending != ".jsonl" else "\n") as stream:
-            line = next((line for line in stream if line.strip()), "")
-        if ending == ".jsonl":
-            first = json.loads(line)
-            return list(first) if isinstance(first, dict) else []
-        return dialect.header_of(line, ending)
+            lines = list(itertools.islice((line for line in stream if line.strip()), _LOOKED_AT if ending == ".jsonl" else 1))
+        if ending == ".jsonl":  # a row may lack what others have
+            return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
+        return dialect.header_of("".join(lines), ending)
     except (*_DAMAGED, RecursionError, csv.Error):
         return []
 
@@ -1215,11 +1233,20 @@ _FILE_NAME = "file_name"  # the column of metadata.csv
 def _open_pictures(data: ImageData, root: Path) -> Source:
     """Tables with pictures or their paths; SPLIT/CLASS/*, or CLASS/* as train alone; SPLIT/* with a metadata.csv in each split."""
     folders, files = list_folder(root)
-    tables = _by_split(files)
-    train_tables = [file for name in _train_of(data, list(tables)) for file in tables[name]]
+    inside = {folder.name: _look_inside(folder) for folder in folders}
+    tables = _by_split(data, files, needed=(data.image_column,))
+    train_names = _train_of(data, list(tables))
+    if any(found.has_pictures or found.folders for found in inside.values()):  # a log of the training is no table of pictures
+        train_names = [
+            name
+            for name in train_names
+            if role_of(name)
+            or find_name(name, _asked_for(data))
+            or {data.image_column, data.label_column} <= {column for file in tables[name] for column in read_columns(file)}
+        ]
+    train_tables = [file for name in train_names for file in tables[name]]
     if any(not (columns := read_columns(file)) or data.image_column in columns for file in train_tables):
         return _open_tables(data, root)
-    inside = {folder.name: _look_inside(folder) for folder in folders}
     here = _look_inside(root)
     beside, ignored = _left_beside(files)
     splits = _holds_splits(data, inside)

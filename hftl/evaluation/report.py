@@ -112,7 +112,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         at, [r["validation"]["macro_f1"] for r in evaluations], color=ORANGE, linestyle=(0, (4, 2)), label="macro F1", **dots
     )
     # Of each stage the last epoch whose weights were kept: what the next stage began with. The last of all is what is delivered.
-    *handed_on, delivered = {r["stage"]: r for r in evaluations if r["kept"]}.values()
+    *handed_on, delivered = {r["stage"]: r for r in evaluations if r.get("kept", r.get("best"))}.values()
     for label, records, colour, width in (("handed on", handed_on, QUIET, 1.2), ("delivered", [delivered], INK, 2.2)):
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": width}
         at_accuracy = [r["validation"]["accuracy"] for r in records]

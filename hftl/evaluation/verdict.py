@@ -21,6 +21,7 @@ def verdict(
     *,
     openings: Mapping[str, Any] | None,
     stage: str,
+    weighted: bool,
     enlarge: str | None,
 ) -> Iterator[str]:
     """The lines, best news first.
@@ -29,6 +30,7 @@ def verdict(
         metrics: as in metrics.json, by split.
         openings: as in test_ledger.json; None: not known, or the test split is shut.
         stage: the last one, whose settings the advice names.
+        weighted: it has weights of classes.
         enlarge: the key that makes the validation split larger; None: it is the source's own.
     """
     for split, values in metrics.items():
@@ -39,7 +41,7 @@ def verdict(
         )
     split = "test" if "test" in metrics else "validation"
     values = metrics[split]
-    weak = [*_against_majority(split, values, stage), *_worst_classes(split, values, stage)]
+    weak = [*_against_majority(split, values, stage), *_worst_classes(split, values, stage, weighted=weighted)]
     yield from weak
     if split == "test" and any(TRY in line for line in weak):
         yield "  whatever you try, compare it by validation: --no-test leaves the test split shut"
@@ -57,19 +59,22 @@ def _against_majority(split: str, values: Mapping[str, Any], stage: str) -> Iter
     majority, (low, _) = values["majority_accuracy"], values["accuracy_interval"]
     always = f'always answering "{values["majority_label"]}", {majority:.4f} on {split}'
     advice = f"{TRY}another stages.{stage}.lr, or more stages.{stage}.epochs"
-    if values["accuracy"] <= majority:
+    if majority == 1:
+        yield f'  the {split} split has one class only, "{values["majority_label"]}": its numbers tell nothing'
+    elif values["accuracy"] <= majority:
         yield f"  worthless so far: the model is no better than {always}. {advice}"
     elif low <= majority:
         yield f"  not settled: with {values['n']:,} examples the model may be no better than {always}. {advice}"
 
 
-def _worst_classes(split: str, values: Mapping[str, Any], stage: str) -> Iterator[str]:
+def _worst_classes(split: str, values: Mapping[str, Any], stage: str, *, weighted: bool) -> Iterator[str]:
     """The class of the lowest F1, as on the card, with its recall; and the classes that are never predicted."""
     rows = [row for row in values["per_class"] if row["n"]]
     never = [row for row in rows if row["precision"] is None]
 
     def rare(row: Mapping[str, Any]) -> bool:
-        return bool(row["n"] < values["n"] / len(rows))
+        """Rarer than others, so that weights of classes could help."""
+        return not weighted and bool(row["n"] < values["n"] / len(rows))
 
     balanced = f"{TRY}stages.{stage}.class_weights=balanced"
     if never:

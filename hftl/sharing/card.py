@@ -192,6 +192,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "openings": openings,
         "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
+        "unfinished": openings[-1] if split == "validation" and openings else None,
         "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
@@ -383,7 +384,7 @@ def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
         return [
             StageProof(
                 _a(str, stage["stage"]),
-                _a(bool, stage["kept"]),
+                _a(bool, stage.get("kept", True)),
                 tuple(map(_group_proof, _a(list, stage["groups"]))),
                 _a(bool, stage["ok"]),
             )
@@ -440,7 +441,7 @@ def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
     return {
         "dataset": f"{read}, configuration {recipe.data.config}" if recipe.data.config else read,
         "dataset_said": card.dataset_name or dataset,
-        "dataset_claimed": "yes" if known == "claimed" and card.dataset else "",
+        "dataset_claimed": "yes" if known == "claimed" else "",
         "architecture": str(model.get("architecture", NOT_RECORDED)),
         "start": start,
         "origin": origin,
@@ -614,7 +615,7 @@ def _undone(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The stages that improved nothing, each with the stage whose weights outlasted it."""
     undone, kept = [], None
     for end in (record for record in history if record["event"] == "stage_end"):
-        if end["kept"]:
+        if end.get("kept", True):  # once, every stage left its best weights
             kept = end["stage"]
         else:
             undone.append({"stage": end["stage"], "kept": kept})

@@ -33,6 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
+from hftl.facts import how_known
 from hftl.ledger import count_openings
 from hftl.recipe import Card, Recipe, load_recipe, of_another
 from hftl.run import RunDirectory, read_json, write_text
@@ -309,9 +310,9 @@ def fetch_recipe(name: str) -> Recipe:
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
     recipe = load_recipe(run.recipe)
-    card = recipe.card
-    if card.dataset_fingerprint is None and run.data.is_file():
-        card = Card(**{**card.model_dump(), "dataset_fingerprint": read_json(run.data).get("fingerprint")})
+    card, read = recipe.card, read_json(run.data) if run.data.is_file() else {}
+    if card.dataset_fingerprint is None and how_known(recipe, read) != "claimed":  # the author's word is not proven by repeating it
+        card = Card(**{**card.model_dump(), "dataset_fingerprint": read.get("fingerprint")})
     without_trackers = recipe.run.model_copy(update={"trackers": ()})
     return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), parse_hub_id(name)[0])
 

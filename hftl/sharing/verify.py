@@ -23,7 +23,7 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
 from hftl.facts import contradictions, how_known
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, read_json, split_facts
+from hftl.run import RunDirectory, read_json, read_json_lines, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.publication import GLOVE_CODE, repository, wrong_files
 
@@ -112,6 +112,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
         claims += _compare_split(split, predictions, names, data)
     claims += _compare_proofs(run)
     claims += _compare_facts(recipe, data)
+    claims += _compare_openings(run)
     if how_known(recipe, data) == "claimed":
         named = recipe.card.dataset or recipe.card.dataset_name
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
@@ -234,6 +235,19 @@ def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
         key, value = f"card.{fact}", getattr(recipe.card, fact)
         if key in wrong or (value and fact != "dataset_name"):
             yield Claim("recipe.yaml", key, _shown(value), wrong.get(key, _shown(value)), key not in wrong)
+
+
+# --- the openings of the test split --------------------------------------------------------------------------------------------
+
+
+def _compare_openings(run: RunDirectory) -> Iterator[Claim]:
+    """What the ledger is said to count, against the run's own openings, which are among them."""
+    if run.test_ledger.is_file():
+        counted, own = read_json(run.test_ledger), len(list(read_json_lines(run.test_openings)))
+        for key, least in (("openings", own), ("runs", 1)):
+            stated = counted.get(key)
+            holds = isinstance(stated, int) and stated >= least
+            yield Claim("test_ledger.json", key, str(stated), str(stated) if holds else f"at least {least}", holds)
 
 
 # --- the freeze proof ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -62,6 +62,8 @@ class Progress:
     """Energy of the processors so far, over all sittings; None: not known of one of them."""
     history_bytes: int = 0
     """Length of history.jsonl; what a killed run wrote after its last checkpoint is written again by the resumed one."""
+    threads: int | None = None
+    """Of torch, when the checkpoint was written; None: before the first one."""
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     """Of the layer groups at the start of the stage, see `hftl.training.proof`."""
 
@@ -246,12 +248,15 @@ def load_progress(checkpoint: Path, *, processes: int) -> Progress:
     """Where the run stood when the checkpoint was written.
 
     Raises:
-        RunError: it was written by another number of processes, whose optimizer state and generators do not fit.
+        RunError: it was written by another number of processes, whose optimizer state and generators do not fit; or by another
+            version of hftl.
     """
     state: dict[str, Any] = read_json(checkpoint / _STATE)
     written_by = state.pop("processes")
     if written_by != processes:
         raise RunError(f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}")
+    if {field.name for field in fields(Progress)} - {"threads"} - set(state):
+        raise RunError(f"{checkpoint}: another version of hftl wrote it. Start the run again in another place with --run-dir")
     for key in ("best_rank", "kept_rank"):
         state[key] = state[key] and tuple(state[key])
     return Progress(**state)

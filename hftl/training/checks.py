@@ -28,7 +28,6 @@ FREE_TO_CHANGE = (
     "run.trackers:",
     "run.checkpoint_minutes:",
     "run.timeout_minutes:",
-    "run.test: open -> sealed",
     "card.",
     "name:",
 )
@@ -50,7 +49,8 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         raise RunError(f"{run.path}: no run here (there is no recipe.yaml in it). Leave out --resume to start one")
     if run.finished:
         raise RunError(f"{run.path}: this run is finished; there is nothing to resume. Its card again: hftl card {run.path}")
-    changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(FREE_TO_CHANGE)]
+    free = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
+    changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(free)]
     if changed:
         raise RunError(
             "\n".join(

@@ -50,6 +50,7 @@ from hftl.models.fast_training import use_fast_training
 from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
 from hftl.run import (
     RunDirectory,
+    check_sealed,
     environment_record,
     read_json,
     read_json_lines,
@@ -158,8 +159,8 @@ def train(
         if checkpoint is not None:
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
-        recorded = read_json(run.environment).get("threads") if run.environment.is_file() else None
-        chosen = threads.choose(recorded if checkpoint is not None else None)
+        recorded = progress.threads
+        chosen = threads.choose(recorded)
         accelerator.wait_for_everyone()  # all have read what the main process writes now
         if accelerator.is_main_process:
             if checkpoint is None:  # what an earlier start has left is not of these weights
@@ -174,7 +175,9 @@ def train(
         if recipe.run.trackers:
             accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
         journal.cut_history(progress.history_bytes)
-        journal.opening(plan, [*said, *experiment.said_of_facts, *([] if findings is None else findings.lines()), *chosen])
+        journal.opening(plan, [*said, *experiment.said_of_facts, *([] if findings is None else findings.lines())])
+        for line in chosen:
+            journal.threads(line)
         for reason in passed_over:
             journal.say(f"passed over the checkpoint {reason}")
         if checkpoint is not None:
@@ -238,7 +241,7 @@ def _train_stage(
 
     def save(progress: Progress) -> None:
         began = time.monotonic()
-        progress = replace(cost.so_far(progress), history_bytes=journal.history_bytes())
+        progress = replace(cost.so_far(progress), history_bytes=journal.history_bytes(), threads=torch.get_num_threads())
         save_checkpoint(run.checkpoints, accelerator, progress, host.state_dict())
         watch.saved(progress, seconds=time.monotonic() - began)
 
@@ -408,6 +411,7 @@ def _conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say:
         metrics,
         openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         stage=list(recipe.stages)[-1],
+        weighted=list(recipe.stages.values())[-1].class_weights is not None,
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)
@@ -435,14 +439,16 @@ def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
             f"{run.path}: its test split was opened already ({times}), and is opened once. To see that the saved model still gives"
             f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test"
         )
-    stored = run.predictions("test")
-    if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
-        predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
-        if process_state().is_main_process:
-            predictions.save(stored, stored_label_names(run.predictions("validation")))
-    if process_state().is_main_process:
-        _conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
-        (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
+    check_sealed(run)
+    main, stored = process_state().is_main_process, run.predictions("test")
+    with run.lock() if main else nullcontext():
+        if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
+            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
+            if main:
+                predictions.save(stored, stored_label_names(run.predictions("validation")))
+        if main:
+            _conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
+            (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
 
 
 @others_alive()

@@ -4,7 +4,8 @@ The threads of one operation wait for each other at its end, and they wait awake
 operation lasts until its last thread has had its turn, and the threads that wait take the cores from it meanwhile: two runs of two
 threads on two cores were more than ten times as slow as one (docs/performance.md). One thread loses no more than its share.
 
-A number that the user has set (OMP_NUM_THREADS, MKL_NUM_THREADS) is never touched. Sums of another number of threads round
+A number that the user has set (OMP_NUM_THREADS, MKL_NUM_THREADS) is never touched, nor that of a run of several processes, among
+which the launcher divides the cores. Sums of another number of threads round
 differently, so every change is said, and written into the run directory.
 """
 
