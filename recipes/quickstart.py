@@ -1,11 +1,11 @@
 """A small pretrained network learns to tell clothes apart, and then another one film reviews, from what lies inside the package.
 
 Measured: Photos of clothes, 5 classes, 60 of each; MobileNetV2: test accuracy 0.876 (0.860 to 0.897), n = 300 (which alone
-leave ± 0.037); validation by stage: head 0.85 (0.84 to 0.86), top 0.88 (0.87 to 0.89), all 0.91 (0.90 to 0.93); 1.5 minutes of
+leave ± 0.037); validation by stage: head 0.85 (0.84 to 0.86), top 0.88 (0.87 to 0.89), all 0.91 (0.90 to 0.93); 0.9 minutes of
 training a run, seeds 0, 1, 2, 1 thread. Photos of clothes, 5 classes, 60 of each; MobileNetV2 from random weights: test
 accuracy 0.382 (0.363 to 0.403), n = 300 (which alone leave ± 0.055); validation by stage: head 0.21 (0.20 to 0.22), top 0.28
-(0.24 to 0.30), all 0.37 (0.31 to 0.43); 2.1 minutes of training a run, seeds 0, 1, 2, 1 thread. Mean (lowest to highest) of
-these runs, on AMD EPYC, 2 cores, bf16, commit e6bc50c, 2026-11-29.
+(0.24 to 0.30), all 0.37 (0.31 to 0.43); 1.9 minutes of training a run, seeds 0, 1, 2, 1 thread. Mean (lowest to highest) of
+these runs, on AMD EPYC, 2 cores, bf16, commit 6dfb973, 2026-11-29.
 
     make quickstart                    (installs, then runs this file)
     python recipes/quickstart.py
