@@ -34,7 +34,7 @@ from hftl.ledger import note_opening
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.sharing.hub import _send, check_target, push
+from hftl.sharing.hub import _send, check_target, fetch_recipe, push
 from hftl.sharing.publication import prepare
 
 # huggingface_hub's LFS upload warns about its own use of its HTTP client.
@@ -210,6 +210,11 @@ def test_a_published_recipe_on_other_data_takes_no_word_of_its_author_along(
 ) -> None:
     said = ["card.title=My digits", "card.authors=A. Author", "card.dataset=me/digits-set", "card.dataset_name=Digits"]
     assert hftl("card", own.path, *said, "card.training_data=Digits, drawn by hand.", "card.tags=[digits]").code == 0
+    publish(own, "me/claimed")
+    # That the data are me/digits-set is the author's word: to repeat it proves nothing.
+    assert fetch_recipe("hub:me/claimed").card.dataset_fingerprint is None
+    known = json.dumps(read_json(own.data)["fingerprint"])
+    assert hftl("card", own.path, f"card.dataset_fingerprint={known}").code == 0
     publish(own, "me/digits")
     same = hftl("train", "hub:me/digits", f"data.source={own.load_recipe().data.source}", "--run-dir", tmp_path / "same")
     assert same.code == 0, same.err

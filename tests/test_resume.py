@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,9 @@ def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
     write_json(run.environment, read_json(run.environment) | {"precision": "bf16"})
     with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
         train(bert(), run.path, resume=True)
-    write_json(run.environment, read_json(run.environment) | {"precision": "fp32", "threads": 64})
+    write_json(run.environment, read_json(run.environment) | {"precision": "fp32"})
+    load_progress = engine.load_progress
+    monkeypatch.setattr(engine, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
     engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
     assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
 
