@@ -32,7 +32,7 @@ from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
 from hftl.training import engine, watch
-from hftl.training.checkpoint import save_checkpoint
+from hftl.training.checkpoint import load_progress, save_checkpoint
 from hftl.training.journal import Journal
 
 STAGES = {
@@ -309,7 +309,6 @@ def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
     with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
         train(bert(), run.path, resume=True)
     write_json(run.environment, read_json(run.environment) | {"precision": "fp32"})
-    load_progress = engine.load_progress
     monkeypatch.setattr(engine, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
     engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
     assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
