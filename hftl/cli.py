@@ -220,9 +220,7 @@ def predict(
 
     if output is not None:
         check_output(output)
-    predictions = predict_inputs(
-        _run(model, model_only=True).path, inputs, say=lambda line: err.print(line, markup=False, highlight=False)
-    )
+    predictions = predict_inputs(_run(model, model_only=True).path, inputs, say=lambda line: show_on(err, line))
     if output is not None:
         write_predictions(predictions, output)
         _say(f"{len(predictions)} predictions in {output}")
@@ -250,7 +248,7 @@ def show(
     experiment = prepare_experiment(_recipe(recipe, overrides))
     if experiment.recipe.data.kind == "image":
         how = write_augmentation_grid(experiment, output)
-        out.print(f"{output}: each row is one training picture and how training will see it ({how})", highlight=False)
+        _say(f"{output}: each row is one training picture and how training will see it ({how})")
     else:
         for line in describe_texts(experiment):
             _say(line)

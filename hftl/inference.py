@@ -53,7 +53,7 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
