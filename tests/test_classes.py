@@ -100,6 +100,13 @@ def test_names_that_nobody_can_tell_apart_are_refused_with_their_code_points() -
     assert look_same(["Positive", "positive", "t-shirt", "t_shirt"]) == []
 
 
+def test_a_family_of_emoji_is_one_picture_and_not_its_persons() -> None:
+    family, persons = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}", "\N{MAN}\N{WOMAN}\N{GIRL}"
+    burning, apart = "\u2764\ufe0f\u200d\N{FIRE}", "\u2764\ufe0f\N{FIRE}"
+    assert look_same([family, persons, burning, apart]) == []
+    assert look_same([family, family + "\u200d", "a\u200db", "ab"]) == [(0, 1), (2, 3)]
+
+
 def test_the_name_of_train_that_another_split_writes_otherwise_is_found() -> None:
     assert nearest("hot dog", ["cat", "Hot_Dog"]) == "Hot_Dog"
     assert nearest("cow", ["cat", "Hot_Dog"]) is None

@@ -194,6 +194,24 @@ def test_csv_whose_columns_are_known_once_it_is_read(hub: LocalHub) -> None:
     assert splits.label_names == ("0", "1")
 
 
+def test_a_lone_stream_whose_column_puts_rows_into_other_splits_is_refused_and_read_whole_it_is_divided(hub: LocalHub) -> None:
+    marks = ["train", "train", "test"]
+    rows = "".join(f"film {row},{row % 2},{marks[row % 3]}\n" for row in range(90))
+    hub.add_repo("datasets/me/films", {"train.csv": f"text,label,split\n{rows}".encode()})
+    said = refused(data(stream_samples=60))
+    assert '"test" in the column "split"' in said and "leave data.stream_samples out" in said
+    assert refused(data(stream_samples=60)) == said  # also of the rows that lie here by now
+    whole = load_splits(data(stream_samples=None), seed=0)
+    assert whole.test is not None and len(whole.test) == 30
+
+
+def test_a_column_of_a_stream_that_agrees_with_its_split_is_no_matter(hub: LocalHub) -> None:
+    rows = "".join(f"film {row},{row % 2},train\n" for row in range(60))
+    hub.add_repo("datasets/me/films", {"train.csv": f"text,label,split\n{rows}".encode()})
+    splits = load_splits(data(stream_samples=24), seed=0)
+    assert len(splits.train) + len(splits.validation) == 24
+
+
 def test_a_column_that_is_not_there_is_named_and_nothing_is_written(hub: LocalHub, cache: Path) -> None:
     add_films(hub)
     said = refused(data(text_column="txt"))

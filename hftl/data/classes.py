@@ -44,8 +44,12 @@ class Alike:
 
 def visible(name: str) -> str:
     """What a reader sees of a name: accents composed, white space of any kind and number as one space, nothing invisible."""
-    shown = "".join(letter for letter in unicodedata.normalize("NFC", name) if not _is_invisible(letter))
+    shown = "".join(letter for letter in _JOINED_SIGNS.sub("+", unicodedata.normalize("NFC", name)) if not _is_invisible(letter))
     return " ".join(shown.split())
+
+
+_JOINED_SIGNS = re.compile(r"(?<=[^\w\s])\u200d(?=[^\w\s])")
+"""A joiner between two emoji makes one picture of them, a family of three persons, which everybody sees."""
 
 
 def _is_invisible(letter: str) -> bool:

@@ -546,7 +546,7 @@ def _reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: T
         parsed = parse()
         table = _to_table(name, parsed, folder, data)
         if parsed.marks is not None:
-            _compare_marks(table, parsed.marks, data, refuse=folder is not None)
+            _compare_marks(table, parsed.marks, data, None if folder is None else _DIVIDE)
         return table
 
     return read
@@ -564,8 +564,15 @@ def _says_split(column: str) -> bool:
     return column.strip().casefold() in SPLIT_COLUMNS[:3]
 
 
-def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, refuse: bool) -> None:
-    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub."""
+_DIVIDE = "divide the table by that column, or leave it out where it means something else"
+_NO_STREAM = "leave data.stream_samples out: a data set that is read whole is divided by that column"
+
+
+def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, way_out: str | None) -> None:
+    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub.
+
+    Rows that it puts into another split are refused with the way out; None: they are remarked on.
+    """
     column = split_column(table.columns, data)
     assert column is not None
     own = role_of(table.name, loosely=True)
@@ -577,9 +584,8 @@ def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, r
     if places and own is not None:
         rows = np.flatnonzero(np.isin(marks.codes, places)).tolist()
         said = ", ".join(f'"{marks.values[place]}"' for place in places)
-        if refuse:
-            ways = "divide the table by that column, or leave it out where it means something else"
-            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
+        if way_out is not None:
+            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, way_out)
         else:
             what = f'{said} in the column "{column}", which is not looked at'
             table.remarks.append(f'{_count(len(rows), "row")} of the split "{table.name}" with {what}')
@@ -681,7 +687,14 @@ def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
 
     def reader(name: str) -> Callable[[], Table]:
         # Without `streams` the recipe names the commit itself.
-        return lambda: _read_stream(name, folder, lambda: (streams or _streams(data)[1])[name], data, stream)
+        return lambda: _read_stream(
+            name,
+            folder,
+            lambda: (streams or _streams(data)[1])[name],
+            data,
+            stream,
+            way_out=_NO_STREAM if len(names) == 1 else None,
+        )
 
     return Source("hub", {name: reader(name) for name in names}, revision=commit, stream=stream)
 
@@ -701,15 +714,22 @@ def _streams(data: TextData | ImageData) -> tuple[str, dict[str, IterableDataset
 
 def _splits_file(data: TextData | ImageData, commit: str, stream: Stream) -> Path:
     """The names of all splits, beside the rows of those that were streamed: SPLIT.arrow, which is there when it is whole."""
-    columns = [content_column(data), data.label_column]
+    columns = [content_column(data), data.label_column, *SPLIT_COLUMNS]
     parts = {"source": data.source, "config": data.config, "commit": commit, "kind": data.kind, "columns": columns}
     key = key_of({**parts, "rows": stream.rows, "buffer": stream.buffer, "seed": TEST_SEED})
     return Path(datasets.config.HF_DATASETS_CACHE) / f"hftl-{key[:32]}" / "splits.json"
 
 
 def _read_stream(
-    name: str, folder: Path, open_stream: Callable[[], IterableDataset], data: TextData | ImageData, stream: Stream
+    name: str,
+    folder: Path,
+    open_stream: Callable[[], IterableDataset],
+    data: TextData | ImageData,
+    stream: Stream,
+    *,
+    way_out: str | None,
 ) -> Table:
+    """The rows of a split that were taken, now or before; for `way_out` see `_compare_marks`."""
     file = folder / f"{name}.arrow"
     with alone(file.with_suffix(".lock")):
         if not file.is_file():
@@ -720,11 +740,17 @@ def _read_stream(
             if strange is not None:
                 return strange
     split = Dataset.from_file(str(file))
-    return _to_table(name, _of_dataset(split.column_names, split, data, None), None, data)
+    column = split_column(split.column_names, data)
+    parsed = _of_dataset(split.column_names, split, data, None if column is None else split.data.column(column))
+    table = _to_table(name, parsed, None, data)
+    if parsed.marks is not None:
+        _compare_marks(table, parsed.marks, data, way_out)
+    return table
 
 
 def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData | ImageData, stream: Stream) -> Table | None:
-    """Write the first rows of a shuffled stream, the wanted columns alone; a table without rows where there are no such columns.
+    """Write the first rows of a shuffled stream, the wanted columns and one that speaks of splits; a table without rows where
+    the wanted ones are not there.
 
     The rows of a batch and of the buffer are in memory, and no more. What an interrupted call has left is written over.
     """
@@ -739,6 +765,8 @@ def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData |
     if not set(wanted) <= set(first.column_names):
         return Table(name, first.column_names, Strings.of_rows(name, len(first)), None, None, None, [])
     features = rows.features or Features.from_arrow_schema(first.schema)  # those of a CSV file are known once it is read
+    if (marks := split_column(first.column_names, data)) is not None:
+        wanted.append(marks)
     features = Features({column: features[column] for column in wanted})
     if isinstance(features[wanted[0]], Image):
         features[wanted[0]] = Image(decode=False)
