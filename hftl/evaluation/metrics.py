@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -255,7 +255,7 @@ class LogLoss(_LocalMetric):
     uses_logits = True
 
     def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
-        return {"log_loss": float(_losses(np.asarray(logits), np.asarray(references)).mean())}
+        return {"log_loss": float(losses(np.asarray(logits), np.asarray(references)).mean())}
 
 
 class RocAuc(_LocalMetric):
@@ -339,7 +339,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         "mcc": point["mcc"],
         "mcc_interval": mcc_interval,
         "log_loss": point["log_loss"],
-        "log_loss_interval": _mean_interval(_losses(predictions.logits, labels)),
+        "log_loss_interval": _mean_interval(losses(predictions.logits, labels)),
         "auc": point.get("auc"),
         "auc_interval": None if isinstance(auc, str) else auc[1],
         **({"auc_undefined": auc} if isinstance(auc, str) else {}),
@@ -510,30 +510,45 @@ def _mean_interval(values: Floats) -> list[float] | None:
 
 
 def _bootstrap_intervals(confusion: Integers) -> tuple[list[float] | None, list[float] | None]:
-    """Percentile intervals of macro F1 and MCC.
-
-    Both depend on the examples through the confusion matrix alone, and a resample of N examples with replacement changes its
-    cells by a multinomial draw: exact, and as fast for a million examples as for ten.
-    """
-    classes = len(confusion)
+    """Percentile intervals of macro F1 and MCC, which depend on the examples through the confusion matrix alone."""
     true, predicted = np.nonzero(confusion)
-    counts = confusion[true, predicted]
-    cells = np.arange(len(counts))
-    of_true = csr_array((np.ones(len(cells)), (cells, true)), shape=(len(cells), classes))  # (C, K)
-    of_predicted = csr_array((np.ones(len(cells)), (cells, predicted)), shape=(len(cells), classes))
-    of_hit = csr_array(((true == predicted).astype(np.float64), (cells, true)), shape=(len(cells), classes))
-    generator = np.random.default_rng(0)
-    portion = max(1, min(RESAMPLES, _PORTION // max(len(cells), classes)))
+    of_margins = margins_of_cells(true, predicted, classes=len(confusion))
     f1, mcc = [], []
-    for start in range(0, RESAMPLES, portion):
-        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=min(portion, RESAMPLES - start))  # (R, C)
-        margins = drawn @ of_hit, drawn @ of_true, drawn @ of_predicted  # (R, K) each
+    for drawn in resamples(confusion[true, predicted], classes=len(confusion)):
+        margins = [drawn @ of_margin for of_margin in of_margins]  # (R, K) each
         f1.append(macro_f1(*margins))
         mcc.append(matthews_correlation(*margins))
-    return _percentiles(np.concatenate(f1)), _percentiles(np.concatenate(mcc))
+    return percentiles(np.concatenate(f1)), percentiles(np.concatenate(mcc))
 
 
-def _percentiles(values: Floats) -> list[float] | None:
+def resamples(counts: Integers, *, classes: int) -> Iterator[Integers]:
+    """How many examples of each cell, (C,) with `counts` of them, are in a resample of all with replacement: (R, C) at a time.
+
+    Drawing examples changes the counts by a multinomial draw: exact, and as fast for a million examples as for ten. There are
+    1,000 resamples in all; the seed is fixed.
+    """
+    generator = np.random.default_rng(0)
+    portion = max(1, min(RESAMPLES, _PORTION // max(len(counts), classes)))
+    for start in range(0, RESAMPLES, portion):
+        yield generator.multinomial(counts.sum(), counts / counts.sum(), size=min(portion, RESAMPLES - start))
+
+
+def margins_of_cells(true: Integers, predicted: Integers, *, classes: int) -> tuple[csr_array, csr_array, csr_array]:
+    """Matrices (C, K) that take counts of cells to true positives, examples and predictions of each class.
+
+    A cell is a kind of example: of the class `true`, and taken for `predicted`, (C,) each.
+    """
+    cells, ones = np.arange(len(true)), np.ones(len(true))
+    shape = (len(true), classes)
+    return (
+        csr_array(((true == predicted).astype(np.float64), (cells, true)), shape=shape),
+        csr_array((ones, (cells, true)), shape=shape),
+        csr_array((ones, (cells, predicted)), shape=shape),
+    )
+
+
+def percentiles(values: Floats) -> list[float] | None:
+    """The middle 95 % of some values; None where they do not differ."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return None if low == high else [float(low), float(high)]
 
@@ -541,12 +556,25 @@ def _percentiles(values: Floats) -> list[float] | None:
 def _auc_with_interval(
     probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None
 ) -> tuple[float, list[float] | None] | str:
-    """AUC and its 95 % interval, or the reason why there is none.
+    """AUC and its 95 % interval, or the reason why there is none. The interval is symmetric in logit(AUC), so it stays in (0, 1)."""
+    found = auc_influence(probabilities, labels, label_names)
+    if isinstance(found, str):
+        return found
+    area, influence = found
+    error = float(np.sqrt((influence**2).sum()))
+    if error == 0.0 or area in (0.0, 1.0):
+        return area, None
+    spread = Z * error / (area * (1.0 - area))
+    return area, [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
+
+
+def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None) -> tuple[float, Floats] | str:
+    """AUC, and (N,) how each example moves it; or the reason why there is none.
 
     For one class against the rest, V(i) of a positive example is the share of negatives it beats, of a negative the share of
     positives that beat it, ties counting half; the AUC is the mean of V over either. DeLong's variance is
-    var(V over m positives) / m + var(V over n negatives) / n. Written as a sum over examples of each one's influence on the AUC, it
-    also holds for a mean of K AUCs, whose influences add up. The interval is symmetric in logit(AUC), so it stays in (0, 1).
+    var(V over m positives) / m + var(V over n negatives) / n. Written as a sum over examples of each one's squared influence on the
+    AUC, it also holds for a mean of K AUCs, whose influences add up, and for a difference of two models', whose influences differ.
     """
     size, classes = probabilities.shape
     counts = np.bincount(labels, minlength=classes)
@@ -566,12 +594,7 @@ def _auc_with_interval(
         area += auc / len(versus)
         # m - 1 and n - 1 as in an unbiased variance; a single example has no spread to estimate and adds nothing.
         influence += (above - auc) / np.where(positive, np.sqrt(m * max(1, m - 1)), np.sqrt(n * max(1, n - 1))) / len(versus)
-    area = min(1.0, area)  # a mean of ones may round to more
-    error = float(np.sqrt((influence**2).sum()))
-    if error == 0.0 or area in (0.0, 1.0):
-        return area, None
-    spread = Z * error / (area * (1.0 - area))
-    return area, [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
+    return min(1.0, area), influence  # a mean of ones may round to more
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------
@@ -584,7 +607,7 @@ def _point_values(predictions: Predictions, *, calibration: bool) -> dict[str, f
     return values
 
 
-def _losses(logits: NDArray[Any], labels: Integers) -> Floats:
+def losses(logits: NDArray[Any], labels: Integers) -> Floats:
     """(N,) -log p(true class)."""
     return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])
 
