@@ -189,6 +189,41 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_A RUN_B [RUN...]", help="Finished run directories.", show_default=False)
+    ],
+    split: Annotated[
+        Literal["validation", "test"] | None,
+        typer.Option(help="Whose predictions; default: test where every run has opened it.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write the rows that flipped as .parquet.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON, for programs.")] = False,
+) -> None:
+    """Compare finished runs on the rows that they share: differences with intervals, and which examples flipped.
+
+    Reads the stored predictions alone, so no model runs and no test split is opened.
+
+        hftl compare runs/trial-3 runs/trial-4 --split validation
+    """
+    from hftl.evaluation.compare import compare as compare_runs
+    from hftl.evaluation.compare import report, write_flips
+
+    found = compare_runs([RunDirectory(run) for run in runs], split=split)
+    if json:
+        out.print_json(data=found.to_dict(), ensure_ascii=True)
+    else:
+        for line in report(found):
+            _say(line)
+    if output is not None:
+        write_flips(found, output)
+        show_on(err, f"{len(found.table)} rows in {output}")
+
+
+@app.command()
 def predict(
     model: Annotated[
         str,

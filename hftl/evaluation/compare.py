@@ -26,9 +26,9 @@ from scipy.stats import binom
 
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import (
-    Z,
     Integers,
     Predictions,
+    Z,
     accuracy_by_size,
     auc_influence,
     losses,
@@ -188,11 +188,15 @@ def _row_problems(first: RunDirectory, other: RunDirectory, split: str, one: Pre
     """An id is a row's place in its source; whether two sources have the same rows there is known by their fingerprints."""
     known, read = read_json(first.data), read_json(other.data)
 
-    def same(key: str, role: str) -> bool:
-        values = [facts.get(key) for facts in (known, read)]
-        return all(isinstance(value, Mapping) and role in value for value in values) and values[0][role] == values[1][role]
+    def of(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = facts.get(key)
+        return value if isinstance(value, Mapping) else {}
 
-    origin = split if any(split in facts.get("fingerprint", {}) for facts in (known, read)) else "train"
+    def same(key: str, role: str) -> bool:
+        value = of(known, key).get(role)
+        return value is not None and value == of(read, key).get(role)
+
+    origin = split if split in {**of(known, "fingerprint"), **of(read, "fingerprint")} else "train"
     if not same("contents", split) and not same("fingerprint", origin):
         help = ("evaluate both models on the same source, and compare those",)
         yield Problem("data", f"{other.path} read other {split} rows than {first.path}: their fingerprints differ", help)
@@ -393,7 +397,7 @@ def _in_a_sentence(pair: Pair, *, several: bool) -> str:
     if p >= 0.05:
         return "not settled: on so many rows two equally good models differ as much by luck"
     better = "B" if pair.right_in_second_alone > pair.right_in_first_alone else "A"
-    return f"{better} is more often right, and luck alone does not explain it"
+    return f"{better} is the better of these two models; which recipe is better, runs of several seeds tell"
 
 
 def _where(pair: Pair, unit: str | None, most: int) -> Iterator[str]:

@@ -556,7 +556,7 @@ def percentiles(values: Floats) -> list[float] | None:
 def _auc_with_interval(
     probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None
 ) -> tuple[float, list[float] | None] | str:
-    """AUC and its 95 % interval, or the reason why there is none. The interval is symmetric in logit(AUC), so it stays in (0, 1)."""
+    """AUC and its 95 % interval, or the reason why there is none. The interval is symmetric in logit(AUC): it stays in (0, 1)."""
     found = auc_influence(probabilities, labels, label_names)
     if isinstance(found, str):
         return found
