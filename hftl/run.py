@@ -53,6 +53,8 @@ MOST_BYTES = 100_000_000
 LOCK_SECONDS = 10.0
 PARTIAL = ".partial"
 """How the name of a file ends that is being written."""
+DUPLICATE, CONFLICT = "duplicate", "conflict"
+"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
 MOST_DIGITS = 300  # fewer than float64 can hold; a tokenizer's "no limit" has 31
 DEEPEST = 50
 

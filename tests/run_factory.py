@@ -197,6 +197,7 @@ def _hashes(group: str, trained: int) -> dict[str, str]:
 
 def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     image = family == "timm"
+    lost = "train/shirt/broken.jpg"
     facts: dict[str, Any] = {
         "source": recipe.data.source,
         "revision": None if image else COMMIT,
@@ -207,9 +208,7 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "splits": splits,
         "validation": "made from train: 10 %, stratified, seed 0",
         "test": "given" if "test" in splits else "none",
-        "skipped": [
-            {"id": "train/shirt/broken.jpg", "split": "train", "why": "/home/secret/data/clothing/train/shirt/broken.jpg is empty"}
-        ]
+        "skipped": [{"id": lost, "split": "train", "kind": "empty", "why": f"{recipe.data.source}{lost} is empty"}]
         if image
         else [],
         "notes": [],

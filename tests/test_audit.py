@@ -118,13 +118,13 @@ def test_dropping_takes_from_train_before_validation_and_from_both_before_test_a
     assert ids(splits.validation) == ["validation/0", "validation/1", "validation/3"]
     assert ids(splits.test) == [f"test/{row}" for row in range(4)]
     assert splits.facts["skipped"] == [
-        {"id": "train/6", "split": "train", "why": "the same text as test/2"},
-        {"id": "train/7", "split": "train", "why": "the same text as test/3"},
-        {"id": "train/8", "split": "train", "why": "the same text as validation/3"},
-        {"id": "train/9", "split": "train", "why": "the same text as validation/3"},
-        {"id": "train/10", "split": "train", "why": "two labels for the same text: train/10 (a), train/11 (b)"},
-        {"id": "train/11", "split": "train", "why": "two labels for the same text: train/10 (a), train/11 (b)"},
-        {"id": "validation/2", "split": "validation", "why": "the same text as test/3"},
+        {"id": "train/6", "split": "train", "kind": "duplicate", "why": "the same text as test/2"},
+        {"id": "train/7", "split": "train", "kind": "duplicate", "why": "the same text as test/3"},
+        {"id": "train/8", "split": "train", "kind": "duplicate", "why": "the same text as validation/3"},
+        {"id": "train/9", "split": "train", "kind": "duplicate", "why": "the same text as validation/3"},
+        {"id": "train/10", "split": "train", "kind": "conflict", "why": "two labels for the same text: train/10 (a), train/11 (b)"},
+        {"id": "train/11", "split": "train", "kind": "conflict", "why": "two labels for the same text: train/10 (a), train/11 (b)"},
+        {"id": "validation/2", "split": "validation", "kind": "duplicate", "why": "the same text as test/3"},
     ]
     found = splits.facts["duplicates"]
     assert found["across"] == [

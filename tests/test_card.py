@@ -476,10 +476,12 @@ def test_a_run_in_several_sittings_says_so(copy: RunDirectory) -> None:
 # --- what the audit found -----------------------------------------------------------------------------------------------------
 
 
-def with_duplicates(copy: RunDirectory, near: dict[str, Any] | None = None, skipped: tuple[str, ...] = (), **found: Any) -> str:
+def with_duplicates(
+    copy: RunDirectory, near: dict[str, Any] | None = None, skipped: tuple[tuple[str, str], ...] = (), **found: Any
+) -> str:
     data, audit = read_json(copy.data), read_json(copy.audit)
     data["duplicates"] |= found
-    data["skipped"] = [{"id": f"train/{i}", "split": "train", "why": why} for i, why in enumerate(skipped)]
+    data["skipped"] = [{"id": f"train/{i}", "split": "train", "kind": kind, "why": why} for i, (kind, why) in enumerate(skipped)]
     audit["near_duplicates"] |= near or {}
     write_json(copy.data, data)
     write_json(copy.audit, audit)
@@ -495,7 +497,11 @@ def test_data_without_duplicates_take_one_sentence(text_run: RunDirectory, image
 def test_duplicates_that_were_left_out_are_counted_apart_from_what_could_not_be_read(copy: RunDirectory) -> None:
     card = with_duplicates(
         copy,
-        skipped=("the same text as test/4", "two labels for the same text: train/3 (neg), train/9 (pos)", "not UTF-8"),
+        skipped=(
+            ("duplicate", "the same text as test/4"),
+            ("conflict", "two labels for the same text: train/3 (neg), train/9 (pos)"),
+            ("not UTF-8", "not UTF-8"),
+        ),
         on_duplicate="drop",
         across=[{"splits": ["train", "test"], "pairs": 1}],
         conflicting={"train": 2},

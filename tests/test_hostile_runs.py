@@ -458,7 +458,7 @@ def test_the_number_of_skipped_rows_is_held_against_the_list_of_them(run: RunDir
     value(lambda metrics: metrics["test"].update(skipped=1))(run.metrics)
     outcome = hftl("verify", run.path)
     assert outcome.code == 1 and re.search(r"no  skipped +1 +0", outcome.out)
-    value(lambda data: data.update(skipped=[{"id": "test/7", "split": "test", "why": "empty"}]))(run.data)
+    value(lambda data: data.update(skipped=[{"id": "test/7", "split": "test", "kind": "empty", "why": "empty"}]))(run.data)
     assert hftl("card", run.path).code == 0
     assert hftl("verify", run.path).code == 0
     value(lambda data: data.update(skipped=[{"id": "test/7", "why": "empty"}]))(run.data)

@@ -608,7 +608,13 @@ def test_unusual_pictures_are_noted(tmp_path: Path) -> None:
     root = write_pictures(tmp_path, {"cat": 4, "dog": 4})
     Image.new("RGB", (400, 10)).save(root / "cat" / "ribbon.png")
     splits = load_splits(image(root), seed=0)
-    assert splits.facts["notes"] == [{"id": "cat/ribbon.png", "note": "400 x 10 pixels: little of it is left in a square"}]
+    assert splits.facts["notes"] == [
+        {
+            "id": "cat/ribbon.png",
+            "kind": "very long and narrow: little of it is left in a square",
+            "note": "400 x 10 pixels: little of it is left in a square",
+        }
+    ]
 
 
 # --- real data ----------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from hftl.data.layout import DOCUMENTS, counted, ways_out
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
+from hftl.run import CONFLICT, DUPLICATE
 
 IMBALANCE = 5
 """How many times the smallest class the largest one is, from which on it is worth a line."""
@@ -281,7 +282,10 @@ def audit_splits(
         splits=found,
         duplicates=facts["duplicates"],
         near_duplicates=_near_duplicates(splits),
-        skipped=[{"why": why, "n": n} for why, n in Counter(_reason(entry["why"]) for entry in facts["skipped"]).most_common()],
+        skipped=[
+            {"why": _reason(kind, facts["kind"]), "n": n}
+            for kind, n in Counter(entry["kind"] for entry in facts["skipped"]).most_common()
+        ],
         notes=_notes(facts["notes"]),
         vocabulary=None if vocabulary is None else dict(vocabulary),
         classes=_classes(found["train"]["per_class"]),
@@ -413,15 +417,16 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
     }
 
 
-def _reason(why: str) -> str:
+def _reason(kind: str, content: str) -> str:
     """Why rows were left out, without what only one of them says."""
-    return re.sub(r"^(the same \w+) as .*", r"\1 as in another split", why).partition(":")[0]
+    thing = "text" if content == "text" else "picture"
+    return {DUPLICATE: f"the same {thing} as in another split", CONFLICT: f"two labels for the same {thing}"}.get(kind, kind)
 
 
 def _notes(notes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     kinds: dict[str, list[str]] = {}
     for note in notes:
-        kinds.setdefault(re.sub(r"^\d+ x \d+ pixels", "very long and narrow", note["note"]), []).append(note["id"])
+        kinds.setdefault(note["kind"], []).append(note["id"])
     frequent = sorted(kinds.items(), key=lambda entry: -len(entry[1]))
     return [{"note": kind, "n": len(ids), "example": ids[0]} for kind, ids in frequent]
 

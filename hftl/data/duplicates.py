@@ -25,7 +25,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -34,6 +34,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks, listed, more
 from hftl.errors import Problem
+from hftl.run import CONFLICT, DUPLICATE
 
 if TYPE_CHECKING:
     from hftl.data.image import Look
@@ -273,6 +274,15 @@ def duplicate_problems(
     return problems
 
 
+class LeftOut(NamedTuple):
+    """Why a row is left out."""
+
+    kind: str
+    """What it has in common with others: DUPLICATE, CONFLICT, or what keeps a picture from being read."""
+    why: str
+    """For this row, in a sentence."""
+
+
 def rows_to_drop(
     found: Duplicates,
     contents: Mapping[Role, Array],
@@ -280,20 +290,20 @@ def rows_to_drop(
     labels: Mapping[Role, Array],
     names: Sequence[str],
     kind: str,
-) -> dict[Role, dict[int, str]]:
+) -> dict[Role, dict[int, LeftOut]]:
     """The rows that `data.on_duplicate=drop` leaves out, with the reason: those of two labels, and those that a later split has."""
-    dropped: dict[Role, dict[int, str]] = {role: {} for role in contents}
+    dropped: dict[Role, dict[int, LeftOut]] = {role: {} for role in contents}
     for (one, other), pairs in found.across.items():
         kept = {int(contents[one][a]): tables[other].ids[b] for a, b in pairs}
         for row in np.flatnonzero(np.isin(contents[one], list(kept))).tolist():
             # Of train's rows one that test has too names that one: pairs with test come last.
-            dropped[one][row] = f"the same {_thing(kind)} as {kept[int(contents[one][row])]}"
+            dropped[one][row] = LeftOut(DUPLICATE, f"the same {_thing(kind)} as {kept[int(contents[one][row])]}")
     for role, groups in found.conflicting.items():
         for rows in groups:
             why = (
                 f"two labels for the same {_thing(kind)}: {listed(_one_of_each_label(rows, tables[role].ids, labels[role], names))}"
             )
-            dropped[role].update(dict.fromkeys(rows, why))
+            dropped[role].update(dict.fromkeys(rows, LeftOut(CONFLICT, why)))
     return dropped
 
 

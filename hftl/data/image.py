@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
 
@@ -92,9 +92,13 @@ _PIPELINE_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexErro
 
 
 class BadImage(HftlError):
-    """A picture that cannot be read; the message says which and why."""
+    """A picture that cannot be read; the message says which and why, `kind` only what it has in common with others."""
 
     everywhere = True  # the process whose share it is in says so
+
+    def __init__(self, message: str, *, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = message if kind is None else kind
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ def inspect(source: bytes | str | Path) -> Look:
     return Look(
         header=header,
         note=note,
-        animated=note == _ANIMATED,
+        animated=note is not None and note.kind == _ANIMATED,
         sha256=hashlib.sha256(content).digest(),
         hash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
         thumbnail=np.asarray(cells.reduce(2)),
@@ -138,14 +142,14 @@ def inspect(source: bytes | str | Path) -> Look:
 
 def _decode(
     source: bytes | str | Path, background: tuple[int, int, int], at_least: int | None
-) -> tuple[Image.Image, Header, str | None]:
+) -> tuple[Image.Image, Header, Note | None]:
     content = _read(source)
     try:
         # Opening reads the header alone: nothing is decoded before the size is known.
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > PIXEL_LIMIT:
-                raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded")
+                raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded", kind="too many pixels")
             header, note = _header(image), _oddity(image)
             _reduce(image, at_least)
             image.load()
@@ -155,9 +159,9 @@ def _decode(
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(str(error)) from None
+        raise BadImage(str(error), kind="too many pixels") from None
     except _UNREADABLE as error:
-        raise BadImage(f"cannot be decoded: {error}") from error
+        raise BadImage(f"cannot be decoded: {error}", kind="cannot be decoded") from error
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> None:
@@ -179,12 +183,19 @@ class Header:
     """More than 8 bits a channel, or floating point."""
 
 
+class Note(NamedTuple):
+    """What is odd about a picture: what it has in common with others, and with its own numbers."""
+
+    kind: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one reading of a whole picture leaves: enough to find it again, and to find those that look like it."""
 
     header: Header
-    note: str | None
+    note: Note | None
     """What is odd about it but no error: animated, a single pixel, extremely long."""
     animated: bool
     sha256: bytes
@@ -208,7 +219,7 @@ def read_header(source: bytes | str | Path) -> Header:
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
-        raise BadImage(f"cannot be opened: {error}") from None
+        raise BadImage(f"cannot be opened: {error}", kind="cannot be opened") from None
 
 
 def _decoded_pixels(source: bytes | str, at_least: int | None) -> int:
@@ -225,7 +236,7 @@ def _decoded_pixels(source: bytes | str, at_least: int | None) -> int:
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
-        raise BadImage(f"cannot be opened: {error}") from None
+        raise BadImage(f"cannot be opened: {error}", kind="cannot be opened") from None
     if not honest:
         width, height = decode(source, at_least=at_least).size
     return width * height
@@ -243,21 +254,22 @@ def _read(source: bytes | str | Path) -> bytes:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise BadImage(f"cannot be opened: {error.strerror}") from None
+        raise BadImage(f"cannot be opened: {error.strerror}", kind="cannot be opened") from None
     if not content:
         raise BadImage("empty file, 0 bytes")
     return content
 
 
-def _oddity(image: Image.Image) -> str | None:
+def _oddity(image: Image.Image) -> Note | None:
     # A phone's MPO file holds further views of the same scene and plays as a still picture everywhere.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        return _ANIMATED
+        return Note(_ANIMATED, _ANIMATED)
     long, short = max(image.size), min(image.size)
     if long == 1:
-        return "a single pixel"
+        return Note("a single pixel", "a single pixel")
     if long >= EXTREME_ASPECT * short:
-        return f"{image.width} x {image.height} pixels: little of it is left in a square"
+        left = "little of it is left in a square"
+        return Note(f"very long and narrow: {left}", f"{image.width} x {image.height} pixels: {left}")
     return None
 
 
@@ -723,7 +735,7 @@ class ImageSamples:
         try:
             return read(self.original(index))
         except BadImage as error:
-            raise BadImage(f"{self.ids[index]}: {error}") from error
+            raise BadImage(f"{self.ids[index]}: {error}", kind=error.kind) from error
 
 
 def picture_facts(samples: ImageSamples) -> dict[str, Any]:

@@ -1435,9 +1435,9 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     table.labels = Labels.of(labels)
     for counts in left_out.values():
         table.ignored += counts
-    refused = any("link" in problem.what for problem in table.problems)
+    links = bool(table.problems)  # that lead astray: what a class folder would hold is not known
     for label, count in classes.items():
-        if not count and not refused:
+        if not count and not links:
             what = "no picture in this class folder" + (f", but {counted(left_out[label])}" if left_out[label] else "")
             ways = ways_out(left_out[label]) or ("remove the folder, or fill it",)
             table.problems.append(Problem(str(folder / label), what, ways))

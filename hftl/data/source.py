@@ -24,6 +24,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
 from hftl.data.duplicates import (
+    LeftOut,
     duplicate_facts,
     duplicate_problems,
     find_duplicates,
@@ -64,7 +65,7 @@ from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
 
 if TYPE_CHECKING:
-    from hftl.data.image import BadImage, Look
+    from hftl.data.image import BadImage, Look, Note
 
 _AT_ONCE = 512
 """Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
@@ -137,7 +138,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
-    notes = [{"id": tables[role].ids[row], "note": note} for role in tables for row, note in noted[role].items()]
+    notes = [
+        {"id": tables[role].ids[row], "kind": note.kind, "note": note.text} for role in tables for row, note in noted[role].items()
+    ]
     facts = {
         "source": data.source,
         "revision": source.revision,
@@ -155,9 +158,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         **_how_divided(data, tables, seed),
         **_how_streamed(source, tables),
         "skipped": [
-            {"id": tables[role].ids[row], "split": role, "why": why}
+            {"id": tables[role].ids[row], "split": role, "kind": reason.kind, "why": reason.why}
             for role in tables
-            for row, why in sorted(left_out[role].items())
+            for row, reason in sorted(left_out[role].items())
         ],
         "duplicates": duplicate_facts(duplicates, tables, data.on_duplicate),
         "notes": notes,
@@ -317,14 +320,14 @@ def _class_problems(
 
 def _look_at(
     tables: Mapping[Role, Table], data: TextData | ImageData
-) -> tuple[dict[Role, np.ndarray], dict[Role, dict[int, str]], dict[Role, dict[int, str]]]:
+) -> tuple[dict[Role, np.ndarray], dict[Role, dict[int, Note]], dict[Role, dict[int, LeftOut]]]:
     """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used.
 
     Nothing for texts.
     """
     looks: dict[Role, np.ndarray] = {}
-    noted: dict[Role, dict[int, str]] = {role: {} for role in tables}
-    unreadable: dict[Role, dict[int, str]] = {role: {} for role in tables}
+    noted: dict[Role, dict[int, Note]] = {role: {} for role in tables}
+    unreadable: dict[Role, dict[int, LeftOut]] = {role: {} for role in tables}
     if isinstance(data, TextData):
         return looks, noted, unreadable
     # Imported here because a run on texts needs neither Albumentations nor OpenCV.
@@ -343,7 +346,7 @@ def _look_at(
                 some = rows[start : start + _AT_ONCE]
                 for row, found in zip(some, pool.map(lambda row: look(content[row]["image"]), some), strict=True):
                     if isinstance(found, BadImage):
-                        unreadable[role][row] = str(found)
+                        unreadable[role][row] = LeftOut(found.kind, str(found))
                     elif found.note is not None:
                         noted[role][row] = found.note
                     yield None if isinstance(found, BadImage) else found
@@ -379,8 +382,8 @@ def _digest_of_any_order(fingerprints: np.ndarray) -> str:
     return _digest(fingerprints, np.lexsort(fingerprints.T))
 
 
-def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, str]]) -> list[Problem]:
-    problems = [Problem(tables[role].ids[row], why) for role in tables for row, why in unreadable[role].items()]
+def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, LeftOut]]) -> list[Problem]:
+    problems = [Problem(tables[role].ids[row], reason.why) for role in tables for row, reason in unreadable[role].items()]
     if problems:
         last = problems[-1]
         problems[-1] = Problem(

@@ -31,7 +31,7 @@ from hftl.errors import Problem, RecipeError, RunError, did_you_mean
 from hftl.facts import HUB, contradictions, how_known
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
 from hftl.recipe import local_name as local_name
-from hftl.run import RunDirectory, read_json, read_json_lines, write_text
+from hftl.run import CONFLICT, DUPLICATE, RunDirectory, read_json, read_json_lines, write_text
 
 TEMPLATE = "card.md.jinja"
 NOT_RECORDED = "not recorded"
@@ -687,7 +687,7 @@ def _seen_in_training(data: Mapping[str, Any], audit: Mapping[str, Any], split: 
 
 def _is_duplicate(skipped: Mapping[str, Any]) -> bool:
     """Whether a row was left out for another one like it, rather than because it could not be read."""
-    return str(skipped["why"]).startswith(("the same ", "two labels for the same "))
+    return skipped["kind"] in {DUPLICATE, CONFLICT}
 
 
 def _count(number: int, thing: str) -> str:
