@@ -23,6 +23,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.names import Chooser
 from hftl.secrets import environment_secrets, find_secrets
 
 
@@ -250,7 +251,7 @@ class Run(_Section):
     """Micro-batches a step is cut into, to save memory; does not change what the step computes."""
     evaluation_batch_size: Positive = 64
     """Pictures of an evaluation batch, a process; texts go by `tokens_per_batch`."""
-    metric: Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"] = "accuracy"
+    metric: Chooser = "accuracy"
     """Validation metric that picks the best weights."""
     keep: Literal["best", "last"] = "best"
     """Which weights are delivered: "best" over all stages, so that a stage that improves nothing is undone; "last": the best of the

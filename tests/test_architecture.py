@@ -23,19 +23,20 @@ PACKAGE = REPOSITORY / "hftl"
 
 # --- the table ----------------------------------------------------------------------------------------------------------------
 
-GROUND = ("hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
+GROUND = ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 EVERYTHING = ("hftl",)
 
 # Module or package -> what of hftl it may import beside its own package; the longest name that fits counts.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
+    "hftl.names": (),
     "hftl.errors": (),
     "hftl.secrets": (),
     "hftl.signals": (),
     "hftl.terminal": ("hftl.errors",),
     "hftl.cores": (),
-    "hftl.recipe": ("hftl.errors", "hftl.secrets"),
+    "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets"),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
     "hftl.store": ("hftl.errors", "hftl.run"),
@@ -74,6 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Module or package -> the only libraries it may import, where that is part of its promise; the standard library is always allowed.
 LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
+    "hftl.names": frozenset(),
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),

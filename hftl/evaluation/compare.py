@@ -40,11 +40,9 @@ from hftl.evaluation.metrics import (
     resamples,
     stored_label_names,
 )
+from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference
 from hftl.run import PARTIAL, RunDirectory, read_json
-
-METRICS = ("accuracy", "macro_f1", "mcc", "auc", "log_loss")
-"""What is compared, in the order of the table; of the last one less is better."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ def _pair(
 def _differences(one: Predictions, two: Predictions) -> Iterator[Difference]:
     values, others = quick_metrics(one), quick_metrics(two)
     intervals = {**_bootstrapped(one, two), "auc": _of_auc(one, two), "log_loss": _of_mean(one, two)}
-    for metric in METRICS:
+    for metric in CHOOSERS:
         if metric in values and metric in others:
             a, b = values[metric], others[metric]
             yield Difference(metric, a, b, b - a, intervals[metric])

@@ -29,6 +29,7 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError, did_you_mean
 from hftl.facts import HUB, contradictions, how_known
+from hftl.names import METRICS
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
 from hftl.recipe import local_name as local_name
 from hftl.run import CONFLICT, DUPLICATE, RunDirectory, read_json, read_json_lines, write_text
@@ -36,15 +37,6 @@ from hftl.run import CONFLICT, DUPLICATE, RunDirectory, read_json, read_json_lin
 TEMPLATE = "card.md.jinja"
 NOT_RECORDED = "not recorded"
 DASH = "–"  # in a table, where there is nothing to show
-# Key in metrics.json -> how it is called, and its id on the Hub.
-METRICS = {
-    "accuracy": ("Accuracy", "accuracy"),
-    "macro_f1": ("Macro F1", "f1"),
-    "mcc": ("Matthews correlation", "matthews_correlation"),
-    "auc": ("AUC (ROC)", "roc_auc"),
-    "log_loss": ("Log loss", "log_loss"),
-    "expected_calibration_error": ("Expected calibration error", "expected_calibration_error"),
-}
 # What a vision model's facts say about the pictures it wants.
 PREPROCESSING = ("input_size", "interpolation", "crop_pct", "mean", "std")
 LISTED = 20  # with more classes, the tables by class are folded
@@ -252,12 +244,12 @@ def _front_matter(
             dataset_config=recipe.data.config if dataset == recipe.data.source else None,
             dataset_split=split,
             dataset_revision=data.get("revision") if dataset == recipe.data.source else None,
-            metric_type=hub_id,
-            metric_name=name if split == "test" else f"{name} (validation)",
+            metric_type=metric.hub,
+            metric_name=metric.title if split == "test" else f"{metric.title} (validation)",
             # What is left of a double's 16 digits would differ between machines.
             metric_value=round(values[key], 6),
         )
-        for key, (name, hub_id) in METRICS.items()
+        for key, metric in METRICS.items()
         if values.get(key) is not None
     ]
     card = recipe.card
@@ -481,7 +473,7 @@ def _results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[
 
 
 def _result(values: Mapping[str, Any], split: str, key: str) -> dict[str, Any]:
-    name, _ = METRICS.get(key, ("", ""))
+    name = METRICS[key].title if key in METRICS else ""
     return {"name": name, "value": values.get(key), "interval": values.get(f"{key}_interval"), "split": split, "n": values["n"]}
 
 

@@ -47,6 +47,7 @@ from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
+from hftl.names import as_rank
 from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
 from hftl.run import (
     RunDirectory,
@@ -560,7 +561,7 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
     if metric not in validation:
         raise RunError(f"run.metric: {metric} is undefined on the validation split, which lacks a class")
     value = validation[metric]
-    return (-value if metric == "log_loss" else value, -validation["log_loss"])
+    return as_rank(metric, value), as_rank("log_loss", validation["log_loss"])
 
 
 def _is_patience_over(stage: Stage, progress: Progress) -> bool:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hftl.names import as_rank
 from hftl.run import RunDirectory, flush, now
 from hftl.terminal import show
 from hftl.training.checkpoint import Progress as StageProgress
@@ -93,7 +94,7 @@ class Journal:
         if progress.kept_rank is not None:
             self.say(
                 f"  best so far: stage {stages[progress.kept_stage]}, epoch {progress.kept_epoch},"
-                f" validation {metric} {_metric(progress.kept_rank, metric):.4f}"
+                f" validation {metric} {as_rank(metric, progress.kept_rank[0]):.4f}"
             )
 
     def stopped(self, stage: str, *, step: int) -> None:
@@ -138,7 +139,7 @@ class Journal:
         """The end of the stage where `progress` stands, one of all `stages`; said aloud where it leaves no weights."""
         assert progress.best_rank is not None and progress.kept_rank is not None  # a stage has an epoch
         stage, kept = stages[progress.stage], progress.kept_stage == progress.stage
-        best = _metric(progress.best_rank, metric)
+        best = as_rank(metric, progress.best_rank[0])
         self.record(
             "stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, kept=kept, stopped_early=stopped_early
         )
@@ -181,10 +182,5 @@ class Journal:
 def how_it_compares(rank: tuple[float, float], kept: tuple[float, float], metric: str) -> str:
     """Two ranks in words: the metric of both, and the log loss where that decides."""
     if rank[0] == kept[0]:
-        return f"validation {metric} {_metric(rank, metric):.4f} for both, log loss {-rank[1]:.4f} against {-kept[1]:.4f}"
-    return f"validation {metric} {_metric(rank, metric):.4f} against {_metric(kept, metric):.4f}"
-
-
-def _metric(rank: tuple[float, float], metric: str) -> float:
-    """The validation metric that a rank is made of, which is better the higher it is."""
-    return -rank[0] if metric == "log_loss" else rank[0]
+        return f"validation {metric} {as_rank(metric, rank[0]):.4f} for both, log loss {-rank[1]:.4f} against {-kept[1]:.4f}"
+    return f"validation {metric} {as_rank(metric, rank[0]):.4f} against {as_rank(metric, kept[0]):.4f}"

@@ -1,0 +1,37 @@
+"""What is called how, for all floors: the metrics, their titles, their ids on the Hub, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a key of metrics.json is shown and read."""
+
+    title: str
+    hub: str
+    """Of the library `evaluate`; a model card's `metric_type`."""
+    higher_is_better: bool = True
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("Accuracy", "accuracy"),
+    "macro_f1": Metric("Macro F1", "f1"),
+    "mcc": Metric("Matthews correlation", "matthews_correlation"),
+    "auc": Metric("AUC (ROC)", "roc_auc"),
+    "log_loss": Metric("Log loss", "log_loss", higher_is_better=False),
+    "expected_calibration_error": Metric("Expected calibration error", "expected_calibration_error", higher_is_better=False),
+}
+"""In the order of the card's table."""
+
+Chooser = Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"]
+"""The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
+CHOOSERS: tuple[str, ...] = get_args(Chooser)
+
+
+def as_rank(metric: str, value: float) -> float:
+    """The value of a metric turned so that higher is better; the same turns it back."""
+    return value if METRICS[metric].higher_is_better else -value
