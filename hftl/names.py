@@ -19,15 +19,18 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", "accuracy"),
+    "balanced_accuracy": Metric("Balanced accuracy", "balanced_accuracy"),
+    "top_3_accuracy": Metric("Accuracy of the top three", "top_k_accuracy"),
     "macro_f1": Metric("Macro F1", "f1"),
     "mcc": Metric("Matthews correlation", "matthews_correlation"),
+    "kappa": Metric("Kappa (Cohen)", "cohen_kappa"),
     "auc": Metric("AUC (ROC)", "roc_auc"),
     "log_loss": Metric("Log loss", "log_loss", higher_is_better=False),
     "expected_calibration_error": Metric("Expected calibration error", "expected_calibration_error", higher_is_better=False),
 }
 """In the order of the card's table."""
 
-Chooser = Literal["accuracy", "macro_f1", "mcc", "auc", "log_loss"]
+Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc", "log_loss"]
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
 CHOOSERS: tuple[str, ...] = get_args(Chooser)
 

@@ -17,6 +17,7 @@ from hftl.cli import app
 from hftl.errors import RunError
 from hftl.evaluation.compare import compare, holm, mcnemar, report
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.names import CHOOSERS
 from hftl.run import RunDirectory, read_json, split_facts, write_json, write_text
 
 
@@ -97,7 +98,7 @@ def test_classes_in_another_order_are_the_same_classes(tmp_path: Path) -> None:
     turned = tuple(reversed(CLOTHES))
     other = replace(one, labels=len(CLOTHES) - 1 - one.labels, logits=np.ascontiguousarray(one.logits[:, ::-1]))
     pair = compare([run_of(tmp_path / "a", one, CLOTHES), run_of(tmp_path / "b", other, turned)]).pairs[0]
-    assert [row.difference for row in pair.differences] == pytest.approx([0] * 5, abs=1e-9)
+    assert [row.difference for row in pair.differences] == pytest.approx([0] * len(CHOOSERS), abs=1e-9)
     assert (pair.right_in_first_alone, pair.right_in_second_alone, pair.p) == (0, 0, 1.0)
 
 

@@ -60,6 +60,10 @@ def test_every_metric_equals_scikit_learns(names: tuple[str, ...]) -> None:
     assert values["n"] == 300
     assert values["accuracy"] == pytest.approx(reference.accuracy_score(y, z))
     assert values["macro_f1"] == pytest.approx(reference.f1_score(y, z, average="macro"))
+    assert values["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(y, z))
+    assert values["kappa"] == pytest.approx(reference.cohen_kappa_score(y, z))
+    if len(names) > 3:
+        assert values["top_3_accuracy"] == pytest.approx(reference.top_k_accuracy_score(y, p, k=3))
     assert values["mcc"] == pytest.approx(reference.matthews_corrcoef(y, z))
     assert values["log_loss"] == pytest.approx(reference.log_loss(y, p))
     score = p[:, 1] if len(names) == 2 else p
@@ -77,7 +81,7 @@ def test_quick_metrics_are_the_same_numbers_without_intervals() -> None:
     predictions = make_predictions(CLOTHES, 120, seed=2)
     values = compute_metrics(predictions, CLOTHES)
     quick = quick_metrics(predictions)
-    assert set(quick) == {"accuracy", "macro_f1", "mcc", "log_loss", "auc"}
+    assert set(quick) == {"accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "log_loss", "auc"}
     assert quick == {name: values[name] for name in quick}
 
 
@@ -162,10 +166,10 @@ def test_no_predictions_whatever_give_a_nan(seed: int, classes: int, n: int, sca
     predictions = predictions_of(rng.integers(0, classes, n).tolist(), (scale * rng.normal(size=(n, classes))).tolist())
     values = compute_metrics(predictions, names)
     json.dumps(values, allow_nan=False)
-    for name in ("accuracy", "macro_f1", "mcc", "auc"):
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc"):
         if values[f"{name}_interval"] is not None:
             low, high = values[f"{name}_interval"]
-            assert (-1.0 if name == "mcc" else 0.0) <= low <= high <= 1.0
+            assert (-1.0 if name in {"mcc", "kappa"} else 0.0) <= low <= high <= 1.0
 
 
 def test_bootstrap_intervals_are_those_of_resampled_examples() -> None:
@@ -181,6 +185,23 @@ def test_bootstrap_intervals_are_those_of_resampled_examples() -> None:
         mcc.append(reference.matthews_corrcoef(y, z))
     assert values["macro_f1_interval"] == pytest.approx(np.quantile(f1, [0.025, 0.975]).tolist(), abs=0.02)
     assert values["mcc_interval"] == pytest.approx(np.quantile(mcc, [0.025, 0.975]).tolist(), abs=0.03)
+
+
+def test_balanced_accuracy_kappa_and_the_top_three_by_hand() -> None:
+    # Class 0: 2 of 3 right, class 1: 1 of 1, class 2: 0 of 1, class 3 has no example. Predictions: two of 0, three of 1.
+    logits = [[4.0, 1, 0, 0], [4.0, 1, 0, 0], [1.0, 4, 2, 0], [1.0, 4, 2, 0], [2.0, 4, 1, 3]]
+    values = compute_metrics(predictions_of([0, 0, 0, 1, 2], logits), ("a", "b", "c", "d"))
+    assert values["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    chance = (3 * 2 + 1 * 3) / 25
+    assert values["kappa"] == pytest.approx((3 / 5 - chance) / (1 - chance))
+    assert values["top_3_accuracy"] == 4 / 5  # in the last row class 2 comes fourth
+    assert values["top_3_accuracy_interval"] == wilson_interval(4, 5)
+
+
+def test_kappa_is_0_where_everything_is_of_one_class_and_there_is_no_top_three_of_three() -> None:
+    values = compute_metrics(predictions_of([0, 0], [[3, 0, 0], [3, 0, 0]]), ("a", "b", "c"))
+    assert (values["kappa"], values["balanced_accuracy"]) == (0.0, 1.0)
+    assert "top_3_accuracy" not in values
 
 
 @pytest.mark.parametrize("classes", [2, 4])

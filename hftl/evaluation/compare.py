@@ -26,15 +26,14 @@ from scipy.stats import binom
 
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import (
+    OF_MARGINS,
     Integers,
     Predictions,
     Z,
     accuracy_by_size,
     auc_influence,
     losses,
-    macro_f1,
     margins_of_cells,
-    matthews_correlation,
     percentiles,
     quick_metrics,
     resamples,
@@ -245,13 +244,13 @@ def _bootstrapped(one: Predictions, two: Predictions) -> dict[str, tuple[float, 
     classes = one.logits.shape[1]
     cells, counts = np.unique(np.stack([one.labels, one.predicted, two.predicted]), axis=1, return_counts=True)
     true, predicted, other = cells
-    found: dict[str, list[NDArray[np.float64]]] = {"accuracy": [], "macro_f1": [], "mcc": []}
+    found: dict[str, list[NDArray[np.float64]]] = {metric: [] for metric in ("accuracy", *OF_MARGINS)}
     maps = margins_of_cells(true, predicted, classes=classes), margins_of_cells(true, other, classes=classes)
     for drawn in resamples(counts, classes=classes):
-        margins, others = ([drawn @ of_margin for of_margin in of_run] for of_run in maps)
-        found["accuracy"].append((others[0].sum(axis=1) - margins[0].sum(axis=1)) / len(one))
-        found["macro_f1"].append(macro_f1(*others) - macro_f1(*margins))
-        found["mcc"].append(matthews_correlation(*others) - matthews_correlation(*margins))
+        (hits, n, answers), (other_hits, _, other_answers) = ([drawn @ of_margin for of_margin in of_run] for of_run in maps)
+        found["accuracy"].append((other_hits.sum(axis=1) - hits.sum(axis=1)) / len(one))
+        for name, metric in OF_MARGINS.items():
+            found[name].append(metric(other_hits, n, other_answers) - metric(hits, n, answers))
     return {metric: _as_pair(percentiles(np.concatenate(values))) for metric, values in found.items()}
 
 
@@ -366,10 +365,10 @@ def report(comparison: Comparison, *, most: int = 5) -> Iterator[str]:
         yield ""
         yield f"A  {pair.first}"
         yield f"B  {pair.second}"
-        yield f"{'':<10}{'A':>9}{'B':>9}{'B - A':>10}   95 % interval, paired"
+        yield f"{'':<18}{'A':>9}{'B':>9}{'B - A':>10}   95 % interval, paired"
         for row in pair.differences:
             interval = "" if row.interval is None else f"   {row.interval[0]:+.4f} to {row.interval[1]:+.4f}"
-            yield f"{row.metric.replace('_', ' '):<10}{row.first:>9.4f}{row.second:>9.4f}{row.difference:>+10.4f}{interval}"
+            yield f"{row.metric.replace('_', ' '):<18}{row.first:>9.4f}{row.second:>9.4f}{row.difference:>+10.4f}{interval}"
         corrected = f", {_p(pair.p_corrected)} over {len(comparison.pairs)} pairs (Holm)" if len(comparison.pairs) > 1 else ""
         yield (
             f"right in one alone: A {pair.right_in_first_alone:,}, B {pair.right_in_second_alone:,};"

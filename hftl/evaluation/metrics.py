@@ -7,8 +7,9 @@ Shapes: N examples, K classes, R resamples, C non-empty cells of a confusion mat
 
 References: Wilson 1927, doi:10.1080/01621459.1927.10502953 (interval of a share); Efron & Tibshirani 1993, chapter 13 (percentile
 bootstrap); DeLong et al. 1988, doi:10.2307/2531595, in ranks as in Sun & Xu 2014, doi:10.1109/LSP.2014.2337313 (interval of an
-AUC); Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006 (Matthews correlation of K classes); Guo et al. 2017, arXiv:1706.04599
-(expected calibration error); Broecker & Smith 2007, doi:10.1175/WAF993.1 (which calibration error is chance).
+AUC); Cohen 1960, doi:10.1177/001316446002000104 (kappa); Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006 (Matthews
+correlation of K classes); Guo et al. 2017, arXiv:1706.04599 (expected calibration error); Broecker & Smith 2007,
+doi:10.1175/WAF993.1 (which calibration error is chance).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ SizeUnit = Literal["tokens", "pixels"]
 BINS = 15
 CONFIDENT = 0.9  # the top probability from which on an error is called confident
 SHOWN_ERRORS = 5
+TOP = 3
 RESAMPLES = 1_000
 LEVEL = 0.95
 Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96
@@ -249,6 +251,20 @@ class MatthewsCorrelation(_LocalMetric):
         return {"mcc": float(matthews_correlation(*_margins(predictions, references)))}
 
 
+class BalancedAccuracy(_LocalMetric):
+    """Mean recall over the classes that occur in the references (see `balanced_accuracy`)."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"balanced_accuracy": float(balanced_accuracy(*_margins(predictions, references)))}
+
+
+class CohenKappa(_LocalMetric):
+    """Agreement of predicted and true classes beyond chance (see `cohen_kappa`)."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"kappa": float(cohen_kappa(*_margins(predictions, references)))}
+
+
 class LogLoss(_LocalMetric):
     """Mean of -log p(true class), natural logarithm, from logits; nothing is clipped."""
 
@@ -287,12 +303,12 @@ def classification_metrics(*, calibration: bool = False) -> evaluate.CombinedEva
 
     Feed it with ``add_batch(predictions=(B,), references=(B,), logits=(B, K))`` and end with ``compute()``.
     """
-    metrics = [Accuracy(), MacroF1(), MatthewsCorrelation(), LogLoss(), RocAuc()]
+    metrics = [Accuracy(), BalancedAccuracy(), MacroF1(), MatthewsCorrelation(), CohenKappa(), LogLoss(), RocAuc()]
     return evaluate.combine([*metrics, ExpectedCalibrationError()] if calibration else metrics)
 
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:
-    """accuracy, macro_f1, mcc, log_loss, and auc where it is defined; without intervals, for the end of each epoch."""
+    """What may choose the weights, `names.CHOOSERS`; auc where it is defined. Without intervals, for the end of each epoch."""
     return _point_values(predictions, calibration=False)
 
 
@@ -301,10 +317,14 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
 
     - `n` examples; `skipped`, how many more the source's split had that were left out on request. Absent: not recorded.
     - `accuracy` with its Wilson interval; all intervals are at 95 %.
+    - `balanced_accuracy`, the mean recall of the classes that have an example; `kappa`, Cohen's, scikit-learn's
+      ``cohen_kappa_score``, and 0 where it has none.
+    - `top_3_accuracy` with its Wilson interval, where there are more than three classes: the share of the examples whose class is
+      among the three most probable ones.
     - `macro_f1` is scikit-learn's ``f1_score(labels=present, average="macro")``, where the present classes are those with an
-      example in the split (or in the resample); `mcc` is scikit-learn's ``matthews_corrcoef``. Their intervals are percentile
-      bootstrap intervals over 1,000 resamples of the examples with a fixed seed; None when the resamples do not differ (nothing,
-      or everything, is wrong), where the bootstrap would claim a certainty that it does not have.
+      example in the split (or in the resample); `mcc` is scikit-learn's ``matthews_corrcoef``. The intervals of these four are
+      percentile bootstrap intervals over 1,000 resamples of the examples with a fixed seed; None when the resamples do not differ
+      (nothing, or everything, is wrong), where the bootstrap would claim a certainty that it does not have.
     - `auc` with DeLong's interval on the logit scale; both None when a class is absent, and then `auc_undefined` says why.
       At an `auc` of exactly 0 or 1 DeLong's variance is 0 and says nothing: `auc_interval` is None.
     - `log_loss`, natural logarithm; its interval is that of a mean by the normal approximation, None where the losses are equal.
@@ -325,7 +345,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     point = _point_values(predictions, calibration=True)
     confusion = confusion_matrix(predicted, labels, classes=len(label_names))
     correct = int(np.trace(confusion))
-    f1_interval, mcc_interval = _bootstrap_intervals(confusion)
+    bootstrapped = _bootstrap_intervals(confusion)
     auc = _auc_with_interval(probabilities, labels, label_names)
     majority = int(confusion.sum(axis=1).argmax())
     frequent = int(confusion.sum(axis=1).max())
@@ -334,10 +354,8 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         **({} if skipped is None else {"skipped": skipped}),
         "accuracy": point["accuracy"],
         "accuracy_interval": wilson_interval(correct, len(predictions)),
-        "macro_f1": point["macro_f1"],
-        "macro_f1_interval": f1_interval,
-        "mcc": point["mcc"],
-        "mcc_interval": mcc_interval,
+        **_top_accuracy(predictions),
+        **{key: value for name in OF_MARGINS for key, value in ((name, point[name]), (f"{name}_interval", bootstrapped[name]))},
         "log_loss": point["log_loss"],
         "log_loss_interval": _mean_interval(losses(predictions.logits, labels)),
         "auc": point.get("auc"),
@@ -383,6 +401,34 @@ def matthews_correlation(true_positives: NDArray[Any], true_counts: NDArray[Any]
     covariance = true_positives.sum(axis=-1) * size - (t * p).sum(axis=-1)
     variance = (size**2 - (t * t).sum(axis=-1)) * (size**2 - (p * p).sum(axis=-1))
     return np.asarray(np.divide(covariance, np.sqrt(variance), out=np.zeros(covariance.shape), where=variance > 0))
+
+
+def balanced_accuracy(true_positives: NDArray[Any], true_counts: NDArray[Any], predicted_counts: NDArray[Any]) -> Floats:
+    """Mean over the classes with examples of TP / examples; (..., K) each, result (...)."""
+    present = true_counts > 0
+    recall = np.divide(true_positives, true_counts, out=np.zeros(true_counts.shape), where=present)
+    return np.asarray(recall.sum(axis=-1) / present.sum(axis=-1))
+
+
+def cohen_kappa(true_positives: NDArray[Any], true_counts: NDArray[Any], predicted_counts: NDArray[Any]) -> Floats:
+    """(accuracy - chance) / (1 - chance), chance being what answers drawn with the frequencies of the predictions would reach.
+
+    (..., K) each, result (...). 0 where both are constant and the same, so that nothing is beyond chance (Cohen 1960).
+    """
+    t, p = true_counts.astype(np.float64), predicted_counts.astype(np.float64)
+    size = t.sum(axis=-1)
+    chance = (t * p).sum(axis=-1) / size**2
+    accuracy = true_positives.sum(axis=-1) / size
+    return np.asarray(np.divide(accuracy - chance, 1 - chance, out=np.zeros(chance.shape), where=chance < 1))
+
+
+OF_MARGINS: Mapping[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Floats]] = {
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "mcc": matthews_correlation,
+    "kappa": cohen_kappa,
+}
+"""The metrics that depend on the examples through true positives, examples and predictions of each class alone."""
 
 
 @dataclass(frozen=True)
@@ -463,6 +509,18 @@ def wilson_interval(successes: int, trials: int) -> list[float]:
     return [0.0 if successes == 0 else float(middle - half), 1.0 if successes == trials else float(middle + half)]
 
 
+def _top_accuracy(predictions: Predictions) -> dict[str, Any]:
+    """The share of examples whose class is among the three most probable, with its interval; nothing where three are all of them.
+
+    Of equal logits the class that comes first counts as the more probable one, as in `Predictions.predicted`.
+    """
+    if predictions.logits.shape[1] <= TOP:
+        return {}
+    top = np.argsort(-predictions.logits, axis=1, kind="stable")[:, :TOP]
+    hits = int((top == predictions.labels[:, None]).any(axis=1).sum())
+    return {f"top_{TOP}_accuracy": hits / len(predictions), f"top_{TOP}_accuracy_interval": wilson_interval(hits, len(predictions))}
+
+
 def _per_class(confusion: Integers, label_names: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for index, name in enumerate(label_names):
@@ -509,16 +567,16 @@ def _mean_interval(values: Floats) -> list[float] | None:
     return [max(0.0, mean - half), mean + half]
 
 
-def _bootstrap_intervals(confusion: Integers) -> tuple[list[float] | None, list[float] | None]:
-    """Percentile intervals of macro F1 and MCC, which depend on the examples through the confusion matrix alone."""
+def _bootstrap_intervals(confusion: Integers) -> dict[str, list[float] | None]:
+    """Percentile intervals of the metrics `OF_MARGINS`."""
     true, predicted = np.nonzero(confusion)
     of_margins = margins_of_cells(true, predicted, classes=len(confusion))
-    f1, mcc = [], []
+    found: dict[str, list[Floats]] = {name: [] for name in OF_MARGINS}
     for drawn in resamples(confusion[true, predicted], classes=len(confusion)):
-        margins = [drawn @ of_margin for of_margin in of_margins]  # (R, K) each
-        f1.append(macro_f1(*margins))
-        mcc.append(matthews_correlation(*margins))
-    return percentiles(np.concatenate(f1)), percentiles(np.concatenate(mcc))
+        true_positives, true_counts, predicted_counts = (drawn @ of_margin for of_margin in of_margins)  # (R, K) each
+        for name, metric in OF_MARGINS.items():
+            found[name].append(metric(true_positives, true_counts, predicted_counts))
+    return {name: percentiles(np.concatenate(values)) for name, values in found.items()}
 
 
 def resamples(counts: Integers, *, classes: int) -> Iterator[Integers]:

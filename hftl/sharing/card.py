@@ -461,7 +461,7 @@ def _hand_written(recipe: Recipe) -> dict[str, list[str]]:
 
 def _results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
     """Rows of the results table: every metric of the headline split with its baseline, and what chose the weights on validation."""
-    rows = [_result(metrics[split], split, key) for key in METRICS]
+    rows = [_result(metrics[split], split, key) for key in METRICS if key in metrics[split]]
     baseline = {
         **_result(metrics[split], split, "majority_accuracy"),
         "name": safe(f'Baseline: accuracy of always "{_inline(metrics[split]["majority_label"])}"'),
