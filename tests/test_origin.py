@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,27 @@ from test_families import small_vectors
 from test_resume import assert_same_run, bert, pictures, signal_at, train
 
 from hftl.errors import RunError
+from hftl.evaluation.report import write_figures
 from hftl.recipe import Recipe, Run, Stage, TextCNN, TextData
 from hftl.run import RunDirectory, package_versions, read_json, write_json
 from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
 from hftl.training import engine
+from hftl.training.checks import missing
 from hftl.training.experiment import make_plan, prepare_experiment
 from hftl.training.origin import base_record, check_same_base
 from hftl.training.plan import plan_on_record
 
 Change = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures() -> Iterator[None]:
+    """Which take half of the time of such a run, and tell nothing of it here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "write_figures", lambda *_: [])
+        yield
 
 
 def stop(recipe: Recipe, path: Path, *, step: int) -> RunDirectory:
@@ -202,14 +212,27 @@ def test_a_branch_of_the_hub_that_moves_does_no_harm(
     assert run.load_recipe().model.revision is None  # type: ignore[union-attr]  # as it was asked for
 
 
-def test_a_finished_run_needs_its_base_no_more(hftl: Hftl, tmp_path: Path) -> None:
+def test_a_finished_run_needs_its_base_no_more_and_gets_figures_and_card_by_resume(
+    hftl: Hftl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = shutil.copytree(BERT_NANO, tmp_path / "nano")
     run = train(bert(f"model.checkpoint={base}", "run.test=sealed"), tmp_path / "run")
+    monkeypatch.setattr(engine, "write_figures", write_figures)
     shutil.rmtree(base)
-    assert hftl("train", run.path, "--resume").code == 0  # its card alone was missing
+    metrics = run.metrics.read_bytes()
+    assert "stages.top.lr: 0.001 -> 0.5" in hftl("train", run.path, "stages.top.lr=0.5", "--resume").err
+    outcome = hftl("train", run.path, "card.license=mit", "--resume")
+    drawn = [f"figures/{name}.png" for name in ("learning_curves", "confusion_matrix_validation", "calibration")]
+    assert f"{run.path}: this run is finished but for {', '.join(drawn)}, README.md: written now, from what it has" in outcome.err
+    assert outcome.code == 0 and missing(run) == [] and run.metrics.read_bytes() == metrics
+    assert "license: mit" in run.card.read_text(encoding="utf-8")
+    run.card.unlink()  # as of a run that was killed between metrics.json and its card
+    assert "this run is finished but for README.md: written now" in hftl("train", run.path, "--resume").err
+    outcome = hftl("train", run.path, "--resume")
+    assert outcome.code == 2 and "this run is finished; there is nothing to resume" in outcome.err
     assert hftl("evaluate", run.path).code == 0
     assert hftl("test", run.path).code == 0
-    assert "there is nothing to resume" in hftl("train", run.path, "--resume").err
+    assert f"Its card again:  hftl card {run.path}" in hftl("test", run.path).err
 
 
 # --- pictures, word vectors -------------------------------------------------------------------------------------------------------
