@@ -20,6 +20,7 @@ process has also read the data and built the model, and the children begin after
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import itertools
 import os
@@ -250,6 +251,7 @@ def warm(case: Case) -> None:
     plan = experiment.make_plan(ready)
     setattr(engine, "prepare_experiment", lambda recipe: ready)  # noqa: B010  # mypy minds the assignment
     setattr(engine, "make_plan", lambda experiment, **options: plan)  # noqa: B010
+    gc.freeze()  # what is here already is not touched, and so not copied, by every child
     report.STYLE["figure.dpi"] = 30  # figures cost most of a run's end
 
 
@@ -286,14 +288,17 @@ def kill_until_finished(
 
 
 def choose(case: Case, generator: random.Random, killed: int) -> Kill:
-    """At any time of a run, or within one of the things that it does seldom; the first one in a cache build."""
+    """At any time of a run, or within one of the things that it does seldom; the first one in a cache build.
+
+    A sitting that is killed too late has ended its run, so that waits are shorter than what they are aimed at.
+    """
     ranks = generator.choice([(0,), (1,), (0, 1)]) if case.processes == 2 else (0,)
     group, anytime = generator.random() < 0.95, generator.random() < 0.25
     after = generator.choice(EARLY if killed < MOST_EARLY else LATE)
     if anytime and killed:
-        return Kill(None, generator.uniform(0.0, case.seconds[""]), ranks, group)
+        return Kill(None, generator.uniform(0.0, 0.6 * case.seconds[""]), ranks, group)
     after = after if killed else BUILD
-    return Kill(after, generator.uniform(0.0, 0.9 * case.seconds.get(after, 0.0)), ranks, group)
+    return Kill(after, generator.uniform(0.0, 0.6 * case.seconds.get(after, 0.0)), ranks, group)
 
 
 @dataclass

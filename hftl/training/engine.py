@@ -438,7 +438,7 @@ def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *
     return None if data["validation"] == "given" else "data.validation_fraction"
 
 
-def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], None]) -> None:
+def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object]) -> None:
     """Draw what a finished run lacks of its figures; the card is written, as after training, by the caller.
 
     Raises:
