@@ -439,12 +439,16 @@ def train_recipe(
 ) -> RunDirectory:
     """Train a recipe into its run directory and write its model card; what `hftl train` and every recipe script do."""
     from hftl.sharing.card import write_card
+    from hftl.training.engine import complete
     from hftl.training.engine import train as train_run
 
     run = RunDirectory(run_dir or Path("runs") / recipe.name)
     console = console or err
     try:
-        train_run(recipe, run, resume=resume, console=console, source=source)
+        if not (resume and run.finished):
+            train_run(recipe, run, resume=resume, console=console, source=source)
+        elif is_main_process():  # killed when only figures or card were missing
+            complete(recipe, run, say=lambda line: show_on(console, line))
     except signals.Stopped as stopped:
         if is_main_process() and run.finished:  # asked to stop when all but the card was there
             write_card(run)

@@ -166,7 +166,7 @@ def test_when_none_verifies_nothing_is_started_again_silently(tmp_path: Path, tr
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, trained: tuple[Accelerator, nn.Module]) -> None:
     (path,) = save(tmp_path, trained, 1)
-    with pytest.raises(RunError, match="number of processes: 1 then, 2 now; continue it with 1"):
+    with pytest.raises(RunError, match=r"number of processes: 1 then, 2 now; continue it with 1\. It is fixed over a run's life"):
         load_progress(path, processes=2)
 
 

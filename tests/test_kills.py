@@ -138,6 +138,21 @@ def test_fault_31_a_run_that_was_killed_twice_ends_with_the_weights_of_one_that_
     assert_same_weights(whole, run)
 
 
+@pytest.mark.slow
+def test_sixty_kills_of_four_kinds_of_run_lose_nothing(tmp_path: Path) -> None:
+    """Texts, pictures with a worker and augmentation, focal loss, two processes; a process of its own forks them all."""
+    results = tmp_path / "kills.json"
+    command = [sys.executable, str(REPOSITORY / "tests" / "kill_campaign.py"), "--kills", "60", "--warm", "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540, env=environment(several=False))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = read_json(results)
+    assert found["kills"] == 60 and found["problems"] == [] and found["runs"] >= 4
+    assert set(found["hits"]) == {"texts", "pictures", "focal", "two processes"}
+    struck = {phase for hits in found["hits"].values() for phase in hits}
+    assert struck >= {"a cache build", "a save"} and struck & {"saving the model", "the manifest", "figures", "the card"}
+    assert "nothing was lost" in done.stdout
+
+
 # --- disks ----------------------------------------------------------------------------------------------------------------------
 
 

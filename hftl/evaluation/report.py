@@ -75,14 +75,24 @@ def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
     history = run.read_history()
     if not any(record["event"] == "evaluation" for record in history):
         raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
-    split = "test" if "test" in metrics else "validation"
+    split = _split_shown(metrics)
     values = metrics[split]
+    curves, confusion, calibration = (run.figures / name for name in figure_names(metrics))
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs want each key as a literal
         return [
-            _save(learning_curves(history), run.figures / "learning_curves.png"),
-            _save(confusion_figure(values, split), run.figures / f"confusion_matrix_{split}.png"),
-            _save(calibration_figure(Predictions.load(run.predictions(split)), values, split), run.figures / "calibration.png"),
+            _save(learning_curves(history), curves),
+            _save(confusion_figure(values, split), confusion),
+            _save(calibration_figure(Predictions.load(run.predictions(split)), values, split), calibration),
         ]
+
+
+def figure_names(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The files that `write_figures` draws."""
+    return "learning_curves.png", f"confusion_matrix_{_split_shown(metrics)}.png", "calibration.png"
+
+
+def _split_shown(metrics: Mapping[str, Any]) -> str:
+    return "test" if "test" in metrics else "validation"
 
 
 # --- learning curves ----------------------------------------------------------------------------------------------------------

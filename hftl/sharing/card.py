@@ -179,7 +179,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "cost": _cost(environment),
         "sittings": environment.get("sittings", 0),
         "machine": _machine(environment),
-        "packages": {name: version for name, version in environment.get("packages", {}).items() if version},
+        "packages": _packages(environment),
         "repeat": _repeat(recipe, data, repo_id),
         "openings": openings,
         "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
@@ -693,6 +693,23 @@ def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {"time": _duration(environment.get("seconds")), "energy": energy}
 
 
+def _packages(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Library -> its version, and in brackets those of earlier sittings."""
+    before = environment.get("packages_before", {})
+    found = {name: str(version) for name, version in environment.get("packages", {}).items() if version}
+    return {
+        name: f"{version} (before: {', '.join(map(str, before[name]))})" if before.get(name) else version
+        for name, version in found.items()
+    }
+
+
+def _frozen_layers(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Where each stage had the activations of its frozen layers from, as environment.json has it; older runs say nothing."""
+    how = {"stored": "from the cache", "computed": "computed in every epoch", "both": "partly from the cache"}
+    stages = {stage: how.get(str(splits["train"]), NOT_RECORDED) for stage, splits in environment.get("cached", {}).items()}
+    return {"frozen layers": ", ".join(f"{stage}: {found}" for stage, found in stages.items())} if stages else {}
+
+
 def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     memory = environment.get("memory_bytes")
     values = {
@@ -707,7 +724,8 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
         "git commit": environment.get("git_commit"),
         "Python": environment.get("python"),
     }
-    return {name: NOT_RECORDED if value is None else str(value) for name, value in values.items()}
+    said = {name: NOT_RECORDED if value is None else str(value) for name, value in values.items()}
+    return said | _frozen_layers(environment)
 
 
 def _repeat(recipe: Recipe, data: Mapping[str, Any], repo_id: str | None) -> dict[str, str]:

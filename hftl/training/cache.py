@@ -157,6 +157,11 @@ def computed_once(
     return kept
 
 
+def where_from(samples: Mapping[str, Samples]) -> dict[str, str]:
+    """For each split "stored" where what enters the stage's first training group is read from the cache; otherwise "computed"."""
+    return {split: "stored" if isinstance(own, StoredSamples) else "computed" for split, own in samples.items()}
+
+
 def loader_processes(samples: Samples, recipe: Recipe, accelerator: Accelerator) -> int:
     """How many processes load these samples for one training process."""
     if isinstance(samples, StoredSamples):  # there is nothing left to do for them

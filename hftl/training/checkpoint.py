@@ -254,7 +254,10 @@ def load_progress(checkpoint: Path, *, processes: int) -> Progress:
     state: dict[str, Any] = read_json(checkpoint / _STATE)
     written_by = state.pop("processes")
     if written_by != processes:
-        raise RunError(f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}")
+        raise RunError(
+            f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}."
+            " It is fixed over a run's life: each process has a share of every step, and dropout of its own"
+        )
     if {field.name for field in fields(Progress)} - {"threads"} - set(state):
         raise RunError(f"{checkpoint}: another version of hftl wrote it. Start the run again in another place with --run-dir")
     for key in ("best_rank", "kept_rank"):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from hftl.data.loader import Samples, steps_per_epoch
 from hftl.data.source import Splits
 from hftl.errors import RecipeError, RunError
+from hftl.evaluation.report import figure_names
 from hftl.recipe import Recipe, Stage, difference
 from hftl.run import PARTIAL, RunDirectory, read_json
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
@@ -49,6 +50,11 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         raise RunError(f"{run.path}: no run here (there is no recipe.yaml in it). Leave out --resume to start one")
     if run.finished:
         raise RunError(f"{run.path}: this run is finished; there is nothing to resume. Its card again: hftl card {run.path}")
+    check_same_recipe(run, recipe)
+
+
+def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
+    """Refuse to go on with a run by another recipe than its own."""
     free = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
     changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(free)]
     if changed:
@@ -61,6 +67,12 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
                 ]
             )
         )
+
+
+def missing(run: RunDirectory) -> list[str]:
+    """What a finished run lacks of all that is drawn of its numbers, figures and card, which come last."""
+    expected = [*(run.figures / name for name in figure_names(read_json(run.metrics))), run.card]
+    return [path.relative_to(run.path).as_posix() for path in expected if not path.is_file()]
 
 
 def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accelerator) -> None:
@@ -118,6 +130,12 @@ def check_same_precision(accelerator: Accelerator, run: RunDirectory) -> None:
     then, here = read_json(run.environment).get("precision"), number_format(accelerator)
     if then != here:
         raise RunError(f"{run.path}: started in {then}, and this machine computes in {here}; continue it where it was started")
+
+
+def other_precision(accelerator: Accelerator, run: RunDirectory) -> list[str]:
+    """A line where a finished run is evaluated in another number format than it was trained in; none otherwise."""
+    then, here = read_json(run.environment).get("precision"), number_format(accelerator)
+    return [] if then in {None, here} else [f"trained in {then}, evaluated in {here}: numbers differ a little from those on record"]
 
 
 def number_format(accelerator: Accelerator) -> str:

@@ -41,14 +41,14 @@ from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics,
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.verdict import verdict
-from hftl.facts import continued, with_facts
+from hftl.facts import continued, contradictions, with_facts
 from hftl.ledger import count_openings, note_opening
 from hftl.models import load_classifier, save_classifier
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
 from hftl.names import as_rank
-from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData
+from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData, Timm, Transformer
 from hftl.run import (
     RunDirectory,
     check_sealed,
@@ -60,7 +60,7 @@ from hftl.run import (
     write_text,
 )
 from hftl.signals import Stopped, deferred
-from hftl.training.cache import computed_once, loader_processes
+from hftl.training.cache import computed_once, loader_processes, where_from
 from hftl.training.checkpoint import (
     Progress,
     load_best_weights,
@@ -73,9 +73,12 @@ from hftl.training.checks import (
     check_batch_sizes,
     check_same_data,
     check_same_precision,
+    check_same_recipe,
     check_space,
     claim,
+    missing,
     number_format,
+    other_precision,
 )
 from hftl.training.experiment import (
     Experiment,
@@ -98,6 +101,8 @@ from hftl.training.machine import (
     tokens_per_batch,
     tune_kernels,
 )
+from hftl.training.origin import base_record, check_same_base, earlier_versions, other_versions
+from hftl.training.plan import plan_on_record
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
 from hftl.training.threads import Threads
@@ -136,11 +141,14 @@ def train(
             split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
         }
-    plan = make_plan(experiment, source=source, measure=accelerator.device)
-    check_batch_sizes(experiment, samples["train"], accelerator)
-    if resume and run.environment.is_file():  # written after data.json
+    base = base_record(experiment.classifier)
+    begun = resume and run.environment.is_file()  # it is written last of what is written before the first step
+    if begun:
         check_same_data(experiment.splits, run)
         check_same_precision(accelerator, run)
+        said = (*said, *check_same_base(base, run), *other_versions(run))
+    plan = make_plan(experiment, source=source, measure=accelerator.device)
+    check_batch_sizes(experiment, samples["train"], accelerator)
     findings = None  # of the audit, once a run and by one process
     if accelerator.is_main_process:
         check_space(experiment, plan, run)
@@ -160,6 +168,9 @@ def train(
         if checkpoint is not None:
             progress = load_progress(checkpoint, processes=accelerator.num_processes)
             experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
+            if begun:
+                plan, differs = plan_on_record(plan, run)
+                said = (*said, *differs)
         recorded = progress.threads
         chosen = threads.choose(recorded)
         accelerator.wait_for_everyone()  # all have read what the main process writes now
@@ -168,9 +179,10 @@ def train(
                 for left in (run.predictions("test").parent, run.model):
                     shutil.rmtree(left, ignore_errors=True)
             write_text(run.recipe, recipe.to_yaml())
-            write_json(run.plan, plan.to_dict())
-            write_json(run.data, facts(experiment, samples["train"]))
-            write_json(run.environment, _environment(accelerator, recipe) | {"sittings": _sittings(run) + 1})
+            if checkpoint is None or not begun:  # otherwise what was recorded at the start stands: it is what the run is of
+                write_json(run.plan, plan.to_dict())
+                write_json(run.data, facts(experiment, samples["train"]) | {"base": base})
+            write_json(run.environment, _environment(accelerator, recipe) | _carried(run) | {"sittings": _sittings(run) + 1})
             if findings is not None:
                 write_json(run.audit, findings.to_dict())
         if recipe.run.trackers:
@@ -265,6 +277,8 @@ def _train_stage(
         resumed=checkpoint is not None,
     )
     samples = computed_once(samples, working, name, experiment, accelerator, journal, progress, partial(stop_if_asked, progress))
+    if isinstance(boundary := experiment.boundaries.get(name), Boundary):
+        _note_cache(name, samples, boundary.group, recipe, run, accelerator, journal, resumed=checkpoint is not None)
     for epoch in range(progress.epoch + 1, stage.epochs + 1):
         train_mode(working, chain, trains)
         step_loss, step_weight, step_index = torch.zeros((), device=accelerator.device), 0.0, list[int]()
@@ -389,7 +403,7 @@ def _finish(
         serving_samples(experiment, validation).save(run.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": _sittings(run)}
-        write_json(run.environment, {**_environment(accelerator, recipe), **cost})
+        write_json(run.environment, {**_environment(accelerator, recipe), **_carried(run), **cost})
         _conclude(run, predictions, say=journal.say)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:
@@ -425,6 +439,28 @@ def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *
     return None if data["validation"] == "given" else "data.validation_fraction"
 
 
+def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object]) -> None:
+    """Draw what a finished run lacks of its figures; the card is written, as after training, by the caller.
+
+    Raises:
+        RunError: the run lacks nothing, is another recipe's or in use, or cannot be written.
+        RecipeError: a fact that is given now contradicts what was read.
+    """
+    if not (lacks := missing(run)):
+        claim(run, recipe, resume=True)
+    check_same_recipe(run, recipe)
+    recipe, said = continued(recipe, run.load_recipe())
+    if problems := contradictions(recipe, read_json(run.data)):
+        raise RecipeError(str(run.recipe), problems)
+    with run.lock(), disk_errors(run):
+        for line in (f"{run.path}: this run is finished but for {', '.join(lacks)}: written now, from what it has", *said):
+            say(line)
+        write_text(run.recipe, recipe.to_yaml())
+        if any(name != run.card.name for name in lacks):
+            write_figures(run, read_json(run.metrics))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
 @others_alive()
 def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
     """Open the sealed test split of a finished run, once, and put its results beside those of validation.
@@ -438,7 +474,8 @@ def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
         times = ", ".join(record["time"] for record in read_json_lines(run.test_openings))
         raise RunError(
             f"{run.path}: its test split was opened already ({times}), and is opened once. To see that the saved model still gives"
-            f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test"
+            f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test."
+            f" Its card again:  hftl card {run.path}"
         )
     check_sealed(run)
     main, stored = process_state().is_main_process, run.predictions("test")
@@ -485,6 +522,9 @@ def _evaluate(
         raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
     disable_progress_bars()
     accelerator = make_accelerator(recipe, run)
+    if opened_by is not None and accelerator.is_main_process:  # one's own run; of a published one other machines are the rule
+        for line in (*other_versions(run), *other_precision(accelerator, run)):
+            say(line)
     classifier = load_classifier(run.model)
     with accelerator.main_process_first():
         splits = load_splits(recipe.data, seed=recipe.run.seed)
@@ -590,12 +630,56 @@ def _not_finite(loss: float, grad_norm: float, ids: list[str], stage: str, step:
 
 
 def _pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
-    """The recipe with the commit of its data set that the run was started with: a branch of the Hub may have moved on."""
-    revision = read_json(run.data).get("revision") if run.data.is_file() else None
-    if revision is None:
-        return recipe
-    pinned = recipe.model_copy(update={"data": recipe.data.model_copy(update={"revision": revision})})
-    return with_facts(pinned, card=recipe.card, name=recipe.name)
+    """The recipe with the commits of data set and checkpoint that the run was started with: branches of the Hub may move on."""
+    recorded = read_json(run.data) if run.data.is_file() else {}
+    of_data, of_model = recorded.get("revision"), recorded.get("model", {}).get("revision")
+    pinned = recipe
+    if of_data is not None:
+        pinned = pinned.model_copy(update={"data": recipe.data.model_copy(update={"revision": of_data})})
+    if (
+        of_model is not None
+        and isinstance(recipe.model, Transformer | Timm)
+        and not Path(recipe.model.checkpoint).expanduser().is_dir()
+    ):
+        pinned = pinned.model_copy(update={"model": recipe.model.model_copy(update={"revision": of_model})})
+    return recipe if pinned is recipe else with_facts(pinned, card=recipe.card, name=recipe.name)
+
+
+def _carried(run: RunDirectory) -> dict[str, Any]:
+    """What environment.json keeps of earlier sittings."""
+    if not run.environment.is_file():
+        return {}
+    before, cached = earlier_versions(run), read_json(run.environment).get("cached")
+    return ({"packages_before": before} if before else {}) | ({"cached": cached} if cached else {})
+
+
+def _note_cache(
+    stage: str,
+    samples: Mapping[str, Samples],
+    group: str,
+    recipe: Recipe,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    journal: Journal,
+    *,
+    resumed: bool,
+) -> None:
+    """Write down where a stage has what enters its first training group from; in bf16 that decides how its sums round."""
+    found = where_from(samples)
+    if accelerator.is_main_process:
+        environment = read_json(run.environment)
+        cached = environment.get("cached", {})
+        if resumed and stage in cached:
+            found = {split: here if here == cached[stage].get(split) else "both" for split, here in found.items()}
+        write_json(run.environment, environment | {"cached": cached | {stage: found}})
+    if number_format(accelerator) != "bf16":
+        return
+    if "stored" in where_from(samples).values():
+        journal.say(f"  what enters {group} is stored in bf16: computed anew in every epoch, its sums would round differently")
+    elif recipe.run.cache_gb:  # otherwise the recipe says so, and room has no say
+        journal.say(
+            f"  what enters {group} is computed anew in bf16: stored, for which there was no room, its sums would round differently"
+        )
 
 
 def _sittings(run: RunDirectory) -> int:

@@ -8,6 +8,7 @@ for its input's. Groups below the lowest training group need no backward pass.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from hftl.data.loader import steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Recipe, Stage
+from hftl.run import RunDirectory, read_json, to_json
 from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
 
 
@@ -85,6 +87,22 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def plan_on_record(plan: Plan, run: RunDirectory) -> tuple[Plan, list[str]]:
+    """The plan that a continued run was started with, as plan.json has it; and where the one that was made now differs, a line.
+
+    A sitting measures the machine anew and finds another least time: that of the start stands.
+    """
+    if not run.plan.is_file():
+        return plan, []
+    recorded = read_json(run.plan)
+    shown = dataclasses.replace(plan, at_least_minutes=recorded.get("at_least_minutes"))
+    now = json.loads(to_json(shown.to_dict()))
+    differs = [key for key in now if now[key] != recorded.get(key)]
+    if not differs:
+        return shown, []
+    return shown, [f"plan.json keeps the plan of the start; the one above differs from it in {', '.join(differs)}"]
 
 
 def resolve_stages(recipe: Recipe, chain: Chain, *, source: str) -> dict[str, tuple[str, ...]]:

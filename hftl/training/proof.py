@@ -25,15 +25,17 @@ GroupHashes = Mapping[str, Mapping[str, str]]
 """Group -> {"parameters": SHA-256 in hex, "buffers": the same}, input first."""
 
 
-def group_hashes(tensors: Mapping[str, torch.Tensor], chain: Chain) -> dict[str, dict[str, str]]:
+def group_hashes(tensors: Mapping[str, torch.Tensor], chain: Chain, *, without: Collection[str] = ()) -> dict[str, dict[str, str]]:
     """Hashes of the parameters and of the buffers of each layer group; `tensors` has them all, by name, on any device.
+
+    Those that are called as in `without` are left out.
 
     Raises:
         KeyError: a parameter or buffer of the chain is not among the tensors.
     """
     return {
         group: {
-            "parameters": _digest((name, tensors[name]) for name in chain.parameters[group]),
+            "parameters": _digest((name, tensors[name]) for name in chain.parameters[group] if name not in without),
             "buffers": _digest((name, tensors[name]) for name in chain.buffers[group]),
         }
         for group in chain.names

@@ -1,0 +1,172 @@
+"""What the model of a run is built from: recorded when the run starts, compared when it goes on.
+
+A resume builds the model anew from the base checkpoint, or the word vectors, that the recipe names. Its configuration (activations,
+dropout, layers) and its preprocessing (tokenizer, or size and normalisation of pictures) count as much at the second sitting as at
+the first, and may have been changed in between. Its weights do not count once there is a checkpoint, which holds all of them, the
+frozen ones too. What is short is recorded as it is, what is long by its hash, so that a difference can be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hftl.errors import RunError, printable
+from hftl.models.classifier import Classifier
+from hftl.run import PARTIAL, RunDirectory, package_versions, read_json
+from hftl.training.proof import group_hashes
+
+CONFIG, WEIGHTS = "config.json", "weights"
+# Where files came from, which version wrote them, how the classes are called, which the data decide: no part of what is computed.
+_NAMES = ("id2label", "label2id", "problem_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype")
+# What a call leaves behind in a tokenizer, for the next one.
+_LEFT_BEHIND = ("truncation", "padding", "version")
+MOST_LETTERS = 200
+"""Of a value that is recorded as it is."""
+NOTHING = "nothing"
+MOST_NAMED = 8
+"""Differences in one message."""
+
+
+def base_record(classifier: Classifier) -> dict[str, Any]:
+    """What decides the model of a run that starts now, part by part: {"config.json", "tokenizer" or "preprocessing", "weights"}.
+
+    "weights" has a hash for each layer group of what was read from the base; a head that is drawn anew, and random weights, are
+    decided by the recipe. To be taken of a classifier that was just built.
+    """
+    model, preprocessor, facts = classifier.model, classifier.preprocessor, classifier.facts
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NAMES}
+    config["attention"] = model.config._attn_implementation
+    if isinstance(preprocessor, PreTrainedTokenizerBase):
+        part, prepared = "tokenizer", _tokenizer_record(preprocessor)
+    else:
+        part, prepared = "preprocessing", dict(preprocessor.data_config)
+    names = classifier.chain.names
+    # Of a network on word vectors their table alone was read; of one that is not pretrained, nothing.
+    groups = names[:1] if "pretrained" not in facts else names if facts["pretrained"] else ()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    hashes = group_hashes(tensors, classifier.chain, without=facts.get("new_parameters", ()))
+    return {
+        CONFIG: _recorded(config),
+        part: _recorded(prepared),
+        WEIGHTS: {group: hashes[group]["parameters"] for group in groups},
+    }
+
+
+def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
+    """Refuse to continue a run on another model than it was started with; what there is to say where it goes on.
+
+    `record` is the `base_record` of the model that was built now. Other weights are refused only where they would be used: as long
+    as there is no checkpoint.
+
+    Raises:
+        RunError: the base has changed in a way that counts; the differences are named.
+    """
+    recorded = read_json(run.data).get("base")
+    if not isinstance(recorded, Mapping):
+        return ["this run was started by an hftl that did not record its base: whether that is the same now could not be compared"]
+    # Another version of a library may have other settings, with defaults of their own: the version is said, see `other_versions`.
+    same_libraries = not _changed_versions(run)
+    found = [
+        f"{part}: {line}"
+        for part in record
+        if part != WEIGHTS
+        for line in _differences(recorded.get(part, {}), record[part], one_sided=same_libraries)
+    ]
+    then, now = recorded.get(WEIGHTS, {}), record[WEIGHTS]
+    other = ", ".join(group for group in now if then.get(group) != now[group])
+    goes_on = any(path.suffix != PARTIAL for path in run.checkpoints.glob("*"))
+    if other and not goes_on:
+        found.append(f"{WEIGHTS}: others in {other}")
+    if found:
+        more = [f"... and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+        raise RunError(
+            "\n".join(
+                [
+                    f"{run.path}: the model is not built from what this run was started with:",
+                    *(f"  {printable(line)}" for line in [*found[:MOST_NAMED], *more]),
+                    "  Continue it with the base as it was, or train from the new one in another place with --run-dir",
+                ]
+            )
+        )
+    if other:
+        return [f"the base has other weights than at the start ({other}): the run goes on with its own, from the checkpoint"]
+    return []
+
+
+def other_versions(run: RunDirectory) -> list[str]:
+    """A line about the libraries that are here in another version than when the run was last computed, if there are some."""
+    changed = _changed_versions(run)
+    if not changed:
+        return []
+    listed = ", ".join(f"{name} {now} instead of {then}" for name, (then, now) in changed.items())
+    return [f"with {listed}: numbers may differ from those of a run in one piece"]
+
+
+def earlier_versions(run: RunDirectory) -> dict[str, list[str]]:
+    """For environment.json: library -> the other versions with which the run was computed before, oldest first."""
+    recorded = read_json(run.environment).get("packages_before", {})
+    before = {name: list(versions) for name, versions in recorded.items()}
+    for name, (then, _) in _changed_versions(run).items():
+        before[name] = [*(version for version in before.get(name, ()) if version != then), then]
+    return before
+
+
+def _changed_versions(run: RunDirectory) -> dict[str, tuple[str, str]]:
+    """Library -> its version when the run was last started or continued, and the one here, where they differ."""
+    then, now = read_json(run.environment).get("packages", {}), package_versions()
+    return {name: (str(then[name]), str(now[name])) for name in now if name in then and then[name] != now[name]}
+
+
+def _tokenizer_record(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Everything that makes tokens of a text, by the names of tokenizer.json, and what transformers adds to it."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {
+        "class": type(tokenizer).__name__,
+        **{name: value for name, value in backend.items() if name not in _LEFT_BEHIND},
+        "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "model_max_length": tokenizer.model_max_length,
+    }
+
+
+def _recorded(value: Any) -> Any:
+    """A value as data.json holds it: what is short as it is, what is long by its number of entries and its hash."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    if len(text) <= MOST_LETTERS:
+        return _finite(json.loads(text))  # as it comes back from the file: lists for tuples
+    if isinstance(value, Mapping) and len(value) <= MOST_LETTERS:
+        return {str(name): _recorded(inner) for name, inner in value.items()}
+    return f"{len(value):,} entries, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _finite(value: Any) -> Any:
+    """Infinite numbers as their names, which JSON has none for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _differences(then: Any, now: Any, *, one_sided: bool, name: str = "") -> Iterator[str]:
+    """ "hidden_act: gelu -> relu" for each value that differs; with `one_sided` also for what only one of the two has."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key in (*then, *(key for key in now if key not in then)):
+            inner = f"{name}.{key}" if name else str(key)
+            if key in then and key in now:
+                yield from _differences(then[key], now[key], one_sided=one_sided, name=inner)
+            elif one_sided:
+                yield f"{inner}: {_shown(then.get(key, NOTHING))} -> {_shown(now.get(key, NOTHING))}"
+    elif then != now:
+        yield f"{name}: {_shown(then)} -> {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
