@@ -39,6 +39,7 @@ from hftl.recipe import Card, Recipe, load_recipe, of_another
 from hftl.run import RunDirectory, read_json, write_text
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
+from hftl.sharing.contents import foreign
 from hftl.sharing.publication import (
     MODEL_FILES,
     RUN_FILES,
@@ -104,7 +105,7 @@ def push(
     """
     # Here, since they bring the models along, which nobody needs who fetches.
     from hftl.sharing.parity import check_serving
-    from hftl.sharing.verify import require_verified
+    from hftl.sharing.verify import require_verified, require_verified_copy
 
     _count_openings_anew(run, say)
     publication = prepare(run, repo_id)
@@ -112,8 +113,13 @@ def push(
         say(f"  {readable_bytes(publication.size(name)):>9}  {name}")
     say(f"  {readable_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
     say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
-    claims = len(require_verified(run).claims)
+    require_verified(run)
+    verdict = require_verified_copy(publication, run)
+    claims = len(verdict.claims)
     say(f"  numbers  {claims:,} recomputed, all hold")
+    for note in verdict.notes:
+        if "figures/" in note:
+            say(f"  figures  {note}")
     say("  secrets  none found")
     target = check_target(publication, private=private, revision=revision, replace=replace, required=not dry_run)
     if target is None:
@@ -282,6 +288,19 @@ def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> RunD
     return run
 
 
+def all_files(name: str, run: RunDirectory) -> list[str] | None:
+    """Every file of a repository at the commit that `fetch` has of it, also those that hftl never fetches; None: not known here."""
+    if constants.HF_HUB_OFFLINE:
+        return None
+    repo_id, _ = parse_hub_id(name)
+    try:
+        with _hub_errors(repo_id):
+            info = HfApi().model_info(repo_id, revision=run.path.name)
+    except RunError:  # the files may be in the cache from before; who asks says that this is not known
+        return None
+    return [file.rfilename for file in info.siblings or []]
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """For files that arrive before a progress bar could be read."""
@@ -328,8 +347,11 @@ def pull(name: str, folder: Path) -> RunDirectory:
     cached = fetch(name)
     if repository(cached) is None:
         raise RunError(f"{name}: no manifest of a publication in it; was it pushed by hftl?")
-    if wrong := wrong_files(cached):
+    if wrong := wrong_files(cached, cached=True):
         raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
+    if held := list(foreign(cached.path, read_json(cached.manifest)["files"])):
+        what = "holds what hftl never writes, so it was not pushed by hftl as it is, and is not fetched"
+        raise RunError("\n".join([f"{name} {what}:", *(f"  {file}: {wrong}" for file, wrong in held)]))
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     for file in [*read_json(cached.manifest)["files"], "manifest.json"]:
