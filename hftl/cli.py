@@ -458,6 +458,12 @@ def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
         from hftl.sharing.hub import fetch_recipe
 
         return override(fetch_recipe(name), overrides or [], source=name)
+    path = Path(name)
+    run = RunDirectory(path.parent if path.name == "recipe.yaml" else path)
+    if run.recipe.is_file() and (author := run.published_as) is not None:  # pulled
+        from hftl.sharing.hub import strangers_recipe
+
+        return override(strangers_recipe(run, author), overrides or [], source=name)
     return override(load_recipe(name), overrides or [], source=name)
 
 

@@ -151,6 +151,16 @@ class RunDirectory:
         return self.path / "manifest.json"
 
     @property
+    def published_as(self) -> str | None:
+        """The repository that a run was fetched from, where it is somebody's published one; None for one's own.
+
+        Raises:
+            RunError: the manifest cannot be read.
+        """
+        name = read_json(self.manifest).get("repository") if self.manifest.is_file() else None
+        return None if name is None else str(name)
+
+    @property
     def finished(self) -> bool:
         """metrics.json is there. Only figures and card come after it."""
         return self.metrics.is_file()

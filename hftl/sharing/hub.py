@@ -35,7 +35,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hftl.errors import RunError
 from hftl.facts import how_known
 from hftl.ledger import count_openings
-from hftl.recipe import Card, Recipe, load_recipe, of_another
+from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.run import RunDirectory, read_json, write_text
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
@@ -314,11 +314,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def fetch_recipe(name: str) -> Recipe:
-    """The recipe of a published run: data, read as YAML; never code.
-
-    What is repeated are the data, the model and the stages; not where the author's metrics went. What the author says of their
-    model is not about the one that comes of it, and what they say of their data holds for the same data alone
-    (`hftl.facts.settle`).
+    """The recipe of a published run, see `strangers_recipe`.
 
     Raises:
         RunError: no such repository, or it has no recipe.
@@ -328,12 +324,27 @@ def fetch_recipe(name: str) -> Recipe:
         run = fetch(name, ["recipe.yaml", "data.json"])
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
-    recipe = load_recipe(run.recipe)
+    return strangers_recipe(run, parse_hub_id(name)[0])
+
+
+def strangers_recipe(run: RunDirectory, author: str) -> Recipe:
+    """The recipe of a run that somebody else has published: data, read as YAML; never code.
+
+    It names no place of this machine: what may be one is written "local:NAME", and has to be named by whoever repeats the recipe
+    (`hftl.recipe.check_places`). What is repeated are the data, the model and the stages; not where the author's metrics went.
+    What the author says of their model is not about the one that comes of it, and what they say of their data holds for the same
+    data alone (`hftl.facts.settle`).
+
+    Raises:
+        RunError: no run there.
+        RecipeError: it is no recipe.
+    """
+    recipe = without_places(run.load_recipe())
     card, read = recipe.card, read_json(run.data) if run.data.is_file() else {}
     if card.dataset_fingerprint is None and how_known(recipe, read) != "claimed":  # the author's word is not proven by repeating it
         card = Card(**{**card.model_dump(), "dataset_fingerprint": read.get("fingerprint")})
     without_trackers = recipe.run.model_copy(update={"trackers": ()})
-    return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), parse_hub_id(name)[0])
+    return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), author)
 
 
 def pull(name: str, folder: Path) -> RunDirectory:

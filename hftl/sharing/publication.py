@@ -196,10 +196,7 @@ def all_files(folder: Path) -> list[str]:
 
 def repository(run: RunDirectory) -> str | None:
     """Where a run was published, if it was fetched from there; None for one's own."""
-    if not run.manifest.is_file():
-        return None
-    name = read_json(run.manifest).get("repository")
-    return None if name is None else str(name)
+    return run.published_as
 
 
 def refuse_pulled(run: RunDirectory, instead: str) -> None:
