@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -19,7 +20,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Hftl
+from conftest import REPOSITORY, Hftl
 from hub_server import LocalHub
 from run_factory import make_recipe, make_run
 from safetensors.numpy import load_file, save_file
@@ -692,3 +693,13 @@ def test_a_data_set_of_a_stranger_reads_no_file_of_this_machine(
     for streamed in (None, 10):
         with pytest.raises(DataError, match="Data files don't belong to eve/films"):  # by the library; it stays so
             load_splits(TextData(source="eve/films", stream_samples=streamed), seed=0)
+
+
+# --- the threat model ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (REPOSITORY / "docs" / "sharing.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    tests = {file: (REPOSITORY / "tests" / file).read_text(encoding="utf-8") for file, _ in named}
+    assert [name for file, name in named if f"def {name}(" not in tests[file]] == []
