@@ -166,7 +166,6 @@ def test_what_hftl_has_written_holds_and_names_are_no_settings(published: RunDir
     [
         {"pretrained_cfg": {"hf_hub_id": "eve/weights"}},
         {"pretrained_cfg": {"url": "https://example.com/weights.pth"}},
-        {"pretrained_cfg": {"custom_load": True}},
         {"model_args": {"checkpoint_path": "/tmp/weights.pth"}},
         {"model_args": {"pretrained_cfg_overlay": {"file": "/tmp/weights.pth"}}},
     ],
@@ -236,6 +235,8 @@ def test_code_of_a_stranger_is_refuted_and_not_fetched_and_predict_never_runs_it
 def test_what_a_library_may_load_beside_the_published_files_is_refuted(published: RunDirectory, file: str) -> None:
     (published.path / "LICENSE").write_text("for people")
     (published.path / "notes.md").write_text("for people")
+    (published.path / "onnx").mkdir()
+    (published.path / "onnx" / "config.json").write_text("{}")  # by `hftl export`
     assert wrong(published) == ""
     (published.path / file).write_bytes(b"{}")
     assert f"files, {file}: not there; found not of hftl" in wrong(published)
@@ -406,13 +407,26 @@ def by_its_value(run: RunDirectory) -> str:
     return "tokenizer.model"
 
 
+def in_a_text_of_two_bytes_a_letter(run: RunDirectory) -> str:
+    (run.model / "vocab.txt").write_bytes(f"\ufeff[PAD]\n{TOKEN}\n".encode("utf-16-le"))
+    return "vocab.txt"
+
+
 def of_your_home(run: RunDirectory) -> str:
     (run.model / "spm.model").write_bytes(b"\x00\x01" + f"{Path.home()}/thesis/x".encode() + b"\x00")
     return "spm.model"
 
 
 @pytest.mark.parametrize(
-    "hide", [in_the_weights, in_the_schema_of_the_predictions, of_two_bytes_a_letter, by_its_value, of_your_home]
+    "hide",
+    [
+        in_the_weights,
+        in_the_schema_of_the_predictions,
+        of_two_bytes_a_letter,
+        in_a_text_of_two_bytes_a_letter,
+        by_its_value,
+        of_your_home,
+    ],
 )
 def test_secrets_are_found_in_files_that_are_no_text(
     own: RunDirectory, hide: Callable[[RunDirectory], str], monkeypatch: pytest.MonkeyPatch

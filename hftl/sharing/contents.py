@@ -42,7 +42,7 @@ SETTINGS = (
 INDEX = "model.safetensors.index.json"
 _NAMES = {"id2label", "label2id", "label_names", "added_tokens_decoder"}  # what is in them are class names and tokens
 _CODE = {
-    *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision", "custom_load"),
+    *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),
     *("use_kernels", "kernel_config", "chat_template"),
 }
 _ELSEWHERE = {
@@ -92,8 +92,8 @@ def foreign(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def is_document(name: str) -> bool:
-    """Whether a file that hftl did not write is one for people, which no library loads with the model."""
-    return PurePosixPath(name).name in _PLAIN or PurePosixPath(name).suffix.lower() in DOCUMENTS
+    """Whether a file that hftl did not write is one for people, or the model in another form, which no line of a card loads."""
+    return name.startswith("onnx/") or PurePosixPath(name).name in _PLAIN or PurePosixPath(name).suffix.lower() in DOCUMENTS
 
 
 # --- settings and code --------------------------------------------------------------------------------------------------------

@@ -39,11 +39,12 @@ from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.run import RunDirectory, read_json, write_text
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
-from hftl.sharing.contents import foreign
+from hftl.sharing.contents import foreign as what_is_foreign
 from hftl.sharing.publication import (
     MODEL_FILES,
     RUN_FILES,
     Publication,
+    is_foreign,
     is_published,
     prepare,
     readable_bytes,
@@ -131,6 +132,8 @@ def push(
             say(f"  replaces the run {target.holds} that lies there")
         for name in target.stale:
             say(f"  removes  {name}, left from an earlier push")
+        for name in target.foreign:
+            say(f"  beside   {name} is not of hftl, and stays; with it there, `hftl verify {repo_id}` does not hold")
     parity = check_serving(run, publication)
     what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
     say(f"  serving  {what}")
@@ -162,6 +165,8 @@ class Target:
     """Name of the run that lies there now."""
     stale: tuple[str, ...]
     """Files of an earlier push that are not part of this one: the commit removes them."""
+    foreign: tuple[str, ...] = ()
+    """Files that hftl did not write, which a library that loads the model may read."""
 
 
 def check_target(
@@ -203,7 +208,8 @@ def check_target(
     holds = fetch_recipe(f"{repo_id}@{revision}").name if "recipe.yaml" in present else None
     if holds not in {None, publication.name} and not replace:
         raise RunError(f"{repo_id} holds the run {holds}; choose another name, or push with --replace")
-    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale)
+    foreign = tuple(sorted(filter(is_foreign, present)))
+    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale, foreign=foreign)
 
 
 def _check_rights(who: dict[str, Any], repo_id: str) -> None:
@@ -360,7 +366,7 @@ def pull(name: str, folder: Path) -> RunDirectory:
         raise RunError(f"{name}: no manifest of a publication in it; was it pushed by hftl?")
     if wrong := wrong_files(cached, cached=True):
         raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
-    if held := list(foreign(cached.path, read_json(cached.manifest)["files"])):
+    if held := list(what_is_foreign(cached.path, read_json(cached.manifest)["files"])):
         what = "holds what hftl never writes, so it was not pushed by hftl as it is, and is not fetched"
         raise RunError("\n".join([f"{name} {what}:", *(f"  {file}: {wrong}" for file, wrong in held)]))
     beside = folder.with_name(f".{folder.name}.partial")

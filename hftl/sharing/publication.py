@@ -29,7 +29,7 @@ from hftl.recipe import Recipe
 from hftl.run import RunDirectory, fingerprint, open_plain, read_json, to_json, write_text
 from hftl.secrets import environment_secrets, find_secrets
 from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
-from hftl.sharing.contents import GLOVE_CODE, foreign
+from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
 _DIGITS = "[0-9]" * 5
@@ -88,6 +88,11 @@ def is_model_file(name: str) -> bool:
 def is_published(name: str) -> bool:
     """Whether a path of a repository is one that hftl writes there."""
     return is_model_file(name) or name in RUN_FILES
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a path of a repository is one that hftl never writes, and a library that loads the model may read."""
+    return not is_published(name) and not is_document(name)
 
 
 def prepare(run: RunDirectory, repo_id: str) -> Publication:
@@ -310,8 +315,10 @@ def _texts_of(path: Path, known: Iterable[str]) -> Iterator[list[tuple[int, str]
     the `known` values, of whatever letters; and where a file of predictions packs its names, these as well.
     """
     if path.suffix in TEXT:
-        yield [(0, path.read_bytes().decode(errors="replace"))]
-        return
+        content = path.read_bytes()
+        yield [(0, content.decode(errors="replace"))]
+        if b"\0" not in content:  # otherwise it is a text by its ending alone
+            return
     if path.suffix == ".parquet":
         yield [(1, "\n".join([*Predictions.load(path).ids, *stored_label_names(path)]))]
     rest, before = b"", 0

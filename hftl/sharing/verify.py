@@ -32,8 +32,8 @@ from hftl.recipe import Recipe
 from hftl.run import RunDirectory, read_json, read_json_lines, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.contents import drawn_by as drawn_by_note
-from hftl.sharing.contents import foreign, is_document, read_settings
-from hftl.sharing.publication import Publication, all_files, is_published, repository, wrong_files
+from hftl.sharing.contents import foreign, read_settings
+from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
 HEADLINES = ("metrics.json", "the model")
@@ -176,7 +176,7 @@ def _at_root(name: str, model: Path) -> str:
 def _compare_beside(run: RunDirectory, names: Iterable[str] | None) -> Iterator[Claim]:
     """Files of a published run that hftl did not write: documents are for people; any other one a library may load."""
     for name in names or ():
-        if not is_published(name) and not is_document(name):
+        if is_foreign(name):
             yield Claim("files", name, "not there", "not of hftl, and a library that loads the model may read it", False)
 
 
