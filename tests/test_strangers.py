@@ -166,8 +166,8 @@ def test_what_hftl_has_written_holds_and_names_are_no_settings(published: RunDir
     [
         {"pretrained_cfg": {"hf_hub_id": "eve/weights"}},
         {"pretrained_cfg": {"url": "https://example.com/weights.pth"}},
-        {"model_args": {"checkpoint_path": "/tmp/weights.pth"}},
-        {"model_args": {"pretrained_cfg_overlay": {"file": "/tmp/weights.pth"}}},
+        {"model_args": {"checkpoint_path": "../weights.pth"}},
+        {"model_args": {"pretrained_cfg_overlay": {"file": "../weights.pth"}}},
     ],
 )
 def test_a_timm_model_that_takes_its_weights_from_elsewhere_is_named(tmp_path: Path, values: dict[str, Any]) -> None:
