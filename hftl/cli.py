@@ -380,13 +380,15 @@ def verify(
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
-    from hftl.sharing.hub import parse_hub_id
+    from hftl.sharing.hub import all_files, parse_hub_id
     from hftl.sharing.verify import report
     from hftl.sharing.verify import verify as verify_run
 
     directory = _run(run)
-    here = Path(run).exists()
-    verdict = verify_run(directory, repo_id=None if here else parse_hub_id(run)[0])
+    if Path(run).exists():
+        verdict = verify_run(directory)
+    else:
+        verdict = verify_run(directory, repo_id=parse_hub_id(run)[0], beside=all_files(run, directory))
     if data is not None:
         from hftl.reproduce import reproduce
 
@@ -495,6 +497,12 @@ def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
         from hftl.sharing.hub import fetch_recipe
 
         return override(fetch_recipe(name), overrides or [], source=name)
+    path = Path(name)
+    run = RunDirectory(path.parent if path.name == "recipe.yaml" else path)
+    if run.recipe.is_file() and (author := run.published_as) is not None:  # pulled
+        from hftl.sharing.hub import strangers_recipe
+
+        return override(strangers_recipe(run, author), overrides or [], source=name)
     return override(load_recipe(name), overrides or [], source=name)
 
 

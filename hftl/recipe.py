@@ -681,6 +681,27 @@ def local_name(path: str) -> str:
     return f"{parent}/{name}" if name == "model" and parent else name or path
 
 
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_HUB_FILE = re.compile(r"hub:\w[\w.-]*(/\w[\w.-]*){2,}(:[^/\\]+)?")
+
+
+def without_places(recipe: Recipe) -> Recipe:
+    """A stranger's recipe in which each place on a machine is written "local:NAME", so that `check_places` asks for one's own.
+
+    What stays is what can only be meant on the Hub: an id by its form, where nothing of that name lies here.
+    """
+    values = recipe.model_dump(mode="json")
+    for key in _PLACES:
+        section, field = key.split(".")
+        place = values[section].get(field)
+        if place is None or place.startswith(LOCAL):
+            continue
+        form = _HUB_FILE if field == "vectors" else _HUB_NAME
+        if not form.fullmatch(place) or os.path.lexists(place):
+            values[section][field] = LOCAL + local_name(place)
+    return Recipe(**values)
+
+
 def check_places(recipe: Recipe) -> None:
     """Refuse a published recipe in which somebody else's local files have not been replaced by one's own.
 
@@ -688,9 +709,13 @@ def check_places(recipe: Recipe) -> None:
         RecipeError: keys that still say "local:NAME", all of them.
     """
     problems = [
-        Problem(key, f"{value.removeprefix(LOCAL)} lay on the author's machine; name yours", (f"write {key}=PATH",))
+        Problem(
+            key,
+            f"{value.removeprefix(LOCAL)} lay on the author's machine; name yours",
+            (f"write {key}=PATH; a stranger's recipe opens no file here that you have not named",),
+        )
         for key, value in _leaves(recipe.model_dump(mode="json"))
-        if key in {"data.source", "model.checkpoint", "model.vectors"} and value.startswith(LOCAL)
+        if key in _PLACES and value.startswith(LOCAL)
     ]
     if problems:
         raise RecipeError(f'recipe "{recipe.name}"', problems)

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import platform
+import stat
 import subprocess
 import sys
 import time
@@ -23,8 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from hftl.errors import RunError
 from hftl.recipe import Recipe, load_recipe
@@ -152,6 +153,16 @@ class RunDirectory:
         return self.path / "manifest.json"
 
     @property
+    def published_as(self) -> str | None:
+        """The repository that a run was fetched from, where it is somebody's published one; None for one's own.
+
+        Raises:
+            RunError: the manifest cannot be read.
+        """
+        name = read_json(self.manifest).get("repository") if self.manifest.is_file() else None
+        return None if name is None else str(name)
+
+    @property
     def finished(self) -> bool:
         """metrics.json is there. Only figures and card come after it."""
         return self.metrics.is_file()
@@ -244,10 +255,13 @@ def read_text(path: Path) -> str:
     """The text of a file of a run.
 
     Raises:
-        RunError: the file is missing, cannot be read, is larger than 100 MB, or is not UTF-8.
+        RunError: the file is missing, is no plain file (a pipe would be waited for), cannot be read, is larger than 100 MB, or is
+            not UTF-8.
     """
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no plain file")
             content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; the run is not finished, or this is no run directory") from None
@@ -346,6 +360,43 @@ def fingerprint(content: Path | bytes) -> dict[str, Any]:
         return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     with content.open("rb") as stream:
         return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": content.stat().st_size}
+
+
+def open_plain(folder: Path, name: str) -> BinaryIO:
+    """Open a plain file below a folder for reading, and nothing else: no link is followed, of the file or of a folder on the way.
+
+    What somebody else gives you as a run may lead to a file of yours: by a symbolic link, or by a second name for it (a hard link).
+    The folder itself is named by its user, and may be a link.
+
+    Raises:
+        RunError: a name that leaves the folder, a link, a folder, a device, a pipe, a socket, a file of several names, or one that
+            is not there or cannot be read.
+    """
+    *above, last = PurePosixPath(name).parts or ("",)
+    if not last or ".." in (*above, last) or PurePosixPath(name).is_absolute():
+        raise RunError(f"{folder / name}: not a file of this folder")
+    descriptor = -1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        for part in above:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        # Without waiting for whoever might write into a pipe.
+        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
+    except OSError as error:
+        link = error.errno in {errno.ELOOP, errno.ENOTDIR}
+        what = "a link, or behind one; put a copy of the file in its place" if link else f"cannot be read: {error.strerror}"
+        raise RunError(f"{folder / name}: {what}") from None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(file)
+        many = "has another name somewhere (a hard link); put a copy of the file in its place"
+        raise RunError(f"{folder / name}: {many if stat.S_ISREG(found.st_mode) else 'no plain file'}")
+    return open(file, "rb")
 
 
 def flush(path: Path) -> None:

@@ -51,6 +51,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
+    # What a figure shows is checked by drawing it again.
+    "hftl.sharing.verify": (
+        *GROUND,
+        "hftl.evaluation.metrics",
+        "hftl.evaluation.report",
+        "hftl.sharing.card",
+        "hftl.sharing.contents",
+        "hftl.sharing.publication",
+    ),
     # A push that is stopped says what became of it.
     "hftl.sharing.hub": (*GROUND, "hftl.ledger", "hftl.sharing", "hftl.signals"),
     # What is about to be published is checked as a stranger's model is, and run.

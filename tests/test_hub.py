@@ -495,7 +495,7 @@ def test_a_model_that_answers_differently_when_served_is_not_published(
     own: RunDirectory, runs: Callable[[str], RunDirectory], hftl: Hftl, tmp_path: Path
 ) -> None:
     config = read_json(own.model / "config.json")
-    config["label_names"] = config["label_names"][::-1]
+    config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
     (own.model / "config.json").write_text(json.dumps(config))
     own.manifest.unlink()  # as a run of an older hftl
     refused = hftl("push", own.path, "me/digits", "--dry-run")
@@ -552,8 +552,8 @@ def test_a_changed_modelling_file_is_noticed_and_never_published(
     code.write_bytes(own + b"\nimport os\n")
     refused = hftl("push", words.path, "me/words", "--dry-run")
     assert refused.code == 2 and "model/glove_modeling.py" in refused.err
-    published = prepare(words, "me/words").files["glove_modeling.py"]
-    assert isinstance(published, Path) and published.read_bytes() == own
+    publication = prepare(words, "me/words")
+    assert publication.files["glove_modeling.py"].read_bytes() == own
 
 
 # --- when it fails ------------------------------------------------------------------------------------------------------------

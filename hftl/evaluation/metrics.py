@@ -694,8 +694,10 @@ def read_parquet(path: Path, what: str, *, rows: bool = True) -> pa.Table:
     `what` begins every error but a missing file's, such as "not a file of predictions".
 
     Raises:
-        RunError: no such file, not a Parquet file, a damaged one, or one without rows or with nulls.
+        RunError: no such file, no plain one, not a Parquet file, a damaged one, or one without rows or with nulls.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RunError(f"{path}: {what}: no plain file")
     try:
         texts = [field.name for field in pq.read_schema(path) if field.type == pa.string()]
         with pq.ParquetFile(path, read_dictionary=texts) as file:

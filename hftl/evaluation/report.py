@@ -7,12 +7,15 @@ touched), for the width of a page on the Hub. Colours are Okabe & Ito's, which c
 
 from __future__ import annotations
 
+import io
 import os
+import platform
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,11 +25,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+from PIL import Image
 
 from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
 from hftl.run import RunDirectory
+
+Picture = NDArray[np.uint8]
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, QUIET, BAND = "#333333", "#8a8a8a", "#f3f3f3"
@@ -60,6 +67,7 @@ STYLE: dict[str, Any] = {
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
 LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
+CURVES, CALIBRATION = "learning_curves.png", "calibration.png"
 LETTER = 0.085  # inches; how wide a letter of a name is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
@@ -72,23 +80,58 @@ def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
     Raises:
         RunError: the run has no history.
     """
-    history = run.read_history()
-    if not any(record["event"] == "evaluation" for record in history):
-        raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
-    split = _split_shown(metrics)
-    values = metrics[split]
-    curves, confusion, calibration = (run.figures / name for name in figure_names(metrics))
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs want each key as a literal
-        return [
-            _save(learning_curves(history), curves),
-            _save(confusion_figure(values, split), confusion),
-            _save(calibration_figure(Predictions.load(run.predictions(split)), values, split), calibration),
-        ]
+        return [_save(_draw(run, name, metrics), run.figures / name) for name in figure_names(metrics)]
+
+
+def drawn_again(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Picture:
+    """(height, width, 4) uint8, red, green, blue and opacity: the figure of that name, as `write_figures` would draw it now.
+
+    Raises:
+        RunError: it cannot be drawn from what the run has.
+    """
+    try:
+        with mpl.rc_context(STYLE), io.BytesIO() as stream:  # type: ignore[arg-type]
+            _draw(run, name, metrics).savefig(stream, format="png")
+            return read_picture(stream)
+    # Files that a stranger wrote, or that were damaged; hftl's own always have what a figure shows.
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise RunError(f"{run.path}: figures/{name} cannot be drawn from its files ({type(error).__name__}: {error})") from None
+
+
+def read_picture(file: Path | IO[bytes]) -> Picture:
+    """(height, width, 4) uint8 of a PNG file."""
+    with Image.open(file, formats=["PNG"]) as picture:
+        return np.asarray(picture.convert("RGBA"))
+
+
+def drawn_by() -> str:
+    """What draws figures here: another version of matplotlib, or another kind of machine, may set a line elsewhere."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("hftl", "matplotlib"))
+    return f"{versions}, {platform.system()} {platform.machine()}"
+
+
+def same_everywhere(metrics: Mapping[str, Any]) -> bool:
+    """Whether the names of all classes are drawn with the font that comes with matplotlib, and not with one of this machine."""
+    return all(_drawable([row["label"] for row in values["per_class"]])[1] == [fonts.DEFAULT] for values in metrics.values())
+
+
+def _draw(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Figure:
+    split = _split_shown(metrics)
+    if name == CURVES:
+        history = run.read_history()
+        if not any(record["event"] == "evaluation" for record in history):
+            raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
+        return learning_curves(history)
+    if name == CALIBRATION:
+        return calibration_figure(Predictions.load(run.predictions(split)), metrics[split], split)
+    split = name.removeprefix("confusion_matrix_").removesuffix(".png")
+    return confusion_figure(metrics[split], split)
 
 
 def figure_names(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     """The files that `write_figures` draws."""
-    return "learning_curves.png", f"confusion_matrix_{_split_shown(metrics)}.png", "calibration.png"
+    return CURVES, f"confusion_matrix_{_split_shown(metrics)}.png", CALIBRATION
 
 
 def _split_shown(metrics: Mapping[str, Any]) -> str:
@@ -394,6 +437,6 @@ def _percent(share: float) -> str:
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    figure.savefig(beside, metadata={"Software": None})
+    figure.savefig(beside, metadata={"Software": drawn_by()})
     beside.replace(path)
     return path

@@ -35,14 +35,16 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hftl.errors import RunError
 from hftl.facts import how_known
 from hftl.ledger import count_openings
-from hftl.recipe import Card, Recipe, load_recipe, of_another
+from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.run import RunDirectory, read_json, write_text
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
+from hftl.sharing.contents import foreign as what_is_foreign
 from hftl.sharing.publication import (
     MODEL_FILES,
     RUN_FILES,
     Publication,
+    is_foreign,
     is_published,
     prepare,
     readable_bytes,
@@ -104,7 +106,7 @@ def push(
     """
     # Here, since they bring the models along, which nobody needs who fetches.
     from hftl.sharing.parity import check_serving
-    from hftl.sharing.verify import require_verified
+    from hftl.sharing.verify import require_verified, require_verified_copy
 
     _count_openings_anew(run, say)
     publication = prepare(run, repo_id)
@@ -112,8 +114,13 @@ def push(
         say(f"  {readable_bytes(publication.size(name)):>9}  {name}")
     say(f"  {readable_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
     say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
-    claims = len(require_verified(run).claims)
+    require_verified(run)
+    verdict = require_verified_copy(publication, run)
+    claims = len(verdict.claims)
     say(f"  numbers  {claims:,} recomputed, all hold")
+    for note in verdict.notes:
+        if "figures/" in note:
+            say(f"  figures  {note}")
     say("  secrets  none found")
     target = check_target(publication, private=private, revision=revision, replace=replace, required=not dry_run)
     if target is None:
@@ -125,6 +132,8 @@ def push(
             say(f"  replaces the run {target.holds} that lies there")
         for name in target.stale:
             say(f"  removes  {name}, left from an earlier push")
+        for name in target.foreign:
+            say(f"  beside   {name} is not of hftl, and stays; with it there, `hftl verify {repo_id}` does not hold")
     parity = check_serving(run, publication)
     what = f"{parity.samples} validation examples in a fresh process, largest difference of a logit {parity.difference:.1e}"
     say(f"  serving  {what}")
@@ -156,6 +165,8 @@ class Target:
     """Name of the run that lies there now."""
     stale: tuple[str, ...]
     """Files of an earlier push that are not part of this one: the commit removes them."""
+    foreign: tuple[str, ...] = ()
+    """Files that hftl did not write, which a library that loads the model may read."""
 
 
 def check_target(
@@ -197,7 +208,8 @@ def check_target(
     holds = fetch_recipe(f"{repo_id}@{revision}").name if "recipe.yaml" in present else None
     if holds not in {None, publication.name} and not replace:
         raise RunError(f"{repo_id} holds the run {holds}; choose another name, or push with --replace")
-    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale)
+    foreign = tuple(sorted(filter(is_foreign, present)))
+    return Target(repo_id, revision, who["name"], exists=True, head=info.sha, holds=holds, stale=stale, foreign=foreign)
 
 
 def _check_rights(who: dict[str, Any], repo_id: str) -> None:
@@ -282,6 +294,19 @@ def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> RunD
     return run
 
 
+def all_files(name: str, run: RunDirectory) -> list[str] | None:
+    """Every file of a repository at the commit that `fetch` has of it, also those that hftl never fetches; None: not known here."""
+    if constants.HF_HUB_OFFLINE:
+        return None
+    repo_id, _ = parse_hub_id(name)
+    try:
+        with _hub_errors(repo_id):
+            info = HfApi().model_info(repo_id, revision=run.path.name)
+    except RunError:  # the files may be in the cache from before; who asks says that this is not known
+        return None
+    return [file.rfilename for file in info.siblings or []]
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """For files that arrive before a progress bar could be read."""
@@ -295,11 +320,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def fetch_recipe(name: str) -> Recipe:
-    """The recipe of a published run: data, read as YAML; never code.
-
-    What is repeated are the data, the model and the stages; not where the author's metrics went. What the author says of their
-    model is not about the one that comes of it, and what they say of their data holds for the same data alone
-    (`hftl.facts.settle`).
+    """The recipe of a published run, see `strangers_recipe`.
 
     Raises:
         RunError: no such repository, or it has no recipe.
@@ -309,12 +330,27 @@ def fetch_recipe(name: str) -> Recipe:
         run = fetch(name, ["recipe.yaml", "data.json"])
     if not run.recipe.is_file():
         raise RunError(f"{name}: no recipe.yaml in it; was it pushed by hftl?")
-    recipe = load_recipe(run.recipe)
+    return strangers_recipe(run, parse_hub_id(name)[0])
+
+
+def strangers_recipe(run: RunDirectory, author: str) -> Recipe:
+    """The recipe of a run that somebody else has published: data, read as YAML; never code.
+
+    It names no place of this machine: what may be one is written "local:NAME", and has to be named by whoever repeats the recipe
+    (`hftl.recipe.check_places`). What is repeated are the data, the model and the stages; not where the author's metrics went.
+    What the author says of their model is not about the one that comes of it, and what they say of their data holds for the same
+    data alone (`hftl.facts.settle`).
+
+    Raises:
+        RunError: no run there.
+        RecipeError: it is no recipe.
+    """
+    recipe = without_places(run.load_recipe())
     card, read = recipe.card, read_json(run.data) if run.data.is_file() else {}
     if card.dataset_fingerprint is None and how_known(recipe, read) != "claimed":  # the author's word is not proven by repeating it
         card = Card(**{**card.model_dump(), "dataset_fingerprint": read.get("fingerprint")})
     without_trackers = recipe.run.model_copy(update={"trackers": ()})
-    return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), parse_hub_id(name)[0])
+    return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), author)
 
 
 def pull(name: str, folder: Path) -> RunDirectory:
@@ -328,8 +364,11 @@ def pull(name: str, folder: Path) -> RunDirectory:
     cached = fetch(name)
     if repository(cached) is None:
         raise RunError(f"{name}: no manifest of a publication in it; was it pushed by hftl?")
-    if wrong := wrong_files(cached):
+    if wrong := wrong_files(cached, cached=True):
         raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
+    if held := list(what_is_foreign(cached.path, read_json(cached.manifest)["files"])):
+        what = "holds what hftl never writes, so it was not pushed by hftl as it is, and is not fetched"
+        raise RunError("\n".join([f"{name} {what}:", *(f"  {file}: {wrong}" for file, wrong in held)]))
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     for file in [*read_json(cached.manifest)["files"], "manifest.json"]:

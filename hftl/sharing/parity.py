@@ -52,7 +52,7 @@ def check_serving(run: RunDirectory, publication: Publication) -> Parity:
     Raises:
         RunError: it cannot be loaded, or it says something else.
     """
-    samples, predictions = ServingSamples.load(run.serving), Predictions.load(run.predictions("validation"))
+    samples, predictions = ServingSamples.load(run.serving), Predictions.load(publication.files["predictions/validation.parquet"])
     place = {id: row for row, id in enumerate(predictions.ids)}
     if unknown := [id for id in samples.ids if id not in place]:
         raise RunError(f"{run.serving}: {unknown[0]} is no example of the validation split; the file belongs to another run")
@@ -63,7 +63,7 @@ def check_serving(run: RunDirectory, publication: Publication) -> Parity:
         raise RunError(f"{run.serving}: {what} (they differ by {apart:.0%} of their size). Train the run again")
 
     answers = _serve(run, publication, "image-classification" if isinstance(samples.inputs[0], bytes) else "text-classification")
-    names = stored_label_names(run.predictions("validation"))
+    names = stored_label_names(publication.files["predictions/validation.parquet"])
     for answer in answers:
         if set(answer["scores"]) != set(names):
             raise RunError(f"{run.model}: served classes are {sorted(answer['scores'])}, those of the run {sorted(names)}")
@@ -96,9 +96,9 @@ def _serve(run: RunDirectory, publication: Publication, task: str) -> list[dict[
     with tempfile.TemporaryDirectory(prefix="hftl-serving-") as folder:
         served = Path(folder) / "model"
         served.mkdir()
-        for name, content in publication.files.items():
-            if is_model_file(name) and isinstance(content, Path):  # a publication never rewrites what is the model's
-                shutil.copyfile(content, served / name)
+        for name, file in publication.files.items():
+            if is_model_file(name):
+                shutil.copyfile(file, served / name)
         try:
             check_folder(Checkpoint(str(served)))  # as a foreign one: the run may have been
         except RecipeError as error:

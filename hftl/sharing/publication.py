@@ -7,9 +7,14 @@ labels and predictions are published, never the texts or pictures (serving.parqu
 
 from __future__ import annotations
 
-import json
+import errno
+import itertools
+import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -18,12 +23,13 @@ from typing import Any
 from huggingface_hub import get_token
 
 from hftl.errors import Problem, RunError
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.metrics import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, fingerprint, read_json, to_json
+from hftl.run import RunDirectory, fingerprint, open_plain, read_json, to_json, write_text
 from hftl.secrets import environment_secrets, find_secrets
 from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
+from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
 _DIGITS = "[0-9]" * 5
@@ -42,26 +48,27 @@ RUN_FILES = (
     *("figures/learning_curves.png", "figures/calibration.png"),
     *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
 )
-GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".txt", ".py")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Publication:
     """Everything one push sends, and what it does not."""
 
     repo_id: str
     name: str
     """Of the run."""
-    files: Mapping[str, Path | bytes]
-    """Path in the repository -> the file, or its content where it differs from the run's."""
+    folder: Path
+    """A copy of all of it that nobody else may write to, as it will lie in the repository. What was searched, verified and served
+    there is what is sent. It is removed with this object."""
+    files: Mapping[str, Path]
+    """Path in the repository -> the file of the copy."""
     left_out: tuple[str, ...]
     """Files of the run that are on no allow-list."""
 
     def size(self, name: str) -> int:
         """Bytes of one of the files."""
-        content = self.files[name]
-        return len(content) if isinstance(content, bytes) else content.stat().st_size
+        return self.files[name].stat().st_size
 
 
 def readable_bytes(count: int) -> str:
@@ -83,6 +90,11 @@ def is_published(name: str) -> bool:
     return is_model_file(name) or name in RUN_FILES
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a path of a repository is one that hftl never writes, and a library that loads the model may read."""
+    return not is_published(name) and not is_document(name)
+
+
 def prepare(run: RunDirectory, repo_id: str) -> Publication:
     """Gather and check what would be published as `repo_id`. Nothing is sent, and the run is not changed.
 
@@ -90,82 +102,98 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
         RunError: the run is not finished, or something may not or cannot be published: all problems in one report.
     """
     check_repo_id(repo_id)
-    recipe = run.load_recipe()
+    run.load_recipe()
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished (no metrics.json), so there is nothing to publish")
     refuse_pulled(run, "push the run it came from, or train its recipe again")
-    data = read_json(run.data)
-    places = local_places(recipe, data)
-    problems: list[Problem] = []
-    files, left_out = _allowed(run)
-    needed = {"config.json", "recipe.yaml", "data.json", "predictions/validation.parquet"}
-    problems += [Problem(name, "missing; the run is not whole") for name in sorted(needed - set(files))]
-    if not any(name.endswith(".safetensors") for name in files):
-        problems.append(Problem("model.safetensors", "missing; weights are published as safetensors only"))
-    problems += _foreign_code(files)
-
-    card = render_card(run, repo_id=repo_id)
-    problems += [Problem("README.md", sentence) for sentence in check_front_matter(card)]
-    problems += contradictions(recipe, data)
-    files["README.md"] = card.encode()
-    files["recipe.yaml"] = _without_places(recipe, places).to_yaml().encode()
-    names = {_value(recipe, key): name for key, name in places.items()}
-    files["data.json"] = to_json(_renamed(data, names)).encode()
-    if "audit.json" in files:
-        files["audit.json"] = to_json(_renamed(read_json(run.audit), names)).encode()
-    problems += _secrets_and_places(files)
-    if problems:
-        raise RunError("\n".join([f"{run.path} cannot be published as it is:", *map(str, problems)]))
-    sealed = {name: fingerprint(content) for name, content in sorted(files.items()) if name != "manifest.json"}
-    files["manifest.json"] = to_json({"repository": repo_id, "files": sealed}).encode()
-    return Publication(repo_id, recipe.name, dict(sorted(files.items())), tuple(left_out))
-
-
-def _allowed(run: RunDirectory) -> tuple[dict[str, Path | bytes], list[str]]:
-    """The run's files by their path in the repository, and the names of those that are on no list."""
-    files: dict[str, Path | bytes] = {}
-    left_out: list[str] = []
-    for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
-        name = path.relative_to(run.path).as_posix()
-        in_model = path.relative_to(run.model).as_posix() if path.is_relative_to(run.model) else ""
-        if is_model_file(in_model):
-            files[in_model] = path
-        elif name in RUN_FILES:
-            files[name] = path
-        else:
-            left_out.append(name)
-    return files, left_out
-
-
-def _foreign_code(files: dict[str, Path | bytes]) -> Iterator[Problem]:
-    """No file of the model names code but hftl's own file, which is published as this hftl has it."""
-    if GLOVE_CODE.name in files:
-        files[GLOVE_CODE.name] = GLOVE_CODE
-    for name, content in files.items():
-        if not (is_model_file(name) and name.endswith(".json") and isinstance(content, Path)):
-            continue
-        for key, value in _entries(_object(content)):
-            own = name == "config.json" and GLOVE_CODE.name in files and re.fullmatch(rf"{GLOVE_CODE.stem}\.\w+", str(value))
-            if (key[0] == "auto_map" and not own) or key[0] in {"custom_pipelines", "trust_remote_code"}:
-                yield Problem(name, f"{'.'.join(key)} names code that hftl did not write: {value}")
-
-
-def _object(file: Path) -> Any:
-    # Not `read_json`, which limits what hftl writes itself: a tokenizer's files are larger and deeper.
+    folder = Path(tempfile.mkdtemp(prefix="hftl-push-"))
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{file}: not JSON: {error}") from None
+        publication = _gather(run, repo_id, folder)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, RunError):  # nobody knows the place of the copy
+            raise RunError(str(error).replace(str(folder), str(run.path))) from None
+        raise
+    weakref.finalize(publication, shutil.rmtree, folder, ignore_errors=True)
+    return publication
 
 
-def _entries(values: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The entries of a JSON object and of the objects in it, two levels deep: (keys, value)."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            if isinstance(value, dict) and key in {"auto_map", "custom_pipelines"}:
-                yield from (((key, inner), found) for inner, found in value.items())
-            else:
-                yield (key,), value
+def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
+    problems, left_out = _copy(run, folder)
+    copy = RunDirectory(folder)
+    needed = ("config.json", "data.json", "metrics.json", "predictions/validation.parquet", "recipe.yaml")
+    problems += [Problem(name, "missing; the run is not whole") for name in needed if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        problems.append(Problem("model.safetensors", "missing; weights are published as safetensors only"))
+    if problems:
+        raise _refused(run, problems)
+
+    # From here on nothing is read but the copy.
+    recipe, data = copy.load_recipe(), read_json(copy.data)
+    places = local_places(recipe, data)
+    problems += [Problem(name, what) for name, what in foreign(folder, _names(folder))]
+    problems += contradictions(recipe, data)
+    write_text(copy.card, render_card(copy, repo_id=repo_id))
+    problems += [Problem("README.md", sentence) for sentence in check_front_matter(copy.card.read_text(encoding="utf-8"))]
+    write_text(copy.recipe, _without_places(recipe, places).to_yaml())
+    names = {_value(recipe, key): name for key, name in places.items()}
+    for path in (copy.data, copy.audit):
+        if path.is_file():
+            write_text(path, to_json(_renamed(read_json(path), names)))
+    problems += _secrets_and_places(folder)
+    if problems:
+        raise _refused(run, problems)
+    sealed = {name: fingerprint(folder / name) for name in _names(folder)}
+    write_text(copy.manifest, to_json({"repository": repo_id, "files": sealed}))
+    return Publication(repo_id, recipe.name, folder, {name: folder / name for name in _names(folder)}, tuple(left_out))
+
+
+def _refused(run: RunDirectory, problems: Sequence[Problem]) -> RunError:
+    return RunError("\n".join([f"{run.path} cannot be published as it is:", *map(str, problems)]))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
+    """Copy what may be published of a run, each file as one that may be; returns what may not be copied, and what is on no list."""
+    problems: list[Problem] = []
+    left_out: list[str] = []
+    model = run.model.relative_to(run.path).as_posix()
+    for name in all_files(run.path):
+        in_model = name.removeprefix("" if model == "." else f"{model}/") if model == "." or name.startswith(f"{model}/") else ""
+        published = in_model if is_model_file(in_model) else name if name in RUN_FILES else None
+        if name == "manifest.json":  # the repository has one of its own
+            continue
+        if published is None and name not in {model, "figures", "predictions"}:
+            left_out.append(name)
+            continue
+        try:
+            # Of the code there is one version, whatever lies in the run; verify says where that is another.
+            with GLOVE_CODE.open("rb") if published == GLOVE_CODE.name else open_plain(run.path, name) as source:
+                target = folder / (published or name)
+                target.parent.mkdir(exist_ok=True)
+                with target.open("xb") as stream:
+                    shutil.copyfileobj(source, stream, 2**20)
+        except RunError as error:
+            problems.append(Problem(name, str(error).removeprefix(f"{run.path / name}: ")))
+        except FileExistsError:
+            problems.append(Problem(name, f"is there twice, as the run's and as the model's {published}"))
+        except OSError as error:
+            room = "TMPDIR names a place with more room" if error.errno == errno.ENOSPC else "nothing was sent"
+            raise RunError(f"{name} cannot be copied to {folder.parent} to be checked: {error.strerror}. {room}") from None
+    return problems, left_out
+
+
+def all_files(folder: Path) -> list[str]:
+    """Everything below a folder that is no folder, links to folders included, sorted."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        found += [(inside / name).as_posix() for name in [*files, *links]]
+    return sorted(found)
 
 
 # --- the seal -----------------------------------------------------------------------------------------------------------------
@@ -173,10 +201,7 @@ def _entries(values: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def repository(run: RunDirectory) -> str | None:
     """Where a run was published, if it was fetched from there; None for one's own."""
-    if not run.manifest.is_file():
-        return None
-    name = read_json(run.manifest).get("repository")
-    return None if name is None else str(name)
+    return run.published_as
 
 
 def refuse_pulled(run: RunDirectory, instead: str) -> None:
@@ -189,10 +214,11 @@ def refuse_pulled(run: RunDirectory, instead: str) -> None:
         raise RunError(f"{run.path}: pulled from {name}, and sealed as it was published; {instead}")
 
 
-def wrong_files(run: RunDirectory) -> dict[str, str]:
+def wrong_files(run: RunDirectory, *, cached: bool = False) -> dict[str, str]:
     """{file: what is wrong with it} by the run's manifest: changed, missing, or not on it. Empty: everything is as it was sealed.
 
-    A published manifest covers every file; that of one's own run covers the model and the predictions.
+    A published manifest covers every file; that of one's own run covers the model and the predictions. Of a `cached` one the files
+    are links, as the Hub's cache makes them; elsewhere a link is no file of the run.
 
     Raises:
         RunError: there is no manifest, or it is none.
@@ -206,7 +232,9 @@ def wrong_files(run: RunDirectory) -> dict[str, str]:
         if not (is_published(name) if published else _stays_inside(name)):
             wrong[name] = "not a file that hftl publishes"
         elif not path.is_file():
-            wrong[name] = "missing"
+            wrong[name] = "missing, or no plain file"
+        elif not cached and (what := _not_plain(run, name)):
+            wrong[name] = what
         elif fingerprint(path) != expected:
             wrong[name] = "changed since it was sealed: its SHA-256 is another"
     present = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
@@ -217,6 +245,14 @@ def wrong_files(run: RunDirectory) -> dict[str, str]:
     if not any(name.endswith(".safetensors") for name in {*sealed, *present}):
         wrong["model.safetensors"] = "missing"
     return wrong
+
+
+def _not_plain(run: RunDirectory, name: str) -> str | None:
+    try:
+        open_plain(run.path, name).close()
+    except RunError as error:
+        return str(error).removeprefix(f"{run.path / name}: ")
+    return None
 
 
 def _stays_inside(name: str) -> bool:
@@ -253,29 +289,56 @@ def _renamed(value: Any, places: Mapping[str, str]) -> Any:
     return value
 
 
-def _secrets_and_places(files: Mapping[str, Path | bytes]) -> Iterator[Problem]:
-    """Secrets, and absolute paths below this user's home or working directory, in anything that is text."""
+def _secrets_and_places(folder: Path) -> Iterator[Problem]:
+    """Secrets, and absolute paths below this user's home or working directory, in the bytes of every file, whatever its ending."""
     known = environment_secrets()
     if token := get_token():
         known[token] = "your Hugging Face token"
-    here = {str(folder) for folder in (Path.home(), Path.cwd()) if len(folder.parts) > 1}
-    path = re.compile("|".join(rf"(?<![\w.]){re.escape(folder)}(?![\w-])" for folder in sorted(here)) or r"(?!)")
-    for name, content in files.items():
-        text = _text_of(name, content)
-        for line, kind in find_secrets(text, known=known):
-            yield Problem(f"{name}, line {line}", f"holds {kind}; remove it, and have it replaced where it was issued")
-        for line, words in enumerate(text.split("\n"), start=1):
-            if path.search(words):
-                yield Problem(f"{name}, line {line}", "names a place on this machine; take it out before it is public")
+    here = {str(place) for place in (Path.home(), Path.cwd()) if len(place.parts) > 1}
+    path = re.compile("|".join(rf"(?<![\w.]){re.escape(place)}(?![\w-])" for place in sorted(here)) or r"(?!)")
+    for name in _names(folder):
+        found: dict[tuple[int, str], None] = {}
+        for texts in _texts_of(folder / name, known):
+            rows = [(line, row) for line, text in texts for row in text.split("\n")]
+            for row, kind in find_secrets("\n".join(text for _, text in rows), known=known):
+                found[rows[row - 1][0] or row, f"holds {kind}; remove it, and have it replaced where it was issued"] = None
+            for row, (line, text) in enumerate(rows, start=1):
+                if path.search(text):
+                    found[line or row, "names a place on this machine; take it out before it is public"] = None
+        yield from (Problem(f"{name}, line {line}", what) for line, what in found)
 
 
-def _text_of(name: str, content: Path | bytes) -> str:
-    """What of a file a person or a program could read as text: names of examples, the notes in a weights file."""
-    if isinstance(content, bytes):
-        return content.decode()
-    if content.suffix == ".parquet":
-        return "\n".join(Predictions.load(content).ids)
-    if content.suffix == ".safetensors":
-        with content.open("rb") as stream:
-            return stream.read(int.from_bytes(stream.read(8), "little")).decode(errors="replace")
-    return content.read_text(encoding="utf-8", errors="replace") if content.suffix in TEXT else ""
+def _texts_of(path: Path, known: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
+    """What of a file a person or a program could read as text, in portions: [(line of the file, text)], line 0 for a whole text.
+
+    In a file that is no text it is each run of letters, as the Unix command "strings" finds them, also those of two bytes a letter;
+    the `known` values, of whatever letters; and where a file of predictions packs its names, these as well.
+    """
+    if path.suffix in TEXT:
+        content = path.read_bytes()
+        yield [(0, content.decode(errors="replace"))]
+        if b"\0" not in content:  # otherwise it is a text by its ending alone
+            return
+    if path.suffix == ".parquet":
+        yield [(1, "\n".join([*Predictions.load(path).ids, *stored_label_names(path)]))]
+    rest, before = b"", 0
+    with path.open("rb") as stream:
+        while portion := stream.read(_PORTION):
+            content, texts = rest + portion, []
+            for pattern, coding in ((_LETTERS, "ascii"), (_WIDE_LETTERS, "utf-16-le")):
+                line, place = before + 1, 0
+                for letters in pattern.finditer(content):
+                    line += content.count(b"\n", place, letters.start())
+                    place = letters.start()
+                    texts.append((line, letters[0].decode(coding)))
+            for value, coding in itertools.product(known, ("utf-8", "utf-16-le")):
+                if (place := content.find(value.encode(coding))) >= 0:
+                    texts.append((before + 1 + content.count(b"\n", 0, place), value))
+            yield texts
+            rest = content[-_OVERLAP:]
+            before += content.count(b"\n", 0, len(content) - len(rest))
+
+
+_PORTION, _OVERLAP = 2**24, 2**16
+# Of 440 MB of weights these find some 400,000 runs by chance; a form of a secret is in one of them once in 10,000 such files.
+_LETTERS, _WIDE_LETTERS = re.compile(rb"[\t\x20-\x7e]{7,}"), re.compile(rb"(?:[\t\x20-\x7e]\0){7,}")

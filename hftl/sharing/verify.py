@@ -1,9 +1,11 @@
 """Verify: every number that a run or a published repository claims, computed again.
 
-Five things are looked at. Files: their hashes, by the manifest. metrics.json: against the metrics of the stored predictions. The
-splits: counts and fingerprints, against the ids and labels of the stored predictions. The freeze proof: what it says of each group,
-against its own hashes and the plan. The card: rendered again from the recomputed metrics and compared number by number, in its
-tables, its sentences and its front matter.
+What is looked at. Files: their hashes, by the manifest; and whether they hold what hftl never writes, such as code (`contents`).
+metrics.json: against the metrics of the stored predictions. The splits: counts and fingerprints, against the ids and labels of the
+stored predictions. The openings of the test split: against the results that are there, and are not. The model's settings: against
+the classes and the architecture on record. The freeze proof: what it says of each group, against its own hashes and the plan. The
+figures: drawn again. The card: rendered again from the recomputed metrics and compared number by number, in its tables, its
+sentences and its front matter.
 
 Nothing here needs torch, the data or the model. What a person wrote into the recipe's `card` section cannot be recomputed; its
 numbers are counted and left alone.
@@ -17,15 +19,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, read_json, read_json_lines, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
-from hftl.sharing.publication import GLOVE_CODE, repository, wrong_files
+from hftl.sharing.contents import drawn_by as drawn_by_note
+from hftl.sharing.contents import foreign, read_settings
+from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
 HEADLINES = ("metrics.json", "the model")
@@ -36,6 +44,8 @@ NOTES = (
     " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
     " and dates",
 )
+TINT = 8
+"""Of 255; up to which a colour is the same: at the edge of a line the last digits of a float64 may show."""
 EXACT = 1e-9
 """Relative difference up to which two float64 results of the same arithmetic on another machine count as equal."""
 
@@ -45,7 +55,8 @@ class Claim:
     """One number, or one file, and what was found instead of it or in agreement with it."""
 
     kind: str
-    """What was looked at: "files", "metrics.json", "data.json", "freeze_proof.json", "README.md", or "the model"."""
+    """What was looked at: "files", "metrics.json", "data.json", "config.json", "freeze_proof.json", "figures", "README.md", "the
+    model" and others."""
     where: str
     claimed: str
     recomputed: str
@@ -85,8 +96,13 @@ class Verdict:
         return tuple(claim for claim in self.claims if not claim.holds)
 
 
-def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
+def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[str] | None = None, figures: bool = True) -> Verdict:
     """Recompute what can be recomputed from the files of a run, one's own, pulled, or in the Hub's cache (then `repo_id`).
+
+    Args:
+        beside: of a run in the Hub's cache, all files that the repository has, of which only those that hftl writes were fetched;
+            None: they are not known.
+        figures: draw them again, which takes most of the time.
 
     Raises:
         RunError: it is no finished run, or files of it are not what hftl writes.
@@ -98,9 +114,13 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
         raise RunError(f"{repo_id}: no manifest of a publication in it; was it pushed by hftl?")
     if "validation" not in stated or not set(stated) <= {"validation", "test"}:
         raise RunError(f"{run.metrics}: has the splits {', '.join(stated) or '(none)'}; a run has validation, and may have test")
-    claims, notes = list(_compare_files(run, repo_id or published)), list(NOTES)
+    claims, notes = list(_compare_files(run, repo_id or published, cached=repo_id is not None)), list(NOTES)
     if not run.manifest.is_file():
         notes.append("no manifest.json: whether files were changed is not known")
+    if published is not None:
+        claims += _compare_beside(run, beside if repo_id is not None else all_files(run.path))
+        if repo_id is not None and beside is None:
+            notes.append("what else lies in the repository is not known: the Hub was not asked, or did not answer")
     data = read_json(run.data) if run.data.is_file() else {}
     recomputed = {}
     for split in stated:
@@ -110,9 +130,14 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
         recomputed[split] = compute_metrics(predictions, names, skipped=skipped)
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
+    claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_proofs(run)
     claims += _compare_facts(recipe, data)
-    claims += _compare_openings(run)
+    claims += _compare_openings(run, recipe, stated, data)
+    if figures:
+        drawn, not_compared = _compare_figures(run, recomputed)
+        claims += drawn
+        notes += not_compared
     if how_known(recipe, data) == "claimed":
         named = recipe.card.dataset or recipe.card.dataset_name
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
@@ -123,34 +148,80 @@ def verify(run: RunDirectory, *, repo_id: str | None = None) -> Verdict:
     return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
 
 
-def _compare_files(run: RunDirectory, repo_id: str | None) -> Iterator[Claim]:
+def _compare_files(run: RunDirectory, repo_id: str | None, *, cached: bool) -> Iterator[Claim]:
     if run.manifest.is_file():
-        wrong = wrong_files(run)
+        wrong = wrong_files(run, cached=cached)
         for name in dict.fromkeys([*read_json(run.manifest)["files"], *wrong]):
             yield Claim("files", name, "as sealed", wrong.get(name, "as sealed"), name not in wrong)
         if repo_id is not None:
             published = repository(run) or NOWHERE
             yield Claim("files", "repository", repo_id, published, repo_id == published)
-    code = run.model / GLOVE_CODE.name
-    if code.is_file():
-        own = code.read_bytes() == GLOVE_CODE.read_bytes()
-        yield Claim(
-            "files", f"{code.name}, the code", "hftl's own", "hftl's own" if own else "other code: read it before it runs", own
-        )
+    model = run.model.relative_to(run.path)
+    places = [path for folder in (run.model, run.figures) for path in sorted(folder.glob("*")) if path.is_file()]
+    names = [name for name in (path.relative_to(run.path).as_posix() for path in places) if is_published(_at_root(name, model))]
+    wrong_parts: dict[str, list[str]] = {name: [] for name in names}
+    for name, what in foreign(run.path, names):
+        wrong_parts[name].append(what)
+    for name, found in wrong_parts.items():
+        words = "as hftl writes it"
+        yield Claim("files", f"{name}, what it holds", words, "; ".join(found) or words, not found)
+
+
+def _at_root(name: str, model: Path) -> str:
+    """Path of a file in the repository: there a model lies at the root."""
+    path = PurePosixPath(name)
+    return path.relative_to(model).as_posix() if path.is_relative_to(model) else name
+
+
+def _compare_beside(run: RunDirectory, names: Iterable[str] | None) -> Iterator[Claim]:
+    """Files of a published run that hftl did not write: documents are for people; any other one a library may load."""
+    for name in names or ():
+        if is_foreign(name):
+            yield Claim("files", name, "not there", "not of hftl, and a library that loads the model may read it", False)
+
+
+def _compare_settings(run: RunDirectory, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[Claim]:
+    """What the model's config.json calls the classes and the network, against the predictions and data.json."""
+    path = run.model / "config.json"
+    if not path.is_file():
+        return
+    config, facts = read_settings(path), data.get("model")
+    classes = config.get("id2label")
+    stated = config.get("label_names") if classes is None else classes
+    if isinstance(stated, Mapping):
+        stated = [stated.get(str(place)) for place in range(len(stated))]
+    yield _same("config.json", "classes", _shown(stated), _shown(list(names)))
+    network = config.get("architecture") or next(iter(config.get("architectures") or ()), None)
+    recorded = facts.get("architecture") if isinstance(facts, Mapping) else None
+    yield _same("config.json", "architecture", _shown(network), _shown(recorded))
 
 
 def require_verified(run: RunDirectory) -> Verdict:
-    """`verify`, for whoever needs every number to hold.
+    """`verify` without the figures, for whoever needs every number to hold.
 
     Raises:
         RunError: one does not.
     """
-    verdict = verify(run)
+    verdict = verify(run, figures=False)
     if verdict.failed:
         lines = [f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
         more = [f"  and {len(verdict.failed) - 10} more; see them with: hftl verify {run.path}"] if len(verdict.failed) > 10 else []
         help = f"  A card that was changed by hand, or written by another hftl, is written again with: hftl card {run.path}"
         raise RunError("\n".join([f"{run.path}: these claims do not hold:", *lines, *more, help]))
+    return verdict
+
+
+def require_verified_copy(publication: Publication, run: RunDirectory) -> Verdict:
+    """`verify` of exactly what would be sent, as a stranger will do it.
+
+    Raises:
+        RunError: a claim does not hold.
+    """
+    verdict = verify(RunDirectory(publication.folder))
+    if verdict.failed:
+        lines = [f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
+        what = "what would be sent does not hold, though the run does; was it changed at this moment?"
+        raise RunError("\n".join([f"{run.path}: {what}", *lines]))
     return verdict
 
 
@@ -240,14 +311,82 @@ def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
 # --- the openings of the test split --------------------------------------------------------------------------------------------
 
 
-def _compare_openings(run: RunDirectory) -> Iterator[Claim]:
-    """What the ledger is said to count, against the run's own openings, which are among them."""
+def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Claim]:
+    """Whether openings, results and data tell one story, and what the ledger counts against the run's own openings.
+
+    A result needs an opening, and an opening shows its result, by the command that the recipe leaves it to. Where the test split
+    was not opened, nothing of it is there but its counts.
+    """
+    kind, result, splits = "test_openings.jsonl", "test" in stated, data.get("splits")
+    openings = list(read_json_lines(run.test_openings))
+    by = [str(opening.get("by", "")) for opening in openings]
+    opened, opener = bool(openings), "hftl train" if recipe.opens_test else "hftl test"
+    times = "shut: no result" if not opened else f"opened {len(openings)} times: a result"
+    yield Claim(kind, "result of the test split", ("no result", "a result")[result], times, result == opened)
+    predicted = run.predictions("test").is_file()
+    yield Claim(kind, "predictions of the test split", ("none", "there")[predicted], times, predicted == opened)
+    if opened:
+        yield _same(kind, "first opened by", by[0], opener)
+        yield _same(kind, "runs", str(len({str(opening.get("run")) for opening in openings})), "1")
+    if isinstance(splits, Mapping):
+        there = ("no test split", "a test split")
+        if opened:
+            yield _same("data.json", "test split", there["test" in splits], there[True])
+        elif recipe.opens_test and "test" in splits:
+            yield Claim(
+                kind, "opened", "never", "at the end of training, as run.test and data.test_split of recipe.yaml say", False
+            )
+        if isinstance(data.get("contents"), Mapping):
+            yield _same("data.json", "contents, splits", ", ".join(sorted(data["contents"])), ", ".join(sorted(splits)))
+        if isinstance(data.get("fingerprint"), Mapping) and "test" in data["fingerprint"]:
+            yield _same("data.json", "fingerprint", there[True], there["test" in splits])
+        if "test" in data:
+            yield _same("data.json", "test", there[data["test"] != "none"], there["test" in splits])
+        if data.get("test_rows") is not None:
+            yield _same("data.json", "test_rows", there[True], there["test" in splits])
+        if run.audit.is_file() and isinstance(audited := read_json(run.audit).get("splits"), Mapping):
+            yield _same("audit.json", "splits", ", ".join(sorted(audited)), ", ".join(sorted(splits)))
     if run.test_ledger.is_file():
-        counted, own = read_json(run.test_ledger), len(list(read_json_lines(run.test_openings)))
-        for key, least in (("openings", own), ("runs", 1)):
-            stated = counted.get(key)
-            holds = isinstance(stated, int) and stated >= least
-            yield Claim("test_ledger.json", key, str(stated), str(stated) if holds else f"at least {least}", holds)
+        counted, own = read_json(run.test_ledger), len(openings)
+        runs = counted.get("runs")
+        others = runs - 1 if isinstance(runs, int) else 0
+        for key, least in (("openings", own + others), ("runs", 1)):
+            found = counted.get(key)
+            holds = isinstance(found, int) and found >= least and opened
+            recomputed = "no opening by this run" if not opened else f"at least {least}"
+            yield Claim("test_ledger.json", key, str(found), str(found) if holds else recomputed, holds)
+        if runs == 1:  # then all of them are this run's own
+            yield _same("test_ledger.json", "openings by this run", str(counted.get("openings")), str(own))
+
+
+# --- the figures --------------------------------------------------------------------------------------------------------------
+
+
+def _compare_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> tuple[list[Claim], list[str]]:
+    """Each figure drawn again from the history, the predictions and the recomputed metrics, and compared by its pixels.
+
+    What was drawn elsewhere may differ by where a line is set. Then it is not compared, which is a note.
+    """
+    claims, notes, here = list[Claim](), list[str](), drawn_by()
+    for path in sorted(run.figures.glob("*.png")):
+        name = f"figures/{path.name}"
+        if not is_published(name):
+            continue
+        if any(foreign(run.path, [name])):  # said among the files; no library reads it
+            continue
+        try:
+            found, stored = drawn_again(run, path.name, metrics), read_picture(path)
+        except RunError as error:
+            claims.append(Claim("figures", path.name, "as drawn", str(error), False))
+            continue
+        same = found.shape == stored.shape and int(np.abs(found.astype(np.int16) - stored).max()) <= TINT
+        there = drawn_by_note(path)
+        if same or (there == here and same_everywhere(metrics)):
+            claims.append(Claim("figures", path.name, "as drawn", "as drawn" if same else "another picture", same))
+        else:
+            by = there or "a version that does not say so"
+            notes.append(f"{name} was not compared: it is not as it is drawn here ({here}), and was drawn by {by}")
+    return claims, notes
 
 
 # --- the freeze proof ---------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
 from hftl.names import as_rank
-from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData, Timm, Transformer
+from hftl.recipe import LOCAL, ImageData, Recipe, Stage, TextData, Timm, Transformer, without_places
 from hftl.run import (
     RunDirectory,
     check_sealed,
@@ -511,6 +511,8 @@ def _evaluate(
     run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], None]
 ) -> Predictions:
     recipe = run.load_recipe()
+    if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine
+        recipe = without_places(recipe)
     source = source or recipe.data.source
     # The rows of then, where they come from the Hub and have moved on.
     revision = read_json(run.data).get("revision") if source == recipe.data.source else None
