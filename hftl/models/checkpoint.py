@@ -256,10 +256,19 @@ def check_size(checkpoint: Checkpoint, model: nn.Module, *, pretrained: bool) ->
     if numbers and parameters > 2 * numbers + SPARE_PARAMETERS:
         what = f"has a {CONFIG} that describes {parameters:,} parameters, and weights of {numbers:,}"
         raise checkpoint.refused(what, None, "The two do not belong together.")
+    if (too_large := beyond_memory(parameters)) is not None:
+        raise checkpoint.refused(f"has a {CONFIG} that describes {too_large[0]}", None, too_large[1])
+
+
+def beyond_memory(parameters: int) -> tuple[str, str] | None:
+    """What is too large and for what, where so many parameters do not fit into the machine's memory as float32; None: they do."""
     memory = psutil.virtual_memory().total
-    if 4 * parameters > memory:
-        what = f"has a {CONFIG} that describes {parameters:,} parameters: {4 * parameters / 1e9:,.0f} GB of float32"
-        raise checkpoint.refused(what, None, f"This machine has {memory / 1e9:,.0f} GB of memory.")
+    if 4 * parameters <= memory:
+        return None
+    return (
+        f"{parameters:,} parameters: {4 * parameters / 1e9:,.0f} GB of float32",
+        f"This machine has {memory / 1e9:,.0f} GB of memory.",
+    )
 
 
 @dataclass(frozen=True)
@@ -283,6 +292,17 @@ class Understood:
         # where its Rust panics a class that has no name in Python.
         if kind is not None and (issubclass(kind, MALFORMED) or kind is Exception or kind.__name__ == "PanicException"):
             raise self.checkpoint.refused(self.what, error) from None
+
+
+class Written:
+    """Turns what the tokenizers library raises over a full disk, `Exception` itself, into an `OSError`: ``with Written():``."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is Exception and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _read_object(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:

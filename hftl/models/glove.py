@@ -46,7 +46,7 @@ from transformers import (
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.models import transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
-from hftl.models.checkpoint import CONFIG, Checkpoint, quiet_loading, run_error
+from hftl.models.checkpoint import CONFIG, Checkpoint, Written, beyond_memory, quiet_loading, run_error
 from hftl.models.classifier import Classifier
 from hftl.models.glove_modeling import (
     BiLSTMForSequenceClassification,
@@ -98,15 +98,10 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    model: TextCNNForSequenceClassification | BiLSTMForSequenceClassification
-    if isinstance(spec, TextCNN):
-        model = TextCNNForSequenceClassification(
-            GloveTextCNNConfig(kernel_widths=spec.kernel_widths, channels=spec.channels, **shared)
-        )
-    else:
-        model = BiLSTMForSequenceClassification(
-            GloveBiLSTMConfig(hidden_size=spec.hidden_size, layers=spec.layers, pooling=spec.pooling, **shared)
-        )
+    with torch.device("meta"):  # where a number costs no memory
+        if (too_large := beyond_memory(_make(spec, shared).num_parameters())) is not None:
+            raise RecipeError.single("model", f"has {too_large[0]}", too_large[1], source=spec.vectors)
+    model = _make(spec, shared)
     with torch.no_grad():
         model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
     facts = {**_facts(model), "vocabulary": _vocabulary_facts(vocabulary, row_of, counts)}
@@ -114,9 +109,20 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
     return Classifier(model=model, preprocessor=make_tokenizer(vocabulary), chain=chain(model), facts=facts)
 
 
+def _make(spec: TextCNN | BiLSTM, shared: dict[str, Any]) -> TextCNNForSequenceClassification | BiLSTMForSequenceClassification:
+    """A model with random weights."""
+    if isinstance(spec, TextCNN):
+        return TextCNNForSequenceClassification(
+            GloveTextCNNConfig(kernel_widths=spec.kernel_widths, channels=spec.channels, **shared)
+        )
+    return BiLSTMForSequenceClassification(
+        GloveBiLSTMConfig(hidden_size=spec.hidden_size, layers=spec.layers, pooling=spec.pooling, **shared)
+    )
+
+
 def save(classifier: Classifier, folder: Path) -> None:
     """Write weights, configuration and tokenizer as `from_pretrained` wants them, and the modelling file for those without hftl."""
-    with quiet_loading():
+    with quiet_loading(), Written():
         classifier.model.save_pretrained(folder)
         classifier.preprocessor.save_pretrained(folder)
 
@@ -381,7 +387,7 @@ def _open(path: str) -> Iterator[Iterator[bytes]]:
         with gzip.open(archive, "rb") as stream:
             yield _inflated(path, io.BufferedReader(stream, 1 << 20), os.path.getsize(archive))
     else:
-        if os.path.exists(archive) and not os.path.isfile(archive):
+        if os.path.exists(archive) and not (os.path.isfile(archive) or os.path.isdir(archive)):
             raise _error(path, ["not a file"])  # a pipe or a device may have no end
         with open(archive, "rb", buffering=1 << 20) as stream:
             yield _lines(path, stream)

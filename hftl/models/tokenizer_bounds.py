@@ -18,9 +18,9 @@ import re
 import struct
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from re import _constants as sre
-from re import _parser
+from collections.abc import Iterator, Mapping, Sequence
+from re import _constants as sre  # type: ignore[attr-defined]  # as the standard library's own tools read them
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -288,14 +288,14 @@ def _repeated(tree: Any) -> Iterator[Any]:
             yield from _repeated(part)
 
 
-def _parts(operation: Any, value: Any) -> Iterable[Any]:
+def _parts(operation: Any, value: Any) -> Sequence[Any]:
     """The trees inside one node."""
     if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
         return (value[2],)
     if operation is sre.SUBPATTERN:
         return (value[3],)
     if operation is sre.BRANCH:
-        return value[1]
+        return list(value[1])
     if operation in (sre.ASSERT, sre.ASSERT_NOT):
         return (value[1],)
     if operation is sre.ATOMIC_GROUP:
@@ -353,7 +353,7 @@ def _first(tree: Any) -> set[str]:
     for operation, value in tree:
         if operation in (sre.AT, sre.ASSERT, sre.ASSERT_NOT):
             continue
-        parts = list(_parts(operation, value))
+        parts = _parts(operation, value)
         found |= set().union(*map(_first, parts)) if parts else _one(operation, value)
         skipped = operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT) and value[0] == 0
         if not skipped and all(part.getwidth()[0] for part in parts):

@@ -37,6 +37,7 @@ from hftl.models.checkpoint import (
     MALFORMED,
     Checkpoint,
     Understood,
+    Written,
     bounded_tokenizer,
     check_folder,
     check_size,
@@ -102,7 +103,7 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
 
 def save(classifier: Classifier, folder: Path) -> None:
     """Write weights (safetensors), config and tokenizer as `from_pretrained` and `pipeline` want them; no path goes with them."""
-    with quiet_loading():
+    with quiet_loading(), Written():
         classifier.model.save_pretrained(folder)
         classifier.preprocessor.save_pretrained(folder)
 
