@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -76,6 +77,10 @@ _SYSTEM = FULL_OR_LOCKED | {
 }
 
 
+_BESIDE = re.compile(r"\.([^/]+)\.[0-9]+\.partial$")
+"""How a file is called while it is written, beside its place."""
+
+
 def from_system(error: BaseException) -> RunError | None:
     """What the machine could not do, as one message; None where the error may be a defect of ours.
 
@@ -83,8 +88,9 @@ def from_system(error: BaseException) -> RunError | None:
     """
     said = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _SYSTEM:
-        where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        return RunError(f"{where or 'a file'}: {error.strerror}")
+        names = (str(name) for name in (error.filename, error.filename2) if name is not None)
+        where = " -> ".join(_BESIDE.sub(r"\1", name) for name in names)
+        return RunError(f"{where}: {error.strerror}" if where else f"something could not be written or read: {error.strerror}")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return RunError(f"a name that is not UTF-8 text: {error.object!a}. hftl writes names into JSON, which is: rename it")
     # torch has a class of its own for GPUs only; numpy's is a MemoryError.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -351,7 +352,7 @@ def _handed_over(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | _B
     """
     try:
         for tensor in batch.values():
-            tensor.share_memory_()
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:  # no room, or no file descriptor
         return _ByPipe({name: tensor.numpy() for name, tensor in batch.items()}, str(error))
     return batch
@@ -370,6 +371,7 @@ def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )
+    _check_open_files(workers)
     try:
         loaded = iter(loader)
     except OSError as error:  # of processes, open files or semaphores there may be no more
@@ -411,8 +413,22 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
                 raise Stopped(number)
 
 
-def _no_workers(workers: int, error: OSError | RuntimeError) -> WorkerError:
-    what = f"{workers} loader processes cannot be had here: {getattr(error, 'strerror', None) or error}"
+def _check_open_files(workers: int) -> None:
+    """Have as many open files allowed as the workers take, before half of them are there: their pipes, and batches on their way.
+
+    Raises:
+        WorkerError: this process may not open so many.
+    """
+    needed = len(os.listdir("/dev/fd")) + 16 * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if workers and soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise _no_workers(workers, f"{needed} files would be open, and at most {hard} may")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _no_workers(workers: int, reason: OSError | RuntimeError | str) -> WorkerError:
+    what = f"{workers} loader processes cannot be had here: {getattr(reason, 'strerror', None) or reason}"
     return WorkerError(f"{what}. Fewer need less (run.workers=1), and run.workers=0 needs none; see also: ulimit -n, df /dev/shm")
 
 
