@@ -29,7 +29,7 @@ from hftl.models import glove
 from hftl.models.checkpoint import Checkpoint, check_folder
 from hftl.models.glove import read_vectors
 from hftl.models.tokenizer_bounds import Unbounded, check_expression, check_loaded, check_tokenizer, read_tokenizer
-from hftl.recipe import BiLSTM, TextCNN, TextData
+from hftl.recipe import BiLSTM, Run, TextCNN, TextData
 
 __all__ = ["saved"]  # a fixture
 
@@ -137,9 +137,11 @@ def test_a_network_larger_than_the_memory_is_refused_by_its_arithmetic(spec: dic
 
 
 def test_numbers_of_layers_kernels_and_workers_that_nobody_has_are_refused_by_the_recipe() -> None:
-    for values in ({"layers": 10**7}, {"layers": 0}):
-        with pytest.raises(RecipeError, match="layers: input should be"):
-            BiLSTM(vectors="v.txt", **values)
+    for make in (lambda: BiLSTM(vectors="v.txt", layers=10**7), lambda: TextCNN(vectors="v.txt", kernel_widths=(3,) * 65)):
+        with pytest.raises(RecipeError, match=r"input should be less than or equal to 256|at most 64 items"):
+            make()
+    with pytest.raises(RecipeError, match="workers: input should be less than or equal to 256"):
+        Run(workers=100_000)
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------------------
