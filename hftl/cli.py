@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 
 from hftl import signals
-from hftl.errors import DataError, HftlError, RunError, printable
+from hftl.errors import DataError, HftlError, RunError, from_system, printable
 from hftl.launch import start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
+from hftl.terminal import open_standard_streams
 from hftl.terminal import show as show_on
 
 if TYPE_CHECKING:
@@ -472,7 +473,9 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     `demo` is run instead where the script is called without arguments in a single process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     signals.install()
+    _exit_cleanly(lambda: _check_arguments(arguments))
     _exit_cleanly(start_missing_processes)
     if recipe is None:
         _exit_cleanly(lambda: app(arguments))
@@ -531,7 +534,7 @@ def is_main_process() -> bool:
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:
-    """A user's error is one message and exit code 2, as Typer's usage errors are; a defect keeps its traceback.
+    """A user's error or a full disk is one message and exit code 2, as Typer's usage errors are; a defect keeps its traceback.
 
     SIGINT is 130, SIGTERM 143 and SIGHUP 129, see `hftl.signals`.
     """
@@ -541,6 +544,23 @@ def _exit_cleanly(command: Callable[[], Any]) -> None:
         if is_main_process() or error.everywhere:
             show_on(err, f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
+    except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
+        understood = from_system(error)
+        if understood is None:
+            raise
+        show_on(err, f"RunError: {understood}")
+        sys.exit(understood.exit_code)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are not UTF-8: a name goes into JSON, YAML and Parquet files.
+
+    Raises:
+        RunError: such an argument.
+    """
+    for argument in arguments:
+        if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in argument):
+            raise RunError(f"{argument!a}: not UTF-8 text, and hftl writes names into files that are. Rename it")
 
 
 def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Table:

@@ -7,6 +7,8 @@ command line prints the message alone, without a traceback, and exits with `exit
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -62,6 +64,39 @@ class DataError(_Report):
 
 class RunError(HftlError):
     """A run directory is missing, unfinished, in use, or not what was expected."""
+
+
+FULL_OR_LOCKED = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # of a disk
+)
+# What else the system answers to a user's mistake or for want of something, and not to a defect: a bad descriptor is one.
+_SYSTEM = FULL_OR_LOCKED | {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO),
+    *(errno.ENODEV, errno.ESTALE, errno.EBUSY, errno.ETXTBSY, errno.EXDEV, errno.EMLINK, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.EAGAIN, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOLCK, errno.EOPNOTSUPP),
+}
+
+
+_BESIDE = re.compile(r"\.([^/]+)\.[0-9]+\.partial$")
+"""How a file is called while it is written, beside its place."""
+
+
+def from_system(error: BaseException) -> RunError | None:
+    """What the machine could not do, as one message; None where the error may be a defect of ours.
+
+    A disk that is full or read-only, a name that is too long or no text, a file that is gone, too little memory.
+    """
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        names = (str(name) for name in (error.filename, error.filename2) if name is not None)
+        where = " -> ".join(_BESIDE.sub(r"\1", name) for name in names)
+        return RunError(f"{where}: {error.strerror}" if where else f"something could not be written or read: {error.strerror}")
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return RunError(f"a name that is not UTF-8 text: {error.object!a}. hftl writes names into JSON, which is: rename it")
+    # torch has a class of its own for GPUs only; numpy's is a MemoryError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
+        return RunError(f"too little memory: {said or 'the machine has no more'}. Smaller batches, models or pictures need less")
+    return None
 
 
 def printable(text: str) -> str:

@@ -180,7 +180,7 @@ class TextCNN(_Glove):
     """Convolutions over word vectors, max over time (Kim 2014, arXiv:1408.5882)."""
 
     family: Literal["textcnn"] = "textcnn"
-    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1)
+    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1, max_length=64)
     channels: Positive = 100
     """Feature maps per kernel width."""
     trainable_dim: Count = 0
@@ -192,7 +192,7 @@ class BiLSTM(_Glove):
 
     family: Literal["bilstm"] = "bilstm"
     hidden_size: Positive = 100
-    layers: Positive = 2
+    layers: Annotated[int, Field(ge=1, le=256)] = 2
     pooling: Literal["ends", "max", "mean"] = "ends"
     """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
     trainable_dim: Count = 0
@@ -268,7 +268,7 @@ class Run(_Section):
     layers, decoded pictures. What does not fit is computed each time; 0 keeps nothing."""
     compile: bool = False
     """`torch.compile` on a GPU, with lengths padded to few sizes. On a CPU it gains nothing and is refused."""
-    workers: Count | None = None
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes beside each training process; None: as many as this machine has use for."""
     log_every: Positive = 10
     """Steps between two lines of history.jsonl."""

@@ -41,6 +41,11 @@ def is_orphan() -> bool:
     return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
 
 
+def noted() -> int | None:
+    """The number of the signal that has come while signals are deferred, or None."""
+    return _noted
+
+
 def install() -> None:
     """Let the signals raise `Stopped` in the main thread: what has to be cleaned up is."""
     for number in _heeded():

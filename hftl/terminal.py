@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -11,21 +12,41 @@ from rich.text import Text
 
 from hftl.errors import printable
 
+_GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF}
+"""What writing to a reader says that is no more: the other end of a pipe, a terminal that was closed."""
+
+
+def open_standard_streams() -> None:
+    """Open on nothing what the caller has closed (`hftl plan RECIPE >&-`): a file that is opened later would be taken for it."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
 
 def show(console: Console, *objects: Any, **options: Any) -> bool:
     """Print on a console; texts as they are, without markup, and without what a terminal would act on.
 
     Where the reader has gone (a closed ssh session, a pipe whose other end has died) what is printed from then on goes nowhere:
-    hours of training do not end for a line that nobody sees.
+    hours of training do not end for a line that nobody sees. On stdout are results, and a disk that has no room for them is an
+    error; on stderr is what training says, which log.txt has too.
 
     Returns:
         False: the reader has gone.
+
+    Raises:
+        OSError: stdout is a file that cannot be written.
     """
     shown = [Text(printable(item)) if isinstance(item, str) else item for item in objects]
     console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would close stdout and end the process
     try:
         console.print(*shown, **options)
-    except OSError:
+    except OSError as error:
+        if not console.stderr and error.errno not in _GONE:
+            raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, console.file.fileno())
         os.close(nowhere)

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.fonts": (),
     "hftl.ledger": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts"),
+    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts"),
     "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores"),

@@ -21,6 +21,7 @@ import hashlib
 import io
 import os
 import random
+import stat
 import struct
 import unicodedata
 import warnings
@@ -60,6 +61,8 @@ T = TypeVar("T")
 POLICIES = ("none", "light", "standard", "strong")
 PIXEL_LIMIT = 89_478_485
 """Most pixels of a picture: Pillow's own limit, a quarter of a gigabyte in RGB. A decompression bomb promises more."""
+MOST_BYTES = 2_000_000_000
+"""Of a picture's file: so many pixels in 16 bytes each, with room for what cameras write beside them."""
 EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
 
@@ -250,9 +253,18 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
+def _content(file: Path) -> bytes:
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadImage("not a file")  # a pipe or a device may have no end
+    if found.st_size > MOST_BYTES:
+        raise BadImage(f"{found.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+    return file.read_bytes()
+
+
 def _read(source: bytes | str | Path) -> bytes:
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = source if isinstance(source, bytes) else _content(Path(source))
     except OSError as error:
         raise BadImage(f"cannot be opened: {error.strerror}", kind="cannot be opened") from None
     if not content:

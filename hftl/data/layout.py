@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from hftl.errors import DataError, Problem
+
 Role = Literal["train", "validation", "test"]
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
+NO_FILE = "neither a file nor a folder, but a device, a pipe or a socket"
 
 # --- split names --------------------------------------------------------------------------------------------------------------
 
@@ -201,11 +204,20 @@ def ways_out(endings: Iterable[str]) -> tuple[str, ...]:
 
 
 def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in a folder, sorted by name; without what is no part of a data set."""
+    """The folders and the files in a folder, sorted by name; without what is no part of a data set.
+
+    Raises:
+        DataError: something in it is neither, as a pipe or a device, from which one may read for ever.
+    """
+    strange = []
     found: tuple[list[Path], list[Path]] = ([], [])
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not is_hidden(entry.name):
                 is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
                 found[0 if is_folder else 1].append(folder / entry.name)
+                if not is_folder and os.path.exists(entry.path) and not os.path.isfile(entry.path):
+                    strange.append(Problem(entry.path, NO_FILE))
+    if strange:
+        raise DataError(str(folder), strange)
     return found

@@ -12,17 +12,25 @@ Shapes: B examples in a micro-batch, L tokens, N examples in a split.
 
 from __future__ import annotations
 
+import logging
+import os
+import resource
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any, Literal, Protocol, TypeVar
+from multiprocessing.queues import Queue
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from hftl.errors import HftlError
+from hftl.errors import HftlError, RunError
+from hftl.signals import Stopped, noted
+
+log = logging.getLogger(__name__)
 
 # Batches of similar length are cut from pools of this many batches: enough to make padding rare, few enough to stay random. In
 # small sets a pool is a quarter of an epoch at the most: sorted as one pool, every epoch would have nearly the same batches.
@@ -35,7 +43,17 @@ WIDTH = 8
 MANY, SHORT, SHORT_WIDTH = 1_000, 64, 2
 TOKENS_PER_BATCH = 16_384
 
+# Seconds after which the wait for a worker looks whether a signal has come, and how often it does before it obeys: a step that is
+# nearly loaded is still finished and saved, a worker that hangs on a network disk is not waited for.
+LOOK, LOOKS = 5, 3
+
 Length = TypeVar("Length", int, np.ndarray)
+
+
+class WorkerError(RunError):
+    """A loader's worker cannot be started or has died; the process that it works for says so."""
+
+    everywhere = True
 
 
 class Samples(Protocol):
@@ -310,9 +328,34 @@ class _AtPositions(Dataset[dict[str, Any] | HftlError]):
         except HftlError as error:  # as a value: a worker's exceptions arrive with its traceback in their message
             return error
 
-    def collate(self, samples: list[dict[str, Any] | HftlError]) -> dict[str, torch.Tensor] | HftlError:
+    def collate(self, samples: list[dict[str, Any] | HftlError]) -> dict[str, torch.Tensor] | _ByPipe | HftlError:
         errors = [sample for sample in samples if isinstance(sample, HftlError)]
-        return errors[0] if errors else self.samples.collate([sample for sample in samples if isinstance(sample, dict)])
+        if errors:
+            return errors[0]
+        batch = self.samples.collate([sample for sample in samples if isinstance(sample, dict)])
+        return batch if get_worker_info() is None else _handed_over(batch)
+
+
+@dataclass(frozen=True)
+class _ByPipe:
+    """A batch for which shared memory has no room: as bytes, which are slower."""
+
+    arrays: dict[str, np.ndarray]
+    reason: str
+
+
+def _handed_over(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | _ByPipe:
+    """A worker's batch in shared memory, or as bytes.
+
+    torch would put it there by itself, in a thread that loses the batch where there is no room, as in a container whose /dev/shm
+    has 64 MB: whoever waits for it waits for ever.
+    """
+    try:
+        for tensor in batch.values():
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # no room, or no file descriptor
+        return _ByPipe({name: tensor.numpy() for name, tensor in batch.items()}, str(error))
+    return batch
 
 
 def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -322,21 +365,88 @@ def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -
         batch_sampler=batches,
         collate_fn=dataset.collate,
         num_workers=workers,
+        timeout=LOOK if workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_outlive_one_signal,
+        worker_init_fn=_begin,
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )
-    for batch in loader:
+    _check_open_files(workers)
+    try:
+        loaded = iter(loader)
+    except OSError as error:  # of processes, open files or semaphores there may be no more
+        raise _no_workers(workers, error) from error
+    slow = 0
+    while (batch := _next(loaded, workers)) is not None:
         if isinstance(batch, HftlError):
             raise batch
+        if isinstance(batch, _ByPipe):
+            slow += 1
+            if slow == 1:
+                log.warning(
+                    "%s", f"/dev/shm has no room for what {workers} loader processes load ({batch.reason}): pipes are slower"
+                )
+            batch = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
         yield batch
 
 
-def _outlive_one_signal(worker: int) -> None:
-    """A signal to all processes of a job is the main one's to obey: without its workers it could not finish the step and save."""
+def _next(loaded: Iterator[Any], workers: int) -> Any:
+    """The next batch; None after the last.
+
+    Raises:
+        Stopped: a signal has come, and no batch for 10 seconds.
+        WorkerError: the workers can hand nothing over any more.
+    """
+    looks = 0
+    while True:
+        try:
+            return next(loaded, None)
+        except RuntimeError as error:
+            said = str(error)
+            if said.startswith("Too many open files"):
+                raise _no_workers(workers, error) from error
+            if not said.startswith("DataLoader timed out"):
+                raise
+        if (number := noted()) is not None:
+            looks += 1
+            if looks == LOOKS:
+                raise Stopped(number)
+
+
+def _check_open_files(workers: int) -> None:
+    """Have as many open files allowed as the workers take, before half of them are there: their pipes, and batches on their way.
+
+    Raises:
+        WorkerError: this process may not open so many.
+    """
+    needed = len(os.listdir("/dev/fd")) + 16 * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if workers and soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise _no_workers(workers, f"{needed} files would be open, and at most {hard} may")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _no_workers(workers: int, reason: OSError | RuntimeError | str) -> WorkerError:
+    what = f"{workers} loader processes cannot be had here: {getattr(reason, 'strerror', None) or reason}"
+    return WorkerError(f"{what}. Fewer need less (run.workers=1), and run.workers=0 needs none; see also: ulimit -n, df /dev/shm")
+
+
+def _begin(worker: int) -> None:
+    """Prepare a worker.
+
+    A signal to all processes of a job is the main one's to obey: without its workers it could not finish the step and save. And a
+    worker that cannot hand over a batch ends, which is noticed; multiprocessing would drop the batch, and be waited for.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # multiprocessing's own hook
+
+
+def _end(error: Exception, batch: object) -> NoReturn:
+    sys.stderr.write(f"hftl: a loader process cannot hand over what it loaded: {error}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _batch(samples: Samples, tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:

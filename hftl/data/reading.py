@@ -20,6 +20,7 @@ import math
 import os
 import pkgutil
 import re
+import stat
 import sys
 import tempfile
 from array import array
@@ -43,6 +44,7 @@ from datasets.table import embed_table_storage, table_cast
 
 from hftl.data import dialect
 from hftl.data.layout import (
+    NO_FILE,
     PICTURES,
     SPLIT_COLUMNS,
     TABLES,
@@ -1172,12 +1174,23 @@ def read_column(file: Path, names: Sequence[str]) -> list[Any]:
     return values[found]
 
 
+MOST_FROM_PIPE = 1_000_000_000
+
+
 def read_text(file: Path, problems: list[Problem]) -> str | None:
     """The text of a file; None, with a problem, where it cannot be read."""
     try:
-        content = file.read_bytes()
+        kind = file.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            problems.append(Problem(str(file), "a folder" if stat.S_ISDIR(kind) else NO_FILE))
+            return None
+        with file.open("rb") as stream:  # a pipe, as the shell makes one of <(command), may have no end
+            content = stream.read(-1 if stat.S_ISREG(kind) else MOST_FROM_PIPE + 1)
     except OSError as error:
         problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
+        return None
+    if stat.S_ISFIFO(kind) and len(content) > MOST_FROM_PIPE:
+        problems.append(Problem(str(file), f"more than {MOST_FROM_PIPE:,} bytes of a pipe: write them into a file"))
         return None
     first = content[:1000]
     if first.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (first[::2], first[1::2])):
@@ -1484,8 +1497,10 @@ def _walk(folder: Path, root: Path, trail: tuple[Path, ...]) -> Iterator[Path | 
             yield Problem(str(entry), "a link to a folder that it lies in")
         elif real.is_dir():
             yield from _walk(entry, root, (*trail, real))
-        else:
+        elif real.is_file():
             yield entry
+        else:
+            yield Problem(str(entry), NO_FILE)
 
 
 def _real(path: Path) -> Path | None:

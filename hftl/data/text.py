@@ -167,7 +167,8 @@ def script_facts(texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str
     tokens: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     if runs:
-        encoded = tokenizer([run for _, run in runs], add_special_tokens=False, truncation=False, padding=False, verbose=False)
+        with _Read():
+            encoded = tokenizer([run for _, run in runs], add_special_tokens=False, truncation=False, padding=False, verbose=False)
         for ((script, run), times), ids in zip(runs.items(), encoded["input_ids"], strict=True):
             letters[script] += times * len(run)
             tokens[script] += times * len(ids)
@@ -223,15 +224,33 @@ def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[np.ndarray], *, widt
     return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
 
 
+class _Read:
+    """Turns what a tokenizer raises over a text into a message, as where a regular expression of it would take for ever.
+
+    The tokenizers library has no class of its own for it: it raises `Exception` itself, and where its Rust panics a nameless one.
+
+    Raises:
+        RecipeError: the tokenizer cannot read the texts.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None and (kind is Exception or kind.__name__ == "PanicException"):
+            raise RecipeError.single("model", f"its tokenizer cannot read the texts: {error}") from None
+
+
 def _tokenise(
     texts: list[str], *, tokenizer: PreTrainedTokenizerBase, max_length: int, before: int, after: int
 ) -> dict[str, list[Any]]:
     """For each text its tokens, cut; their number before that; how many of those left are no special ones, and how many unknown."""
     unknown_id = tokenizer.unk_token_id
     columns: dict[str, list[Any]] = {name: [] for name in _FEATURES}
-    encoded = tokenizer(
-        texts, truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )
+    with _Read():
+        encoded = tokenizer(
+            texts, truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
     for tokens in encoded["input_ids"]:
         ids = np.asarray(tokens, dtype=np.int32)
         length = len(ids)

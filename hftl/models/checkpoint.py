@@ -7,7 +7,8 @@ A checkpoint, a pulled model and even a saved run may have been written by anybo
 - Weights are read from safetensors only, and only if config.json describes a model of about their size: nothing large is
   allocated on the word of a text file.
 - No file outside the folder is opened: paths in its JSON files, symbolic links and adapters of other models are refused.
-- No template of a tokenizer is rendered.
+- No template of a tokenizer is rendered, and none is given a text that it would make a hundred times as long
+  (`hftl.models.tokenizer_bounds`).
 
 What a library raises over values that make no sense is turned into one message by `Understood`.
 """
@@ -37,6 +38,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, resolve_revision
 
 from hftl.errors import RecipeError, RunError, printable
+from hftl.models import tokenizer_bounds
 from hftl.recipe import Timm, Transformer
 
 CONFIG = "config.json"
@@ -45,6 +47,7 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # The files from which transformers takes the arguments of a tokenizer, the second after it has replaced the paths of the first.
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = "tokenizer.json"
 TEMPLATES = "additional_chat_templates"
 """The one folder inside a checkpoint that transformers opens."""
 
@@ -179,12 +182,13 @@ def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
 def check_folder(checkpoint: Checkpoint) -> dict[str, Any]:
     """What config.json says, once nothing beside it leads out of the checkpoint or asks for code.
 
-    To be called before any library reads a checkpoint, whoever wrote it. It reads the JSON files and the names of the others; the
-    weights are looked at by `check_size`.
+    To be called before any library reads a checkpoint, whoever wrote it. It reads the JSON files, the tokenizer's among them, and
+    the names of the others; the weights are looked at by `check_size`.
 
     Raises:
         RecipeError: a file that is no JSON object or nested without end, a path or a link that leaves the folder, an adapter, a
-            class of the checkpoint's own, classes that are not names in order, a count beyond reason.
+            class of the checkpoint's own, classes that are not names in order, a count beyond reason, a tokenizer that makes a
+            text a hundred times as long.
     """
     config_file = checkpoint.file(CONFIG)
     beside = [checkpoint.file_or_none(name) for name in (*TOKENIZER_FILES, INDEX, ADAPTER)]  # of the Hub, into the same folder
@@ -195,9 +199,14 @@ def check_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         raise checkpoint.refused(what, None, "Merge it into its model (peft: merge_and_unload), save that, and name its folder.")
     config = _read_object(checkpoint, config_file)
     _check_config(checkpoint, config)
+    of_tokenizer = {TOKENIZER: None}  # an ordered set
     for file in beside[: len(TOKENIZER_FILES)]:
         if file is not None:
-            _check_tokenizer(checkpoint, file.name, _read_object(checkpoint, file))
+            values = _read_object(checkpoint, file)
+            _check_tokenizer(checkpoint, file.name, values)
+            of_tokenizer |= dict.fromkeys(_named_tokenizers(values))
+    for name in of_tokenizer:
+        _check_growth(checkpoint, name)
     if beside[-2] is not None:
         _check_index(checkpoint, _read_object(checkpoint, beside[-2]))
     return config
@@ -247,10 +256,19 @@ def check_size(checkpoint: Checkpoint, model: nn.Module, *, pretrained: bool) ->
     if numbers and parameters > 2 * numbers + SPARE_PARAMETERS:
         what = f"has a {CONFIG} that describes {parameters:,} parameters, and weights of {numbers:,}"
         raise checkpoint.refused(what, None, "The two do not belong together.")
+    if (too_large := beyond_memory(parameters)) is not None:
+        raise checkpoint.refused(f"has a {CONFIG} that describes {too_large[0]}", None, too_large[1])
+
+
+def beyond_memory(parameters: int) -> tuple[str, str] | None:
+    """What is too large and for what, where so many parameters do not fit into the machine's memory as float32; None: they do."""
     memory = psutil.virtual_memory().total
-    if 4 * parameters > memory:
-        what = f"has a {CONFIG} that describes {parameters:,} parameters: {4 * parameters / 1e9:,.0f} GB of float32"
-        raise checkpoint.refused(what, None, f"This machine has {memory / 1e9:,.0f} GB of memory.")
+    if 4 * parameters <= memory:
+        return None
+    return (
+        f"{parameters:,} parameters: {4 * parameters / 1e9:,.0f} GB of float32",
+        f"This machine has {memory / 1e9:,.0f} GB of memory.",
+    )
 
 
 @dataclass(frozen=True)
@@ -274,6 +292,17 @@ class Understood:
         # where its Rust panics a class that has no name in Python.
         if kind is not None and (issubclass(kind, MALFORMED) or kind is Exception or kind.__name__ == "PanicException"):
             raise self.checkpoint.refused(self.what, error) from None
+
+
+class Written:
+    """Turns what the tokenizers library raises over a full disk, `Exception` itself, into an `OSError`: ``with Written():``."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is Exception and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _read_object(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
@@ -389,6 +418,36 @@ def _check_tokenizer(checkpoint: Checkpoint, file: str, values: dict[str, Any]) 
     longest = values.get("model_max_length")
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1):
         raise checkpoint.refused(f'has "model_max_length": {_shown(longest)} in {file}; a number of tokens was expected')
+
+
+def _named_tokenizers(values: dict[str, Any]) -> list[str]:
+    """The files that transformers may open in the place of tokenizer.json: of older formats, by the version of the library."""
+    named = [values.get("tokenizer_file"), *(values.get("fast_tokenizer_files") or [])]
+    return [name for name in named if isinstance(name, str)]
+
+
+def _check_growth(checkpoint: Checkpoint, name: str) -> None:
+    file = checkpoint.file_or_none(name)
+    if file is None:
+        return
+    size = file.stat().st_size
+    if size > tokenizer_bounds.MOST_BYTES:
+        raise checkpoint.refused(f"has a {name} of {size:,} bytes; {tokenizer_bounds.MOST_BYTES:,} are more than one needs")
+    with bounded_tokenizer(checkpoint):
+        tokenizer_bounds.read_tokenizer(file.read_bytes())
+
+
+@contextmanager
+def bounded_tokenizer(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what `hftl.models.tokenizer_bounds` finds into a message.
+
+    Raises:
+        RecipeError: a tokenizer that no text may be given to.
+    """
+    try:
+        yield
+    except tokenizer_bounds.Unbounded as error:
+        raise checkpoint.refused("has no tokenizer that can be read", error) from None
 
 
 def _check_tokenizer_class(checkpoint: Checkpoint, file: str, values: dict[str, Any]) -> None:

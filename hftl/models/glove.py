@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import lzma
+import os
 import re
 import struct
 import zipfile
@@ -46,7 +46,7 @@ from transformers import (
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.models import transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
-from hftl.models.checkpoint import CONFIG, Checkpoint, quiet_loading, run_error
+from hftl.models.checkpoint import CONFIG, Checkpoint, Written, beyond_memory, quiet_loading, run_error
 from hftl.models.classifier import Classifier
 from hftl.models.glove_modeling import (
     BiLSTMForSequenceClassification,
@@ -98,15 +98,10 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    model: TextCNNForSequenceClassification | BiLSTMForSequenceClassification
-    if isinstance(spec, TextCNN):
-        model = TextCNNForSequenceClassification(
-            GloveTextCNNConfig(kernel_widths=spec.kernel_widths, channels=spec.channels, **shared)
-        )
-    else:
-        model = BiLSTMForSequenceClassification(
-            GloveBiLSTMConfig(hidden_size=spec.hidden_size, layers=spec.layers, pooling=spec.pooling, **shared)
-        )
+    with torch.device("meta"):  # where a number costs no memory
+        if (too_large := beyond_memory(_make(spec, shared).num_parameters())) is not None:
+            raise RecipeError.single("model", f"has {too_large[0]}", too_large[1], source=spec.vectors)
+    model = _make(spec, shared)
     with torch.no_grad():
         model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
     facts = {**_facts(model), "vocabulary": _vocabulary_facts(vocabulary, row_of, counts)}
@@ -114,9 +109,20 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
     return Classifier(model=model, preprocessor=make_tokenizer(vocabulary), chain=chain(model), facts=facts)
 
 
+def _make(spec: TextCNN | BiLSTM, shared: dict[str, Any]) -> TextCNNForSequenceClassification | BiLSTMForSequenceClassification:
+    """A model with random weights."""
+    if isinstance(spec, TextCNN):
+        return TextCNNForSequenceClassification(
+            GloveTextCNNConfig(kernel_widths=spec.kernel_widths, channels=spec.channels, **shared)
+        )
+    return BiLSTMForSequenceClassification(
+        GloveBiLSTMConfig(hidden_size=spec.hidden_size, layers=spec.layers, pooling=spec.pooling, **shared)
+    )
+
+
 def save(classifier: Classifier, folder: Path) -> None:
     """Write weights, configuration and tokenizer as `from_pretrained` wants them, and the modelling file for those without hftl."""
-    with quiet_loading():
+    with quiet_loading(), Written():
         classifier.model.save_pretrained(folder)
         classifier.preprocessor.save_pretrained(folder)
 
@@ -280,8 +286,15 @@ def embedding_rows(vocabulary: Sequence[str], row_of: Mapping[str, int], vectors
 # --- vectors ------------------------------------------------------------------------------------------------------------------
 
 _MOST_PROBLEMS = 10
+# What no file of word vectors comes near, and a bomb does. The longest lines have 4,096 numbers of some 20 letters.
+_MOST_DIMENSIONS = 4_096
+_LONGEST_LINE = 200_000  # bytes
+# Numbers as text are 2 to 3 times their compressed size, and deflate can make 1,032 bytes of one.
+_MOST_INFLATED, _ALWAYS_READ = 100, 100_000_000
+# Of other methods zipfile inflates as much as it was given at once: 1 MB of bz2 may be 20 GB.
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _UNREADABLE = (
-    *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile),
     RuntimeError,  # zipfile's "encrypted" and "compression not supported"
     *(ValueError, IndexError, KeyError, struct.error),  # and what it meets in a damaged directory: names, offsets, extra fields
 )
@@ -294,14 +307,17 @@ def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[s
     it has one member. With `words` only those are kept, and only their numbers are parsed and checked; every line's length is.
     A word may hold spaces (". . ." in GloVe 840B): the last D columns are the vector.
 
+    The file may be a stranger's: a line is read up to 200,000 bytes, and an archive up to a hundred times its size.
+
     Raises:
         RecipeError: no such file or member, unreadable, a line of another dimension, not a number, NaN or infinite, a word twice,
-            fewer lines than the header says, no vector at all. The first ten problems, with their lines.
+            fewer lines than the header says, no vector at all, more than a file of vectors can be. The first ten problems, with
+            their lines.
     """
     reader = _VectorReader(words)
     try:
-        with _open(path) as stream:
-            reader.read(stream)
+        with _open(path) as lines:
+            reader.read(lines)
     except FileNotFoundError:
         raise _error(path, ["no such file"], "GloVe's files are at https://nlp.stanford.edu/projects/glove/") from None
     except _UNREADABLE as error:
@@ -348,7 +364,8 @@ def _fetched(path: str) -> str:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[IO[bytes]]:
+def _open(path: str) -> Iterator[Iterator[bytes]]:
+    """The lines of a file of vectors, whatever it is packed in."""
     archive, member = _split_archive(_fetched(path))
     if archive.endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
@@ -360,14 +377,42 @@ def _open(path: str) -> Iterator[IO[bytes]]:
             if member and member not in members:
                 what = f'no member "{member}" in {archive}.{did_you_mean(member, members)}'
                 raise _error(path, [what], f"members: {', '.join(members[:8])}")
-            with file.open(member or members[0]) as stream:
-                yield io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+            info = file.getinfo(member or members[0])
+            if info.compress_type not in _METHODS:
+                what = f"{info.filename} is compressed by method {info.compress_type}; deflate and none are read"
+                raise _error(path, [what], "unpack it, and name the file")
+            with file.open(info) as stream:
+                yield _inflated(path, io.BufferedReader(stream, 1 << 20), info.compress_size)  # type: ignore[type-var]
     elif archive.endswith(".gz"):
         with gzip.open(archive, "rb") as stream:
-            yield io.BufferedReader(stream, 1 << 20)
+            yield _inflated(path, io.BufferedReader(stream, 1 << 20), os.path.getsize(archive))
     else:
+        if os.path.exists(archive) and not (os.path.isfile(archive) or os.path.isdir(archive)):
+            raise _error(path, ["not a file"])  # a pipe or a device may have no end
         with open(archive, "rb", buffering=1 << 20) as stream:
-            yield stream
+            yield _lines(path, stream)
+
+
+def _inflated(path: str, stream: IO[bytes], packed: int) -> Iterator[bytes]:
+    """The lines of a compressed file of `packed` bytes, as long as they are no bomb."""
+    most, read = max(_ALWAYS_READ, _MOST_INFLATED * packed), 0
+    for line in _lines(path, stream):
+        read += len(line)
+        if read > most:
+            what = f"more than {most // packed:,} times as large as its {packed:,} compressed bytes, which no vectors are"
+            raise _error(path, [what], "if they are vectors after all: unpack the file, and name what was in it")
+        yield line
+
+
+def _lines(path: str, stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, none of which is held in memory beyond 200,000 bytes."""
+    for number in itertools.count(1):
+        line = stream.readline(_LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LONGEST_LINE:
+            raise _error(path, [f"line {number}: longer than {_LONGEST_LINE:,} bytes, so no word and its vector"])
+        yield line
 
 
 class _VectorReader:
@@ -381,10 +426,10 @@ class _VectorReader:
         self._line_of: dict[str, int] = {}
         self.dimension = 0
 
-    def read(self, stream: IO[bytes]) -> None:
+    def read(self, lines: Iterator[bytes]) -> None:
         """Read lines until the end, or until ten of them are wrong."""
         # The dimension is what most of the first lines say: one bad line, or a word with a space, must not decide for the rest.
-        first = [line for _, line in zip(range(100), stream, strict=False)]
+        first = list(itertools.islice(lines, 100))
         header = _header(first[0]) if first else None
         spaces = Counter(line.rstrip(b" \r\n").count(b" ") for line in first[header is not None :])
         if not spaces:
@@ -394,8 +439,11 @@ class _VectorReader:
         if self.dimension < 1:
             self.problems.append("line 1: a word and its numbers, separated by spaces, were expected")
             return
+        if self.dimension > _MOST_DIMENSIONS:
+            self.problems.append(f"line 1: vectors of {self.dimension:,} dimensions; at most {_MOST_DIMENSIONS:,} can be read")
+            return
         number = 0
-        for number, line in enumerate(itertools.chain(first, stream), start=1):
+        for number, line in enumerate(itertools.chain(first, lines), start=1):
             if number == 1 and header:
                 continue
             self._read_line(number, line.rstrip(b" \r\n"))

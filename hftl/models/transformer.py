@@ -30,12 +30,15 @@ from transformers import (
 )
 
 from hftl.errors import RecipeError
+from hftl.models import tokenizer_bounds
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, below, chain_of_layers, first_calls
 from hftl.models.checkpoint import (
     CONFIG,
     MALFORMED,
     Checkpoint,
     Understood,
+    Written,
+    bounded_tokenizer,
     check_folder,
     check_size,
     find_checkpoint,
@@ -100,7 +103,7 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
 
 def save(classifier: Classifier, folder: Path) -> None:
     """Write weights (safetensors), config and tokenizer as `from_pretrained` and `pipeline` want them; no path goes with them."""
-    with quiet_loading():
+    with quiet_loading(), Written():
         classifier.model.save_pretrained(folder)
         classifier.preprocessor.save_pretrained(folder)
 
@@ -251,10 +254,13 @@ def _is_rate(value: Any) -> bool:
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with Understood(checkpoint, "has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
-        tokenizer("a")  # some settings that make no sense show only now
     if not tokenizer.is_fast:
         what = f"has a slow tokenizer, {type(tokenizer).__name__}; hftl needs a tokenizer.json"
         raise checkpoint.refused(what, None, "Where transformers has a fast one of its kind, save that.", ANOTHER)
+    with bounded_tokenizer(checkpoint):
+        tokenizer_bounds.check_loaded(tokenizer.backend_tokenizer)
+    with Understood(checkpoint, "has no tokenizer that can be read"):
+        tokenizer("a")  # some settings that make no sense show only now
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= STRAY_PIECES:
         raise checkpoint.refused(
             "has no tokenizer: its vocabulary is empty", None, "Put tokenizer.json or the vocabulary beside the weights."

@@ -16,8 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 
-from hftl.data.loader import TOKENS_PER_BATCH
-from hftl.errors import RecipeError, RunError
+from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
+from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError
 from hftl.recipe import Recipe, Run, Transformer
 from hftl.run import RunDirectory
 
@@ -30,12 +30,6 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
     """
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
-
-
-class WorkerError(RunError):
-    """A loader's worker has died; the process that it worked for says so."""
-
-    everywhere = True
 
 
 class PeerError(RunError):
@@ -177,7 +171,7 @@ def disk_errors(run: RunDirectory) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else errno.EIO
-        if number not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}:
+        if number not in FULL_OR_LOCKED:
             raise
         where = getattr(error, "filename", None) or run.path
         what = getattr(error, "strerror", None) or error
