@@ -100,6 +100,7 @@ from hftl.training.machine import (
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
 from hftl.training.threads import Threads
+from hftl.training.together import built_from, check_same, claim_together, main_first, one_answer
 from hftl.training.watch import Cost, Watch
 
 log = logging.getLogger(__name__)
@@ -120,12 +121,12 @@ def train(
         Stopped: a signal asked for it.
     """
     started = time.perf_counter()
-    state = process_state(minutes=recipe.run.timeout_minutes)
-    claim(run, recipe, resume=resume)
-    state.wait_for_everyone()  # no process writes before all have looked
-    accelerator = make_accelerator(recipe, run)
+    process_state(minutes=recipe.run.timeout_minutes)
+    claim_together(run, recipe, resume=resume)  # no process writes before all have looked
+    with one_answer():
+        accelerator = make_accelerator(recipe, run)
     threads = Threads(accelerator.device)
-    with accelerator.main_process_first():  # the others find its prepared data in the cache
+    with main_first():
         said: tuple[str, ...] = ()
         if resume:
             recipe, said = continued(recipe, run.load_recipe())
@@ -135,6 +136,9 @@ def train(
             split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
         }
+    if accelerator.num_processes > 1:
+        computes = {"device": accelerator.device.type, "number format": number_format(accelerator)}
+        check_same({"data": facts(experiment, samples["train"]), "model": built_from(experiment.classifier), **computes})
     plan = make_plan(experiment, source=source, measure=accelerator.device)
     check_batch_sizes(experiment, samples["train"], accelerator)
     if resume and run.environment.is_file():  # written after data.json
@@ -376,7 +380,7 @@ def _finish(
             # A run that was stopped after it had opened test does not open it again.
             predictions["test"] = Predictions.load(run.predictions("test"))
         else:
-            with accelerator.main_process_first():
+            with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
                 _open(run, splits, by="hftl train", say=journal.say)
@@ -485,7 +489,7 @@ def _evaluate(
     disable_progress_bars()
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
-    with accelerator.main_process_first():
+    with main_first():
         splits = load_splits(recipe.data, seed=recipe.run.seed)
         check_same_data(splits, run)
         dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)

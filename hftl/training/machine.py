@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -27,9 +29,63 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
 
     Accelerate 1.15 sees several CPU processes only where it is told that the CPU is meant; without, each would train alone.
     After `minutes` without an answer of the others this process gives up.
+
+    Raises:
+        PeerError: not all processes have come.
+        RunError: what the launcher says of them cannot be carried out.
     """
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+    if os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE"):
+        _name_the_network()
+    try:
+        return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+    except ValueError as error:
+        if "WORLD_SIZE" not in os.environ:
+            raise
+        reason = RunError(f"the processes' launcher: {error} (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment)")
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        reason = _not_joined(error, minutes=minutes)
+    PartialState._reset_state()  # nobody takes what is half made for a state
+    raise reason
+
+
+def _not_joined(error: RuntimeError, *, minutes: float) -> RunError:
+    rank, of = os.environ.get("RANK", "?"), os.environ.get("WORLD_SIZE", "?")
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    if "EADDRINUSE" in str(error):
+        return RunError(f"process {rank} of {of}: another program uses the port of {place}. Choose another --main_process_port")
+    return PeerError(
+        f"process {rank} of {of}: the others have not joined at {place} within {minutes:g} minutes (run.timeout_minutes)."
+        " Start all of them, on several machines each with its own --machine_rank, and see that process 0 can be reached there"
+        f" and that each machine reaches the others (GLOO_SOCKET_IFNAME={os.environ.get('GLOO_SOCKET_IFNAME', '')}).\n"
+        f"  torch says: {' '.join(str(error).split())[:300]}"
+    )
+
+
+def _name_the_network() -> None:
+    """Tell gloo the network on which the main process is reached, where the user has not: GLOO_SOCKET_IFNAME.
+
+    gloo takes the one that the machine's name stands for, which by many an /etc/hosts is 127.0.0.1: no other machine gets there.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ or "MASTER_ADDR" not in os.environ:
+        return
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing: the system only chooses a way
+            own = probe.getsockname()[0]
+    except OSError:  # no such name, or no way there: said when the main process is not reached
+        return
+    names = [name for name, addresses in psutil.net_if_addrs().items() for each in addresses if each.address == own]
+    if names:
+        os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Whether another process, or the way to it, is the cause."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 class WorkerError(RunError):
@@ -61,7 +117,7 @@ def others_alive() -> Iterator[None]:
             raise WorkerError(
                 f"{what} Too little memory is the usual cause; fewer workers (run.workers) need less. Continue with --resume"
             ) from error
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        if not _is_of_the_network(error):
             raise
         state = PartialState()
         raise PeerError(
