@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import shutil
 import time
 from collections import Counter
@@ -90,6 +91,7 @@ from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
 from hftl.training.machine import (
     check_compile,
+    check_fsdp,
     disk_errors,
     mixed_precision,
     others_alive,
@@ -98,7 +100,7 @@ from hftl.training.machine import (
     tune_kernels,
 )
 from hftl.training.proof import group_hashes, prove, write_proof
-from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
+from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, shard_units, train_mode
 from hftl.training.threads import Threads
 from hftl.training.together import built_from, check_same, claim_together, main_first, one_answer
 from hftl.training.watch import Cost, Watch
@@ -234,6 +236,8 @@ def _train_stage(
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
     optimizer = make_optimizer(stage, param_groups(working, chain, stage))
     schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
+    if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(working, chain)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
     if checkpoint is None:
         progress = replace(progress, hashes=group_hashes(_tensors(host), chain))
@@ -518,6 +522,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
 
     Raises:
         RecipeError: the machine cannot do what the recipe asks for, or a tracker is unknown or not installed.
+        RunError: the launcher asks for an FSDP that hftl does not do.
     """
     state = process_state()
     precision = mixed_precision(recipe.run, state.device)
@@ -533,13 +538,15 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
             package = '"hftl[tensorboard]"' if name == "tensorboard" else name
             raise RecipeError.single("run.trackers", f'the package of tracker "{name}" is not installed', f"pip install {package}")
     AcceleratorState._reset_state()  # a process may train several recipes, each with its own number format
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=precision,
         step_scheduler_with_optimizer=False,
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(run.path),
     )
+    check_fsdp(accelerator)
+    return accelerator
 
 
 def _predict(

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from safetensors import SafetensorError
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl.data.loader import TOKENS_PER_BATCH
 from hftl.errors import RecipeError, RunError
@@ -149,6 +150,30 @@ def mixed_precision(run: Run, device: torch.device) -> str:
     if run.precision == "bf16":
         raise RecipeError.single("run.precision", f"this {device.type} has no native bf16; use auto or fp32")
     return "no"
+
+
+def check_fsdp(accelerator: Accelerator) -> None:
+    """Refuse what a launcher's configuration asks of FSDP and hftl does not do: it shards by layers, with the second version.
+
+    Raises:
+        RunError: FSDP is asked for in another way than recipes/accelerate/fsdp.yaml does it, or where there is none.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
+    if accelerator.distributed_type is not DistributedType.FSDP:
+        raise RunError(
+            f"FSDP was asked for, and Accelerate makes {accelerator.distributed_type.value} of it on this device"
+            f" ({accelerator.device.type}). Without FSDP: recipes/accelerate/multi_gpu.yaml or cpu_two_processes.yaml"
+        )
+    plugin = accelerator.state.fsdp_plugin
+    asked = {
+        "fsdp_version: 1": plugin.fsdp_version != 2,
+        "fsdp_cpu_ram_efficient_loading: true": plugin.cpu_ram_efficient_loading,
+        "fsdp_activation_checkpointing: true": plugin.activation_checkpointing,
+        "an fsdp_auto_wrap_policy that is not TRANSFORMER_BASED_WRAP": plugin.auto_wrap_policy is not transformer_auto_wrap_policy,
+    }
+    if refused := [what for what, there in asked.items() if there]:
+        raise RunError(f"FSDP: hftl does not do {', '.join(refused)}. Use recipes/accelerate/fsdp.yaml")
 
 
 def tune_kernels(run: Run, device: torch.device) -> None:
