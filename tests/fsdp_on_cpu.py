@@ -21,6 +21,10 @@ def process_state_of_gpus(*, minutes: float = 30.0) -> PartialState:
     return state
 
 
-if __name__ == "__main__":
+def start() -> None:
     engine.process_state = process_state_of_gpus
     main()
+
+
+if __name__ == "__main__":
+    start()

@@ -91,11 +91,11 @@ from hftl.training.journal import Journal
 from hftl.training.loss import class_weights, make_loss
 from hftl.training.machine import (
     check_compile,
-    check_fsdp,
     disk_errors,
     mixed_precision,
     others_alive,
     process_state,
+    settle_fsdp,
     tokens_per_batch,
     tune_kernels,
 )
@@ -226,7 +226,7 @@ def _train_stage(
 
     working = copy.deepcopy(host).to(accelerator.device)
     use_fast_dropout_attention(working)
-    if isinstance(recipe.data, ImageData):
+    if isinstance(recipe.data, ImageData) and not accelerator.is_fsdp2:  # it shards contiguous parameters only
         working.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
     freeze(working, chain, trains)  # before wrapping: DDP fixes its set of parameters when it wraps
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
@@ -325,6 +325,9 @@ def _train_stage(
             if watch.is_due():
                 save(progress)
 
+        if accelerator.is_fsdp2:  # BatchNorm's statistics are the main process's, which are saved; DDP sees to that itself
+            for buffer in working.buffers():
+                broadcast(buffer)
         validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, partial(stop_if_asked, progress)))
         rank = _rank(validation, recipe)
         kept = progress.is_kept(rank, keep=recipe.run.keep)
@@ -545,7 +548,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(run.path),
     )
-    check_fsdp(accelerator)
+    settle_fsdp(accelerator)
     return accelerator
 
 

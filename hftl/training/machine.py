@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from safetensors import SafetensorError
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl.data.loader import TOKENS_PER_BATCH
@@ -152,8 +153,10 @@ def mixed_precision(run: Run, device: torch.device) -> str:
     return "no"
 
 
-def check_fsdp(accelerator: Accelerator) -> None:
-    """Refuse what a launcher's configuration asks of FSDP and hftl does not do: it shards by layers, with the second version.
+def settle_fsdp(accelerator: Accelerator) -> None:
+    """Refuse what a launcher's configuration asks of FSDP and hftl does not do; in bf16, let gradients be summed in float32.
+
+    hftl shards by layers, with the second version. Accelerate would have gradients summed in bf16 too.
 
     Raises:
         RunError: FSDP is asked for in another way than recipes/accelerate/fsdp.yaml does it, or where there is none.
@@ -174,6 +177,8 @@ def check_fsdp(accelerator: Accelerator) -> None:
     }
     if refused := [what for what, there in asked.items() if there]:
         raise RunError(f"FSDP: hftl does not do {', '.join(refused)}. Use recipes/accelerate/fsdp.yaml")
+    if accelerator.mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def tune_kernels(run: Run, device: torch.device) -> None:
