@@ -10,7 +10,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -191,11 +191,11 @@ def check_same_folder(run: RunDirectory) -> None:
                     " Give every machine a --run-dir on one disk that all of them see"
                 )
     finally:
-        if state.is_main_process:
-            sign.unlink(missing_ok=True)
+        if sign.exists() and state.is_main_process:
+            sign.unlink()
+        with suppress(OSError):  # not all were made, or another run has gone into one of them meanwhile
             for folder in made:
-                if folder.is_dir():
-                    folder.rmdir()
+                folder.rmdir()
 
 
 def _digest_of_code() -> str:
