@@ -22,7 +22,7 @@ def process_state_of_gpus(*, minutes: float = 30.0) -> PartialState:
 
 
 def start() -> None:
-    engine.process_state = process_state_of_gpus
+    engine.process_state = process_state_of_gpus  # type: ignore[attr-defined]  # its import of it
     main()
 
 

@@ -187,13 +187,13 @@ class Asked:
 )
 def test_what_hftl_does_not_do_under_fsdp_is_refused(asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    settle_fsdp(Asked())  # type: ignore[arg-type]
+    settle_fsdp(Asked())
     with pytest.raises(RunError, match=said):
-        settle_fsdp(Asked(**asked))  # type: ignore[arg-type]
+        settle_fsdp(Asked(**asked))
 
 
 def test_fsdp_on_a_cpu_is_refused_and_not_quietly_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     settle_fsdp(Accelerator(cpu=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(RunError, match=r"FSDP was asked for, and Accelerate makes MULTI_CPU of it on this device \(cpu\)"):
-        settle_fsdp(Asked(DistributedType.MULTI_CPU))  # type: ignore[arg-type]
+        settle_fsdp(Asked(DistributedType.MULTI_CPU))
