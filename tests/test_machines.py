@@ -178,6 +178,7 @@ note(lambda: claim_together(RunDirectory(folder / "new" / "run"), recipe, resume
 """
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_all_refuse_and_what_differs_is_named(tmp_path: Path) -> None:
     write(staged(tmp_path), tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
