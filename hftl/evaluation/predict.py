@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 
 
@@ -42,7 +43,8 @@ def predict_logits(
     """
     model.eval()
     places, logits = [], []
-    with torch.inference_mode():
+    # A module of FSDP makes its buffers in its first call, and could not train with those of inference mode.
+    with torch.no_grad() if accelerator.distributed_type is DistributedType.FSDP else torch.inference_mode():
         for batch in batches:
             batch = batch.to(accelerator.device)
             predicted = model(**batch.inputs).logits.float()

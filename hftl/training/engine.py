@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import shutil
 import time
 from collections import Counter
@@ -98,14 +99,16 @@ from hftl.training.machine import (
     mixed_precision,
     others_alive,
     process_state,
+    settle_fsdp,
     tokens_per_batch,
     tune_kernels,
 )
 from hftl.training.origin import base_record, check_same_base, earlier_versions, other_versions
 from hftl.training.plan import plan_on_record
 from hftl.training.proof import group_hashes, prove, write_proof
-from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, train_mode
+from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, shard_units, train_mode
 from hftl.training.threads import Threads
+from hftl.training.together import check_same, claim_together, main_first, one_answer
 from hftl.training.watch import Cost, Watch
 
 log = logging.getLogger(__name__)
@@ -126,12 +129,12 @@ def train(
         Stopped: a signal asked for it.
     """
     started = time.perf_counter()
-    state = process_state(minutes=recipe.run.timeout_minutes)
-    claim(run, recipe, resume=resume)
-    state.wait_for_everyone()  # no process writes before all have looked
-    accelerator = make_accelerator(recipe, run)
+    process_state(minutes=recipe.run.timeout_minutes)
+    claim_together(run, recipe, resume=resume)  # no process writes before all have looked
+    with one_answer():
+        accelerator = make_accelerator(recipe, run)
     threads = Threads(accelerator.device)
-    with accelerator.main_process_first():  # the others find its prepared data in the cache
+    with main_first():
         said: tuple[str, ...] = ()
         if resume:
             recipe, said = continued(recipe, run.load_recipe())
@@ -142,6 +145,9 @@ def train(
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
         }
     base = base_record(experiment.classifier)
+    if accelerator.num_processes > 1:
+        computes = {"device": accelerator.device.type, "number format": number_format(accelerator)}
+        check_same({"data": facts(experiment, samples["train"]), "model": base, **computes})
     begun = resume and run.environment.is_file()  # it is written last of what is written before the first step
     if begun:
         check_same_data(experiment.splits, run)
@@ -233,7 +239,7 @@ def _train_stage(
 
     working = copy.deepcopy(host).to(accelerator.device)
     use_fast_dropout_attention(working)
-    if isinstance(recipe.data, ImageData):
+    if isinstance(recipe.data, ImageData) and not accelerator.is_fsdp2:  # it shards contiguous parameters only
         working.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
     freeze(working, chain, trains)  # before wrapping: DDP fixes its set of parameters when it wraps
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
@@ -243,6 +249,8 @@ def _train_stage(
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
     optimizer = make_optimizer(stage, param_groups(working, chain, stage))
     schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
+    if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(working, chain)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
     if checkpoint is None:
         progress = replace(progress, hashes=group_hashes(_tensors(host), chain))
@@ -332,6 +340,9 @@ def _train_stage(
             if watch.is_due():
                 save(progress)
 
+        if accelerator.is_fsdp2:  # BatchNorm's statistics are the main process's, which are saved; DDP sees to that itself
+            for buffer in working.buffers():
+                broadcast(buffer)
         validation = quick_metrics(_predict(model, samples["validation"], recipe, accelerator, partial(stop_if_asked, progress)))
         rank = _rank(validation, recipe)
         kept = progress.is_kept(rank, keep=recipe.run.keep)
@@ -391,7 +402,7 @@ def _finish(
             # A run that was stopped after it had opened test does not open it again.
             predictions["test"] = Predictions.load(run.predictions("test"))
         else:
-            with accelerator.main_process_first():
+            with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
                 _open(run, splits, by="hftl train", say=journal.say)
@@ -528,7 +539,7 @@ def _evaluate(
         for line in (*other_versions(run), *other_precision(accelerator, run)):
             say(line)
     classifier = load_classifier(run.model)
-    with accelerator.main_process_first():
+    with main_first():
         splits = load_splits(recipe.data, seed=recipe.run.seed)
         check_same_data(splits, run)
         dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
@@ -557,6 +568,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
 
     Raises:
         RecipeError: the machine cannot do what the recipe asks for, or a tracker is unknown or not installed.
+        RunError: the launcher asks for an FSDP that hftl does not do.
     """
     state = process_state()
     precision = mixed_precision(recipe.run, state.device)
@@ -572,13 +584,15 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
             package = '"hftl[tensorboard]"' if name == "tensorboard" else name
             raise RecipeError.single("run.trackers", f'the package of tracker "{name}" is not installed', f"pip install {package}")
     AcceleratorState._reset_state()  # a process may train several recipes, each with its own number format
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=precision,
         step_scheduler_with_optimizer=False,
         log_with=list(recipe.run.trackers) or None,
         project_dir=str(run.path),
     )
+    settle_fsdp(accelerator)
+    return accelerator
 
 
 def _predict(

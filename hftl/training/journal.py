@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -99,9 +100,13 @@ class Journal:
 
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
-        several = self.accelerator.num_processes
-        cpu = " --cpu" if self.accelerator.device.type == "cpu" else ""
-        command = f"accelerate launch{cpu} --num_processes {several} -m hftl" if several > 1 else "hftl"
+        several, here = self.accelerator.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+        launch = "accelerate launch" + (" --cpu" if self.accelerator.device.type == "cpu" else "") + f" --num_processes {several}"
+        if here < several:
+            launch += " --num_machines ... (on each machine with its --machine_rank, as before)"
+        elif self.accelerator.distributed_type is DistributedType.FSDP:
+            launch += " --config_file recipes/accelerate/fsdp.yaml"
+        command = f"{launch} -m hftl" if several > 1 else "hftl"
         self.say(
             f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
             f" Continue with:  {command} train {self.run.path} --resume"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from safetensors import SafetensorError
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError
@@ -27,9 +31,63 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
 
     Accelerate 1.15 sees several CPU processes only where it is told that the CPU is meant; without, each would train alone.
     After `minutes` without an answer of the others this process gives up.
+
+    Raises:
+        PeerError: not all processes have come.
+        RunError: what the launcher says of them cannot be carried out.
     """
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+    if os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE"):
+        _name_the_network()
+    try:
+        return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
+    except ValueError as error:
+        if "WORLD_SIZE" not in os.environ:
+            raise
+        reason = RunError(f"the processes' launcher: {error} (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment)")
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        reason = _not_joined(error, minutes=minutes)
+    PartialState._reset_state()  # nobody takes what is half made for a state
+    raise reason
+
+
+def _not_joined(error: RuntimeError, *, minutes: float) -> RunError:
+    rank, of = os.environ.get("RANK", "?"), os.environ.get("WORLD_SIZE", "?")
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    if "EADDRINUSE" in str(error):
+        return RunError(f"process {rank} of {of}: another program uses the port of {place}. Choose another --main_process_port")
+    return PeerError(
+        f"process {rank} of {of}: the others have not joined at {place} within {minutes:g} minutes (run.timeout_minutes)."
+        " Start all of them, on several machines each with its own --machine_rank, and see that process 0 can be reached there"
+        f" and that each machine reaches the others (GLOO_SOCKET_IFNAME={os.environ.get('GLOO_SOCKET_IFNAME', '')}).\n"
+        f"  torch says: {' '.join(str(error).split())[:300]}"
+    )
+
+
+def _name_the_network() -> None:
+    """Tell gloo the network on which the main process is reached, where the user has not: GLOO_SOCKET_IFNAME.
+
+    gloo takes the one that the machine's name stands for, which by many an /etc/hosts is 127.0.0.1: no other machine gets there.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ or "MASTER_ADDR" not in os.environ:
+        return
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing: the system only chooses a way
+            own = probe.getsockname()[0]
+    except OSError:  # no such name, or no way there: said when the main process is not reached
+        return
+    names = [name for name, addresses in psutil.net_if_addrs().items() for each in addresses if each.address == own]
+    if names:
+        os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Whether another process, or the way to it, is the cause."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 class PeerError(RunError):
@@ -55,7 +113,7 @@ def others_alive() -> Iterator[None]:
             raise WorkerError(
                 f"{what} Too little memory is the usual cause; fewer workers (run.workers) need less. Continue with --resume"
             ) from error
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        if not _is_of_the_network(error):
             raise
         state = PartialState()
         raise PeerError(
@@ -87,6 +145,34 @@ def mixed_precision(run: Run, device: torch.device) -> str:
     if run.precision == "bf16":
         raise RecipeError.single("run.precision", f"this {device.type} has no native bf16; use auto or fp32")
     return "no"
+
+
+def settle_fsdp(accelerator: Accelerator) -> None:
+    """Refuse what a launcher's configuration asks of FSDP and hftl does not do; in bf16, let gradients be summed in float32.
+
+    hftl shards by layers, with the second version. Accelerate would have gradients summed in bf16 too.
+
+    Raises:
+        RunError: FSDP is asked for in another way than recipes/accelerate/fsdp.yaml does it, or where there is none.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
+    if accelerator.distributed_type is not DistributedType.FSDP:
+        raise RunError(
+            f"FSDP was asked for, and Accelerate makes {accelerator.distributed_type.value} of it on this device"
+            f" ({accelerator.device.type}). Without FSDP: recipes/accelerate/multi_gpu.yaml or cpu_two_processes.yaml"
+        )
+    plugin = accelerator.state.fsdp_plugin
+    asked = {
+        "fsdp_version: 1": plugin.fsdp_version != 2,
+        "fsdp_cpu_ram_efficient_loading: true": plugin.cpu_ram_efficient_loading,
+        "fsdp_activation_checkpointing: true": plugin.activation_checkpointing,
+        "an fsdp_auto_wrap_policy that is not TRANSFORMER_BASED_WRAP": plugin.auto_wrap_policy is not transformer_auto_wrap_policy,
+    }
+    if refused := [what for what, there in asked.items() if there]:
+        raise RunError(f"FSDP: hftl does not do {', '.join(refused)}. Use recipes/accelerate/fsdp.yaml")
+    if accelerator.mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def tune_kernels(run: Run, device: torch.device) -> None:

@@ -115,6 +115,18 @@ def compile_layers(model: nn.Module, chain: Chain, trains: Sequence[str], *, doo
                     model.get_submodule(name).compile(dynamic=True, backend=backend)
 
 
+def shard_units(model: nn.Module, chain: Chain) -> list[str]:
+    """Names of the classes that FSDP gathers and frees one by one: those of the layers between the first group and the head.
+
+    The embeddings are none: Accelerate makes a unit of the words' table, which may not lie inside another unit. (BERT's own list,
+    `_no_split_modules`, has both.) A list of layers is none either, since nothing calls it; what is in no unit is in the model's.
+    """
+    modules = dict(model.named_modules())
+    layers = [modules[prefix] for group in chain.groups[1:-1] for prefix in group.prefixes if prefix in modules]
+    called = [layer for layer in layers if not isinstance(layer, nn.ModuleList | nn.ModuleDict)]
+    return sorted({type(layer).__name__ for layer in called})
+
+
 def make_optimizer(stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """torch's own optimizers; Adam, AdamW and SGD fused (on a CPU fused AdamW has 4.4 times the default's speed)."""
     match stage.optimizer:
