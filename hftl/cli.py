@@ -160,7 +160,7 @@ def test(run: RunArgument) -> None:
     """
     from hftl.sharing.card import write_card
     from hftl.sharing.publication import refuse_pulled
-    from hftl.training.engine import open_test
+    from hftl.training.finished import open_test
 
     directory = RunDirectory(run)
     refuse_pulled(directory, "its results are the author's")
@@ -178,7 +178,7 @@ def evaluate(
     """Evaluate a finished run's model again, beside the numbers on record."""
     from hftl.evaluation.metrics import compute_metrics, stored_label_names
     from hftl.sharing.card import write_card
-    from hftl.training.engine import evaluate as evaluate_run
+    from hftl.training.finished import evaluate as evaluate_run
 
     directory = RunDirectory(run)
     predictions = evaluate_run(directory, split=split)
@@ -442,8 +442,8 @@ def train_recipe(
 ) -> RunDirectory:
     """Train a recipe into its run directory and write its model card; what `hftl train` and every recipe script do."""
     from hftl.sharing.card import write_card
-    from hftl.training.engine import complete
     from hftl.training.engine import train as train_run
+    from hftl.training.finished import complete
 
     run = RunDirectory(run_dir or Path("runs") / recipe.name)
     console = console or err

@@ -14,7 +14,7 @@ from hftl.run import RunDirectory, read_json
 from hftl.sharing.card import write_card
 from hftl.sharing.publication import repository
 from hftl.sharing.verify import Claim
-from hftl.training.engine import evaluate
+from hftl.training.finished import evaluate
 
 TOLERANCE = 0.005
 """Of a metric: half a point. Machines and number formats (bf16, TF32) round differently, and a few examples lie on the border."""

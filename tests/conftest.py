@@ -84,7 +84,10 @@ def signal_handlers() -> Iterator[None]:
 
 
 # `make test` gives whole files to two processes, in this order: the longest first, so that none is left over at the end for one.
-LONGEST = ("test_kills", "test_resume", "test_faults", "test_checkpoint", "test_foreign_models", "test_hub")
+LONGEST = (
+    *("test_strangers", "test_fsdp", "test_machines", "test_kills", "test_resume"),
+    *("test_faults", "test_checkpoint", "test_foreign_models", "test_hub"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

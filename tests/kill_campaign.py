@@ -58,24 +58,26 @@ from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import card
 from hftl.sharing.verify import verify
-from hftl.training import engine, experiment
+from hftl.training import engine, experiment, finish
 from hftl.training.checkpoint import newest_checkpoint
 from hftl.training.checks import missing
 from hftl.training.journal import Journal
 
 BUILD, CARD, STEP, BETWEEN = "a cache build", "the card", "a step", "between two steps"
+READING, SAVE = "reading the data", "a save"
 DOING = {
-    "prepare_experiment": "reading the data",
-    "computed_once": BUILD,
-    "save_checkpoint": "a save",
-    "_predict": "an evaluation",
-    "_prove_freeze": "the freeze proof",
-    "save_classifier": "saving the model",
-    "write_manifest": "the manifest",
-    "write_figures": "figures",
+    (engine, "prepare_experiment"): READING,
+    (engine, "computed_once"): BUILD,
+    (engine, "save_checkpoint"): SAVE,
+    (engine, "predict_split"): "an evaluation",
+    (engine, "prove_freeze"): "the freeze proof",
+    (finish, "predict_split"): "an evaluation",
+    (finish, "save_classifier"): "saving the model",
+    (finish, "write_manifest"): "the manifest",
+    (finish, "write_figures"): "figures",
 }
-"""What of the engine is told of when it begins: a function to the words for it."""
-EARLY, LATE = (BUILD, "a save", "a save", "the freeze proof"), ("saving the model", "the manifest", "figures", CARD)
+"""What is told of when it begins: a function, by its module, to the words for it."""
+EARLY, LATE = (BUILD, SAVE, SAVE, "the freeze proof"), ("saving the model", "the manifest", "figures", CARD)
 """What a kill is aimed at, since one at any time would hardly ever meet it: first the former, then, in a run's last sittings, the
 latter."""
 MOST_A_RUN, MOST_EARLY = 15, 11
@@ -351,7 +353,7 @@ def sitting(case: Case, run: RunDirectory, kill: Kill | None) -> Ended:
             note_seconds(case, told)
         return Ended(None, "", problems)
     words = [word for moment, word in told if killed is None or moment <= killed]
-    doing = words[-1] if words else DOING["prepare_experiment"]
+    doing = words[-1] if words else READING
     return Ended(BETWEEN if doing.startswith("saved ") else doing, saved[-1] if saved else "", problems)
 
 
@@ -400,8 +402,8 @@ def _nobody(word: str) -> None:
 
 def train(case: Case, run: RunDirectory, resume: bool, tell: Callable[[str], Any]) -> int:
     """The run, telling what it does: these are wrappers and change nothing. The exit code."""
-    for name, phase in DOING.items():
-        setattr(engine, name, telling(getattr(engine, name), phase, tell))
+    for (module, name), phase in DOING.items():
+        setattr(module, name, telling(getattr(module, name), phase, tell))
     setattr(card, "write_card", telling(card.write_card, CARD, tell))  # noqa: B010
     setattr(Journal, "advance", telling(Journal.advance, STEP, tell))  # noqa: B010
     setattr(experiment, "matrix_rate", lambda *_: 1e11)  # noqa: B010  # so that plans can be compared, and for the time
@@ -420,7 +422,7 @@ def telling(function: Callable[..., Any], phase: str, tell: Callable[[str], Any]
     def told(*arguments: Any, **options: Any) -> Any:
         tell(phase)
         result = function(*arguments, **options)
-        tell(f"saved {result.name}" if phase == DOING["save_checkpoint"] else BETWEEN)
+        tell(f"saved {result.name}" if phase == SAVE else BETWEEN)
         return result
 
     return told

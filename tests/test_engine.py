@@ -26,7 +26,7 @@ from hftl.run import RunDirectory, read_json, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
-from hftl.training import checkpoint, engine
+from hftl.training import checkpoint, engine, finished
 from hftl.training.journal import how_it_compares
 from hftl.training.loss import make_loss
 
@@ -363,11 +363,11 @@ def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> No
 
 
 def test_evaluating_again_gives_the_recorded_numbers_and_writes_the_opening_down(run: RunDirectory) -> None:
-    again = compute_metrics(engine.evaluate(run, split="test"), read_json(run.data)["label_names"])
+    again = compute_metrics(finished.evaluate(run, split="test"), read_json(run.data)["label_names"])
     assert {**again, "skipped": 0} == read_json(run.metrics)["test"]
     assert len(run.test_openings.read_text().splitlines()) == 2
     with pytest.raises(RunError, match='no split "tset"'):
-        engine.evaluate(run, split="tset")
+        finished.evaluate(run, split="tset")
 
 
 def test_a_tracker_gets_the_curves(tmp_path: Path) -> None:

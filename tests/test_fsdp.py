@@ -44,7 +44,7 @@ sys.path.insert(0, "TESTS")
 import fsdp_on_cpu
 from hftl.training import engine
 
-predict = engine._predict
+predict = engine.predict_split
 
 def dies_in_the_second_evaluation(*arguments, **named):
     # Both processes are there; the last step before it was saved.
@@ -53,7 +53,7 @@ def dies_in_the_second_evaluation(*arguments, **named):
     return predict(*arguments, **named)
 
 if "--resume" not in sys.argv:
-    engine._predict = dies_in_the_second_evaluation
+    engine.predict_split = dies_in_the_second_evaluation
 fsdp_on_cpu.start()
 """
 

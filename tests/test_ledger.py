@@ -20,7 +20,7 @@ from hftl.run import RunDirectory, append_json_line, read_json, read_json_lines,
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import render_card, write_card
 from hftl.sharing.verify import verify
-from hftl.training import engine
+from hftl.training import engine, finish, finished
 
 RECIPE = Recipe(
     name="tiny",
@@ -168,7 +168,7 @@ def test_a_run_that_was_changed_after_training_is_not_tested(tmp_path: Path) -> 
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(RunError, match=r"model\.safetensors: not as training sealed it"):
-        engine.open_test(run, say=lambda line: None)
+        finished.open_test(run, say=lambda line: None)
     assert not run.test_openings.exists()
 
 
@@ -179,10 +179,10 @@ def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(engine, "predict_logits", interrupted)
-        engine.open_test(run, say=lambda line: None)
+        patched.setattr(finish, "predict_logits", interrupted)
+        finished.open_test(run, say=lambda line: None)
     assert "by hftl test, and its results were not written.**" in render_card(run)
-    engine.open_test(run, say=lambda line: None)
+    finished.open_test(run, say=lambda line: None)
     assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl test", "hftl test, continued"]
     write_card(run)
     said = "It was interrupted before the numbers were written, and opened it again when it was continued"
@@ -194,7 +194,7 @@ def test_a_run_without_a_test_split_has_none_to_open(tmp_path: Path) -> None:
     run = engine.train(recipe, RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
     assert "**There is no test split.**" in render_card(run)
     with pytest.raises(RunError, match='have no split "test"'):
-        engine.open_test(run, say=lambda line: None)
+        finished.open_test(run, say=lambda line: None)
 
 
 def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_path: Path, ledger: Path) -> None:
@@ -207,7 +207,7 @@ def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_p
     assert data["test"] == "made from train: 20 %, stratified, the same for every seed (left shut by training)"
     assert data["contents"] == open_part.facts["contents"]  # the same rows as where it is opened, and not trained on
     assert "**The test split has not been opened.**" in render_card(run)
-    engine.open_test(run, say=lambda line: None)
+    finished.open_test(run, say=lambda line: None)
     assert set(read_json(run.metrics)) == {"validation", "test"}
 
 

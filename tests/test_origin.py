@@ -22,13 +22,12 @@ from test_resume import assert_same_run, bert, pictures, signal_at, train
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RunError
-from hftl.evaluation.report import write_figures
 from hftl.recipe import Recipe, Run, Stage, TextCNN, TextData
 from hftl.run import RunDirectory, package_versions, read_json, write_json
 from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
-from hftl.training import engine
+from hftl.training import engine, finish, finished
 from hftl.training.checks import missing
 from hftl.training.experiment import make_plan, prepare_experiment
 from hftl.training.origin import base_record, check_same_base
@@ -41,7 +40,7 @@ Change = Callable[[Path], None]
 def without_figures() -> Iterator[None]:
     """Which take half of the time of such a run, and tell nothing of it here."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(engine, "write_figures", lambda *_: [])
+        patched.setattr(finish, "write_figures", lambda *_: [])
         yield
 
 
@@ -213,12 +212,9 @@ def test_a_branch_of_the_hub_that_moves_does_no_harm(
     assert run.load_recipe().model.revision is None  # type: ignore[union-attr]  # as it was asked for
 
 
-def test_a_finished_run_needs_its_base_no_more_and_gets_figures_and_card_by_resume(
-    hftl: Hftl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_needs_its_base_no_more_and_gets_figures_and_card_by_resume(hftl: Hftl, tmp_path: Path) -> None:
     base = shutil.copytree(BERT_NANO, tmp_path / "nano")
     run = train(bert(f"model.checkpoint={base}", "run.test=sealed"), tmp_path / "run")
-    monkeypatch.setattr(engine, "write_figures", write_figures)
     shutil.rmtree(base)
     metrics = run.metrics.read_bytes()
     assert "stages.top.lr: 0.001 -> 0.5" in hftl("train", run.path, "stages.top.lr=0.5", "--resume").err
@@ -299,7 +295,7 @@ def test_a_finished_run_is_evaluated_with_a_word_about_other_versions_and_format
     environment, here = read_json(run.environment), package_versions()["timm"]
     other = {"packages": environment["packages"] | {"timm": "1.0.0"}, "precision": "bf16"}
     write_json(run.environment, environment | other)
-    engine._evaluate(run, split="validation", source=None, opened_by="hftl evaluate", say=heard.append)
+    finished._evaluate(run, split="validation", source=None, opened_by="hftl evaluate", say=heard.append)
     assert heard == [
         f"with timm {here} instead of 1.0.0: numbers may differ from those of a run in one piece",
         "trained in bf16, evaluated in fp32: numbers differ a little from those on record",

@@ -31,7 +31,7 @@ from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData
 from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
-from hftl.training import engine, watch
+from hftl.training import engine, finish, watch
 from hftl.training.checkpoint import load_progress, save_checkpoint
 from hftl.training.journal import Journal
 
@@ -114,7 +114,7 @@ def fail_after_test_was_predicted(path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr(engine, "save_classifier", full)
+        patched.setattr(finish, "save_classifier", full)
         train(bert(), path)
 
 
@@ -192,7 +192,7 @@ def test_a_stop_during_an_evaluation_repeats_the_evaluation_and_no_step(
         return predict_logits(*arguments, after_batch=look, **options)
 
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(engine, "predict_logits", stopping)
+        patched.setattr(finish, "predict_logits", stopping)
         train(bert(), tmp_path / "run")
     (newest, *_) = sorted((path.name for path in (tmp_path / "run" / "checkpoints").iterdir()), reverse=True)
     assert int(newest.split("-")[0]) == 3 * evaluation  # all steps of that epoch
@@ -211,7 +211,7 @@ def test_a_stop_while_test_is_open_is_written_down_as_a_second_opening(
         return predict_logits(*arguments, size=size, **options)
 
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(engine, "predict_logits", stopping)
+        patched.setattr(finish, "predict_logits", stopping)
         train(bert(), tmp_path / "run")
     run = train(bert(), tmp_path / "run", resume=True)
     assert [opening["by"] for opening in read_json_lines(run.test_openings)] == ["hftl train", "hftl train, continued"]

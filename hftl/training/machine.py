@@ -15,13 +15,15 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType, parse_flag_from_env
 from safetensors import SafetensorError
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
-from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError
+from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.recipe import Recipe, Run, Transformer
 from hftl.run import RunDirectory
 
@@ -299,3 +301,35 @@ class EnergyMeter:
             return [int((package / "energy_uj").read_text()) for package in self._packages] or None
         except OSError:  # readable by root alone on most systems
             return None
+
+
+def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
+    """Accelerate as the launcher set it up (processes, device, FSDP), with the recipe's number format and trackers.
+
+    Raises:
+        RecipeError: the machine cannot do what the recipe asks for, or a tracker is unknown or not installed.
+        RunError: the launcher asks for an FSDP that hftl does not do.
+    """
+    state = process_state()
+    precision = mixed_precision(recipe.run, state.device)
+    check_compile(recipe.run, state.device)
+    tune_kernels(recipe.run, state.device)
+    known = [tracker.value for tracker in LoggerType if tracker is not LoggerType.ALL]
+    for name in recipe.run.trackers:
+        if name not in known:
+            raise RecipeError.single(
+                "run.trackers", f'no tracker "{name}".{did_you_mean(name, known)}', f"allowed: {', '.join(known)}"
+            )
+        if name not in {tracker.value for tracker in get_available_trackers()}:
+            package = '"hftl[tensorboard]"' if name == "tensorboard" else name
+            raise RecipeError.single("run.trackers", f'the package of tracker "{name}" is not installed', f"pip install {package}")
+    AcceleratorState._reset_state()  # a process may train several recipes, each with its own number format
+    accelerator = Accelerator(
+        cpu=state.device.type == "cpu",
+        mixed_precision=precision,
+        step_scheduler_with_optimizer=False,
+        log_with=list(recipe.run.trackers) or None,
+        project_dir=str(run.path),
+    )
+    settle_fsdp(accelerator)
+    return accelerator

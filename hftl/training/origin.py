@@ -12,12 +12,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RunError, printable
+from hftl.facts import with_facts
 from hftl.models.classifier import Classifier
+from hftl.recipe import Recipe, Timm, Transformer
 from hftl.run import PARTIAL, RunDirectory, package_versions, read_json
 from hftl.training.proof import group_hashes
 
@@ -97,6 +100,22 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
     if other:
         return [f"the base has other weights than at the start ({other}): the run goes on with its own, from the checkpoint"]
     return []
+
+
+def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """The recipe with the commits of data set and checkpoint that the run was started with: branches of the Hub may move on."""
+    recorded = read_json(run.data) if run.data.is_file() else {}
+    of_data, of_model = recorded.get("revision"), recorded.get("model", {}).get("revision")
+    with_commits = recipe
+    if of_data is not None:
+        with_commits = with_commits.model_copy(update={"data": recipe.data.model_copy(update={"revision": of_data})})
+    if (
+        of_model is not None
+        and isinstance(recipe.model, Transformer | Timm)
+        and not Path(recipe.model.checkpoint).expanduser().is_dir()
+    ):
+        with_commits = with_commits.model_copy(update={"model": recipe.model.model_copy(update={"revision": of_model})})
+    return recipe if with_commits is recipe else with_facts(with_commits, card=recipe.card, name=recipe.name)
 
 
 def other_versions(run: RunDirectory) -> list[str]:

@@ -11,11 +11,13 @@ and for every memory layout. Equal hashes are equal tensors bit for bit: 0.0 and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from hftl.errors import RunError
 from hftl.models.chain import Chain
@@ -83,3 +85,47 @@ def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:
     except (KeyError, TypeError):
         raise RunError(f"{run.freeze_proof}: not a freeze proof") from None
     write_json(run.freeze_proof, {"stages": [*earlier, proof]})
+
+
+def prove_freeze(
+    name: str,
+    trains: Sequence[str],
+    chain: Chain,
+    model: nn.Module,
+    before: GroupHashes,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    *,
+    kept: bool,
+) -> list[str]:
+    """Compare what a stage did with what it said it would do, and write that down; called by all processes.
+
+    Args:
+        before: the hashes of the weights that the stage began with.
+        kept: whether the run has weights of it.
+
+    Returns:
+        A line for each group that was to train and has not moved.
+
+    Raises:
+        RunError: a frozen group has changed.
+    """
+    # By all processes: under FSDP they put the weights together, and the main process has them.
+    weights = accelerator.get_state_dict(model)
+    if not accelerator.is_main_process:
+        return []
+    after = group_hashes({**tensors_of(accelerator.unwrap_model(model)), **weights}, chain)
+    proof = prove(name, trains, before, after, kept=kept)
+    write_proof(run, proof)
+    failed = [group for group in proof["groups"] if not group["ok"]]
+    for group in failed:
+        if not group["trains"]:
+            raise RunError(f"stage {name}: the frozen group {group['name']} has changed, a defect of hftl; see {run.freeze_proof}")
+    return [
+        f"{group['name']} was to train in stage {name} and has not moved: its rate or its gradient is too small" for group in failed
+    ]
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

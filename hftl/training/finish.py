@@ -1,0 +1,137 @@
+"""The end of a run: predict validation and test once, save the model, and write what follows from the predictions.
+
+metrics.json comes last of all but the card: a run that has it is finished.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from hftl.data.loader import Samples, evaluation_batches
+from hftl.data.source import Splits
+from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.evaluation.predict import predict_logits
+from hftl.evaluation.report import write_figures
+from hftl.evaluation.verdict import verdict
+from hftl.ledger import count_openings, note_opening
+from hftl.models import save_classifier
+from hftl.recipe import ImageData, Recipe, TextData
+from hftl.run import RunDirectory, read_json, read_json_lines, write_json, write_manifest
+from hftl.signals import Stopped
+from hftl.training.cache import loader_processes
+from hftl.training.checkpoint import Progress
+from hftl.training.experiment import Experiment, make_samples, serving_samples
+from hftl.training.journal import Journal
+from hftl.training.machine import tokens_per_batch
+from hftl.training.sittings import look_at_threads, note_sitting, sittings
+from hftl.training.together import main_first
+from hftl.training.watch import Watch
+
+
+def finish(
+    experiment: Experiment,
+    validation: Samples,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    journal: Journal,
+    watch: Watch,
+    progress: Progress,
+) -> None:
+    """Predict validation and, unless it stays sealed, test once; save the model and what belongs to it.
+
+    metrics.json marks the run as finished.
+    """
+    recipe, splits = experiment.recipe, experiment.splits
+    model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
+
+    def stop_if_asked() -> None:
+        look_at_threads(watch, run, journal)
+        if (signal := watch.signal()) is not None:  # the checkpoint of the last stage's end stands
+            journal.stopped(list(recipe.stages)[-1], step=progress.step)
+            raise Stopped(signal, saved=True)
+
+    predictions = {"validation": predict_split(model, validation, recipe, accelerator, stop_if_asked)}
+    if splits.test is not None and recipe.opens_test:
+        if run.predictions("test").is_file():
+            # A run that was stopped after it had opened test does not open it again.
+            predictions["test"] = Predictions.load(run.predictions("test"))
+        else:
+            with main_first():
+                test = make_samples(recipe, experiment.classifier, splits.test, train=False)
+            if accelerator.is_main_process:
+                write_opening(run, splits, by="hftl train", say=journal.say)
+            predictions["test"] = predict_split(model, test, recipe, accelerator, stop_if_asked)
+    if accelerator.is_main_process:
+        for split, predicted in predictions.items():
+            predicted.save(run.predictions(split), splits.label_names)
+        save_classifier(experiment.classifier, run.model)
+        serving_samples(experiment, validation).save(run.serving)
+        joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
+        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(run)}
+        note_sitting(run, accelerator, **cost)
+        conclude(run, predictions, say=journal.say)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
+        if splits.test is not None and "test" not in predictions:
+            journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {run.path}")
+    accelerator.wait_for_everyone()
+
+
+def predict_split(
+    model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Accelerator, after_batch: Callable[[], None] | None = None
+) -> Predictions:
+    """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches."""
+    batches = evaluation_batches(
+        samples,
+        batch_size=recipe.run.evaluation_batch_size,
+        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
+        processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        workers=loader_processes(samples, recipe, accelerator),
+    )
+    logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
+    labels, sizes = np.asarray(samples.labels, dtype=np.int64), np.asarray(samples.sizes, dtype=np.int64)
+    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
+
+
+def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], None]) -> None:
+    """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
+    cut_short = any(read_json_lines(run.test_openings)) and "test" not in (read_json(run.metrics) if run.finished else {})
+    problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by)
+    if problem is not None:
+        say(problem)
+
+
+def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: Callable[[str], None]) -> None:
+    """Write what follows from the predictions of a run, metrics.json last, and say how good the model is and where it is worst."""
+    write_manifest(run)
+    if (problem := count_openings(run)) is not None:
+        say(problem)
+    data, label_names = read_json(run.data), stored_label_names(run.predictions("validation"))
+    skipped = Counter(entry["split"] for entry in data["skipped"])
+    metrics = {split: compute_metrics(predicted, label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
+    write_figures(run, metrics)
+    write_json(run.metrics, metrics)
+    recipe = run.load_recipe()
+    for line in verdict(
+        metrics,
+        openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
+        stage=list(recipe.stages)[-1],
+        weighted=list(recipe.stages.values())[-1].class_weights is not None,
+        enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
+    ):
+        say(line)
+
+
+def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *, n: int) -> str | None:
+    """The key that makes a validation split of n rows larger; None: it is the source's own, and whole."""
+    if section.max_validation_samples == n:
+        return "data.max_validation_samples"
+    return None if data["validation"] == "given" else "data.validation_fraction"

@@ -1,0 +1,133 @@
+"""A finished run again: complete what it lacks, open its sealed test split, evaluate its saved model."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from datasets import disable_progress_bars
+
+from hftl.data.source import load_splits
+from hftl.errors import RecipeError, RunError
+from hftl.evaluation.metrics import Predictions, stored_label_names
+from hftl.evaluation.report import write_figures
+from hftl.facts import continued, contradictions
+from hftl.ledger import count_openings
+from hftl.models import load_classifier
+from hftl.recipe import LOCAL, Recipe, without_places
+from hftl.run import RunDirectory, check_sealed, read_json, read_json_lines, write_text
+from hftl.training.checks import check_same_data, check_same_recipe, claim, missing, other_precision
+from hftl.training.experiment import make_samples
+from hftl.training.finish import conclude, predict_split, write_opening
+from hftl.training.machine import disk_errors, make_accelerator, others_alive, process_state
+from hftl.training.origin import other_versions
+from hftl.training.together import main_first
+
+log = logging.getLogger(__name__)
+
+
+def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object]) -> None:
+    """Draw what a finished run lacks of its figures; the card is written, as after training, by the caller.
+
+    Raises:
+        RunError: the run lacks nothing, is another recipe's or in use, or cannot be written.
+        RecipeError: a fact that is given now contradicts what was read.
+    """
+    if not (lacks := missing(run)):
+        claim(run, recipe, resume=True)
+    check_same_recipe(run, recipe)
+    recipe, said = continued(recipe, run.load_recipe())
+    if problems := contradictions(recipe, read_json(run.data)):
+        raise RecipeError(str(run.recipe), problems)
+    with run.lock(), disk_errors(run):
+        for line in (f"{run.path}: this run is finished but for {', '.join(lacks)}: written now, from what it has", *said):
+            say(line)
+        write_text(run.recipe, recipe.to_yaml())
+        if any(name != run.card.name for name in lacks):
+            write_figures(run, read_json(run.metrics))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+@others_alive()
+def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
+    """Open the sealed test split of a finished run, once, and put its results beside those of validation.
+
+    Raises:
+        RunError: the run is not finished, has no test split, or has opened it; or the data are not those of the run.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path}: the run is not finished; there is no model to test")
+    if "test" in read_json(run.metrics):
+        times = ", ".join(record["time"] for record in read_json_lines(run.test_openings))
+        raise RunError(
+            f"{run.path}: its test split was opened already ({times}), and is opened once. To see that the saved model still gives"
+            f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test."
+            f" Its card again:  hftl card {run.path}"
+        )
+    check_sealed(run)
+    main, stored = process_state().is_main_process, run.predictions("test")
+    with run.lock() if main else nullcontext():
+        if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
+            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
+            if main:
+                predictions.save(stored, stored_label_names(run.predictions("validation")))
+        if main:
+            conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
+            (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
+
+
+@others_alive()
+def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
+    """What a finished run's saved model says about a split of its recipe's data, or of the same data at `source`.
+
+    Opening the test split again is written down in the run directory, and shown on the card; `opened_by` None: the run is not
+    one's own, and nothing is written.
+
+    Raises:
+        RunError: the run is not finished, its data have no such split, the test split is still sealed, or the data are not those of
+            the run.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
+    if split == "test" and "test" not in read_json(run.metrics) and not run.load_recipe().opens_test:
+        raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
+    return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning)
+
+
+def _evaluate(
+    run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], None]
+) -> Predictions:
+    recipe = run.load_recipe()
+    if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine
+        recipe = without_places(recipe)
+    source = source or recipe.data.source
+    # The rows of then, where they come from the Hub and have moved on.
+    revision = read_json(run.data).get("revision") if source == recipe.data.source else None
+    # Duplicates are refused before training, not after it: what was trained on is what is read now, and the fingerprints tell.
+    on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
+    changed = {"source": source, "revision": revision, "on_duplicate": on_duplicate}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
+    if source.startswith(LOCAL):
+        raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")
+    disable_progress_bars()
+    accelerator = make_accelerator(recipe, run)
+    if opened_by is not None and accelerator.is_main_process:  # one's own run; of a published one other machines are the rule
+        for line in (*other_versions(run), *other_precision(accelerator, run)):
+            say(line)
+    classifier = load_classifier(run.model)
+    with main_first():
+        splits = load_splits(recipe.data, seed=recipe.run.seed)
+        check_same_data(splits, run)
+        dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
+        if dataset is None:
+            raise RunError(f'the data of {run.path} have no split "{split}"')
+        samples = make_samples(recipe, classifier, dataset, train=False)
+    if split == "test" and opened_by is not None and accelerator.is_main_process:
+        write_opening(run, splits, by=opened_by, say=say)
+    model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
+    predictions = predict_split(model, samples, recipe, accelerator)
+    if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:
+        say(problem)
+    return predictions
