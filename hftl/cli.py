@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hftl import signals
 from hftl.errors import DataError, HftlError, RunError, from_system, printable
-from hftl.launch import start_missing_processes
+from hftl.launch import RANKS, start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
 from hftl.terminal import open_standard_streams
@@ -450,7 +450,7 @@ def train_recipe(
     try:
         if not (resume and run.finished):
             train_run(recipe, run, resume=resume, console=console, source=source)
-        elif is_main_process():  # killed when only figures or card were missing
+        elif is_main_process():  # killed when only the card was missing, or figures were removed
             complete(recipe, run, say=lambda line: show_on(console, line))
     except signals.Stopped as stopped:
         if is_main_process() and run.finished:  # asked to stop when all but the card was there
@@ -526,11 +526,8 @@ def _run(name: str, *, model_only: bool = False) -> RunDirectory:
 
 
 def is_main_process() -> bool:
-    """True on the one process that speaks. torch's launchers number them in RANK, and say in WORLD_SIZE how many there are.
-
-    A RANK alone is left over from something else.
-    """
-    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
+    """True on the one process that speaks: of several, that of rank 0. A rank without their number is left over from something."""
+    return next((os.environ.get(rank, "0") == "0" for rank, size in RANKS if size in os.environ), True)
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:

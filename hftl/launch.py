@@ -29,6 +29,13 @@ from hftl.signals import LAUNCHER, deferred
 
 # Seconds that the others get to end by themselves once one has died; and once they were asked to end, for a last checkpoint.
 TO_NOTICE, TO_SAVE = 10.0, 120.0
+RANKS = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+)
+"""How launchers number processes and say how many there are: torch's and Accelerate's, then those of mpirun."""
 # What Accelerate's launcher is called on a command line; what follows is its own.
 LAUNCH_COMMANDS = {"launch", "launch.py", "accelerate-launch", "accelerate.commands.launch"}
 
@@ -54,7 +61,7 @@ def start_missing_processes() -> None:
     """
     # Accelerate's launcher sets both, MASTER_ADDR only for several processes; where there is a GPU for each, torch's sets RANK.
     asked_by_launcher = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
-    if not asked_by_launcher or "RANK" in os.environ or "PMI_RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ:
+    if not asked_by_launcher or any(rank in os.environ for rank, _ in RANKS):
         return
     parent = psutil.Process().parent()
     count, machine = processes_asked_for(parent.cmdline() if parent else [])

@@ -32,6 +32,13 @@ METRICS: Mapping[str, Metric] = {
 
 Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc", "log_loss"]
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
+CODE_SETTINGS = frozenset(
+    (
+        *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),
+        *("use_kernels", "kernel_config", "chat_template"),
+    )
+)
+"""Settings of a model's files by which a library runs code that lies beside the weights, or elsewhere."""
 CHOOSERS: tuple[str, ...] = get_args(Chooser)
 
 

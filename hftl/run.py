@@ -164,7 +164,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """metrics.json is there. Only figures and card come after it."""
+        """metrics.json is there. Only the card comes after it."""
         return self.metrics.is_file()
 
     @contextmanager

@@ -104,6 +104,7 @@ def test_a_family_of_emoji_is_one_picture_and_not_its_persons() -> None:
     family, persons = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}", "\N{MAN}\N{WOMAN}\N{GIRL}"
     burning, apart = "\u2764\ufe0f\u200d\N{FIRE}", "\u2764\ufe0f\N{FIRE}"
     assert look_same([family, persons, burning, apart]) == []
+    assert look_same(["C++", "C+\u200d+"]) == [(0, 1)]
     assert look_same([family, family + "\u200d", "a\u200db", "ab"]) == [(0, 1), (2, 3)]
 
 

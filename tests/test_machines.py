@@ -140,7 +140,7 @@ from hftl.errors import DataError, RunError
 from hftl.recipe import load_recipe, override
 from hftl.run import RunDirectory
 from hftl.training.machine import process_state
-from hftl.training.together import check_same, check_same_folder, check_same_recipe, claim_together, main_first, one_answer
+from hftl.training.together import check_one_recipe, check_same, check_same_folder, claim_together, main_first, one_answer
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 state, came = process_state(minutes=1), []
@@ -164,8 +164,8 @@ for how in (one_answer, main_first):
     for who in (0, 1, 2):
         note(lambda: refuses(how, who))
 recipe = load_recipe(folder / "recipe.yaml")
-note(lambda: check_same_recipe(recipe))
-note(lambda: check_same_recipe(override(recipe, ["stages.all.lr=0.5"]) if rank else recipe))
+note(lambda: check_one_recipe(recipe))
+note(lambda: check_one_recipe(override(recipe, ["stages.all.lr=0.5"]) if rank else recipe))
 note(lambda: check_same({"versions": {"torch": "2.14.1"}, "long": list(range(99))}))
 note(lambda: check_same({"versions": {"torch": f"2.14.{rank}"}, "long": list(range(99 + rank)), **({"more": 1} if rank else {})}))
 note(lambda: check_same_folder(RunDirectory(folder / "new" / "run")))

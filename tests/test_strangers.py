@@ -30,9 +30,10 @@ from hftl.cli import train_recipe
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.report import drawn_by, write_figures
-from hftl.recipe import Card, Recipe, Run, Stage, TextCNN, TextData, check_places, override, without_places
+from hftl.models import transformer
+from hftl.recipe import Card, Recipe, Run, Stage, TextCNN, TextData, Transformer, check_places, override, without_places
 from hftl.run import RunDirectory, append_json_line, fingerprint, open_plain, read_json, write_json
-from hftl.samples import REVIEWS
+from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import publication as publishing
 from hftl.sharing.card import write_card
 from hftl.sharing.contents import foreign
@@ -168,11 +169,33 @@ def test_what_hftl_has_written_holds_and_names_are_no_settings(published: RunDir
         {"pretrained_cfg": {"url": "https://example.com/weights.pth"}},
         {"model_args": {"checkpoint_path": "../weights.pth"}},
         {"model_args": {"pretrained_cfg_overlay": {"file": "../weights.pth"}}},
+        {"architecture": "hf-hub:eve/model"},
+        {"architecture": "local-dir:/home/you/private"},
     ],
 )
 def test_a_timm_model_that_takes_its_weights_from_elsewhere_is_named(tmp_path: Path, values: dict[str, Any]) -> None:
     write_json(tmp_path / "config.json", {"architecture": "resnet18", **values})
     assert len(list(foreign(tmp_path, ["config.json"]))) >= 1
+
+
+def test_settings_of_a_base_checkpoint_that_hftl_does_not_follow_are_not_written_on(tmp_path: Path) -> None:
+    base = shutil.copytree(BERT_NANO, tmp_path / "base")
+    code = {"auto_map": {"AutoConfig": "modeling.Config"}, "custom_pipelines": {"x": {}}, "base_model_name_or_path": "eve/base"}
+    write_json(base / "config.json", read_json(base / "config.json") | code)
+    transformer.save(transformer.build(Transformer(checkpoint=str(base)), ("a", "b")), tmp_path / "model")
+    names = [path.name for path in (tmp_path / "model").iterdir()]
+    assert "config.json" in names and list(foreign(tmp_path / "model", names)) == []
+
+
+def test_a_run_whose_hftl_computed_fewer_metrics_is_verified_by_those(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    metrics = read_json(run.metrics)
+    write_json(
+        run.metrics, {split: {key: values[key] for key in values if "kappa" not in key} for split, values in metrics.items()}
+    )
+    write_card(run)
+    failed = [claim.where for claim in verify(run, figures=False).failed if claim.kind in {"metrics.json", "README.md"}]
+    assert failed == [] and "Kappa" not in run.card.read_text(encoding="utf-8")
 
 
 def a_changed_modelling_file(run: RunDirectory) -> None:

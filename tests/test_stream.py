@@ -201,6 +201,9 @@ def test_a_lone_stream_whose_column_puts_rows_into_other_splits_is_refused_and_r
     said = refused(data(stream_samples=60))
     assert '"test" in the column "split"' in said and "leave data.stream_samples out" in said
     assert refused(data(stream_samples=60)) == said  # also of the rows that lie here by now
+    others = rows.replace(",test\n", ",test\n", 1).replace(",train\n", ",extra\n", 5)
+    hub.add_repo("datasets/me/more", {"train.csv": f"text,label,split\n{others}".encode()})
+    assert '"test" in the column "split"' in refused(data(source="me/more", stream_samples=60))
     whole = load_splits(data(stream_samples=None), seed=0)
     assert whole.test is not None and len(whole.test) == 30
 

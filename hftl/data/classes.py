@@ -44,12 +44,16 @@ class Alike:
 
 def visible(name: str) -> str:
     """What a reader sees of a name: accents composed, white space of any kind and number as one space, nothing invisible."""
-    shown = "".join(letter for letter in _JOINED_SIGNS.sub("+", unicodedata.normalize("NFC", name)) if not _is_invisible(letter))
+    composed = unicodedata.normalize("NFC", name)
+    shown = "".join(letter for place, letter in enumerate(composed) if not _is_invisible(letter) or _joins_emoji(composed, place))
     return " ".join(shown.split())
 
 
-_JOINED_SIGNS = re.compile(r"(?<=[^\w\s])\u200d(?=[^\w\s])")
-"""A joiner between two emoji makes one picture of them, a family of three persons, which everybody sees."""
+def _joins_emoji(name: str, place: int) -> bool:
+    """Whether a joiner makes one picture of two emoji, a family of three persons, which everybody sees."""
+    before, after = name[:place].rstrip("\ufe0f")[-1:], name[place + 1 : place + 2]
+    kinds = [unicodedata.category(letter) for letter in (before, after) if letter]
+    return name[place] == "\u200d" and len(kinds) == 2 and kinds[0] in {"So", "Sk"} and kinds[1] in {"So"}
 
 
 def _is_invisible(letter: str) -> bool:

@@ -394,7 +394,7 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
     """The next batch; None after the last.
 
     Raises:
-        Stopped: a signal has come, and no batch for 10 seconds.
+        Stopped: a signal has come, and no batch for 10 to 15 seconds.
         WorkerError: the workers can hand nothing over any more.
     """
     looks = 0
@@ -407,6 +407,10 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
                 raise _no_workers(workers, error) from error
             if not said.startswith("DataLoader timed out"):
                 raise
+            # With a timeout torch does not ask whether the thread that copies batches for a GPU is alive.
+            thread = getattr(loaded, "_pin_memory_thread", None)
+            if thread is not None and not thread.is_alive():
+                raise _no_workers(workers, "the thread that takes their batches has ended") from error
         if (number := noted()) is not None:
             looks += 1
             if looks == LOOKS:
@@ -423,7 +427,8 @@ def _check_open_files(workers: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if workers and soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise _no_workers(workers, f"{needed} files would be open, and at most {hard} may")
+            fit = max(0, hard - (needed - 16 * workers)) // 16
+            raise _no_workers(workers, f"{needed} files would be open, and at most {hard} may; {fit} processes would fit")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 

@@ -548,7 +548,7 @@ def _reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: T
         parsed = parse()
         table = _to_table(name, parsed, folder, data)
         if parsed.marks is not None:
-            _compare_marks(table, parsed.marks, data, None if folder is None else _DIVIDE)
+            _compare_marks(table, parsed.marks, data, refuse=folder is not None)
         return table
 
     return read
@@ -566,15 +566,8 @@ def _says_split(column: str) -> bool:
     return column.strip().casefold() in SPLIT_COLUMNS[:3]
 
 
-_DIVIDE = "divide the table by that column, or leave it out where it means something else"
-_NO_STREAM = "leave data.stream_samples out: a data set that is read whole is divided by that column"
-
-
-def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, way_out: str | None) -> None:
-    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub.
-
-    Rows that it puts into another split are refused with the way out; None: they are remarked on.
-    """
+def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, refuse: bool) -> None:
+    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub."""
     column = split_column(table.columns, data)
     assert column is not None
     own = role_of(table.name, loosely=True)
@@ -586,11 +579,27 @@ def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, way_
     if places and own is not None:
         rows = np.flatnonzero(np.isin(marks.codes, places)).tolist()
         said = ", ".join(f'"{marks.values[place]}"' for place in places)
-        if way_out is not None:
-            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, way_out)
+        if refuse:
+            ways = "divide the table by that column, or leave it out where it means something else"
+            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
         else:
             what = f'{said} in the column "{column}", which is not looked at'
             table.remarks.append(f'{_count(len(rows), "row")} of the split "{table.name}" with {what}')
+
+
+def _refuse_marked_stream(table: Table, marks: Labels, data: TextData | ImageData) -> None:
+    """Refuse the only split of a stream where a column would divide it, were it read whole (see `_by_column`)."""
+    column = split_column(table.columns, data)
+    assert column is not None
+    roles = [role_of(str(value), loosely=True) for value in marks.values]
+    others = [place for place, role in enumerate(roles) if role not in (None, "either", "train")]
+    if others and (_says_split(column) or None not in roles):
+        said = ", ".join(f'"{marks.values[place]}"' for place in others)
+        rows = np.flatnonzero(np.isin(marks.codes, others)).tolist()
+        way_out = "leave data.stream_samples out: a data set that is read whole is divided by that column"
+        table.problems += row_problems(table, f'{said} in the column "{column}"', rows, way_out)
+    elif None in roles:
+        table.remarks += _not_looked_at(column, marks)
 
 
 _FEW = 5  # so many numbers in a column "partition" or "set" may stand for splits
@@ -695,7 +704,7 @@ def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
             lambda: (streams or _streams(data)[1])[name],
             data,
             stream,
-            way_out=_NO_STREAM if len(names) == 1 else None,
+            only=len(names) == 1,
         )
 
     return Source("hub", {name: reader(name) for name in names}, revision=commit, stream=stream)
@@ -729,9 +738,9 @@ def _read_stream(
     data: TextData | ImageData,
     stream: Stream,
     *,
-    way_out: str | None,
+    only: bool,
 ) -> Table:
-    """The rows of a split that were taken, now or before; for `way_out` see `_compare_marks`."""
+    """The rows of a split that were taken, now or before; `only`: the source has no other."""
     file = folder / f"{name}.arrow"
     with alone(file.with_suffix(".lock")):
         if not file.is_file():
@@ -746,7 +755,10 @@ def _read_stream(
     parsed = _of_dataset(split.column_names, split, data, None if column is None else split.data.column(column))
     table = _to_table(name, parsed, None, data)
     if parsed.marks is not None:
-        _compare_marks(table, parsed.marks, data, way_out)
+        if only:
+            _refuse_marked_stream(table, parsed.marks, data)
+        else:
+            _compare_marks(table, parsed.marks, data, refuse=False)
     return table
 
 

@@ -13,7 +13,7 @@ doi:10.2307/2531595 (difference of two AUCs).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
         _pair((titles[a], runs[a], shared[a]), (titles[b], runs[b], shared[b]), names) for a, b in combinations(range(len(runs)), 2)
     ]
     corrected = holm([pair.p for pair in pairs])
-    pairs = [Pair(**{**vars(pair), "p_corrected": p}) for pair, p in zip(pairs, corrected, strict=True)]
+    pairs = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
     unit = shared[0].size_unit
     return Comparison(split, titles, tuple(map(len, own)), len(ids), tuple(pairs), unit, _flipped(titles, shared, names))
 
@@ -195,8 +195,10 @@ def _row_problems(first: RunDirectory, other: RunDirectory, split: str, one: Pre
 
     origin = split if split in {**of(known, "fingerprint"), **of(read, "fingerprint")} else "train"
     if not same("contents", split) and not same("fingerprint", origin):
-        help = ("evaluate both models on the same source, and compare those",)
-        yield Problem("data", f"{other.path} read other {split} rows than {first.path}: their fingerprints differ", help)
+        recorded = all(split in of(facts, "contents") or origin in of(facts, "fingerprint") for facts in (known, read))
+        why = "their fingerprints differ" if recorded else "a fingerprint of them is not recorded"
+        help = ("train both on the same source, and compare those",)
+        yield Problem("data", f"{other.path} may have read other {split} rows than {first.path}: {why}", help)
     differ = np.flatnonzero(one.labels != two.labels)
     if differ.size:
         what = f"{differ.size:,} rows of the same id have another label in {other.path}, the first is {one.ids[int(differ[0])]}"

@@ -107,8 +107,15 @@ def read_picture(file: Path | IO[bytes]) -> Picture:
 
 def drawn_by() -> str:
     """What draws figures here: another version of matplotlib, or another kind of machine, may set a line elsewhere."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("hftl", "matplotlib"))
-    return f"{versions}, {platform.system()} {platform.machine()}"
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("hftl", "matplotlib"))
+    return f"{versions}, {platform.system() or 'unknown'} {platform.machine() or 'unknown'}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout that is imported and not installed
+        return "unknown"
 
 
 def same_everywhere(metrics: Mapping[str, Any]) -> bool:

@@ -2,8 +2,8 @@
 
 A tokenizer.json is a program: a chain of components that replace, prepend and split. Four replacements of a letter by a thousand
 make 10^12 letters of one. So the components are read, the growth of each is multiplied, and what multiplies a text a hundredfold is
-refused; the tokenizers people train stay below 40. Regular expressions that can match one text in 2^N ways are refused as far as
-they can be read; the library's engine gives up on others after 10 million steps, which is an error as well.
+refused; the tokenizers people train stay below 40. Regular expressions that take for ever need no look: the library's engine gives
+up on a match after 10 million steps, which is seconds and an error.
 
 The same description is read twice: from the file, before a library opens it (added tokens are normalised while it is opened), and
 from the loaded tokenizer, before its first text (other files, such as SentencePiece's, become components while it is loaded).
@@ -18,9 +18,8 @@ import re
 import struct
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from re import _constants as sre  # type: ignore[attr-defined]  # as the standard library's own tools read them
-from re import _parser  # type: ignore[attr-defined]
+from collections.abc import Iterator, Mapping
+from re import _parser  # type: ignore[attr-defined]  # tells how long a match is at least
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -39,8 +38,6 @@ LONGEST_WORD = 1_000
 """Letters of the longest word that WordPiece takes apart, in a time that grows with their square; 100 is usual."""
 LONGEST_EXPRESSION = 10_000
 """Letters of a regular expression; the longest in use have some 400."""
-MANY = 10
-"""Rounds from which a repetition counts as one without end."""
 
 # Components that add no letter but what Unicode has them add: at most 18 for one, once, of what the user's own text holds.
 _PLAIN = {
@@ -99,9 +96,12 @@ def check_tokenizer(description: Mapping[str, Any]) -> None:
             added tokens; padding or words without a bound; a regular expression without a bound of its time.
     """
     for part in _MEMBERS:
-        growth = 1.0
+        growth, written = 1.0, set[str]()
         for component in _components(description.get(part), part):
-            growth *= _growth(component)
+            own, taken = _growth(component), _taken(component)
+            # What replaces letters that no component before it has written replaces some of the text itself, and they others.
+            growth = max(growth, own) if taken and not taken & written else growth * own
+            written |= _written(component)
             if growth > MOST_GROWTH:
                 raise Unbounded(f"its {part} makes more than {MOST_GROWTH} letters of one ({component['type']})")
     for component in _components(description.get("post_processor"), "post_processor"):
@@ -139,7 +139,9 @@ def _growth(component: Mapping[str, Any]) -> float:
     """How many letters a component makes of one, at the most; of a component of the user's text alone see `_PLAIN`."""
     kind = component["type"]
     if isinstance(component.get("pattern"), dict) and "Regex" in component["pattern"]:
-        check_expression(str(component["pattern"]["Regex"]))
+        letters = len(str(component["pattern"]["Regex"]))
+        if letters > LONGEST_EXPRESSION:
+            raise Unbounded(f"it has a regular expression of {letters:,} letters; at most {LONGEST_EXPRESSION:,} are read")
     if kind in _PLAIN:
         return 3.0 if kind == "BertNormalizer" else 1.0  # which puts spaces around each Chinese character
     if kind == "Precompiled":
@@ -150,8 +152,8 @@ def _growth(component: Mapping[str, Any]) -> float:
         if isinstance(whole, str) and whole:
             return max(1.0, content / len(whole))
         # A regular expression may match one letter, or the nothing between two.
-        expression = _parsed(str(pattern["Regex"])) if isinstance(pattern, dict) and "Regex" in pattern else None
-        return max(1.0, float(content)) if expression is not None and expression.getwidth()[0] else content + 1.0
+        shortest = _shortest(str(pattern["Regex"])) if isinstance(pattern, dict) and "Regex" in pattern else 0
+        return max(1.0, content / shortest) if shortest else content + 1.0
     if kind == "Prepend":
         return 1.0 + _letters(component.get("prepend"))
     if kind == "Metaspace":
@@ -164,6 +166,23 @@ def _growth(component: Mapping[str, Any]) -> float:
 def _letters(text: Any) -> int:
     """Letters of a replacement, once a later component has taken its ligatures apart."""
     return len(unicodedata.normalize("NFKD", str(text)).lower())
+
+
+def _taken(component: Mapping[str, Any]) -> set[str]:
+    """The letters that a component replaces, where it names them; empty: any."""
+    pattern = component.get("pattern") if component["type"] == "Replace" else None
+    return _forms(pattern.get("String", "")) if isinstance(pattern, dict) else set()
+
+
+def _written(component: Mapping[str, Any]) -> set[str]:
+    """The letters that a component puts into a text, in any case and form that a later one may make of them."""
+    return _forms(component.get("content", "")) | _forms(component.get("prepend", ""))
+
+
+def _forms(text: Any) -> set[str]:
+    plain = str(text)
+    forms = {form for one in (plain, unicodedata.normalize("NFKD", plain), unicodedata.normalize("NFKC", plain)) for form in one}
+    return {form for letter in forms for form in letter + letter.lower() + letter.upper()}
 
 
 def _longest_replacement(charsmap: Any) -> float:
@@ -228,153 +247,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # --- regular expressions ----------------------------------------------------------------------------------------------------------
 
-
-def check_expression(expression: str) -> None:
-    """Refuse a regular expression that can match one text in 2^N ways, N its letters: "(a+)+", "(a|a)*", "(a?){30}".
-
-    In a repetition, what has no end inside may take what the next round begins with: then each letter belongs to either. It is read
-    as Python's `re` reads it, with letters, digits and spaces of ASCII for those of Unicode; what `re` cannot read is let through.
-
-    Raises:
-        Unbounded: such an expression, one that calls itself, or a very long one.
-    """
-    if len(expression) > LONGEST_EXPRESSION:
-        raise Unbounded(f"it has a regular expression of {len(expression):,} letters; at most {LONGEST_EXPRESSION:,} are read")
-    if "\\g<" in expression:
-        raise Unbounded(f"it has a regular expression that calls itself: {expression}")
-    parsed = _parsed(expression)
-    if parsed is not None and any(_ambiguous(body) for body in _repeated(parsed)):
-        raise Unbounded(f"it has a regular expression that can match one text in endlessly many ways: {expression}")
-
-
 _CLASSES = {"L": "a-zA-Z", "M": "a-z", "N": "0-9", "P": "!-/", "S": "<-@", "Z": r"\s"}
-"""What stands for a class of Unicode, by its first letter."""
+"""What stands for a class of Unicode, by its first letter, for the length of what an expression matches."""
 
 
-def _parsed(expression: str) -> Any:
-    """The tree that Python's `re` makes of it, or None."""
+def _shortest(expression: str) -> int:
+    """Letters of the shortest text that an expression matches, as Python's `re` reads it; 0 where it cannot."""
 
     def of_ascii(found: re.Match[str]) -> str:
         if found["flags"]:
             return ""
-        if not found["property"]:
-            return found[0]
-        return (
-            _CLASSES.get(found["property"][0], r"\w")
-            if _in_class(expression, found.start())
-            else f"[{_CLASSES.get(found['property'][0], '!-~')}]"
-        )
+        letters = _CLASSES.get((found["property"] or " ")[0], r"\w")
+        return found[0] if not found["property"] else letters if _in_class(expression, found.start()) else f"[{letters}]"
 
     readable = re.sub(r"\\[pP]\{\^?(?P<property>\w+)\}|(?P<flags>\(\?[a-z]+\))|\\.", of_ascii, expression)
     try:
         with warnings.catch_warnings(action="ignore"):  # about "[[" and "&&"
-            return _parser.parse(readable)
+            shortest: int = _parser.parse(readable).getwidth()[0]
+            return shortest
     except (re.error, RecursionError, OverflowError):
-        return None
+        return 0
 
 
 def _in_class(expression: str, place: int) -> bool:
     """Whether a place of an expression is within brackets."""
     plain = re.sub(r"\\.", "..", expression[:place])
     return plain.rfind("[") > plain.rfind("]")
-
-
-def _repeated(tree: Any) -> Iterator[Any]:
-    """The bodies of all repetitions of many rounds that may go back to a round."""
-    for operation, value in tree:
-        if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[1] >= MANY:
-            yield value[2]
-        for part in _parts(operation, value):
-            yield from _repeated(part)
-
-
-def _parts(operation: Any, value: Any) -> Sequence[Any]:
-    """The trees inside one node."""
-    if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
-        return (value[2],)
-    if operation is sre.SUBPATTERN:
-        return (value[3],)
-    if operation is sre.BRANCH:
-        return list(value[1])
-    if operation in (sre.ASSERT, sre.ASSERT_NOT):
-        return (value[1],)
-    if operation is sre.ATOMIC_GROUP:
-        return (value,)
-    return ()
-
-
-def _ambiguous(body: Any) -> bool:
-    """Whether the rounds of a repetition may be cut in several ways."""
-    low, high = body.getwidth()
-    if low == 0 and high > 0:
-        return True
-    first = _first(body)
-    return any(first & _first(inner) for inner in _variable(body)) or any(
-        len(set.union(*starts)) < sum(map(len, starts)) for starts in _branches(body)
-    )
-
-
-def _variable(tree: Any) -> Iterator[Any]:
-    """What is repeated without end inside a body."""
-    for operation, value in tree:
-        if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT) and value[1] >= MANY > 0 and value[0] != value[1]:
-            yield value[2]
-        if operation not in (sre.ASSERT, sre.ASSERT_NOT, sre.ATOMIC_GROUP, sre.POSSESSIVE_REPEAT):
-            for part in _parts(operation, value):
-                yield from _variable(part)
-
-
-def _branches(tree: Any) -> Iterator[list[set[str]]]:
-    """The letters that each branch of an alternation begins with."""
-    for operation, value in tree:
-        if operation is sre.BRANCH:
-            yield [_first(branch) for branch in value[1]]
-        if operation not in (sre.ASSERT, sre.ASSERT_NOT, sre.ATOMIC_GROUP, sre.POSSESSIVE_REPEAT):
-            for part in _parts(operation, value):
-                yield from _branches(part)
-
-
-_LETTERS = frozenset(map(chr, range(128)))
-_CATEGORIES = {
-    sre.CATEGORY_SPACE: frozenset(filter(str.isspace, _LETTERS)),
-    sre.CATEGORY_DIGIT: frozenset(filter(str.isdigit, _LETTERS)),
-    sre.CATEGORY_WORD: frozenset(letter for letter in _LETTERS if letter.isalnum() or letter == "_"),
-}
-_CATEGORIES |= {
-    sre.CATEGORY_NOT_SPACE: _LETTERS - _CATEGORIES[sre.CATEGORY_SPACE],
-    sre.CATEGORY_NOT_DIGIT: _LETTERS - _CATEGORIES[sre.CATEGORY_DIGIT],
-    sre.CATEGORY_NOT_WORD: _LETTERS - _CATEGORIES[sre.CATEGORY_WORD],
-}
-
-
-def _first(tree: Any) -> set[str]:
-    """Letters that a match may begin with."""
-    found: set[str] = set()
-    for operation, value in tree:
-        if operation in (sre.AT, sre.ASSERT, sre.ASSERT_NOT):
-            continue
-        parts = _parts(operation, value)
-        found |= set().union(*map(_first, parts)) if parts else _one(operation, value)
-        skipped = operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT) and value[0] == 0
-        if not skipped and all(part.getwidth()[0] for part in parts):
-            break
-    return found
-
-
-def _one(operation: Any, value: Any) -> set[str]:
-    """Letters that a node of one letter matches; of a reference to a group, all."""
-    if operation is sre.LITERAL:
-        return {chr(value)}
-    if operation is sre.NOT_LITERAL:
-        return set(_LETTERS) - {chr(value)}
-    if operation is not sre.IN:
-        return set(_LETTERS)
-    found: set[str] = set()
-    for kind, item in value:
-        if kind is sre.LITERAL:
-            found.add(chr(item))
-        elif kind is sre.RANGE:
-            found |= {chr(code) for code in range(item[0], min(item[1], item[0] + 255) + 1)}
-        elif kind is sre.CATEGORY:
-            found |= _CATEGORIES[item]
-    return set(_LETTERS) - found if value[0][0] is sre.NEGATE else found

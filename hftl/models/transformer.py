@@ -47,6 +47,7 @@ from hftl.models.checkpoint import (
     run_error,
 )
 from hftl.models.classifier import Classifier
+from hftl.names import CODE_SETTINGS
 from hftl.recipe import Transformer
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
@@ -215,6 +216,8 @@ def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
         raise checkpoint.refused(what, None, f'hftl runs no code of a checkpoint ("auto_map" in {CONFIG}). Choose another model.')
     with Understood(checkpoint, "cannot be read as a transformer"):
         config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
+    for name in {*CODE_SETTINGS, "base_model_name_or_path"} & vars(config).keys():
+        delattr(config, name)  # transformers would write it into the model that comes of it, which has no such code
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
     return cast(PreTrainedConfig, config)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hftl.errors import RunError
+from hftl.names import CODE_SETTINGS
 
 GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
 KNOWN_CODE = frozenset({hashlib.sha256(GLOVE_CODE.read_bytes()).hexdigest()})
@@ -41,10 +42,6 @@ SETTINGS = (
 """The files of a model whose keys its libraries act on. In tokenizer.json and vocab.json the keys are words."""
 INDEX = "model.safetensors.index.json"
 _NAMES = {"id2label", "label2id", "label_names", "added_tokens_decoder"}  # what is in them are class names and tokens
-_CODE = {
-    *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),
-    *("use_kernels", "kernel_config", "chat_template"),
-}
 _ELSEWHERE = {
     *("quantization_config", "fusion_config", "distributed_config", "transformers_weights", "gguf_file", "init_inputs"),
     *("base_model_name_or_path", "peft_type", "adapters", "backbone", "use_pretrained_backbone", "use_timm_backbone"),
@@ -52,7 +49,7 @@ _ELSEWHERE = {
     *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "pretrained", "checkpoint_path", "cache_dir"),
     *("pretrained_cfg_overlay", "pretrained_strict"),
 }
-_OPEN = ("attn_implementation", "experts_implementation")
+_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 MOST_SETTINGS = 20_000_000
 """Bytes of such a file: the 21,843 class names of ImageNet-22k are 1.5 MB."""
 MOST_HEADER = 100_000_000
@@ -123,11 +120,13 @@ def _foreign_settings(file: str, path: Path, names: Iterable[str]) -> Iterator[s
     own = _AUTO_MAP.get(str(values.get("model_type"))) if file == "config.json" and has_code else None
     for keys, value in _entries({key: value for key, value in values.items() if key != "auto_map" or value != own}):
         where, last = ".".join(keys), keys[-1]
-        if last in _CODE and value not in (None, False, {}, []):
+        if last in CODE_SETTINGS and value not in (None, False, {}, []):
             yield f"{where} names code that hftl did not write: {_shown(value)}"
         elif last in _ELSEWHERE and value not in (None, False, {}, [], ""):
             yield f"{where} leads to something that is not in this model: {_shown(value)}"
-        elif last.endswith(_OPEN) and value not in (None, "eager", "sdpa"):
+        elif last == "architecture" and not (isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)?", value)):
+            yield f"{where} is no network of timm, but leads to {_shown(value)}"
+        elif last.endswith(_IMPLEMENTATIONS) and value not in (None, "eager", "sdpa"):
             yield f"{where} names code that may be fetched from elsewhere: {_shown(value)}"
         elif last.endswith(("_file", "_files")) and not all(map(_is_beside, value if isinstance(value, list) else [value])):
             yield f"{where} is no file of this model: {_shown(value)}"

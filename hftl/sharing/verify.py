@@ -39,6 +39,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])"
 HEADLINES = ("metrics.json", "the model")
 """Their plain numbers are printed one by one; hundreds of others are counted."""
 NOWHERE = "not published"
+MOST = 10
+"""Claims that do not hold, in one message."""
 NOTES = (
     "compared with the run's own records, which nothing can recompute: the stage table, parameters, counts and lengths of the"
     " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
@@ -130,19 +132,21 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         recomputed[split] = compute_metrics(predictions, names, skipped=skipped)
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
+    # What an earlier hftl did not state is no claim, and on no card or figure of it.
+    shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_proofs(run)
     claims += _compare_facts(recipe, data)
     claims += _compare_openings(run, recipe, stated, data)
     if figures:
-        drawn, not_compared = _compare_figures(run, recomputed)
+        drawn, not_compared = _compare_figures(run, shown)
         claims += drawn
         notes += not_compared
     if how_known(recipe, data) == "claimed":
         named = recipe.card.dataset or recipe.card.dataset_name
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
     if run.card.is_file():
-        claims += _compare_cards(run, render_card(run, repo_id=published, metrics=recomputed), hand_written(recipe))
+        claims += _compare_cards(run, render_card(run, repo_id=published, metrics=shown), hand_written(recipe))
     else:
         notes.append("no README.md: there is no card to compare")
     return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
@@ -197,17 +201,17 @@ def _compare_settings(run: RunDirectory, names: Sequence[str], data: Mapping[str
 
 
 def require_verified(run: RunDirectory) -> Verdict:
-    """`verify` without the figures, for whoever needs every number to hold.
+    """`verify` without the figures, which are drawn again of what a push sends (`require_verified_copy`).
 
     Raises:
         RunError: one does not.
     """
     verdict = verify(run, figures=False)
     if verdict.failed:
-        lines = [f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
-        more = [f"  and {len(verdict.failed) - 10} more; see them with: hftl verify {run.path}"] if len(verdict.failed) > 10 else []
+        left = len(verdict.failed) - MOST
+        more = [f"  and {left} more; see them with: hftl verify {run.path}"] if left > 0 else []
         help = f"  A card that was changed by hand, or written by another hftl, is written again with: hftl card {run.path}"
-        raise RunError("\n".join([f"{run.path}: these claims do not hold:", *lines, *more, help]))
+        raise RunError("\n".join([f"{run.path}: these claims do not hold:", *_first_failed(verdict), *more, help]))
     return verdict
 
 
@@ -219,10 +223,14 @@ def require_verified_copy(publication: Publication, run: RunDirectory) -> Verdic
     """
     verdict = verify(RunDirectory(publication.folder))
     if verdict.failed:
-        lines = [f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}" for claim in verdict.failed[:10]]
         what = "what would be sent does not hold, though the run does; was it changed at this moment?"
-        raise RunError("\n".join([f"{run.path}: {what}", *lines]))
+        raise RunError("\n".join([f"{run.path}: {what}", *_first_failed(verdict)]))
     return verdict
+
+
+def _first_failed(verdict: Verdict) -> Iterator[str]:
+    for claim in verdict.failed[:MOST]:
+        yield f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}"
 
 
 def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:

@@ -15,7 +15,8 @@ import math
 import os
 import shutil
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,8 @@ def train(
 ) -> RunDirectory:
     """Carry out a recipe and write everything about it into the run directory.
 
-    SIGINT and SIGTERM are obeyed after the step, or the batch of an evaluation, in which they come, when a checkpoint is written.
+    SIGINT, SIGTERM and SIGHUP are obeyed after the step, or the batch of an evaluation, in which they come, when a checkpoint is
+    written.
 
     Raises:
         RecipeError, DataError: the recipe or its data cannot be used; nothing has been written.
@@ -104,15 +106,12 @@ def train(
     prepared = _prepare(recipe, run, accelerator, resume=resume, source=source)
     recipe, experiment, samples = prepared.recipe, prepared.experiment, prepared.samples
     with (
-        run.lock() if accelerator.is_main_process else nullcontext(),
+        _locked(run, recipe, accelerator, resume=resume),
         Journal(run, accelerator, console or Console(stderr=True)) as journal,
         disk_errors(run),
         deferred() as noted,
         threads,
     ):
-        if accelerator.is_main_process:
-            claim(run, recipe, resume=resume)  # once more: another process may have had it until now
-        accelerator.wait_for_everyone()
         progress, checkpoint = _begin(prepared, run, accelerator, journal, threads, resume=resume)
         last_saved = None if checkpoint is None else checkpoint.name
         watch = Watch(accelerator, noted, threads, minutes=recipe.run.checkpoint_minutes, last_saved=last_saved)
@@ -127,6 +126,17 @@ def train(
     return run
 
 
+@contextmanager
+def _locked(run: RunDirectory, recipe: Recipe, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
+    """Hold the run directory, for all processes of the run."""
+    with ExitStack() as held:
+        with one_answer():
+            if accelerator.is_main_process:
+                held.enter_context(run.lock())
+                claim(run, recipe, resume=resume)  # once more: another process may have had it until now
+        yield
+
+
 # --- before the first step ----------------------------------------------------------------------------------------------------
 
 
@@ -139,8 +149,8 @@ class _Prepared:
     experiment: Experiment
     samples: dict[str, Samples]
     plan: Plan
-    base: dict[str, Any]
-    """What decides the model, see `hftl.training.origin`."""
+    facts: dict[str, Any]
+    """What data.json records."""
     begun: bool
     """An earlier sitting has written what the run is of."""
     findings: Audit | None
@@ -161,22 +171,24 @@ def _prepare(recipe: Recipe, run: RunDirectory, accelerator: Accelerator, *, res
             split: make_samples(recipe, experiment.classifier, dataset, train=split == "train")
             for split, dataset in (("train", experiment.splits.train), ("validation", experiment.splits.validation))
         }
-    base = base_record(experiment.classifier)
+    recorded, base = facts(experiment, samples["train"]), base_record(experiment.classifier)
     if accelerator.num_processes > 1:
         computes = {"device": accelerator.device.type, "number format": number_format(accelerator)}
-        check_same({"data": facts(experiment, samples["train"]), "model": base, **computes})
+        check_same({"data": recorded, "model": base, **computes})
     begun = resume and run.environment.is_file()  # it is written last of what is written before the first step
     if begun:
         check_same_data(experiment.splits, run)
         check_same_precision(accelerator, run)
         said = (*said, *check_same_base(base, run), *other_versions(run))
-    plan = make_plan(experiment, source=source, measure=accelerator.device)
-    check_batch_sizes(experiment, samples["train"], accelerator)
     findings = None
-    if accelerator.is_main_process:
-        check_space(experiment, plan, run)
-        findings = None if run.audit.is_file() else audit(experiment, samples)
-    return _Prepared(recipe, experiment, samples, plan, base, begun, findings, (*said, *experiment.said_of_facts))
+    with one_answer():
+        plan = make_plan(experiment, source=source, measure=accelerator.device)
+        check_batch_sizes(experiment, samples["train"], accelerator)
+        if accelerator.is_main_process:
+            check_space(experiment, plan, run)
+            findings = None if run.audit.is_file() else audit(experiment, samples)
+    said = (*said, *experiment.said_of_facts)
+    return _Prepared(recipe, experiment, samples, plan, recorded | {"base": base}, begun, findings, said)
 
 
 def _begin(
@@ -202,8 +214,8 @@ def _begin(
         write_text(run.recipe, recipe.to_yaml())
         if checkpoint is None or not prepared.begun:  # otherwise what was recorded at the start stands: it is what the run is of
             write_json(run.plan, plan.to_dict())
-            write_json(run.data, facts(prepared.experiment, prepared.samples["train"]) | {"base": prepared.base})
-        note_sitting(run, accelerator, sittings=sittings(run) + 1)
+            write_json(run.data, prepared.facts)
+        note_sitting(run, accelerator, afresh=checkpoint is None, sittings=sittings(run) + 1)
         if prepared.findings is not None:
             write_json(run.audit, prepared.findings.to_dict())
     if recipe.run.trackers:

@@ -76,7 +76,7 @@ def finish(
         serving_samples(experiment, validation).save(run.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(run)}
-        note_sitting(run, accelerator, **cost)
+        note_sitting(run, accelerator, afresh=False, **cost)
         conclude(run, predictions, say=journal.say)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:

@@ -23,6 +23,7 @@ from hftl.training.experiment import make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
 from hftl.training.machine import disk_errors, make_accelerator, others_alive, process_state
 from hftl.training.origin import other_versions
+from hftl.training.sittings import note_versions
 from hftl.training.together import main_first
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
             if main:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
+            note_versions(run)
             conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
             (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
 

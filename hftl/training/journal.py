@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -100,17 +99,10 @@ class Journal:
 
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
-        several, here = self.accelerator.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
-        launch = "accelerate launch" + (" --cpu" if self.accelerator.device.type == "cpu" else "") + f" --num_processes {several}"
-        if here < several:
-            launch += " --num_machines ... (on each machine with its --machine_rank, as before)"
-        elif self.accelerator.distributed_type is DistributedType.FSDP:
-            launch += " --config_file recipes/accelerate/fsdp.yaml"
-        command = f"{launch} -m hftl" if several > 1 else "hftl"
-        self.say(
-            f'saved at step {step}, in stage "{stage}" (checkpoint verified).'
-            f" Continue with:  {command} train {self.run.path} --resume"
-        )
+        several, command = self.accelerator.num_processes, f"hftl train {self.run.path} --resume"
+        if several > 1:
+            command = f"-m {command}   (launched as before, as {several} processes)"
+        self.say(f'saved at step {step}, in stage "{stage}" (checkpoint verified). Continue with:  {command}')
 
     def threads(self, line: str) -> None:
         """Another number of threads, from here on."""

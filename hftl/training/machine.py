@@ -1,4 +1,4 @@
-"""What this machine can do: its number format for training, its matrix rate, and what it says of its energy."""
+"""What this machine and its processes can do: how they meet, number formats, matrix rate, energy; and failures as messages."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from hftl.facts import with_facts
 from hftl.models.classifier import Classifier
 from hftl.recipe import Recipe, Timm, Transformer
 from hftl.run import PARTIAL, RunDirectory, package_versions, read_json
-from hftl.training.proof import group_hashes
+from hftl.training.proof import group_hashes, tensors_of
 
 CONFIG, WEIGHTS = "config.json", "weights"
 # Where files came from, which version wrote them, how the classes are called, which the data decide: no part of what is computed.
@@ -39,7 +39,7 @@ MOST_NAMED = 8
 def base_record(classifier: Classifier) -> dict[str, Any]:
     """What decides the model of a run that starts now, part by part: {"config.json", "tokenizer" or "preprocessing", "weights"}.
 
-    "weights" has a hash for each layer group of what was read from the base; a head that is drawn anew, and random weights, are
+    "weights" has the hashes of each layer group of what was read from the base; a head that is drawn anew, and random weights, are
     decided by the recipe. To be taken of a classifier that was just built.
     """
     model, preprocessor, facts = classifier.model, classifier.preprocessor, classifier.facts
@@ -52,12 +52,11 @@ def base_record(classifier: Classifier) -> dict[str, Any]:
     names = classifier.chain.names
     # Of a network on word vectors their table alone was read; of one that is not pretrained, nothing.
     groups = names[:1] if "pretrained" not in facts else names if facts["pretrained"] else ()
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    hashes = group_hashes(tensors, classifier.chain, without=facts.get("new_parameters", ()))
+    drawn = facts.get("new_parameters", ())
     return {
         CONFIG: _recorded(config),
         part: _recorded(prepared),
-        WEIGHTS: {group: hashes[group]["parameters"] for group in groups},
+        WEIGHTS: group_hashes(tensors_of(model), classifier.chain, groups, without=drawn),
     }
 
 
@@ -74,7 +73,7 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
     if not isinstance(recorded, Mapping):
         return ["this run was started by an hftl that did not record its base: whether that is the same now could not be compared"]
     # Another version of a library may have other settings, with defaults of their own: the version is said, see `other_versions`.
-    same_libraries = not _changed_versions(run)
+    same_libraries = not earlier_versions(run)
     found = [
         f"{part}: {line}"
         for part in record
@@ -124,7 +123,7 @@ def other_versions(run: RunDirectory) -> list[str]:
     if not changed:
         return []
     listed = ", ".join(f"{name} {now} instead of {then}" for name, (then, now) in changed.items())
-    return [f"with {listed}: numbers may differ from those of a run in one piece"]
+    return [f"with {listed}: numbers may differ a little"]
 
 
 def earlier_versions(run: RunDirectory) -> dict[str, list[str]]:

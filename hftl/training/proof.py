@@ -27,10 +27,12 @@ GroupHashes = Mapping[str, Mapping[str, str]]
 """Group -> {"parameters": SHA-256 in hex, "buffers": the same}, input first."""
 
 
-def group_hashes(tensors: Mapping[str, torch.Tensor], chain: Chain, *, without: Collection[str] = ()) -> dict[str, dict[str, str]]:
+def group_hashes(
+    tensors: Mapping[str, torch.Tensor], chain: Chain, groups: Sequence[str] | None = None, *, without: Collection[str] = ()
+) -> dict[str, dict[str, str]]:
     """Hashes of the parameters and of the buffers of each layer group; `tensors` has them all, by name, on any device.
 
-    Those that are called as in `without` are left out.
+    `groups` are all of the chain unless some are named. Parameters that are called as in `without` are left out.
 
     Raises:
         KeyError: a parameter or buffer of the chain is not among the tensors.
@@ -40,7 +42,7 @@ def group_hashes(tensors: Mapping[str, torch.Tensor], chain: Chain, *, without: 
             "parameters": _digest((name, tensors[name]) for name in chain.parameters[group] if name not in without),
             "buffers": _digest((name, tensors[name]) for name in chain.buffers[group]),
         }
-        for group in chain.names
+        for group in (chain.names if groups is None else groups)
     }
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from hftl.data.loader import Samples
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, environment_record, read_json, write_json
+from hftl.run import RunDirectory, environment_record, package_versions, read_json, write_json
 from hftl.training.cache import where_from
 from hftl.training.checks import number_format
 from hftl.training.journal import Journal
@@ -18,9 +18,19 @@ from hftl.training.origin import earlier_versions
 from hftl.training.watch import Watch
 
 
-def note_sitting(run: RunDirectory, accelerator: Accelerator, **more: Any) -> None:
-    """Write environment.json anew: what computes now, what earlier sittings left, and `more`; the main process does."""
-    write_json(run.environment, _of_now(accelerator) | _carried(run) | more)
+def note_sitting(run: RunDirectory, accelerator: Accelerator, *, afresh: bool, **more: Any) -> None:
+    """Write environment.json anew: what computes now, what earlier sittings left, and `more`; the main process does.
+
+    `afresh`: the run begins at its first step, so that earlier sittings have left nothing.
+    """
+    write_json(run.environment, _of_now(accelerator) | ({} if afresh else _carried(run)) | more)
+
+
+def note_versions(run: RunDirectory) -> None:
+    """Write down the libraries of a later sitting that trains nothing, such as that of `hftl test`."""
+    if before := earlier_versions(run):
+        environment = read_json(run.environment) | {"packages": package_versions(), "packages_before": before}
+        write_json(run.environment, environment)
 
 
 def sittings(run: RunDirectory) -> int:
@@ -80,7 +90,5 @@ def _of_now(accelerator: Accelerator) -> dict[str, object]:
 
 def _carried(run: RunDirectory) -> dict[str, Any]:
     """What environment.json keeps of earlier sittings."""
-    if not run.environment.is_file():
-        return {}
     before, cached = earlier_versions(run), read_json(run.environment).get("cached")
     return ({"packages_before": before} if before else {}) | ({"cached": cached} if cached else {})

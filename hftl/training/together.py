@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ from hftl.training.checks import claim
 
 CODE = Path(__file__).parent.parent
 """The package hftl: what its files hold is what it is, whatever its version is called."""
+SEEN_WITHIN = 10.0
+"""Seconds that a file of another machine gets to be seen here."""
 _NOTHING = "nothing"
 _SHORT, _MOST_NAMED = 60, 8
 """Letters of a value that is shown as it is; differences in one message."""
@@ -94,7 +98,7 @@ def claim_together(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     if PartialState().num_processes == 1:
         return
     check_same({"hftl": _digest_of_code(), "versions": package_versions()})
-    check_same_recipe(recipe)
+    check_one_recipe(recipe)
     check_same_folder(run)
 
 
@@ -128,7 +132,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, text if len(text) <= _SHORT else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def check_same_recipe(recipe: Recipe) -> None:
+def check_one_recipe(recipe: Recipe) -> None:
     """Refuse another recipe than the main process has.
 
     Raises:
@@ -163,7 +167,7 @@ def check_same_folder(run: RunDirectory) -> None:
                         f"{run.path}: cannot be written: {error.strerror}. Choose another place with --run-dir"
                     ) from None
         with one_answer():
-            if not sign.is_file():
+            if not _appears(sign):
                 raise RunError(
                     f"{run.path.absolute()} is not the main process's run directory, but another folder of this name."
                     " Give every machine a --run-dir on one disk that all of them see"
@@ -174,6 +178,19 @@ def check_same_folder(run: RunDirectory) -> None:
         with suppress(OSError):  # not all were made, or another run has gone into one of them meanwhile
             for folder in made:
                 folder.rmdir()
+
+
+def _appears(sign: Path) -> bool:
+    """Whether a file is there, or is there soon: a network file system remembers for a while that a folder was not."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not sign.is_file():
+        if time.monotonic() > deadline:
+            return False
+        for folder in reversed([path for path in sign.parents if path.is_dir()]):
+            with suppress(OSError):
+                os.listdir(folder)  # asks the server what is new
+        time.sleep(0.5)
+    return True
 
 
 def _digest_of_code() -> str:
