@@ -29,6 +29,7 @@ from test_families import small_vectors
 from hftl.cli import train_recipe
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.report import write_figures
 from hftl.evaluation.serving import ServingSamples
 from hftl.ledger import note_opening
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
@@ -800,6 +801,7 @@ def test_predictions_that_the_model_does_not_make_are_caught_with_the_data(own: 
     made_up.save(own.predictions("test"), names)
     own.metrics.write_text(json.dumps(read_json(own.metrics) | {"test": compute_metrics(made_up, names)}))
     own.manifest.unlink()
+    write_figures(own, read_json(own.metrics))
     assert hftl("card", own.path).code == 0
     assert hftl("verify", own.path).code == 0  # nothing on paper contradicts it
     caught = hftl("verify", own.path, "--data", own.load_recipe().data.source)
