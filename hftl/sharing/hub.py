@@ -44,6 +44,7 @@ from hftl.sharing.publication import (
     MODEL_FILES,
     RUN_FILES,
     Publication,
+    check_plain,
     is_foreign,
     is_published,
     prepare,
@@ -108,6 +109,7 @@ def push(
     from hftl.sharing.parity import check_serving
     from hftl.sharing.verify import require_verified, require_verified_copy
 
+    check_plain(run)
     _count_openings_anew(run, say)
     publication = prepare(run, repo_id)
     for name in publication.files:

@@ -95,6 +95,19 @@ def is_foreign(name: str) -> bool:
     return not is_published(name) and not is_document(name)
 
 
+def check_plain(run: RunDirectory) -> None:
+    """Refuse a run whose files are links, pipes or the like, before one of them is opened.
+
+    Raises:
+        RunError: with all of them.
+    """
+    folders = {"model", "figures", "predictions"}  # which may be links themselves
+    names = [name for name in all_files(run.path) if is_published(name) or name.split("/")[0] in folders]
+    problems = [Problem(name, why) for name in names if (why := _not_plain(run, name)) is not None]
+    if problems:
+        raise _refused(run, problems)
+
+
 def prepare(run: RunDirectory, repo_id: str) -> Publication:
     """Gather and check what would be published as `repo_id`. Nothing is sent, and the run is not changed.
 
