@@ -1,6 +1,8 @@
 """TextCNN over GloVe vectors on IMDb (Kim 2014, arXiv:1408.5882): frozen vectors beside a second, trained embedding.
 
-Measured: not yet by the code as it is; `make claims` does it with the command below.
+Measured: IMDb; GloVe Twitter, 11,925 words; TextCNN: test accuracy 0.873 (0.873 to 0.874), n = 25,000 (which alone leave ±
+0.004); validation by stage: new 0.86 (0.85 to 0.88), all 0.88 (0.87 to 0.89); 3.4 minutes of training a run, seeds 0, 1, 2, 1
+thread. Mean (lowest to highest) of these runs, on AMD EPYC, 2 cores, bf16, commit c526810, 2026-11-29.
 
     python recipes/textcnn_imdb.py data.source=../shared/data/imdb model.vectors=../shared/vectors/glove.twitter.27B.25d.12k.txt
 
