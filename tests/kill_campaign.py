@@ -281,7 +281,9 @@ def kill_until_finished(
         killed += 1
         hits[ended.phase] += 1
         if run.finished:  # then there are no checkpoints any more
-            continue
+            if missing(run):
+                continue
+            return killed, problems  # all of it is written: one of two processes was killed at its farewell
         found, passed_over = newest_checkpoint(run.checkpoints)
         name = found.name if found is not None else ""
         if name < max(ended.saved, last) or passed_over:
