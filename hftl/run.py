@@ -226,6 +226,13 @@ class RunDirectory:
         return records
 
 
+def remove_partial(run: RunDirectory) -> None:
+    """Remove the files that killed processes had begun to write; called by the process that holds the run's lock."""
+    for left in run.path.rglob(f".*{PARTIAL}"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside, flushed, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -341,9 +341,13 @@ def test_what_an_earlier_start_has_left_is_not_taken_for_this_ones(
     shutil.rmtree(run.checkpoints)  # the way out that is offered when no checkpoint verifies
     foreign = Predictions.load(run.predictions("test"))
     Predictions(foreign.ids, foreign.labels, -foreign.logits).save(run.predictions("test"), ["negative", "positive"])
+    run.model.mkdir(exist_ok=True)
+    for name in ("model/.config.json.99.partial", "predictions/.validation.parquet.99.partial", ".metrics.json.99.partial"):
+        (run.path / name).write_text("{")  # of a process that was killed while it wrote
     run = train(bert(), run.path, resume=True)
     assert [opening["by"] for opening in read_json_lines(run.test_openings)] == ["hftl train", "hftl train, continued"]
     assert_same_run(whole, run)
+    assert list(run.path.rglob("*.partial")) == []
 
 
 def test_a_run_that_never_saved_starts_again(tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
 from hftl.names import as_rank
 from hftl.recipe import ImageData, Recipe, Stage
-from hftl.run import RunDirectory, write_json, write_text
+from hftl.run import RunDirectory, remove_partial, write_json, write_text
 from hftl.signals import Stopped, deferred
 from hftl.training.cache import computed_once, loader_processes
 from hftl.training.checkpoint import (
@@ -208,6 +208,7 @@ def _begin(
     chosen = threads.choose(recorded)
     accelerator.wait_for_everyone()  # all have read what the main process writes now
     if accelerator.is_main_process:
+        remove_partial(run)
         if checkpoint is None:  # what an earlier start has left is not of these weights
             for left in (run.predictions("test").parent, run.model):
                 shutil.rmtree(left, ignore_errors=True)

@@ -17,7 +17,7 @@ from hftl.facts import continued, contradictions
 from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
-from hftl.run import RunDirectory, check_sealed, read_json, read_json_lines, write_text
+from hftl.run import RunDirectory, check_sealed, read_json, read_json_lines, remove_partial, write_text
 from hftl.training.checks import check_same_data, check_same_recipe, claim, missing, other_precision
 from hftl.training.experiment import make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
@@ -43,6 +43,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
     if problems := contradictions(recipe, read_json(run.data)):
         raise RecipeError(str(run.recipe), problems)
     with run.lock(), disk_errors(run):
+        remove_partial(run)
         for line in (f"{run.path}: this run is finished but for {', '.join(lacks)}: written now, from what it has", *said):
             say(line)
         write_text(run.recipe, recipe.to_yaml())
@@ -70,6 +71,8 @@ def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
     check_sealed(run)
     main, stored = process_state().is_main_process, run.predictions("test")
     with run.lock() if main else nullcontext():
+        if main:
+            remove_partial(run)
         if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
             predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
             if main:
