@@ -72,6 +72,7 @@ def finish(
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
             predicted.save(run.predictions(split), splits.label_names)
+        shutil.rmtree(run.model, ignore_errors=True)  # what a kill has left of an earlier save would be sealed with it
         save_classifier(experiment.classifier, run.model)
         serving_samples(experiment, validation).save(run.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
