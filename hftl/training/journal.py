@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -100,8 +101,12 @@ class Journal:
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several, command = self.accelerator.num_processes, f"hftl train {self.run.path} --resume"
-        if several > 1:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", several))
+        if here < several or self.accelerator.distributed_type is DistributedType.FSDP:
             command = f"-m {command}   (launched as before, as {several} processes)"
+        elif several > 1:
+            cpu = " --cpu" if self.accelerator.device.type == "cpu" else ""
+            command = f"accelerate launch{cpu} --num_processes {several} -m {command}"
         self.say(f'saved at step {step}, in stage "{stage}" (checkpoint verified). Continue with:  {command}')
 
     def threads(self, line: str) -> None:
