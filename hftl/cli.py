@@ -381,7 +381,7 @@ def verify(
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
-    from hftl.sharing.hub import all_files, parse_hub_id
+    from hftl.sharing.hub import parse_hub_id, repository_files
     from hftl.sharing.verify import report
     from hftl.sharing.verify import verify as verify_run
 
@@ -389,7 +389,7 @@ def verify(
     if Path(run).exists():
         verdict = verify_run(directory)
     else:
-        verdict = verify_run(directory, repo_id=parse_hub_id(run)[0], beside=all_files(run, directory))
+        verdict = verify_run(directory, repo_id=parse_hub_id(run)[0], beside=repository_files(run, directory))
     if data is not None:
         from hftl.reproduce import reproduce
 

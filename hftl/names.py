@@ -1,4 +1,5 @@
-"""What is called how, for all floors: the metrics, their titles, their ids on the Hub, and which way is better."""
+"""What is called how, for all floors: metrics, their titles, their ids on the Hub and which way is better; and the settings of a
+model's files by which a library would run code or go elsewhere."""
 
 from __future__ import annotations
 
@@ -32,14 +33,17 @@ METRICS: Mapping[str, Metric] = {
 
 Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc", "log_loss"]
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
+CHOOSERS: tuple[str, ...] = get_args(Chooser)
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),
         *("use_kernels", "kernel_config", "chat_template"),
     )
 )
-"""Settings of a model's files by which a library runs code that lies beside the weights, or elsewhere."""
-CHOOSERS: tuple[str, ...] = get_args(Chooser)
+"""By these a library runs code that lies beside the weights, or elsewhere."""
+WEIGHT_PLACES = frozenset(("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"))
+"""In timm's `pretrained_cfg`: where weights are, or were once, to be found."""
 
 
 def as_rank(metric: str, value: float) -> float:

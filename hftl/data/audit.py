@@ -21,7 +21,17 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
-from hftl.data.duplicates import NEAR_PICTURE, NEAR_TEXT, first_rows, near_groups, near_pictures, near_texts, normalise, pick_looks
+from hftl.data.duplicates import (
+    NEAR_PICTURE,
+    NEAR_TEXT,
+    first_rows,
+    near_groups,
+    near_pictures,
+    near_texts,
+    normalise,
+    pick_looks,
+    thing,
+)
 from hftl.data.layout import DOCUMENTS, counted, ways_out
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
@@ -419,8 +429,8 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
 
 def _reason(kind: str, content: str) -> str:
     """Why rows were left out, without what only one of them says."""
-    thing = "text" if content == "text" else "picture"
-    return {DUPLICATE: f"the same {thing} as in another split", CONFLICT: f"two labels for the same {thing}"}.get(kind, kind)
+    known = {DUPLICATE: f"the same {thing(content)} as in another split", CONFLICT: f"two labels for the same {thing(content)}"}
+    return known.get(kind, kind)
 
 
 def _notes(notes: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

@@ -52,8 +52,9 @@ def visible(name: str) -> str:
 def _joins_emoji(name: str, place: int) -> bool:
     """Whether a joiner makes one picture of two emoji, a family of three persons, which everybody sees."""
     before, after = name[:place].rstrip("\ufe0f")[-1:], name[place + 1 : place + 2]
-    kinds = [unicodedata.category(letter) for letter in (before, after) if letter]
-    return name[place] == "\u200d" and len(kinds) == 2 and kinds[0] in {"So", "Sk"} and kinds[1] in {"So"}
+    if name[place] != "\u200d" or not before or not after:
+        return False
+    return unicodedata.category(before) in {"So", "Sk"} and unicodedata.category(after) == "So"
 
 
 def _is_invisible(letter: str) -> bool:

@@ -250,7 +250,7 @@ def duplicate_problems(
     for (one, other), pairs in found.across.items():
         first, second = tables[one], tables[other]
         examples = listed(f"{first.ids[a]} = {second.ids[b]}" for a, b in pairs[:SHOWN])
-        count = f"1 {_thing(kind)} is" if len(pairs) == 1 else f"{len(pairs):,} {_thing(kind)}s are"
+        count = f"1 {thing(kind)} is" if len(pairs) == 1 else f"{len(pairs):,} {thing(kind)}s are"
         problems.append(
             Problem(
                 f'split "{first.name}" and split "{second.name}"',
@@ -263,12 +263,12 @@ def duplicate_problems(
         )
     for role, groups in found.conflicting.items():
         examples = listed(" = ".join(_one_of_each_label(rows, tables[role].ids, labels[role], names)) for rows in groups[:SHOWN])
-        count = f"1 {_thing(kind)} has" if len(groups) == 1 else f"{len(groups):,} {_thing(kind)}s have"
+        count = f"1 {thing(kind)} has" if len(groups) == 1 else f"{len(groups):,} {thing(kind)}s have"
         problems.append(
             Problem(
                 f'split "{tables[role].name}"',
                 f"{count} more than one label: {examples}{more(len(groups))}",
-                (f"correct the labels; data.on_duplicate=drop leaves out all rows of such a {_thing(kind)}",),
+                (f"correct the labels; data.on_duplicate=drop leaves out all rows of such a {thing(kind)}",),
             )
         )
     return problems
@@ -297,11 +297,11 @@ def rows_to_drop(
         kept = {int(contents[one][a]): tables[other].ids[b] for a, b in pairs}
         for row in np.flatnonzero(np.isin(contents[one], list(kept))).tolist():
             # Of train's rows one that test has too names that one: pairs with test come last.
-            dropped[one][row] = LeftOut(DUPLICATE, f"the same {_thing(kind)} as {kept[int(contents[one][row])]}")
+            dropped[one][row] = LeftOut(DUPLICATE, f"the same {thing(kind)} as {kept[int(contents[one][row])]}")
     for role, groups in found.conflicting.items():
         for rows in groups:
             why = (
-                f"two labels for the same {_thing(kind)}: {listed(_one_of_each_label(rows, tables[role].ids, labels[role], names))}"
+                f"two labels for the same {thing(kind)}: {listed(_one_of_each_label(rows, tables[role].ids, labels[role], names))}"
             )
             dropped[role].update(dict.fromkeys(rows, LeftOut(CONFLICT, why)))
     return dropped
@@ -326,7 +326,8 @@ def duplicate_facts(found: Duplicates, tables: Mapping[Role, Table], on_duplicat
     }
 
 
-def _thing(kind: str) -> str:
+def thing(kind: str) -> str:
+    """What a row of such data is called."""
     return "text" if kind == "text" else "picture"
 
 

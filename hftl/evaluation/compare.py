@@ -34,6 +34,7 @@ from hftl.evaluation.metrics import (
     auc_influence,
     losses,
     margins_of_cells,
+    mean_interval,
     percentiles,
     quick_metrics,
     resamples,
@@ -120,20 +121,22 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
     ids = _shared_ids(own)
     if not problems and not ids:
         problems = [Problem(split, "no row is in all of the runs", ("runs of another seed have other validation rows",))]
-    if problems:
-        raise RunError("\n".join([f"{' and '.join(str(run.path) for run in runs)} cannot be compared:", *map(str, problems)]))
+    _refuse(runs, problems)
     shared = [_take(predictions, ids, _order(run, names, split)) for run, predictions in zip(runs, own, strict=True)]
     problems = [problem for i in range(1, len(runs)) for problem in _row_problems(runs[0], runs[i], split, shared[0], shared[i])]
-    if problems:
-        raise RunError("\n".join([f"{' and '.join(str(run.path) for run in runs)} cannot be compared:", *map(str, problems)]))
+    _refuse(runs, problems)
     titles = _titles(runs)
-    pairs = [
-        _pair((titles[a], runs[a], shared[a]), (titles[b], runs[b], shared[b]), names) for a, b in combinations(range(len(runs)), 2)
-    ]
+    sides = [_Side(*each, quick_metrics(each[2])) for each in zip(titles, runs, shared, strict=True)]
+    pairs = [_pair(first, second, names) for first, second in combinations(sides, 2)]
     corrected = holm([pair.p for pair in pairs])
     pairs = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
     unit = shared[0].size_unit
     return Comparison(split, titles, tuple(map(len, own)), len(ids), tuple(pairs), unit, _flipped(titles, shared, names))
+
+
+def _refuse(runs: Sequence[RunDirectory], problems: Sequence[Problem]) -> None:
+    if problems:
+        raise RunError("\n".join([f"{' and '.join(str(run.path) for run in runs)} cannot be compared:", *map(str, problems)]))
 
 
 # --- the same rows ------------------------------------------------------------------------------------------------------------
@@ -208,30 +211,40 @@ def _row_problems(first: RunDirectory, other: RunDirectory, split: str, one: Pre
 # --- differences --------------------------------------------------------------------------------------------------------------
 
 
-def _pair(
-    first: tuple[str, RunDirectory, Predictions], second: tuple[str, RunDirectory, Predictions], names: Sequence[str]
-) -> Pair:
-    (title, run, one), (other_title, other_run, two) = first, second
+@dataclass(frozen=True)
+class _Side:
+    """One run of a comparison, on the rows that all have."""
+
+    title: str
+    run: RunDirectory
+    predictions: Predictions
+    values: dict[str, float]
+    """Of the metrics `CHOOSERS`."""
+
+
+def _pair(first: _Side, second: _Side, names: Sequence[str]) -> Pair:
+    one, two = first.predictions, second.predictions
     right, also = one.predicted == one.labels, two.predicted == two.labels
     alone, other_alone = right & ~also, also & ~right
     p = mcnemar(int(alone.sum()), int(other_alone.sum()))
     return Pair(
-        title,
-        other_title,
-        tuple(_differences(one, two)),
+        first.title,
+        second.title,
+        tuple(_differences(first, second)),
         int(alone.sum()),
         int(other_alone.sum()),
         p,
         p,
         tuple(_by_class(one.labels, alone, other_alone, names)),
         None if one.sizes is None else tuple(_by_size(one.sizes, alone, other_alone)),
-        tuple(_recipes_differ(run, other_run)),
+        tuple(_recipes_differ(first.run, second.run)),
     )
 
 
-def _differences(one: Predictions, two: Predictions) -> Iterator[Difference]:
-    values, others = quick_metrics(one), quick_metrics(two)
-    intervals = {**_bootstrapped(one, two), "auc": _of_auc(one, two), "log_loss": _of_mean(one, two)}
+def _differences(first: _Side, second: _Side) -> Iterator[Difference]:
+    one, two, values, others = first.predictions, second.predictions, first.values, second.values
+    loss_differences = losses(two.logits, two.labels) - losses(one.logits, one.labels)
+    intervals = {**_bootstrapped(one, two), "auc": _of_auc(one, two), "log_loss": _as_pair(mean_interval(loss_differences))}
     for metric in CHOOSERS:
         if metric in values and metric in others:
             a, b = values[metric], others[metric]
@@ -264,15 +277,6 @@ def _of_auc(one: Predictions, two: Predictions) -> tuple[float, float] | None:
     (area, influence), (other_area, other_influence) = (pair for pair in found if not isinstance(pair, str))
     error = float(np.sqrt(((other_influence - influence) ** 2).sum()))
     return None if error == 0 else (other_area - area - Z * error, other_area - area + Z * error)
-
-
-def _of_mean(one: Predictions, two: Predictions) -> tuple[float, float] | None:
-    """The interval of the mean difference of the log losses, by the normal approximation."""
-    values = losses(two.logits, two.labels) - losses(one.logits, one.labels)
-    if len(values) < 2 or values.min() == values.max():
-        return None
-    mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
-    return mean - half, mean + half
 
 
 def _as_pair(interval: list[float] | None) -> tuple[float, float] | None:

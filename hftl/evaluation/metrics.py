@@ -345,7 +345,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     point = _point_values(predictions, calibration=True)
     confusion = confusion_matrix(predicted, labels, classes=len(label_names))
     correct = int(np.trace(confusion))
-    bootstrapped = _bootstrap_intervals(confusion)
+    bootstrapped, loss_interval = _bootstrap_intervals(confusion), mean_interval(losses(predictions.logits, labels))
     auc = _auc_with_interval(probabilities, labels, label_names)
     majority = int(confusion.sum(axis=1).argmax())
     frequent = int(confusion.sum(axis=1).max())
@@ -357,7 +357,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         **_top_accuracy(predictions),
         **{key: value for name in OF_MARGINS for key, value in ((name, point[name]), (f"{name}_interval", bootstrapped[name]))},
         "log_loss": point["log_loss"],
-        "log_loss_interval": _mean_interval(losses(predictions.logits, labels)),
+        "log_loss_interval": loss_interval and [max(0.0, loss_interval[0]), loss_interval[1]],
         "auc": point.get("auc"),
         "auc_interval": None if isinstance(auc, str) else auc[1],
         **({"auc_undefined": auc} if isinstance(auc, str) else {}),
@@ -559,12 +559,12 @@ def _errors(predictions: Predictions, label_names: Sequence[str]) -> dict[str, A
     }
 
 
-def _mean_interval(values: Floats) -> list[float] | None:
-    """95 % interval of the mean of values that are at least 0: mean +- 1.96 * s / sqrt(n). None when they do not differ."""
+def mean_interval(values: Floats) -> list[float] | None:
+    """95 % interval of the mean of values: mean +- 1.96 * s / sqrt(n). None when they do not differ."""
     if len(values) < 2 or values.min() == values.max():
         return None
     mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
-    return [max(0.0, mean - half), mean + half]
+    return [mean - half, mean + half]
 
 
 def _bootstrap_intervals(confusion: Integers) -> dict[str, list[float] | None]:

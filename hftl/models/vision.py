@@ -44,6 +44,7 @@ from hftl.models.checkpoint import (
     run_error,
 )
 from hftl.models.classifier import Classifier
+from hftl.names import WEIGHT_PLACES
 from hftl.recipe import Timm
 from hftl.run import write_json
 
@@ -53,8 +54,6 @@ WRAPPER = "timm_model"
 # A module with what timm's models have and torch's do not: `group_matcher`, `get_classifier`, `reset_classifier`.
 TimmModel: TypeAlias = Any
 
-# Keys of timm's `pretrained_cfg` that say where weights were once found: not true of ours, and one of them is a path.
-PLACES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"}
 # Keys that describe the classes and the test-time size of the checkpoint rather than of what is built from it.
 REPLACED = {"num_classes", "label_names", "label_descriptions", "label_offset", "test_input_size", "test_crop_pct"}
 # What `model_args` may not hold: the arguments of timm's own machinery, which load any file (`checkpoint_path`), take weights from
@@ -252,7 +251,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _without_places(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
-    return {"input_size": [3, 224, 224]} | {key: value for key, value in pretrained_cfg.items() if key not in PLACES}
+    return {"input_size": [3, 224, 224]} | {key: value for key, value in pretrained_cfg.items() if key not in WEIGHT_PLACES}
 
 
 def _create(source: _Source, **arguments: Any) -> TimmModel:

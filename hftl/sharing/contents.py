@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hftl.errors import RunError
-from hftl.names import CODE_SETTINGS
+from hftl.names import CODE_SETTINGS, WEIGHT_PLACES
 
 GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
 KNOWN_CODE = frozenset({hashlib.sha256(GLOVE_CODE.read_bytes()).hexdigest()})
@@ -46,8 +46,7 @@ _ELSEWHERE = {
     *("quantization_config", "fusion_config", "distributed_config", "transformers_weights", "gguf_file", "init_inputs"),
     *("base_model_name_or_path", "peft_type", "adapters", "backbone", "use_pretrained_backbone", "use_timm_backbone"),
     # timm's: where weights are loaded from, and arguments of its machinery rather than of a network.
-    *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "pretrained", "checkpoint_path", "cache_dir"),
-    *("pretrained_cfg_overlay", "pretrained_strict"),
+    *(*WEIGHT_PLACES, "pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg_overlay", "pretrained_strict"),
 }
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 MOST_SETTINGS = 20_000_000
@@ -190,7 +189,7 @@ def _damaged_weights(path: Path) -> Iterator[str]:
 # --- figures ------------------------------------------------------------------------------------------------------------------
 
 
-def drawn_by(path: Path) -> str | None:
+def drawing_note(path: Path) -> str | None:
     """What a figure says that it was drawn by, such as "hftl 0.1.0, matplotlib 3.10.7, Linux x86_64"; None: it does not say."""
     found = DRAWN_BY.search(path.read_bytes()[:1000])
     return None if found is None else found[1].decode()

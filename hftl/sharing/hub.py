@@ -296,7 +296,7 @@ def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> RunD
     return run
 
 
-def all_files(name: str, run: RunDirectory) -> list[str] | None:
+def repository_files(name: str, run: RunDirectory) -> list[str] | None:
     """Every file of a repository at the commit that `fetch` has of it, also those that hftl never fetches; None: not known here."""
     if constants.HF_HUB_OFFLINE:
         return None

@@ -31,8 +31,7 @@ from hftl.facts import contradictions, how_known
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, read_json, read_json_lines, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
-from hftl.sharing.contents import drawn_by as drawn_by_note
-from hftl.sharing.contents import foreign, read_settings
+from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
@@ -388,7 +387,7 @@ def _compare_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> tuple[lis
             claims.append(Claim("figures", path.name, "as drawn", str(error), False))
             continue
         same = found.shape == stored.shape and int(np.abs(found.astype(np.int16) - stored).max()) <= TINT
-        there = drawn_by_note(path)
+        there = drawing_note(path)
         if same or (there == here and same_everywhere(metrics)):
             claims.append(Claim("figures", path.name, "as drawn", "as drawn" if same else "another picture", same))
         else:
