@@ -133,9 +133,14 @@ def test_a_machine_that_dies_ends_the_other_with_a_message(on_machines: Start, t
 
 # Two processes that call one thing after the other and write down how each came to them.
 DISAGREE = """
-import json, os, sys
+import atexit, json, os, sys
 from pathlib import Path
 os.environ["RANK"] = os.environ["LOCAL_RANK"] = sys.argv[1]
+import torch.distributed
+@atexit.register  # before hftl registers anything, so that it is called after it
+def left():
+    assert not torch.distributed.is_initialized()
+    (Path(sys.argv[2]) / f"left-{sys.argv[1]}").touch()
 from hftl.errors import DataError, RunError
 from hftl.recipe import load_recipe, override
 from hftl.run import RunDirectory
@@ -196,6 +201,7 @@ def test_what_one_process_refuses_all_refuse_and_what_differs_is_named(tmp_path:
     for process in both:
         _, said = process.communicate(timeout=200)
         assert process.returncode == 0, said
+    assert {path.name for path in tmp_path.glob("left-*")} == {"left-0", "left-1"}  # see _leave_group
     main, other = (json.loads((tmp_path / f"came-{rank}.json").read_text()) for rank in range(2))
     host = socket.gethostname()
     data = "DataError: 1 problem in the recipe\n  data.source: no such folder"

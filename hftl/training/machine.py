@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shutil
@@ -41,6 +42,8 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     if os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE"):
         _name_the_network()
+    atexit.unregister(_leave_group)  # registered once, however often this is asked
+    atexit.register(_leave_group)
     try:
         return PartialState(cpu=cpu, timeout=timedelta(minutes=minutes))
     except ValueError as error:
@@ -53,6 +56,16 @@ def process_state(*, minutes: float = 30.0) -> PartialState:
         reason = _not_joined(error, minutes=minutes)
     PartialState._reset_state()  # nobody takes what is half made for a state
     raise reason
+
+
+def _leave_group() -> None:
+    """End torch's process group before the interpreter ends.
+
+    With torch 2.14 a process that ends inside its group is aborted by gloo's threads in one of six cases ("terminate called without
+    an active exception"), after all its work is done: the launcher then reports a finished run as failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _not_joined(error: RuntimeError, *, minutes: float) -> RunError:
