@@ -52,7 +52,7 @@ def make_recipe(spec: Mapping[str, Any], **run: Any) -> hftl.Recipe:
         for stage in spec["stages"]
     }
     settings = {"batch_size": spec["batch_size"], "evaluation_batch_size": spec["evaluation_batch_size"], "seed": seed, **run}
-    return hftl.Recipe(name="benchmark", data=data, model=model, stages=stages, run=hftl.Run(**settings))
+    return hftl.Recipe(name="benchmark", data=data, model=model, stages=stages, run=hftl.RunSettings(**settings))
 
 
 def glove(kind: str, vectors: str) -> hftl.TextCNN | hftl.BiLSTM:

@@ -16,7 +16,20 @@ from types import ModuleType, TracebackType
 
 from hftl.cli import is_main_process, main, train_recipe
 from hftl.errors import DataError, HftlError, RecipeError, RunError
-from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, load_recipe, override
+from hftl.recipe import (
+    BiLSTM,
+    Card,
+    ImageData,
+    Recipe,
+    RunSettings,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    Transformer,
+    load_recipe,
+    override,
+)
 from hftl.run import RunDirectory
 
 __version__ = "0.1.0"
@@ -29,9 +42,9 @@ __all__ = [
     "ImageData",
     "Recipe",
     "RecipeError",
-    "Run",
     "RunDirectory",
     "RunError",
+    "RunSettings",
     "Stage",
     "TextCNN",
     "TextData",

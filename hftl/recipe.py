@@ -239,7 +239,7 @@ class Stage(_Section):
 # --- run and card -------------------------------------------------------------------------------------------------------------
 
 
-class Run(_Section):
+class RunSettings(_Section):
     """How the experiment is run, whatever it trains."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -365,7 +365,7 @@ class Recipe(_Section):
     model: AnyModel
     stages: dict[Name, Stage] = Field(min_length=1)
     """In the order in which they run."""
-    run: Run = Run()
+    run: RunSettings = RunSettings()
     card: Card = Card()
 
     # For each fact the values of the recipe that it was given in, and the facts that overrides gave. Kept by copies, not by YAML.

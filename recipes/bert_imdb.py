@@ -30,7 +30,7 @@ recipe = hftl.Recipe(
         # All layers, and the head no faster than the top one: it has settled.
         "all": hftl.Stage(unfreeze="all", lr=3e-5, layer_decay=0.8, epochs=1, warmup=0.1),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="BERT, fine-tuned on IMDb film reviews",
         summary="Tells positive from negative English film reviews.",

@@ -32,7 +32,7 @@ recipe = hftl.Recipe(
         "new": hftl.Stage(unfreeze=("trainable_embedding", "lstm.0", "head"), lr=3e-3, epochs=2, schedule="constant", warmup=0.1),
         "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=1, warmup=0.05),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="GloVe BiLSTM on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",

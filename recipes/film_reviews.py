@@ -22,7 +22,7 @@ recipe = hftl.Recipe(
         "head": hftl.Stage(unfreeze="head", lr=5e-3, epochs=8),
         "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=6, warmup=0.1),
     },
-    run=hftl.Run(batch_size=16, seed=0),
+    run=hftl.RunSettings(batch_size=16, seed=0),
     card=hftl.Card(
         title="Quickstart: film reviews",
         summary="Tells positive from negative short film reviews. It is the sample that hftl's quickstart trains; a demonstration.",

@@ -40,7 +40,7 @@ recipe = hftl.Recipe(
         "top": hftl.Stage(unfreeze="last 3", lr=2e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1),
         "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule="cosine", warmup=0.1),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="Quickstart: clothes",
         summary="Tells photos of five kinds of clothes apart. It is the sample that hftl's quickstart trains; a demonstration.",

@@ -31,7 +31,7 @@ recipe = hftl.Recipe(
             unfreeze="last 3", lr=3e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=3, schedule="cosine", warmup=0.1
         ),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="ResNet-18: cats and dogs",
         summary="Tells photos of cats from photos of dogs.",

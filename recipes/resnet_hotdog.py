@@ -23,7 +23,7 @@ recipe = hftl.Recipe(
         "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
         "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule="cosine", warmup=0.1),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="ResNet-18: hot dog or not",
         summary="Tells photos of hot dogs from photos of other things.",

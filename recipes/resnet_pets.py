@@ -35,7 +35,7 @@ recipe = hftl.Recipe(
             label_smoothing=0.1,
         ),
     },
-    run=hftl.Run(batch_size=32, seed=0, metric="macro_f1"),
+    run=hftl.RunSettings(batch_size=32, seed=0, metric="macro_f1"),
     card=hftl.Card(
         title="ResNet-50: breeds of cats and dogs",
         summary="Names the breed of a cat or a dog, out of 37.",

@@ -33,7 +33,7 @@ recipe = hftl.Recipe(
         ),
         "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=2, warmup=0.05, early_stopping=1),
     },
-    run=hftl.Run(batch_size=32, seed=0),
+    run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(
         title="GloVe TextCNN on IMDb film reviews",
         summary="Tells positive from negative English film reviews, with a convolutional network over word vectors.",

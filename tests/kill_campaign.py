@@ -53,7 +53,7 @@ from hftl import cli
 from hftl.errors import HftlError
 from hftl.evaluation import report
 from hftl.evaluation.metrics import Predictions
-from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextData, Timm, Transformer, override
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import card
@@ -184,7 +184,7 @@ def table(results: dict[str, Any]) -> str:
 def cases(folder: Path) -> list[Case]:
     """The kinds of run; what they read is written into the folder."""
     reads = TextData(source=REVIEWS, max_length=40, max_train_samples=32, max_validation_samples=20, max_test_samples=20)
-    often = Run(batch_size=16, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0)
+    often = RunSettings(batch_size=16, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0)
     texts = Recipe(
         name="texts",
         data=reads,

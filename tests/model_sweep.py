@@ -42,7 +42,7 @@ from hftl.errors import RecipeError
 from hftl.models import build_classifier, load_classifier, save_classifier
 from hftl.models.boundary import NotSeparable
 from hftl.models.transformer import ANOTHER
-from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
+from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.training.experiment import Experiment, make_plan, make_samples
 from hftl.training.proof import group_hashes, prove
 from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
@@ -388,7 +388,9 @@ class Roads:
         return row
 
     def _travelled(self, row: Row, data: TextData | ImageData, model: Transformer | Timm, work: Path) -> Row:
-        recipe = Recipe(name="sweep", data=data, model=model, stages=STAGES, run=Run(batch_size=8, precision="fp32", workers=0))
+        recipe = Recipe(
+            name="sweep", data=data, model=model, stages=STAGES, run=RunSettings(batch_size=8, precision="fp32", workers=0)
+        )
         splits = self._splits[data.kind]
         torch.manual_seed(0)
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hftl.evaluation.metrics import Predictions, SizeUnit, compute_metrics, quick_metrics
-from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, append_json_line, read_json, split_facts, write_json, write_text
 
 REVIEWS = ("neg", "pos")
@@ -81,7 +81,7 @@ def make_recipe(family: str = "transformer", **card: Any) -> Recipe:
         if family == "timm"
         else TextData(source="stanfordnlp/imdb")
     )
-    return Recipe(name=f"{family}-trial", data=data, model=model, stages=stages, run=Run(batch_size=16), card=Card(**card))
+    return Recipe(name=f"{family}-trial", data=data, model=model, stages=stages, run=RunSettings(batch_size=16), card=Card(**card))
 
 
 def make_run(

@@ -30,7 +30,7 @@ from hftl.models import glove
 from hftl.models.checkpoint import Checkpoint, check_folder
 from hftl.models.glove import read_vectors
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
-from hftl.recipe import BiLSTM, Run, TextCNN, TextData
+from hftl.recipe import BiLSTM, RunSettings, TextCNN, TextData
 
 __all__ = ["saved"]  # a fixture
 
@@ -142,7 +142,7 @@ def test_numbers_of_layers_kernels_and_workers_that_nobody_has_are_refused_by_th
         with pytest.raises(RecipeError, match=r"input should be less than or equal to 256|at most 64 items"):
             make()
     with pytest.raises(RecipeError, match="workers: input should be less than or equal to 256"):
-        Run(workers=100_000)
+        RunSettings(workers=100_000)
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------------------

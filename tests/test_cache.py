@@ -23,7 +23,7 @@ from torch import nn
 from hftl import store
 from hftl.data.loader import Samples
 from hftl.models.boundary import Doorway
-from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
@@ -38,7 +38,7 @@ STAGES = {
     "top": Stage(unfreeze="last 2", lr=1e-3, epochs=2),
     "all": Stage(unfreeze="all", lr=1e-4),
 }
-RUN = Run(batch_size=16, precision="fp32", log_every=1)
+RUN = RunSettings(batch_size=16, precision="fp32", log_every=1)
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_a_transformer_has_the_losses_of_a_run_without_the_cache_with_dropout(tm
 
 
 def test_in_bf16_the_losses_agree_to_what_bf16_holds(tmp_path: Path) -> None:
-    if mixed_precision(Run(), torch.device("cpu")) != "bf16":
+    if mixed_precision(RunSettings(), torch.device("cpu")) != "bf16":
         pytest.skip("this machine does not compute in bf16")
     stored, live, _ = both(text_recipe("run.precision=bf16", "model.dropout=0"), tmp_path)
     np.testing.assert_allclose(stored, live, rtol=2e-2)  # 8 bits: 0.4 % a number
@@ -254,7 +254,7 @@ def test_what_was_stored_and_cannot_be_any_more_is_said_where_a_stage_goes_on(
 def test_an_entry_that_is_gone_is_computed_again_to_the_same_bits_whatever_else_is_stored(
     precision: str, tmp_path: Path, cache_folder: Path
 ) -> None:
-    if precision == "bf16" and mixed_precision(Run(), torch.device("cpu")) != "bf16":
+    if precision == "bf16" and mixed_precision(RunSettings(), torch.device("cpu")) != "bf16":
         pytest.skip("this machine does not compute in bf16")
     stages = {"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3)}
     recipe = Recipe(name="gone", data=TEXT, model=Transformer(checkpoint=BERT_NANO), stages=stages, run=RUN)

@@ -15,7 +15,7 @@ from conftest import Hftl
 from digits import write_digits
 
 from hftl.cli import main
-from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer
+from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 
@@ -36,7 +36,7 @@ def text_recipe(**data: Any) -> Recipe:
         data=TextData(**values),
         model=Transformer(checkpoint=BERT_NANO),
         stages={"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-3, layer_decay=0.5)},
-        run=Run(batch_size=16, precision="fp32"),
+        run=RunSettings(batch_size=16, precision="fp32"),
     )
 
 
@@ -271,7 +271,7 @@ def test_predict_classifies_pictures_and_names_all_that_it_cannot_read(hftl: Hft
         data=ImageData(source=str(folder), image_size=32, validation_fraction=0.25, max_test_samples=8),
         model=Timm(checkpoint="test_resnet", pretrained=False),
         stages={"all": Stage(lr=1e-3)},
-        run=Run(precision="fp32"),
+        run=RunSettings(precision="fp32"),
     )
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert hftl("train", tmp_path / "recipe.yaml", "--run-dir", tmp_path / "run").code == 0

@@ -21,7 +21,7 @@ from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
-from hftl.recipe import ImageData, Recipe, Run, Stage, TextData, Timm, Transformer, override
+from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
@@ -43,7 +43,7 @@ def tiny_recipe(*changes: str) -> Recipe:
             "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
             "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.1),
         },
-        run=Run(batch_size=16, precision="fp32", log_every=2),
+        run=RunSettings(batch_size=16, precision="fp32", log_every=2),
     )
     return override(recipe, changes)
 
@@ -263,7 +263,7 @@ def test_a_single_picture_that_is_left_for_batchnorm_is_found_before_training(tm
         data=ImageData(source=str(source), image_size=32, validation_fraction=0.25),
         model=Timm(checkpoint="test_resnet", pretrained=False),
         stages={"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-3)},
-        run=Run(batch_size=12, precision="fp32", gradient_accumulation=2),
+        run=RunSettings(batch_size=12, precision="fp32", gradient_accumulation=2),
     )
     # 27 pictures: steps of 12, 12 and 3, and the 3 are cut into 2 and 1. The head alone has no BatchNorm and does not mind.
     with pytest.raises(RecipeError, match=r"stages\.all\.batch_size: the last step of an epoch has 3 of the 27 examples"):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hftl.evaluation.metrics import Predictions
-from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
 from hftl.run import RunDirectory, read_json
 from hftl.samples import REVIEWS
 from hftl.training import engine
@@ -55,7 +55,8 @@ def test_a_glove_classifier_trains_and_serves_what_was_measured(family: str, vec
     model = TextCNN(channels=8, **shared) if family == "textcnn" else BiLSTM(hidden_size=8, layers=1, pooling="max", **shared)
     stages = {"new": Stage(unfreeze=("trainable_embedding", body, "head"), lr=5e-3), "head": Stage(unfreeze="head", lr=1e-3)}
     run = train(
-        Recipe(name=family, data=TEXT, model=model, stages=stages, run=Run(batch_size=16, precision="fp32")), tmp_path / "run"
+        Recipe(name=family, data=TEXT, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32")),
+        tmp_path / "run",
     )
 
     saved = load_file(run.model / "model.safetensors")
@@ -82,7 +83,7 @@ def test_a_resnet_keeps_the_statistics_of_its_frozen_groups_and_serves_what_was_
         data=ImageData(source=str(source), image_size=32, augmentation="light", validation_fraction=0.25, max_test_samples=20),
         model=Timm(checkpoint="test_resnet", pretrained=False),
         stages={"head": Stage(unfreeze="head", lr=1e-2), "top": Stage(unfreeze="last 2", lr=1e-2)},
-        run=Run(batch_size=9, precision="fp32", workers=2),
+        run=RunSettings(batch_size=9, precision="fp32", workers=2),
     )
     run = train(recipe, tmp_path / "run")
 

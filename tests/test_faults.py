@@ -42,7 +42,7 @@ from transformers import AutoTokenizer, pipeline
 from hftl.cli import main
 from hftl.data.source import load_splits
 from hftl.evaluation.metrics import Predictions
-from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO
 from hftl.sharing.hub import _send, check_target
@@ -63,7 +63,7 @@ def text_recipe(source: Path, **data: Any) -> Recipe:
         data=TextData(source=str(source), **{"max_length": 48, "validation_fraction": 0.25, **data}),
         model=Transformer(checkpoint=BERT_NANO),
         stages={"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-4)},
-        run=Run(batch_size=8, precision="fp32"),
+        run=RunSettings(batch_size=8, precision="fp32"),
     )
 
 
@@ -74,7 +74,7 @@ def glove_recipe(source: Path, vectors: Path, *, model: type[TextCNN] | type[BiL
         data=TextData(source=str(source), max_length=48, validation_fraction=0.25),
         model=model(vectors=str(vectors), min_count=1, **sizes),
         stages={"all": Stage(lr=1e-2)},
-        run=Run(batch_size=8, precision="fp32"),
+        run=RunSettings(batch_size=8, precision="fp32"),
     )
 
 
@@ -84,7 +84,7 @@ def picture_recipe(source: Path, **data: Any) -> Recipe:
         data=ImageData(source=str(source), image_size=32, **{"validation_fraction": 0.25, **data}),
         model=Timm(checkpoint="test_resnet", pretrained=False),
         stages={"all": Stage(lr=1e-3)},
-        run=Run(batch_size=8, precision="fp32"),
+        run=RunSettings(batch_size=8, precision="fp32"),
     )
 
 

@@ -29,7 +29,7 @@ from transformers import (
 from hftl.errors import RunError
 from hftl.models import load_classifier
 from hftl.models.transformer import chain
-from hftl.recipe import Recipe, Run, Stage, TextData, Transformer
+from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training.engine import train
@@ -83,7 +83,7 @@ def staged(checkpoint: Path) -> Recipe:
         data=TextData(source=REVIEWS, max_length=16, max_train_samples=24, max_validation_samples=12, max_test_samples=10),
         model=Transformer(checkpoint=str(checkpoint), dropout=0.0),
         stages={name.replace(" ", "_"): stage for name, stage in stages.items()},
-        run=Run(
+        run=RunSettings(
             batch_size=8,
             gradient_accumulation=2,
             precision="fp32",

@@ -32,7 +32,7 @@ from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.serving import ServingSamples
 from hftl.ledger import note_opening
-from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, fingerprint, read_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.hub import _send, check_target, fetch_recipe, push
@@ -62,7 +62,7 @@ def family_recipe(family: str, folder: Path) -> Recipe:
             data = ImageData(source=str(source), image_size=32, validation_fraction=0.25, max_test_samples=20)
     stages = {"head": Stage(unfreeze="head", lr=1e-2), "all": Stage(lr=1e-3)}
     card = CARD.model_copy(update={"language": None}) if family == "timm" else CARD
-    return Recipe(name=family, data=data, model=model, stages=stages, run=Run(batch_size=16, precision="fp32"), card=card)
+    return Recipe(name=family, data=data, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32"), card=card)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from run_factory import make_run
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.ledger import count_openings, ledger_path, note_opening
-from hftl.recipe import Recipe, Run, Stage, TextData, Transformer, override
+from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer, override
 from hftl.run import RunDirectory, append_json_line, read_json, read_json_lines, write_json, write_text
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import render_card, write_card
@@ -27,7 +27,7 @@ RECIPE = Recipe(
     data=TextData(source=REVIEWS, max_length=32, max_train_samples=24, max_validation_samples=21, max_test_samples=19),
     model=Transformer(checkpoint=BERT_NANO),
     stages={"head": Stage(unfreeze="head", lr=1e-3)},
-    run=Run(batch_size=16, precision="fp32"),
+    run=RunSettings(batch_size=16, precision="fp32"),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hftl.errors import RecipeError
-from hftl.recipe import BiLSTM, Recipe, Run, Stage, TextData, Transformer
+from hftl.recipe import BiLSTM, Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.training.machine import EnergyMeter, check_compile, loader_workers, tokens_per_batch, tune_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -48,7 +48,7 @@ def test_what_stays_float32_on_a_gpu_is_ieee_only_where_fp32_is_asked_for(
 ) -> None:
     torch.backends.cudnn.benchmark = True
     for run in (earlier, precision):  # a process may train several recipes
-        tune_kernels(Run.model_validate({"precision": run}), GPU)
+        tune_kernels(RunSettings.model_validate({"precision": run}), GPU)
     assert kernels() == expected
 
 
@@ -56,15 +56,15 @@ def test_on_a_cpu_no_kernel_is_chosen(kernels: Callable[[], tuple[object, ...]])
     torch.backends.cudnn.benchmark = True
     before = kernels()
     for precision in ("auto", "fp32"):
-        tune_kernels(Run.model_validate({"precision": precision}), CPU)
+        tune_kernels(RunSettings.model_validate({"precision": precision}), CPU)
     assert kernels() == before
 
 
 def test_compiling_is_refused_on_a_cpu_and_where_it_is_not_asked_for_nothing_is() -> None:
     with pytest.raises(RecipeError, match=r"run\.compile: .* on a CPU"):
-        check_compile(Run(compile=True), CPU)
-    check_compile(Run(compile=True), GPU)
-    check_compile(Run(), CPU)
+        check_compile(RunSettings(compile=True), CPU)
+    check_compile(RunSettings(compile=True), GPU)
+    check_compile(RunSettings(), CPU)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_only_a_transformer_on_a_cpu_computes_small_pieces_unless_the_recipe_ask
     def budget(device: str, *, glove: bool = False, asked: int | None = None) -> int:
         model = BiLSTM(vectors="vectors.txt") if glove else Transformer(checkpoint="bert")
         stages = {"all": Stage(unfreeze="all", lr=1e-3)}
-        recipe = Recipe(name="r", data=TextData(source="d"), model=model, stages=stages, run=Run(tokens_per_batch=asked))
+        recipe = Recipe(name="r", data=TextData(source="d"), model=model, stages=stages, run=RunSettings(tokens_per_batch=asked))
         return tokens_per_batch(recipe, torch.device(device))
 
     assert budget("cpu") == 4_096

@@ -22,7 +22,7 @@ from test_resume import assert_same_run, bert, pictures, signal_at, train
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RunError
-from hftl.recipe import Recipe, Run, Stage, TextCNN, TextData
+from hftl.recipe import Recipe, RunSettings, Stage, TextCNN, TextData
 from hftl.run import RunDirectory, package_versions, read_json, write_json
 from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
@@ -257,7 +257,9 @@ def test_other_word_vectors_are_refused_where_they_count(tmp_path: Path) -> None
     reads = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
     model = TextCNN(vectors=str(vectors), channels=8, min_count=3)
     stages = {"body": Stage(unfreeze=("convolutions", "head"), lr=1e-3, epochs=2)}
-    recipe = Recipe(name="glove", data=reads, model=model, stages=stages, run=Run(batch_size=16, precision="fp32", log_every=1))
+    recipe = Recipe(
+        name="glove", data=reads, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32", log_every=1)
+    )
     early, late = stop(recipe, tmp_path / "early", step=0), stop(recipe, tmp_path / "late", step=2)
     lines = vectors.read_text().splitlines()
     vectors.write_text("".join(f"{line.rpartition(' ')[0]} 0.5\n" for line in lines))  # another last number for every word

@@ -9,7 +9,7 @@ from torch import nn
 
 from hftl.errors import RecipeError
 from hftl.models.chain import Chain, LayerGroup
-from hftl.recipe import Recipe, Run, Stage, TextData, Transformer
+from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.training.plan import Kept, build_plan, forward_flops, plan_footer, plan_table, resolve_stages, step_flops
 
 
@@ -33,7 +33,9 @@ CHAIN = Chain(MODEL, [LayerGroup("embeddings", ("embeddings",)), LayerGroup("lay
 
 def recipe(**stages: Any) -> Recipe:
     given = {name: Stage(**{"lr": 1e-3, **values}) for name, values in stages.items()}
-    return Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=given, run=Run(batch_size=32))
+    return Recipe(
+        name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=given, run=RunSettings(batch_size=32)
+    )
 
 
 def test_operations_are_counted_group_by_group() -> None:

@@ -12,7 +12,7 @@ from hftl.recipe import (
     BiLSTM,
     ImageData,
     Recipe,
-    Run,
+    RunSettings,
     Stage,
     TextCNN,
     TextData,
@@ -54,7 +54,7 @@ def test_a_recipe_reads_back_equal_from_its_own_yaml() -> None:
     source=st.text(min_size=1, max_size=40).filter(lambda text: text.strip() != ""),
 )
 def test_any_legal_values_survive_yaml(lr: float, seed: int, length: int, source: str) -> None:
-    recipe = small(data=TextData(source=source, max_length=length), stages={"all": Stage(lr=lr)}, run=Run(seed=seed))
+    recipe = small(data=TextData(source=source, max_length=length), stages={"all": Stage(lr=lr)}, run=RunSettings(seed=seed))
     assert parse_recipe(recipe.to_yaml(), source="x") == recipe
 
 

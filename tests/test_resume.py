@@ -27,7 +27,7 @@ from test_families import small_vectors
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
-from hftl.recipe import BiLSTM, ImageData, Recipe, Run, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory, read_json, read_json_lines, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
@@ -41,7 +41,7 @@ STAGES = {
     "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
 }
 READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
-RUN = Run(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8, tokens_per_batch=256)
+RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8, tokens_per_batch=256)
 
 
 def bert(*changes: str) -> Recipe:
@@ -65,7 +65,7 @@ def pictures(folder: Path, *changes: str) -> Recipe:
             "head": Stage(unfreeze="head", lr=1e-2, optimizer="sgd"),
             "top": Stage(unfreeze="last 3", lr=1e-3, optimizer="rmsprop", epochs=2),
         },
-        run=Run(batch_size=8, precision="fp32", log_every=2, gradient_accumulation=2),
+        run=RunSettings(batch_size=8, precision="fp32", log_every=2, gradient_accumulation=2),
     )
     return override(recipe, changes)
 

@@ -31,7 +31,7 @@ from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.report import drawn_by, write_figures
 from hftl.models import transformer
-from hftl.recipe import Card, Recipe, Run, Stage, TextCNN, TextData, Transformer, check_places, override, without_places
+from hftl.recipe import Card, Recipe, RunSettings, Stage, TextCNN, TextData, Transformer, check_places, override, without_places
 from hftl.run import RunDirectory, append_json_line, fingerprint, open_plain, read_json, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import publication as publishing
@@ -53,7 +53,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     data = TextData(source=REVIEWS, max_length=40, max_train_samples=64, max_validation_samples=24, max_test_samples=30)
     stages = {"all": Stage(lr=1e-3)}
     card = Card(license="mit", language="en")
-    recipe = Recipe(name="words", data=data, model=model, stages=stages, run=Run(batch_size=16, precision="fp32"), card=card)
+    recipe = Recipe(
+        name="words", data=data, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32"), card=card
+    )
     return train_recipe(recipe, run_dir=folder / "run")
 
 

@@ -105,7 +105,7 @@ recipe = hftl.Recipe(
     data=hftl.TextData(source=REVIEWS, max_length=32, max_train_samples=48, max_validation_samples=20, max_test_samples=20),
     model=hftl.Transformer(checkpoint=BERT_NANO),
     stages={"head": hftl.Stage(unfreeze="head", lr=1e-3), "all": hftl.Stage(lr=1e-4, epochs=3)},
-    run=hftl.Run(batch_size=16),
+    run=hftl.RunSettings(batch_size=16),
 )
 if __name__ == "__main__":
     hftl.main(recipe)

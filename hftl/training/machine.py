@@ -25,7 +25,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
-from hftl.recipe import Recipe, Run, Transformer
+from hftl.recipe import Recipe, RunSettings, Transformer
 from hftl.run import RunDirectory
 
 
@@ -147,7 +147,7 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
-def mixed_precision(run: Run, device: torch.device) -> str:
+def mixed_precision(run: RunSettings, device: torch.device) -> str:
     """ "bf16" or "no", as Accelerate calls them.
 
     Raises:
@@ -190,7 +190,7 @@ def settle_fsdp(accelerator: Accelerator) -> None:
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
-def tune_kernels(run: Run, device: torch.device) -> None:
+def tune_kernels(run: RunSettings, device: torch.device) -> None:
     """Choose the kernels of what stays float32 on a CUDA device; a CPU is left as it is. They hold for the whole process.
 
     "fp32" is asked for to have IEEE float32. Otherwise products of float32 matrices, convolutions and LSTMs round their inputs to
@@ -206,7 +206,7 @@ def tune_kernels(run: Run, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def check_compile(run: Run, device: torch.device) -> None:
+def check_compile(run: RunSettings, device: torch.device) -> None:
     """Refuse `run.compile` where there is nothing to gain.
 
     Raises:
