@@ -19,6 +19,7 @@ from hftl.recipe import Recipe, load_recipe, override
 from hftl.run import RunDirectory, read_json
 from hftl.terminal import open_standard_streams
 from hftl.terminal import show as show_on
+from hftl.wording import size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -413,11 +414,10 @@ def export(
     hftl export runs/quickstart
     """
     from hftl.sharing.export import export_onnx, usage
-    from hftl.sharing.publication import readable_bytes
 
     directory = RunDirectory(run)
     done = export_onnx(directory, output or run / "onnx")
-    _say(f"{done.file}  {readable_bytes(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
+    _say(f"{done.file}  {size(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
     compared = f"{done.batches} batches compared with onnxruntime: largest difference of a logit {done.largest_difference:.1g}"
     _say(f"{compared}\n\n{usage(directory, done)}")
 

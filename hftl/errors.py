@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from hftl.wording import short
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -23,14 +25,15 @@ class Problem:
     help: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([f"  {_short(self.where)}: {_short(self.what)}", *(f"      {_short(line)}" for line in self.help)])
+        return "\n".join(
+            [
+                f"  {short(self.where, _LONGEST)}: {short(self.what, _LONGEST)}",
+                *(f"      {short(line, _LONGEST)}" for line in self.help),
+            ]
+        )
 
 
 _LONGEST = 2_000  # characters; what was found may be a whole damaged file
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... and {len(text) - _LONGEST:,} more characters"
 
 
 class HftlError(Exception):

@@ -36,6 +36,7 @@ from hftl.models import load_classifier
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData, TextData
 from hftl.run import RunDirectory
+from hftl.wording import count, listed
 
 # One word that ends as a file or a folder does: mistyped rather than meant as a text.
 FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")
@@ -201,9 +202,8 @@ def _strings(table: Path, columns: Sequence[str], lacking: str, problems: list[P
     values = read_column(table, columns)
     wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
     if wrong:
-        count = "1 row" if len(wrong) == 1 else f"{len(wrong):,} rows"
-        listed = ", ".join(map(str, wrong[:10])) + (f" and {len(wrong) - 10:,} more" if len(wrong) > 10 else "")
-        problems.append(Problem(str(table), f"{count} {lacking}: {listed}", ("rows are counted from 0, without a header",)))
+        what = f"{count(len(wrong), 'row')} {lacking}: {listed(wrong, 10)}"
+        problems.append(Problem(str(table), what, ("rows are counted from 0, without a header",)))
     return {row: value for row, value in enumerate(values) if isinstance(value, str)}
 
 

@@ -50,6 +50,7 @@ import numpy.typing as npt
 
 from hftl.errors import RunError
 from hftl.run import flush
+from hftl.wording import size
 
 SPARE = 10**9
 """Bytes that stay free on the disk: the run's checkpoints and everybody else need some, too."""
@@ -542,11 +543,11 @@ def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: in
     evictable = sum(size for path, size in entries.items() if path not in held)
     if over_budget > evictable:
         kept = sum(entries[path] for path in held) - own
-        used = f", of which {_readable(kept)} are in use" if kept else ""
-        raise NoRoom(f"{_readable(nbytes)} do not fit into the cache's {_readable(budget)}{used}")
+        used = f", of which {size(kept)} are in use" if kept else ""
+        raise NoRoom(f"{size(nbytes)} do not fit into the cache's {size(budget)}{used}")
     if over_disk > evictable:
-        free = _readable(shutil.disk_usage(cache).free + evictable)
-        raise NoRoom(f"{_readable(nbytes)} do not fit on the disk of {cache}: of {free}, {_readable(spare)} are left free")
+        free = size(shutil.disk_usage(cache).free + evictable)
+        raise NoRoom(f"{size(nbytes)} do not fit on the disk of {cache}: of {free}, {size(spare)} are left free")
     going = []
     for path in sorted(entries.keys() - held, key=lambda path: path.stat().st_mtime_ns):
         if max(over_budget, over_disk) <= 0:
@@ -622,7 +623,3 @@ def _digest(array: npt.NDArray[Any]) -> str:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _readable(nbytes: float) -> str:
-    return f"{nbytes / 10**9:,.1f} GB" if nbytes >= 10**9 else f"{nbytes / 10**6:,.1f} MB"

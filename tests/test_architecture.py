@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "hftl"
 
 # --- the table ----------------------------------------------------------------------------------------------------------------
 
-GROUND = ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
+GROUND = ("hftl.names", "hftl.wording", "hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 EVERYTHING = ("hftl",)
 
@@ -31,7 +31,8 @@ EVERYTHING = ("hftl",)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
     "hftl.names": (),
-    "hftl.errors": (),
+    "hftl.wording": (),
+    "hftl.errors": ("hftl.wording",),
     "hftl.secrets": (),
     "hftl.signals": (),
     "hftl.terminal": ("hftl.errors",),
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets"),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
     "hftl.run": ("hftl.errors", "hftl.recipe"),
-    "hftl.store": ("hftl.errors", "hftl.run"),
+    "hftl.store": ("hftl.wording", "hftl.errors", "hftl.run"),
     "hftl.fonts": (),
     "hftl.ledger": ("hftl.errors", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
@@ -85,6 +86,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
     "hftl.names": frozenset(),
+    "hftl.wording": frozenset(),
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),

@@ -37,6 +37,7 @@ from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
 from hftl.run import CONFLICT, DUPLICATE
+from hftl.wording import count, listed, percent
 
 IMBALANCE = 5
 """How many times the smallest class the largest one is, from which on it is worth a line."""
@@ -116,10 +117,10 @@ class Audit:
                 " if they are values on a scale, make a few ranges of them, with names"
             )
         for alike in self.classes["alike"][:_EXAMPLES]:
-            names = listed_and([f"{name} ({_count(n, 'row')})" for name, n in zip(alike["names"], alike["rows"], strict=True)])
+            names = listed_and([f"{name} ({count(n, 'row')})" for name, n in zip(alike["names"], alike["rows"], strict=True)])
             yield f"classes {names} differ {alike['how']} alone: if they mean one class, give them one name in the source"
         if len(self.classes["alike"]) > _EXAMPLES:
-            further = _count(len(self.classes["alike"]) - _EXAMPLES, "further group")
+            further = count(len(self.classes["alike"]) - _EXAMPLES, "further group")
             yield f"{further} of classes whose names nearly agree: see audit.json"
         for name, split in self.splits.items():
             if split.get("without_words"):
@@ -130,15 +131,15 @@ class Audit:
         what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
         done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(found["on_duplicate"], "refused")
         for both in found["across"]:
-            yield f"{' and '.join(both['splits'])}: {_count(both['pairs'], what)} in both ({done})"
+            yield f"{' and '.join(both['splits'])}: {count(both['pairs'], what)} in both ({done})"
         for split, rows in found["conflicting"].items():
-            yield f"{split}: {_count(rows, 'row')} of {what}s with more than one label ({done})"
+            yield f"{split}: {count(rows, 'row')} of {what}s with more than one label ({done})"
         for both in near["across"]:
             first, second = both["splits"]
             example = self._example("across", both["splits"])
-            yield f"{second}: {_count(both['rows'], what)} nearly the same as one of {first}{example}"
+            yield f"{second}: {count(both['rows'], what)} nearly the same as one of {first}{example}"
         if near["conflicting"]:
-            groups = _count(near["conflicting"], "group")
+            groups = count(near["conflicting"], "group")
             yield f"{groups} of {what}s that are nearly the same and have more than one label{self._example('conflicting')}"
         repeats = [f"{split} {rows:,}" for split, rows in found["within"].items()]
         if repeats:
@@ -149,9 +150,7 @@ class Audit:
 
     def _beside(self) -> Iterator[str]:
         if self.unused:
-            yield f"not used: {', '.join(self.unused[:10])}" + (
-                f" and {len(self.unused) - 10:,} more" if len(self.unused) > 10 else ""
-            )
+            yield f"not used: {listed(self.unused, 10)}"
         lost = {ending: n for ending, n in self.ignored_files.items() if ending not in DOCUMENTS}
         if lost:
             yield "; ".join([f"files left out: {counted(lost)}", *ways_out(lost)])
@@ -175,22 +174,22 @@ class Audit:
             lengths = split.get("lengths")
             if lengths and lengths["share_truncated"]:
                 limit = lengths["max_length"]
-                yield f"{name}: {_percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
+                yield f"{name}: {percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
         empty = {name: split["lengths"]["empty"] for name, split in self.splits.items() if "lengths" in split}
         if any(empty.values()):
             yield f"texts without a word: {', '.join(f'{name} {n:,}' for name, n in empty.items() if n)}"
         if self.vocabulary is not None:
             covered, unknown = self.vocabulary["share_in_vectors"], self.vocabulary["share_unknown"]
-            shares = f"{_percent(1 - covered)} have no word vector, {_percent(unknown)} are outside the vocabulary"
+            shares = f"{percent(1 - covered)} have no word vector, {percent(unknown)} are outside the vocabulary"
             yield f"words of the training texts: {shares}"
         yield from self._unknown()
         yield from self._texts()
         for note in self.notes[:3]:
-            yield f"{_count(note['n'], 'picture')} such as {note['example']}: {note['note']}"
+            yield f"{count(note['n'], 'picture')} such as {note['example']}: {note['note']}"
         for kind, means in (("transparent", "composed on data.background"), ("deep", "of more than 8 bits a channel, scaled")):
-            count = sum(split.get("sizes", {}).get(kind, 0) for split in self.splits.values())
-            if count:
-                yield f"{_count(count, f'{kind} picture')}: {means}"
+            pictures = sum(split.get("sizes", {}).get(kind, 0) for split in self.splits.values())
+            if pictures:
+                yield f"{count(pictures, f'{kind} picture')}: {means}"
 
     def _unknown(self) -> Iterator[str]:
         """Tokens that the model cannot tell apart, or that are single letters: the checkpoint is of another language."""
@@ -199,7 +198,7 @@ class Audit:
         if max(shares.values(), default=0.0) >= (UNKNOWN_WORDS if words else UNKNOWN_TOKENS):
             script = self.unknown_script()
             mostly = f", mostly {script}" if script else ""
-            said = ", ".join(f"{name} {_percent(share)}" for name, share in shares.items())
+            said = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
             yield f"unknown tokens: {said}{mostly}; the model cannot tell them apart. {self.way_out()}"
         if self.tokens is None or self.tokens["english"] >= LETTER_BY_LETTER:  # a model of letters or bytes reads all of it so
             return
@@ -235,14 +234,14 @@ class Audit:
             return
         if self.texts["bare"] >= _NEARLY_ALL:
             yield (
-                f"train: {_percent(self.texts['bare'])} of the texts are numbers, addresses, paths or identifiers, without a word;"
+                f"train: {percent(self.texts['bare'])} of the texts are numbers, addresses, paths or identifiers, without a word;"
                 " is data.text_column the right one?"
             )
         if self.texts["are_class"] >= _NEARLY_ALL:
-            yield f"train: {_percent(self.texts['are_class'])} of the texts are nothing but the name of their class"
+            yield f"train: {percent(self.texts['are_class'])} of the texts are nothing but the name of their class"
         elif self.texts["name_class"] >= _NEARLY_ALL:
             yield (
-                f"train: {_percent(self.texts['name_class'])} of the texts have the name of their class in them, and of no other:"
+                f"train: {percent(self.texts['name_class'])} of the texts have the name of their class in them, and of no other:"
                 " to find that word may be all that a model learns"
             )
 
@@ -463,8 +462,8 @@ def audit_table(audit: Audit) -> Group:
         lengths = [split["lengths"] for split in splits]
         row("tokens, median", (f"{found['length_median']:,.0f}" for found in lengths))
         row("tokens, 95 % are below", (f"{found['length_p95']:,.0f}" for found in lengths))
-        row(f"longer than {lengths[0]['max_length']:,}, cut", (_percent(found["share_truncated"]) for found in lengths))
-        row("unknown tokens", (_percent(found["share_unknown"]) for found in lengths))
+        row(f"longer than {lengths[0]['max_length']:,}, cut", (percent(found["share_truncated"]) for found in lengths))
+        row("unknown tokens", (percent(found["share_unknown"]) for found in lengths))
         row("texts without a word", (f"{found['empty']:,}" for found in lengths))
     if all("sizes" in split for split in splits):
         sizes = [split["sizes"] for split in splits]
@@ -477,11 +476,3 @@ def audit_table(audit: Audit) -> Group:
     row("near repeats", (f"{near.get(name, 0):,}" for name in audit.splits))
     lines = audit.lines() or ["nothing that deserves a look was found"]
     return Group(table, "", *(Text(f"  {line}") for line in lines))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"1 {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
-def _percent(share: float) -> str:
-    return "100 %" if share > 0.9995 else f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "under 0.1 %"

@@ -17,8 +17,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from hftl.data.reading import SHOWN, listed, more
+from hftl.data.reading import SHOWN
 from hftl.errors import Problem
+from hftl.wording import listed
 
 Scale: TypeAlias = Literal["fractions", "whole numbers", "dates"]
 
@@ -162,7 +163,7 @@ def class_a_row_problem(split: str, names: Sequence[str], rows: int, *, columns:
         "whole numbers": "different numbers",
         None: "classes",
     }
-    what = f"its {rows:,} labels are {len(names):,} {different[scale]} ({listed(names[:SHOWN])}{more(len(names))})"
+    what = f"its {rows:,} labels are {len(names):,} {different[scale]} ({listed(names, SHOWN)})"
     if scale == "fractions":
         what += ": values on a scale, which is regression; hftl tells classes apart"
     elif scale is not None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hftl.errors import Problem
+from hftl.wording import and_more
 
 SHOWN = 10
 """Lines that are named in one problem; the rest is counted."""
@@ -130,7 +131,7 @@ class _Parsed:
             problems.append(Problem(f"{file}, line {line}", f"not valid CSV: {why}", (help,)))
         if self.ragged:
             count = len(self.ragged)
-            shown = ", ".join(self.ragged[:SHOWN]) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
+            shown = ", ".join(self.ragged[:SHOWN]) + and_more(count, SHOWN)
             what = f"the header has {len(header)} column{'s' if len(header) != 1 else ''}; {shown}"
             help = {",": "a field that has a comma in it is written in quotes"}.get(separator, "")
             help = help or f"columns are separated by {_SEPARATORS[separator]}; a field that has one in it is written in quotes"

@@ -32,9 +32,10 @@ from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks, listed, more
+from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks
 from hftl.errors import Problem
 from hftl.run import CONFLICT, DUPLICATE
+from hftl.wording import and_more, listed
 
 if TYPE_CHECKING:
     from hftl.data.image import Look
@@ -254,7 +255,7 @@ def duplicate_problems(
         problems.append(
             Problem(
                 f'split "{first.name}" and split "{second.name}"',
-                f"{count} in both: {examples}{more(len(pairs))}",
+                f"{count} in both: {examples}{and_more(len(pairs), SHOWN)}",
                 (
                     "a result on rows that were trained on says nothing;"
                     f" data.on_duplicate=drop leaves them out of {first.name} ({second.name} keeps its rows)",
@@ -267,7 +268,7 @@ def duplicate_problems(
         problems.append(
             Problem(
                 f'split "{tables[role].name}"',
-                f"{count} more than one label: {examples}{more(len(groups))}",
+                f"{count} more than one label: {examples}{and_more(len(groups), SHOWN)}",
                 (f"correct the labels; data.on_duplicate=drop leaves out all rows of such a {thing(kind)}",),
             )
         )

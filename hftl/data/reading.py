@@ -65,6 +65,7 @@ from hftl.data.layout import Role as Role
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.store import alone, key_of
+from hftl.wording import and_more, count, listed
 
 NO_SPLIT = "none"
 """As `data.test_split`: leave the source's own test split alone (on the Hub some have no labels)."""
@@ -584,7 +585,7 @@ def _compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, r
             table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
         else:
             what = f'{said} in the column "{column}", which is not looked at'
-            table.remarks.append(f'{_count(len(rows), "row")} of the split "{table.name}" with {what}')
+            table.remarks.append(f'{count(len(rows), "row")} of the split "{table.name}" with {what}')
 
 
 def _refuse_marked_stream(table: Table, marks: Labels, data: TextData | ImageData) -> None:
@@ -660,7 +661,7 @@ def _by_column(
     for value, of_value in places.items():
         rows = np.flatnonzero(np.isin(parsed.marks.codes, of_value)).astype(np.int32)
         splits[value] = functools.partial(_to_table, value, parsed, folder, data, rows)
-        shown[value] = f'{_count(len(rows), "row")} with "{value}" in the column "{column}"'
+        shown[value] = f'{count(len(rows), "row")} with "{value}" in the column "{column}"'
     counts = ", ".join(
         f'"{value}" {int(np.isin(parsed.marks.codes, of_value).sum()):,}' for value, of_value in list(places.items())[:5]
     )
@@ -1253,7 +1254,7 @@ def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str
                     wrong.append(f"line {number}: {error}")
     wrong += [f"{where}: not an object" for where, row in rows if not isinstance(row, dict)]
     if wrong:
-        problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong[:SHOWN])}{more(len(wrong))}"))
+        problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong, SHOWN)}"))
         return [], []
     return list(dict.fromkeys(key for _, row in rows for key in row)), [row for _, row in rows]
 
@@ -1329,7 +1330,7 @@ def _open_pictures(data: ImageData, root: Path) -> Source:
         raise DataError(data.source, [problem])
     pictures = sum(map(is_picture, files))
     if pictures:
-        remarks.append(f"{_count(pictures, 'picture')} beside the class folders: in none of them, so left out")
+        remarks.append(f"{count(pictures, 'picture')} beside the class folders: in none of them, so left out")
     readers = {"train": functools.partial(_read_pictures, "train", root, root, data, beside)}
     return Source("image folder", readers, beside=tuple(beside), ignored=ignored, remarks=tuple(remarks))
 
@@ -1370,7 +1371,7 @@ def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem |
     expected = "expected SPLIT/CLASS/picture.jpg, with train among the splits, or CLASS/picture.jpg"
     if len(set(splits.values())) > 1:
         what = f"{listed(splits)} are called as splits, and train has no class folders in it; {listed(others[:SHOWN])} are not"
-        return Problem(str(root), what + more(len(others)), (expected,)), []
+        return Problem(str(root), what + and_more(len(others), SHOWN), (expected,)), []
     remarks = []
     for name in splits:
         common = {other.casefold() for other in others} & {folder.casefold() for folder in inside[name].folders}
@@ -1420,7 +1421,7 @@ def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, al
             table.ignored.update(ending_of(found.name) for found in others)
             pictures = sum(map(is_picture, others))
             if pictures:
-                table.remarks.append(f"{_count(pictures, 'picture')} in {folder.name}/ that {file.name} does not name, so left out")
+                table.remarks.append(f"{count(pictures, 'picture')} in {folder.name}/ that {file.name} does not name, so left out")
         return table
 
     return replace(source, splits={name: read})
@@ -1461,30 +1462,28 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     for counts in left_out.values():
         table.ignored += counts
     links = bool(table.problems)  # that lead astray: what a class folder would hold is not known
-    for label, count in classes.items():
-        if not count and not links:
+    for label, pictures in classes.items():
+        if not pictures and not links:
             what = "no picture in this class folder" + (f", but {counted(left_out[label])}" if left_out[label] else "")
             ways = ways_out(left_out[label]) or ("remove the folder, or fill it",)
             table.problems.append(Problem(str(folder / label), what, ways))
     if not classes and not table.problems:
-        what = f"{_count(strays, 'picture')}, and no class folders" if strays else "no class folders"
+        what = f"{count(strays, 'picture')}, and no class folders" if strays else "no class folders"
         out = _labels_may_be([*beside, *(f"{name}/{file.name}" for file in list_folder(folder)[1] if _is_table(file))])
         if role_of(name) == "test":
             out.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
         table.problems.append(Problem(str(folder), what, tuple(out) or ("expected SPLIT/CLASS/picture.jpg",)))
     elif strays:
-        table.remarks.append(f"{_count(strays, 'picture')} in {name}/ beside its class folders: in none of them, so left out")
+        table.remarks.append(f"{count(strays, 'picture')} in {name}/ beside its class folders: in none of them, so left out")
     if deeper:
-        some = listed(list(deeper)[:3]) + (f" and {len(deeper) - 3:,} more" if len(deeper) > 3 else "")
+        some = listed(deeper, 3)
         table.remarks.append(f"folders in class folders of {name}, whose pictures count to the class: {some}")
     if len(classes) == 1 and role_of(only := next(iter(classes)), loosely=True):
         what = f"its only folder, {only}/, is called as a split too: the class folders may be in that one"
         table.problems.append(Problem(str(folder), what, ("expected SPLIT/CLASS/picture.jpg: move what is in it one folder up",)))
     unreadable = [name for name in table.ids if not name.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)]
     if unreadable:
-        table.problems.append(
-            Problem(str(folder), f"file names that are not UTF-8: {listed(map(ascii, unreadable[:SHOWN]))}{more(len(unreadable))}")
-        )
+        table.problems.append(Problem(str(folder), f"file names that are not UTF-8: {listed(map(ascii, unreadable), SHOWN)}"))
     elif paths:
         table.ids = Strings(Dataset(on_disk("id", pa.string(), [pa.array(ids, pa.string())])), "id")
         table.content = _picture_paths(paths)
@@ -1551,21 +1550,7 @@ def row_problems(table: Table, what: str, rows: Sequence[int], *help: str) -> li
     return [
         Problem(
             f'split "{table.name}"',
-            f"{_count(len(rows), 'row')} with {what}: {listed(table.ids[row] for row in rows[:SHOWN])}{more(len(rows))}",
+            f"{count(len(rows), 'row')} with {what}: {listed(table.ids[row] for row in rows[:SHOWN])}{and_more(len(rows), SHOWN)}",
             help,
         )
     ]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"1 {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a sentence."""
-    return ", ".join(names)
-
-
-def more(count: int) -> str:
-    """What follows the first `SHOWN` of `count` names: ``" and 3 more"``, or nothing."""
-    return f" and {count - SHOWN:,} more" if count > SHOWN else ""

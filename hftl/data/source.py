@@ -51,8 +51,6 @@ from hftl.data.reading import (
     content_column,
     guesses,
     is_whole,
-    listed,
-    more,
     natural_key,
     on_disk,
     open_source,
@@ -63,6 +61,7 @@ from hftl.data.reading import (
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
+from hftl.wording import listed
 
 if TYPE_CHECKING:
     from hftl.data.image import BadImage, Look, Note
@@ -307,7 +306,7 @@ def _class_problems(
         lacking = [names[int(place)] for place in np.flatnonzero((counts[role] > 0) & (counts["train"] == 0))]
         lacking = [name for name in lacking if visible(name) not in look]
         if lacking and len(there):
-            what = f"classes that train has no row of: {listed(lacking[:SHOWN])}{more(len(lacking))}"
+            what = f"classes that train has no row of: {listed(lacking, SHOWN)}"
             known = {name: other for name in lacking[:SHOWN] if (other := nearest(name, of_train)) is not None}
             help = [f'train writes "{other}" for "{name}": give them one name' for name, other in known.items()]
             help.append(f"train's classes: {listed(of_train)}")

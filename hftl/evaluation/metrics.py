@@ -36,6 +36,7 @@ from scipy.stats import norm, rankdata
 
 from hftl.errors import DataError, Problem, RunError
 from hftl.run import PARTIAL, flush, parse_json
+from hftl.wording import quoted
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -109,11 +110,11 @@ class Predictions:
             problems.append(Problem("ids", f"{count - len(set(self.ids))} of {count} are repeated; each example is predicted once"))
         bad = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         if bad.size:
-            problems.append(Problem("labels", f"outside 0..{classes - 1} for {_named(self.ids, bad)}"))
+            problems.append(Problem("labels", f"outside 0..{classes - 1} for {quoted((self.ids[i] for i in bad), 5)}"))
         bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if bad.size:
             help = ("the model has diverged on them; lower the learning rate, or look at these examples",)
-            problems.append(Problem("logits", f"not finite for {_named(self.ids, bad)}", help))
+            problems.append(Problem("logits", f"not finite for {quoted((self.ids[i] for i in bad), 5)}", help))
         problems += self._size_problems()
         if problems:
             raise DataError("predictions", problems)
@@ -128,7 +129,7 @@ class Predictions:
         if self.sizes.shape != (len(self.ids),):
             return [Problem("sizes", f"{self.sizes.shape} for {len(self.ids)} ids; needed is one for each")]
         bad = np.flatnonzero(self.sizes < 0)
-        return [Problem("sizes", f"below 0 for {_named(self.ids, bad)}")] if bad.size else []
+        return [Problem("sizes", f"below 0 for {quoted((self.ids[i] for i in bad), 5)}")] if bad.size else []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -638,7 +639,7 @@ def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence
     counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
         absent = [label_names[k] if label_names else str(k) for k in np.flatnonzero(counts == 0).tolist()]
-        return f"no example of {_named(absent, np.arange(len(absent)))} in the split"
+        return f"no example of {quoted(absent, 5)} in the split"
     versus = [1] if classes == 2 else list(range(classes))
     area, influence = 0.0, np.zeros(size)
     for k in versus:
@@ -782,8 +783,3 @@ def _check_label_names(predictions: Predictions, label_names: Sequence[str]) -> 
     classes = predictions.logits.shape[1]
     if len(label_names) != classes:
         raise DataError.single("label_names", f"{len(label_names)} names for {classes} classes", source="predictions")
-
-
-def _named(names: Sequence[str], places: NDArray[Any], *, most: int = 5) -> str:
-    shown = ", ".join(f'"{names[i]}"' for i in places[:most])
-    return f"{shown} and {len(places) - most} more" if len(places) > most else shown

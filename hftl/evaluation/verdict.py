@@ -6,8 +6,10 @@ try. All of it is arithmetic on what metrics.json holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from hftl.wording import quoted
 
 FEW = 100
 """A validation split of fewer examples is called small: the 95 % interval of an accuracy is then about 0.2 wide."""
@@ -78,7 +80,7 @@ def _worst_classes(split: str, values: Mapping[str, Any], stage: str, *, weighte
 
     balanced = f"{TRY}stages.{stage}.class_weights=balanced"
     if never:
-        names = _listed([row["label"] for row in never])
+        names = quoted((row["label"] for row in never), NAMED)
         more = f"{TRY}more stages.{stage}.epochs, or another stages.{stage}.lr"
         yield f"  never predicted on {split}: {names}. {balanced if all(map(rare, never)) else more}"
     worst = min((row for row in rows if row not in never), key=lambda row: row["f1"], default=None)
@@ -111,8 +113,3 @@ def _small_validation(values: Mapping[str, Any], enlarge: str | None) -> Iterato
         f"  the validation split, which chose the weights, is small: {values['n']} examples, so that its accuracy lies anywhere"
         f" from {low:.2f} to {high:.2f} (95 %). {way_out}"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name in names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"

@@ -49,6 +49,7 @@ from hftl.models.checkpoint import (
 from hftl.models.classifier import Classifier
 from hftl.names import CODE_SETTINGS
 from hftl.recipe import Transformer
+from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
 STRAY_PIECES = 2
@@ -86,7 +87,7 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         layers = chain(model)
         lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
         if lost:
-            raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {_some(lost)}")
+            raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {listed(lost, 5)}")
         output = _output_layer(model, layers)
         remarks = [*_attend_to_all(model), *_check_answers(tokenizer, model, output)]
     if spec.pretrained and not same_labels:
@@ -131,7 +132,7 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     """
     model, missing = _load(checkpoint, _config(checkpoint))
     if missing:
-        raise checkpoint.refused(f"is not complete; missing: {_some(sorted(missing))}")
+        raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
     tokenizer = _tokenizer(checkpoint)
     _agree_on_padding(checkpoint, tokenizer, model.config)
     _check_vocabulary(checkpoint, tokenizer, model)
@@ -462,8 +463,3 @@ def _max_positions(model: PreTrainedModel) -> int | None:
             return module.num_embeddings - module.padding_idx - 1
     longest = getattr(model.config, "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None  # XLNet, which has no limit, says -1
-
-
-def _some(names: Sequence[str]) -> str:
-    """At most five names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

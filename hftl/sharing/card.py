@@ -33,6 +33,7 @@ from hftl.names import METRICS
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
 from hftl.recipe import local_name as local_name
 from hftl.run import CONFLICT, DUPLICATE, RunDirectory, read_json, read_json_lines, write_text
+from hftl.wording import count, duration, percent
 
 TEMPLATE = "card.md.jinja"
 NOT_RECORDED = "not recorded"
@@ -638,11 +639,11 @@ def _duplicates(data: Mapping[str, Any], noun: str) -> dict[str, Any] | None:
         return None
     phrases = [f"{_number(pair['pairs'])} in both {' and '.join(map(_inline, pair['splits']))}" for pair in found["across"]]
     phrases += [
-        f"{_count(n, 'row')} of {_inline(split)} whose {noun} is there with another class, too"
+        f"{count(n, 'row')} of {_inline(split)} whose {noun} is there with another class, too"
         for split, n in found["conflicting"].items()
     ]
     phrases += [
-        f"{_count(n, 'row')} of {_inline(split)} that repeat{'s' if n == 1 else ''} an earlier one"
+        f"{count(n, 'row')} of {_inline(split)} that repeat{'s' if n == 1 else ''} an earlier one"
         for split, n in found["within"].items()
     ]
     return {
@@ -663,7 +664,7 @@ def _near_duplicates(audit: Mapping[str, Any], noun: str) -> dict[str, Any] | No
         phrases.append(f"{_number(pair['rows'])} in {second} like one of {first}")
     phrases += [f"{_number(n)} in {_inline(split)} like another one there" for split, n in found["within"].items()]
     if found["conflicting"]:
-        phrases.append(f"{_count(found['conflicting'], 'group')} of them with more than one class")
+        phrases.append(f"{count(found['conflicting'], 'group')} of them with more than one class")
     return {"phrases": safe("; ".join(phrases)), "threshold": f"{found['threshold']:g}"}
 
 
@@ -682,15 +683,11 @@ def _is_duplicate(skipped: Mapping[str, Any]) -> bool:
     return skipped["kind"] in {DUPLICATE, CONFLICT}
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{_number(number)} {thing}{'' if number == 1 else 's'}"
-
-
 def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Training time, and the energy of the processors: 1 Wh is 3,600 J."""
-    joules = environment.get("cpu_energy_joules")
+    seconds, joules = environment.get("seconds"), environment.get("cpu_energy_joules")
     energy = None if joules is None else f"{_short(joules / 1000)} kJ ({_short(joules / 3600)} Wh)"
-    return {"time": _duration(environment.get("seconds")), "energy": energy}
+    return {"time": None if seconds is None else duration(seconds), "energy": energy}
 
 
 def _packages(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -844,24 +841,11 @@ def _short(value: float) -> str:
 
 
 def _percent(share: float | None) -> str:
-    """One decimal; what is not nothing is not called 0 %, and what is not all is not called 100 %."""
-    if share is None:
-        return NOT_RECORDED
-    if 0 < share < 0.0005:
-        return safe("< 0.1 %")
-    return f"{100 * share:.1f} %" if share < 0.9995 else "100 %" if share == 1.0 else safe("> 99.9 %")
+    return NOT_RECORDED if share is None else percent(share)
 
 
 def _rate(rate: float | None) -> str:
     return "frozen" if rate is None else f"{rate:.1e}"
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:

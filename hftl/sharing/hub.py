@@ -48,11 +48,11 @@ from hftl.sharing.publication import (
     is_foreign,
     is_published,
     prepare,
-    readable_bytes,
     repository,
     wrong_files,
 )
 from hftl.signals import Stopped
+from hftl.wording import size
 
 if TYPE_CHECKING:
     from hftl.sharing.parity import Parity
@@ -113,8 +113,8 @@ def push(
     _count_openings_anew(run, say)
     publication = prepare(run, repo_id)
     for name in publication.files:
-        say(f"  {readable_bytes(publication.size(name)):>9}  {name}")
-    say(f"  {readable_bytes(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
+        say(f"  {size(publication.size(name)):>9}  {name}")
+    say(f"  {size(sum(map(publication.size, publication.files))):>9}  in {len(publication.files)} files")
     say(f"  left out: {', '.join(publication.left_out) or 'nothing'}")
     require_verified(run)
     verdict = require_verified_copy(publication, run)

@@ -71,15 +71,6 @@ class Publication:
         return self.files[name].stat().st_size
 
 
-def readable_bytes(count: int) -> str:
-    """1_234_567 is "1.2 MB"."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.1f} GB"
-
-
 def is_model_file(name: str) -> bool:
     """Whether a file of this name belongs to a model as hftl publishes it."""
     return any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)

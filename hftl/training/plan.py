@@ -26,6 +26,7 @@ from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Recipe, Stage
 from hftl.run import RunDirectory, read_json, to_json
 from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
+from hftl.wording import duration, percent, size
 
 
 @dataclass(frozen=True)
@@ -301,16 +302,16 @@ def plan_table(plan: Plan) -> Table:
 
     table.add_section()
     stages = plan.stages
-    total("trains", f"{plan.parameters:,}", (_percent(stage.trainable_share) for stage in stages))
+    total("trains", f"{plan.parameters:,}", (percent(stage.trainable_share) for stage in stages))
     total("epochs x batch", "", (f"{stage.epochs} x {stage.batch_size}" for stage in stages))
     total("steps", f"{sum(stage.steps for stage in stages):,}", (f"{stage.steps:,}" for stage in stages))
     total("optimizer", "", (stage.optimizer for stage in stages))
     total("schedule", "", (stage.schedule for stage in stages))
-    total("optimizer memory", "", (_bytes(stage.optimizer_bytes) for stage in stages))
+    total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))
     total("cached up to", "", (stage.cached_up_to or "-" for stage in stages))
-    total("cache", "", (_bytes(stage.cache_bytes) if stage.cached_up_to else "-" for stage in stages))
+    total("cache", "", (size(stage.cache_bytes) if stage.cached_up_to else "-" for stage in stages))
     total("cost", _flops(plan.flops), (_flops(stage.flops) for stage in stages))
-    total("of training all", "", (_percent(stage.cost_share) for stage in stages))
+    total("of training all", "", (percent(stage.cost_share) for stage in stages))
     return table
 
 
@@ -318,23 +319,11 @@ def plan_footer(plan: Plan) -> str:
     """What the table means, in a line or two."""
     sentences = [f"{plan.model}, {plan.train_examples:,} training examples."]
     if plan.padding_share is not None:
-        sentences.append(f"About {_percent(plan.padding_share)} of the tokens that are computed are padding.")
+        sentences.append(f"About {percent(plan.padding_share)} of the tokens that are computed are padding.")
     if plan.at_least_minutes is not None:
-        least = _duration(plan.at_least_minutes)
+        least = duration(60 * plan.at_least_minutes)
         sentences.append(f"At this machine's matrix rate that is {least} of training at the least; real steps take longer.")
     return "\n".join([" ".join(sentences), *plan.remarks])
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %") if share < 0.9995 else "100 %"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _flops(count: float) -> str:
@@ -343,11 +332,3 @@ def _flops(count: float) -> str:
             return f"{count:.3g} {unit}FLOP"
         count /= 1000
     return f"{count:.3g} EFLOP"
-
-
-def _duration(minutes: float) -> str:
-    if minutes < 1:
-        return f"{max(1, round(minutes * 60))} s"
-    if minutes < 120:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h"
