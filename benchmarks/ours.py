@@ -18,7 +18,8 @@ from side import Clock, read_spec, write_result
 
 import hftl
 from hftl.evaluation.metrics import Predictions
-from hftl.run import RunDirectory, read_json
+from hftl.files import read_json
+from hftl.run import RunDirectory
 from hftl.training.engine import train
 
 

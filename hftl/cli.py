@@ -14,9 +14,10 @@ from rich.console import Console
 
 from hftl import signals
 from hftl.errors import DataError, HftlError, RunError, from_system, printable
+from hftl.files import read_json
 from hftl.launch import RANKS, start_missing_processes
 from hftl.recipe import Recipe, load_recipe, override
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.terminal import open_standard_streams
 from hftl.terminal import show as show_on
 from hftl.wording import size

@@ -32,6 +32,7 @@ from hftl.data.text import TextSamples
 from hftl.errors import DataError, Problem, printable
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
+from hftl.files import written_whole
 from hftl.models import load_classifier
 from hftl.models.classifier import Classifier
 from hftl.recipe import ImageData, TextData
@@ -115,16 +116,16 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
         {"input": p.input, "label": p.label, "probability": p.probability, **{f"p({k})": v for k, v in p.probabilities.items()}}
         for p in predictions
     ]
-    if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with path.open("wb") as stream:  # datasets would take the name for a pattern, or an address
-            pq.write_table(pa.Table.from_pylist(rows), stream)
+    with written_whole(path) as beside:
+        if path.suffix == ".csv":
+            with beside.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, list(rows[0]))
+                writer.writeheader()
+                writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
+        elif path.suffix == ".jsonl":
+            beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), beside)
 
 
 def _harmless(value: Any) -> Any:

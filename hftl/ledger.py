@@ -14,7 +14,9 @@ import os
 import uuid
 from pathlib import Path
 
-from hftl.run import RunDirectory, append_json_line, flush, now, read_json, read_json_lines, write_json
+from hftl.environment import now
+from hftl.files import append_json_line, flush, read_json, read_json_lines, write_json
+from hftl.run import RunDirectory
 
 
 def ledger_path() -> Path:

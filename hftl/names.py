@@ -35,6 +35,9 @@ Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
 CHOOSERS: tuple[str, ...] = get_args(Chooser)
 
+DUPLICATE, CONFLICT = "duplicate", "conflict"
+"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
-from hftl.run import RunDirectory, read_json
+from hftl.files import read_json
+from hftl.run import RunDirectory
 from hftl.sharing.card import write_card
 from hftl.sharing.publication import repository
 from hftl.sharing.verify import Claim

@@ -49,7 +49,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hftl.errors import RunError
-from hftl.run import flush
+from hftl.files import flush
 from hftl.wording import size
 
 SPARE = 10**9

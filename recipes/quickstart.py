@@ -27,7 +27,8 @@ from pathlib import Path
 from rich.console import Console
 
 import hftl
-from hftl.run import RunDirectory, read_json, read_json_lines
+from hftl.files import read_json, read_json_lines
+from hftl.run import RunDirectory
 from hftl.samples import CLOTHES, MOBILENET
 
 recipe = hftl.Recipe(

@@ -53,8 +53,9 @@ from hftl import cli
 from hftl.errors import HftlError
 from hftl.evaluation import report
 from hftl.evaluation.metrics import Predictions
+from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json, read_json_lines, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import card
 from hftl.sharing.verify import verify

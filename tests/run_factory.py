@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from hftl.evaluation.metrics import Predictions, SizeUnit, compute_metrics, quick_metrics
+from hftl.files import append_json_line, read_json, write_json, write_text
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
-from hftl.run import RunDirectory, append_json_line, read_json, split_facts, write_json, write_text
+from hftl.run import RunDirectory, split_facts
 
 REVIEWS = ("neg", "pos")
 CLOTHES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")

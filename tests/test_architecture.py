@@ -23,7 +23,17 @@ PACKAGE = REPOSITORY / "hftl"
 
 # --- the table ----------------------------------------------------------------------------------------------------------------
 
-GROUND = ("hftl.names", "hftl.wording", "hftl.errors", "hftl.secrets", "hftl.recipe", "hftl.facts", "hftl.run")
+GROUND = (
+    "hftl.names",
+    "hftl.wording",
+    "hftl.errors",
+    "hftl.secrets",
+    "hftl.files",
+    "hftl.environment",
+    "hftl.recipe",
+    "hftl.facts",
+    "hftl.run",
+)
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 EVERYTHING = ("hftl",)
 
@@ -39,10 +49,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.cores": (),
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets"),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
-    "hftl.run": ("hftl.errors", "hftl.recipe"),
-    "hftl.store": ("hftl.wording", "hftl.errors", "hftl.run"),
+    "hftl.files": ("hftl.errors",),
+    "hftl.environment": (),
+    "hftl.run": ("hftl.errors", "hftl.files", "hftl.recipe"),
+    "hftl.store": ("hftl.wording", "hftl.errors", "hftl.files", "hftl.run"),
     "hftl.fonts": (),
-    "hftl.ledger": ("hftl.errors", "hftl.run"),
+    "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals"),
     "hftl.models": GROUND,
@@ -75,7 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.
-    "hftl.doctor": ("hftl.errors", "hftl.run", "hftl.cores"),
+    "hftl.doctor": ("hftl.errors", "hftl.environment", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),
     "hftl.launch": ("hftl.errors", "hftl.signals", "hftl.cores"),
     "hftl.cli": EVERYTHING,
@@ -93,6 +105,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.cores": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.facts": frozenset(),
+    "hftl.files": frozenset(),
+    "hftl.environment": frozenset(),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
     "hftl.fonts": frozenset({"matplotlib"}),

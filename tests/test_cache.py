@@ -22,9 +22,10 @@ from torch import nn
 
 from hftl import store
 from hftl.data.loader import Samples
+from hftl.files import read_json
 from hftl.models.boundary import Doorway
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
 from hftl.training import cache, engine

@@ -29,10 +29,11 @@ from transformers.image_utils import load_image
 from hftl.data.image import decode
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.files import read_json, write_json, write_text
 from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, parse_recipe
-from hftl.run import RunDirectory, read_json, write_json, write_text
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import LICENSES, check_front_matter, hand_written, local_name, render_card, write_card
 from hftl.sharing.publication import prepare

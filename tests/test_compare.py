@@ -17,8 +17,9 @@ from hftl.cli import app
 from hftl.errors import RunError
 from hftl.evaluation.compare import compare, holm, mcnemar, report
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.files import read_json, write_json, write_text
 from hftl.names import CHOOSERS
-from hftl.run import RunDirectory, read_json, split_facts, write_json, write_text
+from hftl.run import RunDirectory, split_facts
 
 
 def predicted(labels: list[int], answers: list[int], *, sure: float = 2.0, ids: list[str] | None = None) -> Predictions:

@@ -21,8 +21,9 @@ from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.files import read_json, write_json
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify

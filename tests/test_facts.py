@@ -22,6 +22,7 @@ from hftl.cli import train_recipe
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.facts import continued, contradictions, how_known, settle
+from hftl.files import read_json, write_json, write_text
 from hftl.recipe import (
     ABOUT,
     BiLSTM,
@@ -37,7 +38,7 @@ from hftl.recipe import (
     override,
     parse_recipe,
 )
-from hftl.run import RunDirectory, read_json, write_json, write_text
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
 from hftl.sharing.publication import prepare

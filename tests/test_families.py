@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hftl.evaluation.metrics import Predictions
+from hftl.files import read_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.training import engine
 

@@ -42,8 +42,9 @@ from transformers import AutoTokenizer, pipeline
 from hftl.cli import main
 from hftl.data.source import load_splits
 from hftl.evaluation.metrics import Predictions
+from hftl.files import read_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.sharing.hub import _send, check_target
 from hftl.sharing.publication import prepare

@@ -27,10 +27,11 @@ from transformers import (
 )
 
 from hftl.errors import RunError
+from hftl.files import read_json
 from hftl.models import load_classifier
 from hftl.models.transformer import chain
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training.engine import train
 from hftl.training.machine import settle_fsdp

@@ -20,7 +20,8 @@ from run_factory import make_run
 from hftl.cli import main
 from hftl.errors import RunError
 from hftl.evaluation.serving import ServingSamples
-from hftl.run import MOST_BYTES, RunDirectory, read_json, read_json_lines, read_text, write_json
+from hftl.files import MOST_BYTES, read_json, read_json_lines, read_text, write_json
+from hftl.run import RunDirectory
 
 # --- the readers --------------------------------------------------------------------------------------------------------------
 

@@ -31,9 +31,10 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.serving import ServingSamples
+from hftl.files import fingerprint, read_json
 from hftl.ledger import note_opening
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
-from hftl.run import RunDirectory, fingerprint, read_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.hub import _send, check_target, fetch_recipe, push
 from hftl.sharing.publication import prepare

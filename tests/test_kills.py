@@ -24,8 +24,9 @@ from safetensors.torch import load_file
 from test_checkpoint import flip_a_bit, small_disk
 
 from hftl.evaluation.metrics import Predictions
+from hftl.files import read_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training import engine
 from hftl.training.checkpoint import damage_of, save_checkpoint

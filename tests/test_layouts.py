@@ -25,8 +25,8 @@ from hftl.data.layout import PICTURES, begins_as_picture, counted, ending_of, na
 from hftl.data.reading import Labels, Strings, read_column
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError, Problem
+from hftl.files import read_json, write_json, write_text
 from hftl.recipe import ImageData, TextData
-from hftl.run import read_json, write_json, write_text
 from hftl.sharing.card import render_card
 
 

@@ -14,9 +14,10 @@ from run_factory import make_run
 
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
+from hftl.files import append_json_line, read_json, read_json_lines, write_json, write_text
 from hftl.ledger import count_openings, ledger_path, note_opening
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer, override
-from hftl.run import RunDirectory, append_json_line, read_json, read_json_lines, write_json, write_text
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import render_card, write_card
 from hftl.sharing.verify import verify

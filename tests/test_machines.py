@@ -22,8 +22,9 @@ from test_fsdp import staged, tiny_bert
 from test_kills import environment
 
 from hftl.errors import RunError
+from hftl.files import read_json
 from hftl.recipe import Recipe, Stage, override
-from hftl.run import RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.training.machine import _name_the_network, process_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent

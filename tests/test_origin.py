@@ -21,9 +21,11 @@ from test_families import small_vectors
 from test_resume import assert_same_run, bert, pictures, signal_at, train
 from transformers import PreTrainedTokenizerBase
 
+from hftl.environment import package_versions
 from hftl.errors import RunError
+from hftl.files import read_json, write_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextCNN, TextData
-from hftl.run import RunDirectory, package_versions, read_json, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped

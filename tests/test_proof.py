@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from hftl.errors import RunError
+from hftl.files import read_json, write_json
 from hftl.models import build_classifier
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import Recipe, Stage, TextData, Transformer
-from hftl.run import RunDirectory, read_json, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.training.proof import group_hashes, prove, write_proof
 from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode

@@ -25,7 +25,8 @@ from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.report import calibration_figure, confusion_figure, learning_curves, write_figures
-from hftl.run import RunDirectory, read_json
+from hftl.files import read_json
+from hftl.run import RunDirectory
 
 PETS = tuple(f"german_shorthaired_pointer_number_{i}" for i in range(37))
 

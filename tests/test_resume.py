@@ -27,8 +27,9 @@ from test_families import small_vectors
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
+from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
-from hftl.run import RunDirectory, read_json, read_json_lines, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
 from hftl.training import engine, finish, watch

@@ -30,9 +30,10 @@ from hftl.cli import train_recipe
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.report import drawn_by, write_figures
+from hftl.files import append_json_line, fingerprint, open_plain, read_json, write_json
 from hftl.models import transformer
 from hftl.recipe import Card, Recipe, RunSettings, Stage, TextCNN, TextData, Transformer, check_places, override, without_places
-from hftl.run import RunDirectory, append_json_line, fingerprint, open_plain, read_json, write_json
+from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import publication as publishing
 from hftl.sharing.card import write_card

@@ -14,7 +14,7 @@ from conftest import Hftl
 from rich.console import Console
 
 from hftl.cli import is_main_process
-from hftl.run import environment_record
+from hftl.environment import environment_record
 from hftl.terminal import show
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ from test_resume import bert
 
 from hftl import cores
 from hftl.doctor import load_check
-from hftl.run import RunDirectory, read_json
+from hftl.files import read_json
+from hftl.run import RunDirectory
 from hftl.training import engine
 from hftl.training.threads import QUIET, SETTINGS, WINDOW, Threads
 

@@ -36,7 +36,7 @@ from hftl.data.layout import DOCUMENTS, counted, ways_out
 from hftl.data.reading import ROLES, Role, Strings, integers, pick
 from hftl.data.source import Splits
 from hftl.errors import printable
-from hftl.run import CONFLICT, DUPLICATE
+from hftl.names import CONFLICT, DUPLICATE
 from hftl.wording import count, listed, percent
 
 IMBALANCE = 5

@@ -34,7 +34,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks
 from hftl.errors import Problem
-from hftl.run import CONFLICT, DUPLICATE
+from hftl.names import CONFLICT, DUPLICATE
 from hftl.wording import and_more, listed
 
 if TYPE_CHECKING:

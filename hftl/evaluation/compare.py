@@ -40,9 +40,10 @@ from hftl.evaluation.metrics import (
     resamples,
     stored_label_names,
 )
+from hftl.files import read_json, written_whole
 from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference
-from hftl.run import PARTIAL, RunDirectory, read_json
+from hftl.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -351,10 +352,8 @@ def _flipped(titles: Sequence[str], shared: Sequence[Predictions], names: Sequen
 
 def write_flips(comparison: Comparison, path: Path) -> None:
     """Write the rows that flipped as Parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}{PARTIAL}")
-    pq.write_table(comparison.table, beside)
-    beside.replace(path)
+    with written_whole(path) as beside:
+        pq.write_table(comparison.table, beside)
 
 
 # --- in words -----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ doi:10.1175/WAF993.1 (which calibration error is chance).
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm, rankdata
 
 from hftl.errors import DataError, Problem, RunError
-from hftl.run import PARTIAL, flush, parse_json
+from hftl.files import parse_json, written_whole
 from hftl.wording import quoted
 
 Floats = NDArray[np.float64]
@@ -166,11 +165,8 @@ class Predictions:
             columns["size"] = pa.array(self.sizes, pa.int64())
             metadata[_SIZE_UNIT] = self.size_unit.encode()
         table = pa.table(columns).replace_schema_metadata(metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-        pq.write_table(table, beside)
-        flush(beside)
-        beside.replace(path)
+        with written_whole(path) as beside:
+            pq.write_table(table, beside)
 
     @classmethod
     def load(cls, path: Path) -> Self:

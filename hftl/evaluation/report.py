@@ -8,7 +8,6 @@ touched), for the width of a page on the Hub. Colours are Okabe & Ito's, which c
 from __future__ import annotations
 
 import io
-import os
 import platform
 import unicodedata
 from collections import Counter
@@ -31,6 +30,7 @@ from PIL import Image
 from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
+from hftl.files import written_whole
 from hftl.run import RunDirectory
 
 Picture = NDArray[np.uint8]
@@ -299,7 +299,7 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
             panel.tick_params(axis="x", pad=10)
         size = 12 if classes == 2 else 10 if classes <= 6 else 8
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            text = f"{confusion[row, column]:,}\n{_percent(shares[row, column])}"
+            text = f"{confusion[row, column]:,}\n{100 * shares[row, column]:.0f} %"
             colour = "white" if shares[row, column] > 0.5 else INK
             panel.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.25)
         panel.set_xlabel("predicted (numbered as the rows)" if numbered else "predicted")
@@ -342,7 +342,7 @@ def _worst_confusions(confusion: Integers, n: Integers, names: Sequence[str], *,
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
-    return [f"{names[i]} as {names[j]}: {wrong[i, j]:,} ({_percent(wrong[i, j] / n[i])})" for i, j in places if wrong[i, j]]
+    return [f"{names[i]} as {names[j]}: {wrong[i, j]:,} ({100 * wrong[i, j] / n[i]:.0f} %)" for i, j in places if wrong[i, j]]
 
 
 # --- calibration --------------------------------------------------------------------------------------------------------------
@@ -437,13 +437,7 @@ def _width(text: str) -> int:
     return sum(1 + wide[letter] for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf"))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    figure.savefig(beside, metadata={"Software": drawn_by()})
-    beside.replace(path)
+    with written_whole(path) as beside:
+        figure.savefig(beside, format="png", metadata={"Software": drawn_by()})
     return path

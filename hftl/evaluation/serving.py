@@ -8,7 +8,6 @@ Shapes: N examples, K classes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from hftl.errors import RunError
 from hftl.evaluation.metrics import TEXT, list_matrix, read_parquet
+from hftl.files import written_whole
 
 COUNT = 16
 _WHAT = "no serving samples"
@@ -39,9 +39,8 @@ class ServingSamples:
         """Write a Parquet file with the columns `id`, `input` and `logits`; whole or not at all."""
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self.logits.reshape(-1), pa.float32()), self.logits.shape[1])
         table = pa.table({"id": self.ids, "input": self.inputs, "logits": rows})
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        pq.write_table(table, beside)
-        beside.replace(path)
+        with written_whole(path) as beside:
+            pq.write_table(table, beside)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -25,6 +25,7 @@ from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 from hftl.errors import RecipeError, did_you_mean
+from hftl.files import write_json
 from hftl.models.chain import Chain, ChainError, LayerGroup, chain_of_layers
 from hftl.models.checkpoint import (
     CONFIG,
@@ -46,7 +47,6 @@ from hftl.models.checkpoint import (
 from hftl.models.classifier import Classifier
 from hftl.names import WEIGHT_PLACES
 from hftl.recipe import Timm
-from hftl.run import write_json
 
 WRAPPER = "timm_model"
 """How transformers' wrapper calls the timm model in it; parameters are named `timm_model.conv1.weight`."""

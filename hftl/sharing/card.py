@@ -29,10 +29,11 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError, did_you_mean
 from hftl.facts import HUB, contradictions, how_known
-from hftl.names import METRICS
+from hftl.files import read_json, read_json_lines, write_text
+from hftl.names import CONFLICT, DUPLICATE, METRICS
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
 from hftl.recipe import local_name as local_name
-from hftl.run import CONFLICT, DUPLICATE, RunDirectory, read_json, read_json_lines, write_text
+from hftl.run import RunDirectory
 from hftl.wording import count, duration, percent
 
 TEMPLATE = "card.md.jinja"

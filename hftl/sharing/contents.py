@@ -101,7 +101,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: the file is too large, or holds no JSON object.
     """
-    # Not `hftl.run.read_json`, which limits what hftl writes itself: those of a model are nested deeper.
+    # Not `hftl.files.read_json`, which limits what hftl writes itself: those of a model are nested deeper.
     if path.stat().st_size > MOST_SETTINGS:
         raise RunError(f"{path}: larger than {MOST_SETTINGS // 10**6} MB, which such a file never is")
     try:

@@ -34,9 +34,10 @@ from torch.onnx import OnnxExporterError
 from transformers.utils import logging as hub_logging
 
 from hftl.errors import RunError
+from hftl.files import write_json
 from hftl.models import load_classifier
 from hftl.recipe import BiLSTM, Recipe, TextCNN, TextData
-from hftl.run import RunDirectory, write_json
+from hftl.run import RunDirectory
 from hftl.sharing.card import read_picture
 from hftl.sharing.publication import is_model_file
 

@@ -34,9 +34,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hftl.errors import RunError
 from hftl.facts import how_known
+from hftl.files import read_json, write_text
 from hftl.ledger import count_openings
 from hftl.recipe import Card, Recipe, of_another, without_places
-from hftl.run import RunDirectory, read_json, write_text
+from hftl.run import RunDirectory
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import foreign as what_is_foreign

@@ -25,8 +25,9 @@ from huggingface_hub import get_token
 from hftl.errors import Problem, RunError
 from hftl.evaluation.metrics import Predictions, stored_label_names
 from hftl.facts import contradictions
+from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, fingerprint, open_plain, read_json, to_json, write_text
+from hftl.run import RunDirectory
 from hftl.secrets import environment_secrets, find_secrets
 from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
 from hftl.sharing.contents import GLOVE_CODE, foreign, is_document

@@ -28,8 +28,9 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
+from hftl.files import read_json, read_json_lines
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, read_json, read_json_lines, split_facts
+from hftl.run import RunDirectory, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files

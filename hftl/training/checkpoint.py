@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hftl.errors import RunError
-from hftl.run import PARTIAL, fingerprint, flush, read_json, write_json
+from hftl.files import PARTIAL, fingerprint, flush, read_json, write_json
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and the one before in case its bits do not last."""

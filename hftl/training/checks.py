@@ -15,8 +15,9 @@ from hftl.data.loader import Samples, steps_per_epoch
 from hftl.data.source import Splits
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.report import figure_names
+from hftl.files import PARTIAL, read_json
 from hftl.recipe import Recipe, Stage, difference
-from hftl.run import PARTIAL, RunDirectory, read_json
+from hftl.run import RunDirectory
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.plan import Plan

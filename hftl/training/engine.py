@@ -35,12 +35,13 @@ from hftl.data.loader import Samples, steps_per_epoch, training_batches
 from hftl.errors import RunError
 from hftl.evaluation.metrics import quick_metrics
 from hftl.facts import continued, with_facts
+from hftl.files import write_json, write_text
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
 from hftl.names import as_rank
 from hftl.recipe import ImageData, Recipe, Stage
-from hftl.run import RunDirectory, remove_partial, write_json, write_text
+from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
 from hftl.training.cache import computed_once, loader_processes
 from hftl.training.checkpoint import (

@@ -21,10 +21,11 @@ from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_n
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.verdict import verdict
+from hftl.files import read_json, read_json_lines, write_json
 from hftl.ledger import count_openings, note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
-from hftl.run import RunDirectory, read_json, read_json_lines, write_json, write_manifest
+from hftl.run import RunDirectory, write_manifest
 from hftl.signals import Stopped
 from hftl.training.cache import loader_processes
 from hftl.training.checkpoint import Progress

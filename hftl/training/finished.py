@@ -14,10 +14,11 @@ from hftl.errors import RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.facts import continued, contradictions
+from hftl.files import read_json, read_json_lines, write_text
 from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
-from hftl.run import RunDirectory, check_sealed, read_json, read_json_lines, remove_partial, write_text
+from hftl.run import RunDirectory, check_sealed, remove_partial
 from hftl.training.checks import check_same_data, check_same_recipe, claim, missing, other_precision
 from hftl.training.experiment import make_samples
 from hftl.training.finish import conclude, predict_split, write_opening

@@ -16,8 +16,10 @@ from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hftl.environment import now
+from hftl.files import flush
 from hftl.names import as_rank
-from hftl.run import RunDirectory, flush, now
+from hftl.run import RunDirectory
 from hftl.terminal import show
 from hftl.training.checkpoint import Progress as StageProgress
 from hftl.training.plan import Plan, plan_footer, plan_table

@@ -17,11 +17,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hftl.environment import package_versions
 from hftl.errors import RunError, printable
 from hftl.facts import with_facts
+from hftl.files import PARTIAL, read_json
 from hftl.models.classifier import Classifier
 from hftl.recipe import Recipe, Timm, Transformer
-from hftl.run import PARTIAL, RunDirectory, package_versions, read_json
+from hftl.run import RunDirectory
 from hftl.training.proof import group_hashes, tensors_of
 
 CONFIG, WEIGHTS = "config.json", "weights"

@@ -22,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hftl.data.loader import steps_per_epoch
 from hftl.errors import Problem, RecipeError
+from hftl.files import read_json, to_json
 from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Recipe, Stage
-from hftl.run import RunDirectory, read_json, to_json
+from hftl.run import RunDirectory
 from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
 from hftl.wording import duration, percent, size
 

@@ -20,8 +20,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftl.errors import RunError
+from hftl.files import read_json, write_json
 from hftl.models.chain import Chain
-from hftl.run import RunDirectory, read_json, write_json
+from hftl.run import RunDirectory
 
 GroupHashes = Mapping[str, Mapping[str, str]]
 """Group -> {"parameters": SHA-256 in hex, "buffers": the same}, input first."""

@@ -9,8 +9,10 @@ import torch
 from accelerate import Accelerator
 
 from hftl.data.loader import Samples
+from hftl.environment import environment_record, package_versions
+from hftl.files import read_json, write_json
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, environment_record, package_versions, read_json, write_json
+from hftl.run import RunDirectory
 from hftl.training.cache import where_from
 from hftl.training.checks import number_format
 from hftl.training.journal import Journal

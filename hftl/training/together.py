@@ -20,9 +20,11 @@ from uuid import uuid4
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from hftl.environment import package_versions
 from hftl.errors import HftlError, RunError
+from hftl.files import PARTIAL
 from hftl.recipe import Recipe, difference
-from hftl.run import PARTIAL, RunDirectory, package_versions
+from hftl.run import RunDirectory
 from hftl.training.checks import claim
 
 CODE = Path(__file__).parent.parent
