@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hftl.errors import Problem, RecipeError, printable
-from hftl.recipe import ABOUT, AUTHOR, Card, Recipe, Timm, Transformer, local_name, same_content
+from hftl.recipe import ABOUT, AUTHOR, Card, Pretrained, Recipe, local_name, same_content
 
 HUB = "hub:"  # before word vectors that lie on the Hub
 FINGERPRINT = "dataset_fingerprint"
@@ -100,7 +100,7 @@ def contradictions(recipe: Recipe, read: Mapping[str, Any]) -> list[Problem]:
                 problems.append(Problem(key, f"{name} is not what was read, {source}", (f"leave it out: {key}=null",)))
     if card.base_model:
         help = ("leave it out: card.base_model=null",)
-        if not isinstance(recipe.model, Transformer | Timm):
+        if not isinstance(recipe.model, Pretrained):
             problems.append(Problem("card.base_model", "a model on word vectors has no base model", help))
         elif not recipe.model.pretrained:
             problems.append(Problem("card.base_model", "the model starts from random weights and has no base model", help))
@@ -166,8 +166,6 @@ def _derived_name(recipe: Recipe, read: Mapping[str, Any]) -> str:
     """A run's name from what it reads: "tickets-bert-nano"."""
     model = recipe.model
     data = (recipe.card.dataset if how_known(recipe, read) else None) or recipe.data.source
-    start = (
-        (recipe.card.base_model or model.checkpoint) if isinstance(model, Transformer | Timm) else model.vectors.removeprefix(HUB)
-    )
+    start = (recipe.card.base_model or model.checkpoint) if isinstance(model, Pretrained) else model.vectors.removeprefix(HUB)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{local_name(data)}-{local_name(start.removeprefix(HUB))}")
     return name[:96].strip("-._") or "run"

@@ -34,7 +34,7 @@ from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
 from hftl.files import written_whole
 from hftl.models import load_classifier
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import ImageData, TextData
 from hftl.run import RunDirectory
 from hftl.wording import count, listed

@@ -38,6 +38,12 @@ CHOOSERS: tuple[str, ...] = get_args(Chooser)
 DUPLICATE, CONFLICT = "duplicate", "conflict"
 """Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
 
+WORD_MODELS: Mapping[str, tuple[str, str]] = {
+    "hftl_textcnn": ("GloveTextCNNConfig", "TextCNNForSequenceClassification"),
+    "hftl_bilstm": ("GloveBiLSTMConfig", "BiLSTMForSequenceClassification"),
+}
+"""`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),

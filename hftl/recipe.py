@@ -15,7 +15,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -137,7 +137,9 @@ class ImageData(_Data):
 # --- model --------------------------------------------------------------------------------------------------------------------
 
 
-class _Pretrained(_Section):
+class Pretrained(_Section):
+    """What the families of pretrained models share."""
+
     checkpoint: str = Field(min_length=1)
     """A Hub id or a local folder."""
     revision: str | None = None
@@ -145,7 +147,7 @@ class _Pretrained(_Section):
     """False: the same architecture with random weights, for a baseline."""
 
 
-class Transformer(_Pretrained):
+class Transformer(Pretrained):
     """A pretrained transformer with a classification head (`AutoModelForSequenceClassification`)."""
 
     family: Literal["transformer"] = "transformer"
@@ -153,7 +155,7 @@ class Transformer(_Pretrained):
     """Dropout everywhere in the model; None: what the checkpoint's config says."""
 
 
-class Timm(_Pretrained):
+class Timm(Pretrained):
     """A timm classifier (`TimmWrapperForImageClassification`). `checkpoint` may also be a timm architecture name with
     `pretrained` false."""
 
@@ -162,7 +164,11 @@ class Timm(_Pretrained):
     """Dropout before the classifier."""
 
 
-class _Glove(_Section):
+class WordVectors(_Section):
+    """What the networks over word vectors share."""
+
+    model_type: ClassVar[str]
+    """Of the network, in config.json."""
     vectors: str = Field(min_length=1)
     """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
     Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt"."""
@@ -174,28 +180,29 @@ class _Glove(_Section):
     """Of the features that enter the head, and between LSTM layers."""
     word_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the words of a training text that the network does not see, drawn anew each time."""
-
-
-class TextCNN(_Glove):
-    """Convolutions over word vectors, max over time (Kim 2014, arXiv:1408.5882)."""
-
-    family: Literal["textcnn"] = "textcnn"
-    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1, max_length=64)
-    channels: Positive = 100
-    """Feature maps per kernel width."""
     trainable_dim: Count = 0
     """Width of a second, randomly initialised embedding beside the vectors, in dimensions; 0: none."""
 
 
-class BiLSTM(_Glove):
+class TextCNN(WordVectors):
+    """Convolutions over word vectors, max over time (Kim 2014, arXiv:1408.5882)."""
+
+    model_type = "hftl_textcnn"
+    family: Literal["textcnn"] = "textcnn"
+    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1, max_length=64)
+    channels: Positive = 100
+    """Feature maps per kernel width."""
+
+
+class BiLSTM(WordVectors):
     """A bidirectional LSTM over word vectors."""
 
+    model_type = "hftl_bilstm"
     family: Literal["bilstm"] = "bilstm"
     hidden_size: Positive = 100
     layers: Annotated[int, Field(ge=1, le=256)] = 2
     pooling: Literal["ends", "max", "mean"] = "ends"
     """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
-    trainable_dim: Count = 0
 
 
 # --- stages -------------------------------------------------------------------------------------------------------------------
@@ -796,7 +803,7 @@ def _problems(error: ValidationError, root: type[BaseModel]) -> Iterator[Problem
             yield Problem(where, "missing, and it has no default")
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
             tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
-            allowed = ["text", "image"] if where == "data" else ["transformer", "timm", "textcnn", "bilstm"]
+            allowed = [tag for option in _options(Recipe.model_fields[where].annotation) for tag in _tags(option)]
             found = item["ctx"].get("tag")
             what = f'"{found}" is not one of them.{did_you_mean(str(found), allowed)}' if found else "missing"
             yield Problem(f"{where}.{tag}", what, (f"allowed: {', '.join(allowed)}",))

@@ -36,7 +36,7 @@ from hftl.errors import RunError
 from hftl.files import write_text
 from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier, transformer
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import BiLSTM, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.sharing import export

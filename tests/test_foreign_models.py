@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, load_classifier, save_classifier, transformer, vision
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import TextCNN, Timm, Transformer
 
 LABELS = ("sad", "glad", "mixed")

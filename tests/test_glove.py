@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, glove_modeling
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
     BidirectionalLSTM,
     BiLSTMForSequenceClassification,

@@ -49,7 +49,7 @@ from transformers import (
 from hftl.errors import RecipeError, RunError
 from hftl.models import transformer
 from hftl.models.chain import Chain
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import Transformer
 
 LABELS = ("neg", "pos")

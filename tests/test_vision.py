@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import vision
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import Timm
 
 LABELS = ("hot_dog", "not_hot_dog", "maybe")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, transformer, vision
 from hftl.models.checkpoint import CONFIG, Checkpoint, check_folder, run_error
-from hftl.models.classifier import Classifier
-from hftl.recipe import BiLSTM, ImageData, Recipe, TextCNN, TextData, Timm
+from hftl.models.family import Classifier, Family
+from hftl.recipe import Recipe, TextData
+
+FAMILIES: tuple[Family, ...] = (glove.FAMILY, vision.FAMILY, transformer.FAMILY)
 
 
 def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
@@ -23,15 +25,11 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
     Raises:
         RecipeError: no such checkpoint or vectors, or they do not fit the recipe.
     """
-    spec, data = recipe.model, recipe.data
-    if isinstance(spec, Timm):
-        assert isinstance(data, ImageData)  # the recipe checks that family and data go together
-        return vision.build(spec, label_names, image_size=data.image_size)
-    assert isinstance(data, TextData)
-    if isinstance(spec, TextCNN | BiLSTM):
-        classifier = glove.build(spec, label_names, texts=texts)
-    else:
-        classifier = transformer.build(spec, label_names)
+    family = next(family for family in FAMILIES if isinstance(recipe.model, family.specs))
+    classifier = family.build(recipe, label_names, texts)
+    data = recipe.data
+    if not isinstance(data, TextData):
+        return classifier
     longest = classifier.facts.get("max_positions")
     if longest is not None and data.max_length > longest:
         what = f"{data.max_length} is longer than the {longest} positions of {classifier.facts['base_model']}"
@@ -44,7 +42,7 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Write weights and preprocessor so that `from_pretrained` and `pipeline` load them."""
-    _family(str(classifier.model.config.model_type)).save(classifier, folder)
+    family_of(str(classifier.model.config.model_type)).save(classifier, folder)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -59,7 +57,7 @@ def load_classifier(folder: Path) -> Classifier:
         config = check_folder(Checkpoint(str(folder)))
     except RecipeError as error:
         raise run_error(folder, error) from None
-    classifier = _family(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)
+    classifier = family_of(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)
     names = list(cast(dict[int, str], classifier.model.config.id2label).values())
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -67,14 +65,6 @@ def load_classifier(folder: Path) -> Classifier:
     return classifier
 
 
-class _Family(Protocol):
-    """What the module of a family offers for every model of it."""
-
-    def save(self, classifier: Classifier, folder: Path) -> None: ...
-    def load(self, folder: Path) -> Classifier: ...
-
-
-def _family(model_type: str) -> _Family:
-    if model_type == "timm_wrapper":
-        return vision
-    return glove if model_type.startswith("hftl_") else transformer
+def family_of(model_type: str) -> Family:
+    """The family of a saved model, by `model_type` in its config.json; what no other claims is for transformers to refuse."""
+    return next((family for family in FAMILIES if family.model_types(model_type)), transformer.FAMILY)

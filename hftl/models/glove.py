@@ -44,36 +44,33 @@ from transformers import (
 )
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-from hftl.models import transformer
+from hftl.models import glove_modeling, transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
 from hftl.models.checkpoint import CONFIG, Checkpoint, Written, beyond_memory, quiet_loading, run_error
-from hftl.models.classifier import Classifier
-from hftl.models.glove_modeling import (
-    BiLSTMForSequenceClassification,
-    GloveBiLSTMConfig,
-    GloveTextCNNConfig,
-    TextCNNForSequenceClassification,
-)
-from hftl.recipe import BiLSTM, TextCNN
+from hftl.models.family import Classifier, Family
+from hftl.names import WORD_MODELS
+from hftl.recipe import Recipe, WordVectors
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 WHERE = "model.vectors"
 
-for config_class, model_class in (
-    (GloveTextCNNConfig, TextCNNForSequenceClassification),
-    (GloveBiLSTMConfig, BiLSTMForSequenceClassification),
-):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+_MODELS: dict[str, Any] = {}
+"""`model_type` -> the class of the model."""
+
+for model_type, (config_name, model_name) in WORD_MODELS.items():
+    config_class, model_class = getattr(glove_modeling, config_name), getattr(glove_modeling, model_name)
+    _MODELS[model_type] = model_class
+    AutoConfig.register(model_type, config_class, exist_ok=True)
     AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
     # `save_pretrained` then writes `auto_map` and a copy of glove_modeling.py, for those who load the model without hftl.
-    config_class.register_for_auto_class("AutoConfig")  # type: ignore[no-untyped-call]
-    model_class.register_for_auto_class("AutoModelForSequenceClassification")  # type: ignore[no-untyped-call]
+    config_class.register_for_auto_class("AutoConfig")
+    model_class.register_for_auto_class("AutoModelForSequenceClassification")
 
 
 # --- the family ---------------------------------------------------------------------------------------------------------------
 
 
-def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
+def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
     """A classifier over the vectors that `spec` names, with the vocabulary of the training texts.
 
     What is random is drawn from torch's generator: seed it before.
@@ -105,19 +102,15 @@ def build(spec: TextCNN | BiLSTM, label_names: Sequence[str], *, texts: Iterable
     with torch.no_grad():
         model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
     facts = {**_facts(model), "vocabulary": _vocabulary_facts(vocabulary, row_of, counts)}
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return Classifier(model=model, preprocessor=make_tokenizer(vocabulary), chain=chain(model), facts=facts)
 
 
-def _make(spec: TextCNN | BiLSTM, shared: dict[str, Any]) -> TextCNNForSequenceClassification | BiLSTMForSequenceClassification:
-    """A model with random weights."""
-    if isinstance(spec, TextCNN):
-        return TextCNNForSequenceClassification(
-            GloveTextCNNConfig(kernel_widths=spec.kernel_widths, channels=spec.channels, **shared)
-        )
-    return BiLSTMForSequenceClassification(
-        GloveBiLSTMConfig(hidden_size=spec.hidden_size, layers=spec.layers, pooling=spec.pooling, **shared)
-    )
+def _make(spec: WordVectors, shared: dict[str, Any]) -> Any:
+    """A model with random weights; what the section has beside the fields of all is its configuration's, by the same names."""
+    model_class = _MODELS[spec.model_type]
+    own = {name: value for name, value in spec if name not in WordVectors.model_fields and name != "family"}
+    return model_class(model_class.config_class(**own, **shared))
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -148,12 +141,9 @@ def load(folder: Path) -> Classifier:
 
 
 def chain(model: PreTrainedModel) -> Chain:
-    """The layer groups of either model; `trainable_embedding` is there where the model has the second table."""
+    """The layer groups; `trainable_embedding` is there where the model has the second table."""
     tables = ["embedding"] + ["trainable_embedding"] * (model.config.trainable_dim > 0)
-    if isinstance(model.config, GloveTextCNNConfig):
-        body = ["convolutions"]
-    else:
-        body = [f"lstm.{layer}" for layer in range(model.config.layers)]
+    body = list[str](model.body_layers())  # type: ignore[operator]
     return Chain(model, [LayerGroup(name, (name,)) for name in [*tables, *body, HEAD]])
 
 
@@ -178,6 +168,14 @@ def _vocabulary_facts(vocabulary: Sequence[str], vectors: Container[str], counts
         "share_unknown": 1 - sum(counts[word] for word in vocabulary) / total,
         "frequent_without_vector": [word for word in vocabulary if word not in vectors][:10],
     }
+
+
+def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> Classifier:
+    assert isinstance(recipe.model, WordVectors)
+    return build(recipe.model, label_names, texts=texts)
+
+
+FAMILY = Family((WordVectors,), WORD_MODELS.__contains__, _build, save, load, shortest_text=0)
 
 
 # --- words --------------------------------------------------------------------------------------------------------------------

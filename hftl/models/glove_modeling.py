@@ -107,6 +107,10 @@ class _GloveClassifier(PreTrainedModel):
     def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def body_layers(self) -> list[str]:
+        """Names of the modules between the tables and the head, input first."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # The functions of transformers.initialization leave alone what was loaded from a file.
@@ -199,6 +203,9 @@ class TextCNNForSequenceClassification(_GloveClassifier):  # type: ignore[no-unt
             MaxOverTimeConvolution(width, config.channels, kernel, config.word_dropout) for kernel in config.kernel_widths
         )
 
+    def body_layers(self) -> list[str]:
+        return ["convolutions"]
+
     def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
         return torch.cat([convolution(words, lengths) for convolution in self.convolutions], dim=1)  # (B, W * C)
 
@@ -246,6 +253,9 @@ class BiLSTMForSequenceClassification(_GloveClassifier):  # type: ignore[no-unty
             )
             for i in range(config.layers)
         )
+
+    def body_layers(self) -> list[str]:
+        return [f"lstm.{layer}" for layer in range(self.config.layers)]
 
     def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
         states = words

@@ -46,9 +46,9 @@ from hftl.models.checkpoint import (
     refused,
     run_error,
 )
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier, Family
 from hftl.names import CODE_SETTINGS
-from hftl.recipe import Transformer
+from hftl.recipe import Recipe, Transformer
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
@@ -463,3 +463,11 @@ def _max_positions(model: PreTrainedModel) -> int | None:
             return module.num_embeddings - module.padding_idx - 1
     longest = getattr(model.config, "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None  # XLNet, which has no limit, says -1
+
+
+def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
+    assert isinstance(recipe.model, Transformer)
+    return build(recipe.model, label_names)
+
+
+FAMILY = Family((Transformer,), lambda name: name in CONFIG_MAPPING, _build, save, load)

@@ -44,9 +44,9 @@ from hftl.models.checkpoint import (
     refused,
     run_error,
 )
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier, Family
 from hftl.names import WEIGHT_PLACES
-from hftl.recipe import Timm
+from hftl.recipe import ImageData, Recipe, Timm
 
 WRAPPER = "timm_model"
 """How transformers' wrapper calls the timm model in it; parameters are named `timm_model.conv1.weight`."""
@@ -413,3 +413,11 @@ def _match(parameter_name: str, matcher: dict[str, Any]) -> tuple[tuple[float, .
             part = parameter_name if end < 0 else parameter_name[:end]
             return ((float(ordinal), *numbers), part) if numbers else None
     return None
+
+
+def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
+    assert isinstance(recipe.model, Timm) and isinstance(recipe.data, ImageData)  # the recipe checks that they go together
+    return build(recipe.model, label_names, image_size=recipe.data.image_size)
+
+
+FAMILY = Family((Timm,), lambda name: name == "timm_wrapper", _build, save, load)

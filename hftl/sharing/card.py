@@ -31,7 +31,7 @@ from hftl.errors import Problem, RecipeError, RunError, did_you_mean
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.names import CONFLICT, DUPLICATE, METRICS
-from hftl.recipe import LOCAL, ImageData, Recipe, TextData, Timm, Transformer, override
+from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, override
 from hftl.recipe import local_name as local_name
 from hftl.run import RunDirectory
 from hftl.wording import count, duration, percent
@@ -90,7 +90,7 @@ def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
     if data.get("format") != "hub":
         places["data.source"] = recipe.data.source
     model = recipe.model
-    if isinstance(model, Transformer | Timm):
+    if isinstance(model, Pretrained):
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
         if not data.get("model", {}).get("revision") and not is_architecture:
             places["model.checkpoint"] = model.checkpoint
@@ -276,7 +276,7 @@ def _hub_dataset(recipe: Recipe, data: Mapping[str, Any]) -> str | None:
 
 def _hub_base_model(recipe: Recipe, data: Mapping[str, Any]) -> str | None:
     """A Hub id; None for random weights, and for a local checkpoint whose origin the recipe does not tell."""
-    if not isinstance(recipe.model, Transformer | Timm) or not recipe.model.pretrained:
+    if not isinstance(recipe.model, Pretrained) or not recipe.model.pretrained:
         return None
     model = data.get("model", {})
     return recipe.card.base_model or (recipe.model.checkpoint if model.get("revision") else None)
@@ -412,7 +412,7 @@ def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
     """How the card calls things: Hub ids as they are, local things by their names; whose word a name is that nothing proves."""
     spec, model = recipe.model, data.get("model", {})
     revision = f"revision {model.get('revision') or NOT_RECORDED}"
-    if isinstance(spec, Transformer | Timm):
+    if isinstance(spec, Pretrained):
         base = _hub_base_model(recipe, data) or local_name(spec.checkpoint)
         origin = f"fine-tuned from {base}" if spec.pretrained else "trained from random weights"
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
@@ -537,7 +537,7 @@ def _by_size(values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
-    glove = not isinstance(recipe.model, Transformer | Timm)
+    glove = isinstance(recipe.model, WordVectors)
     return {
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hftl.errors import RunError
-from hftl.names import CODE_SETTINGS, WEIGHT_PLACES
+from hftl.names import CODE_SETTINGS, WEIGHT_PLACES, WORD_MODELS
 
 GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
 KNOWN_CODE = frozenset({hashlib.sha256(GLOVE_CODE.read_bytes()).hexdigest()})
@@ -30,10 +30,7 @@ _AUTO_MAP = {
         "AutoConfig": f"{GLOVE_CODE.stem}.{config}",
         "AutoModelForSequenceClassification": f"{GLOVE_CODE.stem}.{model}",
     }
-    for model_type, config, model in (
-        ("hftl_textcnn", "GloveTextCNNConfig", "TextCNNForSequenceClassification"),
-        ("hftl_bilstm", "GloveBiLSTMConfig", "BiLSTMForSequenceClassification"),
-    )
+    for model_type, (config, model) in WORD_MODELS.items()
 }
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json"),

@@ -31,12 +31,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
+from transformers import PreTrainedModel
 from transformers.utils import logging as hub_logging
 
 from hftl.errors import RunError
 from hftl.files import write_json
-from hftl.models import load_classifier
-from hftl.recipe import BiLSTM, Recipe, TextCNN, TextData
+from hftl.models import family_of, load_classifier
+from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.card import read_picture
 from hftl.sharing.publication import is_model_file
@@ -100,7 +101,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
     recipe = run.load_recipe()
     with _quiet():
         classifier = load_classifier(run.model)
-        model: nn.Module = classifier.model
+        model = classifier.model
         batches = _batches(recipe, model, classifier.preprocessor)
         expected = [saved_logits(model, batch) for batch in batches]
         beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -188,7 +189,7 @@ def _words(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
 
 
-def _batches(recipe: Recipe, model: nn.Module, preprocessor: Any) -> list[Batch]:
+def _batches(recipe: Recipe, model: PreTrainedModel, preprocessor: Any) -> list[Batch]:
     """What is compared, always the same. The exporter follows the first: neither B nor T is 1, which it takes for a constant."""
     generator = torch.Generator().manual_seed(0)
     sizes = sorted(SIZES, key=lambda size: size != 3)
@@ -198,7 +199,7 @@ def _batches(recipe: Recipe, model: nn.Module, preprocessor: Any) -> list[Batch]
 
     segments = all("token_type_ids" in names for names in (preprocessor("a"), inspect.signature(model.forward).parameters))
     words = torch.tensor(_words(preprocessor))
-    shortest = 0 if isinstance(recipe.model, TextCNN | BiLSTM) else 1  # the others know no text without a token
+    shortest = family_of(model.config.model_type).shortest_text
     longest = recipe.data.max_length
     batches = []
     for length in sorted({*(length for length in LENGTHS if length < longest), longest}, key=lambda length: abs(length - 7)):
@@ -263,7 +264,7 @@ class _OnnxLSTM(nn.Module):
         return states[:, 0].transpose(0, 1), None
 
 
-def _write(model: nn.Module, recipe: Recipe, batch: Batch, file: Path) -> int:
+def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> int:
     """Write the file; the version of its operators. LSTMs of the model are replaced in place.
 
     Raises:
@@ -275,7 +276,7 @@ def _write(model: nn.Module, recipe: Recipe, batch: Batch, file: Path) -> int:
     for name, module in lstms.items():
         model.set_submodule(name, _OnnxLSTM(module))
     names = list(batch)
-    graph = _WordGraph if isinstance(recipe.model, TextCNN | BiLSTM) else _Graph
+    graph = _Graph if family_of(model.config.model_type).shortest_text else _WordGraph
     free = {0: "batch", 1: "length"} if recipe.data.kind == "text" else {0: "batch"}
     said = io.StringIO()
     try:

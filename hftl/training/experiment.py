@@ -28,7 +28,7 @@ from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
-from hftl.models.classifier import Classifier
+from hftl.models.family import Classifier
 from hftl.recipe import ImageData, Recipe, TextData, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch

@@ -21,8 +21,8 @@ from hftl.environment import package_versions
 from hftl.errors import RunError, printable
 from hftl.facts import with_facts
 from hftl.files import PARTIAL, read_json
-from hftl.models.classifier import Classifier
-from hftl.recipe import Recipe, Timm, Transformer
+from hftl.models.family import Classifier
+from hftl.recipe import Pretrained, Recipe
 from hftl.run import RunDirectory
 from hftl.training.proof import group_hashes, tensors_of
 
@@ -110,11 +110,7 @@ def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
     with_commits = recipe
     if of_data is not None:
         with_commits = with_commits.model_copy(update={"data": recipe.data.model_copy(update={"revision": of_data})})
-    if (
-        of_model is not None
-        and isinstance(recipe.model, Transformer | Timm)
-        and not Path(recipe.model.checkpoint).expanduser().is_dir()
-    ):
+    if of_model is not None and isinstance(recipe.model, Pretrained) and not Path(recipe.model.checkpoint).expanduser().is_dir():
         with_commits = with_commits.model_copy(update={"model": recipe.model.model_copy(update={"revision": of_model})})
     return recipe if with_commits is recipe else with_facts(with_commits, card=recipe.card, name=recipe.name)
 

@@ -1,0 +1,43 @@
+"""What a family is: how a network of its kind is built, saved and loaded, and what each of them hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
+
+from hftl.models.chain import Chain
+from hftl.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier of any family.
+
+    `model(**batch).logits` is (B, K) float32; `config.id2label` names the K classes in their own order.
+    `facts` is JSON-ready and goes into the run directory.
+    """
+
+    model: PreTrainedModel
+    preprocessor: PreTrainedTokenizerBase | TimmWrapperImageProcessor
+    chain: Chain
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network. A new one is a module with one of these, and a line in `hftl.models.FAMILIES`."""
+
+    specs: tuple[type, ...]
+    """The classes of a recipe's `model` section that it builds."""
+    model_types: Callable[[str], bool]
+    """Whether a saved model is of this family, by `model_type` in its config.json."""
+    build: Callable[[Recipe, Sequence[str], Iterable[str]], Classifier]
+    """The recipe's model with a head for these class names; the third are the training texts, from which a vocabulary is taken."""
+    save: Callable[[Classifier, Path], None]
+    load: Callable[[Path], Classifier]
+    shortest_text: int = 1
+    """Tokens of the shortest text that it reads. 0: a text without a word is one, and a batch of these has no columns."""
