@@ -17,6 +17,7 @@ from types import ModuleType, TracebackType
 from hftl.cli import is_main_process, main, train_recipe
 from hftl.errors import DataError, HftlError, RecipeError, RunError
 from hftl.recipe import (
+    BagOfEmbeddings,
     BiLSTM,
     Card,
     ImageData,
@@ -35,6 +36,7 @@ from hftl.run import RunDirectory
 __version__ = "0.1.0"
 
 __all__ = [
+    "BagOfEmbeddings",
     "BiLSTM",
     "Card",
     "DataError",

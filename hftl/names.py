@@ -40,6 +40,7 @@ DUPLICATE, CONFLICT = "duplicate", "conflict"
 
 WORD_MODELS: Mapping[str, tuple[str, str]] = {
     "hftl_textcnn": ("GloveTextCNNConfig", "TextCNNForSequenceClassification"),
+    "hftl_bag": ("GloveBagConfig", "BagOfEmbeddingsForSequenceClassification"),
     "hftl_bilstm": ("GloveBiLSTMConfig", "BiLSTMForSequenceClassification"),
 }
 """`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""

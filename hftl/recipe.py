@@ -205,6 +205,18 @@ class BiLSTM(WordVectors):
     """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
 
 
+class BagOfEmbeddings(WordVectors):
+    """The mean of the embeddings of a text's words and n-grams, and a linear layer (fastText's classifier: Joulin et al. 2017,
+    arXiv:1607.01759)."""
+
+    model_type = "hftl_bag"
+    family: Literal["bag"] = "bag"
+    ngrams: Annotated[int, Field(ge=1, le=5)] = 2
+    """Words of the longest n-gram; 1: words alone."""
+    buckets: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Rows of the table that n-grams are hashed into; each has as many numbers as a word vector."""
+
+
 # --- stages -------------------------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +368,7 @@ def _is_same(key: str, one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM, Field(discriminator="family")]
+AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM | BagOfEmbeddings, Field(discriminator="family")]
 
 
 class Recipe(_Section):

@@ -37,7 +37,7 @@ from hftl.files import write_text
 from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier, transformer
 from hftl.models.family import Classifier
-from hftl.recipe import BiLSTM, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.sharing import export
 from hftl.sharing.export import Export, export_onnx
@@ -209,11 +209,12 @@ def test_a_transformer_gives_the_same_logits_in_onnx(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("family", "values"),
     [
+        (BagOfEmbeddings, {"ngrams": 3, "buckets": 50}),
         (TextCNN, {"kernel_widths": (2, 9), "channels": 5, "trainable_dim": 3}),  # 9 words are more than most of the texts have
         (BiLSTM, {"hidden_size": 5, "layers": 2}),
         (BiLSTM, {"hidden_size": 5, "layers": 1, "pooling": "max", "trainable_dim": 3}),
     ],
-    ids=["textcnn", "bilstm ends", "bilstm max"],
+    ids=["bag", "textcnn", "bilstm ends", "bilstm max"],
 )
 def test_a_glove_classifier_gives_the_same_logits_in_onnx(family: Any, values: dict[str, Any], tmp_path: Path) -> None:
     run = glove_run(tmp_path / "run", family, **values)

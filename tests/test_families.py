@@ -19,7 +19,7 @@ from transformers import pipeline
 
 from hftl.evaluation.metrics import Predictions
 from hftl.files import read_json
-from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
+from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
 from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.training import engine
@@ -49,11 +49,15 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_vectors(tmp_path_factory.mktemp("vectors") / "small.txt")
 
 
-@pytest.mark.parametrize("family", ["textcnn", "bilstm"])
+@pytest.mark.parametrize("family", ["textcnn", "bilstm", "bag"])
 def test_a_glove_classifier_trains_and_serves_what_was_measured(family: str, vectors: Path, tmp_path: Path) -> None:
     shared: dict[str, Any] = {"vectors": str(vectors), "trainable_dim": 4, "word_dropout": 0.1}
-    body = "convolutions" if family == "textcnn" else "lstm.0"
-    model = TextCNN(channels=8, **shared) if family == "textcnn" else BiLSTM(hidden_size=8, layers=1, pooling="max", **shared)
+    networks: dict[str, tuple[str, Any]] = {
+        "textcnn": ("convolutions", TextCNN(channels=8, **shared)),
+        "bilstm": ("lstm.0", BiLSTM(hidden_size=8, layers=1, pooling="max", **shared)),
+        "bag": ("ngrams", BagOfEmbeddings(buckets=1000, **shared)),
+    }
+    body, model = networks[family]
     stages = {"new": Stage(unfreeze=("trainable_embedding", body, "head"), lr=5e-3), "head": Stage(unfreeze="head", lr=1e-3)}
     run = train(
         Recipe(name=family, data=TEXT, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32")),

@@ -26,13 +26,15 @@ from hftl.errors import RecipeError, RunError
 from hftl.models import glove, glove_modeling
 from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
+    BagOfEmbeddingsForSequenceClassification,
     BidirectionalLSTM,
     BiLSTMForSequenceClassification,
+    GloveBagConfig,
     GloveBiLSTMConfig,
     GloveTextCNNConfig,
     TextCNNForSequenceClassification,
 )
-from hftl.recipe import BiLSTM, TextCNN
+from hftl.recipe import BagOfEmbeddings, BiLSTM, TextCNN
 
 SIX_WORDS = b"the 1.0 2.0\nfilm 3.0 -4.0\ngood 0.5 0.25\nbad -0.5 0.75\n, 0.0 0.125\nn't 2.0 2.0\n"
 TEXTS = ["The film, the GOOD film.", "the film isn't good", "", "a bad bad plot"]
@@ -61,7 +63,25 @@ def bilstm(**values: Any) -> BiLSTMForSequenceClassification:
     return model
 
 
+def bag(**values: Any) -> BagOfEmbeddingsForSequenceClassification:
+    torch.manual_seed(0)
+    model = BagOfEmbeddingsForSequenceClassification(
+        GloveBagConfig(**{"vocab_size": 30, "vector_dim": 6, "ngrams": 3, "buckets": 7, **values})
+    )
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def trained_bag() -> BagOfEmbeddingsForSequenceClassification:
+    """One whose n-grams mean something."""
+    model = bag(trainable_dim=2)
+    assert model.ngrams.table is not None
+    torch.nn.init.normal_(model.ngrams.table.weight)
+    return model
+
+
 EVERY_MODEL = [
+    pytest.param(trained_bag, id="bag"),
     pytest.param(lambda: textcnn(), id="textcnn"),
     pytest.param(lambda: textcnn(trainable_dim=3), id="textcnn with a trained table"),
     *(
@@ -204,7 +224,30 @@ def test_the_vectors_stay_frozen_while_the_second_table_trains() -> None:
     assert changed.nonzero().flatten().tolist() == [5, 6, 7, 8]
 
 
+def test_a_bag_is_the_mean_over_words_and_ngrams_and_begins_as_that_of_its_words() -> None:
+    model = bag(ngrams=2, buckets=1)
+    assert model.ngrams.table is not None
+    table, heads = model.ngrams.table.weight, list[Tensor]()
+    model.head.register_forward_pre_hook(lambda module, inputs: heads.append(inputs[0]))
+    first, second = model.embedding.weight[5], model.embedding.weight[6]
+    with torch.no_grad():
+        model(**batch_of([[5, 6], [5]], 2))
+        table.fill_(3.0)
+        model(**batch_of([[5, 6], [5]], 2))
+    # Two words and one bigram are three: at first the bigram's row is nought.
+    torch.testing.assert_close(heads[0], torch.stack([(first + second) / 3, first]))
+    torch.testing.assert_close(heads[1], torch.stack([(first + second + 3.0) / 3, first]))  # one word has no bigram
+
+
+def test_the_order_of_words_matters_to_a_bag_with_ngrams_alone() -> None:
+    with torch.no_grad():
+        for model, same in ((trained_bag(), False), (bag(ngrams=1), True)):
+            there, back = model(**batch_of([[5, 6, 7], [7, 6, 5]], 3)).logits
+            assert torch.allclose(there, back) == same
+
+
 def test_the_chains_are_those_of_the_design() -> None:
+    assert glove.chain(bag(trainable_dim=3)).names == ("embedding", "trainable_embedding", "ngrams", "head")
     assert glove.chain(textcnn()).names == ("embedding", "convolutions", "head")
     assert glove.chain(textcnn(trainable_dim=3)).names == ("embedding", "trainable_embedding", "convolutions", "head")
     assert glove.chain(bilstm()).names == ("embedding", "lstm.0", "lstm.1", "head")
@@ -422,6 +465,7 @@ def test_words_without_a_vector_are_drawn_from_the_vectors_own_cloud() -> None:
 SPECS = [
     pytest.param({"family": "textcnn", "channels": 4}, id="textcnn"),
     pytest.param({"family": "bilstm", "hidden_size": 4, "trainable_dim": 3, "pooling": "max"}, id="bilstm"),
+    pytest.param({"family": "bag", "ngrams": 3, "buckets": 5}, id="bag"),
 ]
 
 
@@ -431,7 +475,7 @@ def tokenizer_of(classifier: Classifier) -> PreTrainedTokenizerBase:
 
 
 def build(vectors: str, values: dict[str, Any]) -> Classifier:
-    family = TextCNN if values["family"] == "textcnn" else BiLSTM
+    family = {"textcnn": TextCNN, "bilstm": BiLSTM, "bag": BagOfEmbeddings}[values["family"]]
     torch.manual_seed(0)
     return glove.build(family(vectors=vectors, **values), ["sad", "glad", "mixed"], texts=TEXTS)
 
@@ -541,7 +585,7 @@ print(json.dumps(answers))
 def test_saved_models_give_the_same_logits_where_there_is_no_hftl(vectors: str, tmp_path: Path) -> None:
     texts = ["a GOOD film isn't bad, the bad film", "good <pad> film", ""]
     classifiers = {}
-    for family, values in {"textcnn": {"channels": 4}, "bilstm": {"hidden_size": 4, "trainable_dim": 3}}.items():
+    for family, values in {"textcnn": {"channels": 4}, "bilstm": {"hidden_size": 4, "trainable_dim": 3}, "bag": {}}.items():
         classifier = build(vectors, {"family": family, **values})
         tokenizer_of(classifier).model_max_length = 6
         glove.save(classifier, tmp_path / family)

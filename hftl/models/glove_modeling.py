@@ -1,4 +1,4 @@
-"""Two text classifiers over word vectors: convolutions with max over time, and a bidirectional LSTM.
+"""Three text classifiers over word vectors: convolutions with max over time, a bidirectional LSTM, and a mean with n-grams.
 
 A part of hftl (Apache-2.0), which trained these models. It imports torch and transformers only: a copy of this file lies beside
 the weights of every saved model, named by `auto_map` in config.json, and with it they load where hftl is not installed:
@@ -12,7 +12,8 @@ Shapes: B texts, L words of the longest, D dimensions of a word, C channels, W k
 Padding is on the right. A text gets the same logits alone and padded in a batch; a text without a word is read as one <unk>.
 
 References: Kim 2014, arXiv:1408.5882 (TextCNN; the second, trainable table follows its two-channel variant, side by side
-instead of summed); Graves & Schmidhuber 2005 (bidirectional LSTM); Jozefowicz et al. 2015 (forget gate's bias of 1).
+instead of summed); Graves & Schmidhuber 2005 (bidirectional LSTM); Jozefowicz et al. 2015 (forget gate's bias of 1);
+Joulin et al. 2017, arXiv:1607.01759 (mean of embeddings of words and n-grams).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class _GloveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """What both classifiers share.
+    """What the classifiers share.
 
     `vocab_size` counts <pad> (row 0) and <unk> (row 1); `vector_dim` is the width of the word vectors, `trainable_dim` that of the
     second, randomly initialised table beside them (0: none); `vectors` is the file name the vectors came from.
@@ -80,6 +81,20 @@ class GloveBiLSTMConfig(_GloveConfig):  # type: ignore[no-untyped-call]
             raise ValueError(f'pooling is "{self.pooling}"; it can be ends, max or mean')
 
 
+class GloveBagConfig(_GloveConfig):  # type: ignore[no-untyped-call]
+    """Configuration of `BagOfEmbeddingsForSequenceClassification`; n-grams of 2 to `ngrams` words share `buckets` rows."""
+
+    model_type = "hftl_bag"
+
+    ngrams: int = 2
+    buckets: int = 100_000
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.ngrams < 1 or self.buckets < 1:
+            raise ValueError(f"ngrams {self.ngrams} and buckets {self.buckets} must be 1 or more")
+
+
 class _GloveClassifier(PreTrainedModel):
     """Word vectors in, logits out; the subclasses say how a text's words become one vector."""
 
@@ -104,7 +119,7 @@ class _GloveClassifier(PreTrainedModel):
     def _add_body(self, config: Any, width: int) -> None:
         raise NotImplementedError
 
-    def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
+    def _encode(self, words: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         raise NotImplementedError
 
     def body_layers(self) -> list[str]:
@@ -114,7 +129,9 @@ class _GloveClassifier(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # The functions of transformers.initialization leave alone what was loaded from a file.
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, NgramTable):
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=0.1)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
@@ -158,7 +175,7 @@ class _GloveClassifier(PreTrainedModel):
         words = self.embedding(input_ids)  # (B, L, D); zeros at <pad>
         if self.trainable_embedding is not None:
             words = torch.cat([words, self.trainable_embedding(input_ids)], dim=-1)
-        logits = self.head(self._encode(words, lengths))
+        logits = self.head(self._encode(words, input_ids, lengths))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -206,7 +223,7 @@ class TextCNNForSequenceClassification(_GloveClassifier):  # type: ignore[no-unt
     def body_layers(self) -> list[str]:
         return ["convolutions"]
 
-    def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
+    def _encode(self, words: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         return torch.cat([convolution(words, lengths) for convolution in self.convolutions], dim=1)  # (B, W * C)
 
 
@@ -257,7 +274,7 @@ class BiLSTMForSequenceClassification(_GloveClassifier):  # type: ignore[no-unty
     def body_layers(self) -> list[str]:
         return [f"lstm.{layer}" for layer in range(self.config.layers)]
 
-    def _encode(self, words: Tensor, lengths: Tensor) -> Tensor:
+    def _encode(self, words: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         states = words
         for layer in self.lstm:
             states = layer(states, lengths)  # (B, L, 2H)
@@ -269,6 +286,59 @@ class BiLSTMForSequenceClassification(_GloveClassifier):  # type: ignore[no-unty
         if self.config.pooling == "max":
             return states.masked_fill(padding, float("-inf")).max(dim=1).values
         return states.masked_fill(padding, 0.0).sum(dim=1) / lengths[:, None]
+
+
+class NgramTable(nn.Embedding):
+    """The rows of n-grams; they start at zero."""
+
+
+class HashedNgrams(nn.Module):
+    """A row for every n-gram of 2 to `ngrams` words, found by a hash of its words' numbers; different n-grams may share one.
+
+    The rows start at zero, so that a model begins as the mean of its words.
+    """
+
+    def __init__(self, ngrams: int, buckets: int, width: int, word_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.ngrams, self.buckets = ngrams, buckets
+        self.dropout = nn.Dropout1d(word_dropout)  # whole words: it takes the L words for channels
+        self.table = NgramTable(buckets, width) if ngrams > 1 else None
+
+    def forward(self, words: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, D), (B, L) and (B,) -> (B, D): the mean over the words and n-grams of a text; of n words, n - 1 bigrams."""
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        inside = (place < lengths[:, None])[:, :, None]
+        total, number = (self.dropout(words) * inside).sum(dim=1), lengths.clone()
+        if self.table is not None:
+            code = input_ids
+            for n in range(2, self.ngrams + 1):
+                # The code of the n-gram that ends at a word, from that of the shorter one before it; small primes, below 2 ** 63.
+                code = (nn.functional.pad(code, (1, 0))[:, :-1] * 1_000_003 + input_ids * 8_191) % 2_147_483_647
+                whole = inside & (place >= n - 1)[:, None]
+                total = total + (self.table(code % self.buckets) * whole).sum(dim=1)
+                number = number + (lengths - n + 1).clamp(min=0)
+        mean: Tensor = total / number[:, None]
+        return mean
+
+
+class BagOfEmbeddingsForSequenceClassification(_GloveClassifier):  # type: ignore[no-untyped-call]
+    """embedding -> ngrams -> head."""
+
+    config: GloveBagConfig
+    config_class = GloveBagConfig
+
+    def __init__(self, config: GloveBagConfig) -> None:
+        super().__init__(config, features=config.vector_dim + config.trainable_dim)
+
+    def _add_body(self, config: GloveBagConfig, width: int) -> None:
+        self.ngrams = HashedNgrams(config.ngrams, config.buckets, width, config.word_dropout)
+
+    def body_layers(self) -> list[str]:
+        return ["ngrams"]
+
+    def _encode(self, words: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        mean: Tensor = self.ngrams(words, input_ids, lengths)
+        return mean
 
 
 def _take(states: Tensor, places: Tensor) -> Tensor:
