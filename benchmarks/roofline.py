@@ -44,7 +44,7 @@ def flops_of_examples(experiment: Experiment, samples: Any) -> np.ndarray:
     if samples.lengths is None:
         batch = samples.collate([samples[0, 0]])
         inputs = batch if hasattr(batch, "keys") else dict(batch)
-        moved = samples.to_device({k: v for k, v in inputs.items() if k not in {"labels", "index"}}, torch.device("cpu"))
+        moved = samples.to_device(inputs, torch.device("cpu"))
         return np.full(len(samples), count(moved), dtype=np.float64)
     lengths = np.array([32, 64, 128])
     counts = [count({"input_ids": torch.full((1, int(length)), 5)}) for length in lengths]

@@ -438,10 +438,9 @@ def take_a_step(experiment: Experiment, stage: str) -> None:
 def batch_of(experiment: Experiment, split: Dataset, *, train: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """What the model takes of the first eight examples, and their labels."""
     samples = make_samples(experiment.recipe, experiment.classifier, split, train=train)
-    batch = samples.collate([samples[0, index] for index in range(min(8, len(samples)))])
-    labels = batch.pop("labels")
-    del batch["index"]
-    return samples.to_device(batch, torch.device("cpu")), labels
+    first = range(min(8, len(samples)))
+    batch = samples.collate([samples[0, index] for index in first])
+    return samples.to_device(batch, torch.device("cpu")), torch.from_numpy(samples.targets[: len(first)])
 
 
 @torch.no_grad()

@@ -298,10 +298,10 @@ def test_workers_and_order_change_no_pixel(reverse: bool, processor: TimmWrapper
 def test_a_batch_has_the_names_of_the_models_inputs(processor: TimmWrapperImageProcessor) -> None:
     samples = samples_of([encoded(noise(40, 40, seed=seed), "PNG") for seed in range(3)], processor)
     batch = samples.collate([samples[0, 2], samples[0, 1]])
-    assert set(batch) == {"pixel_values", "labels", "index"}
+    assert set(batch) == {"pixel_values"}
     assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 32, 32), torch.uint8)
     assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
-    assert (batch["labels"].tolist(), batch["index"].tolist(), samples.lengths) == ([0, 1], [2, 1], None)
+    assert (samples.targets.tolist(), samples.lengths) == ([0, 1, 0], None)
 
 
 def test_a_picture_more_costs_a_few_bytes_of_memory(processor: TimmWrapperImageProcessor) -> None:
@@ -433,7 +433,7 @@ def test_what_does_not_fit_is_decoded_live(cache: Path, processor: TimmWrapperIm
     samples = samples_of(PICTURES, processor)
     why = samples.decode_once(budget=1000)
     # 7 crops of 32 x 32 x 3 bytes
-    assert why == "pictures are decoded again in every epoch: 0.0 MB do not fit into the cache's 0.0 MB"
+    assert why == "pictures are decoded again in every epoch: 21.5 kB do not fit into the cache's 1.0 kB"
     assert not list(cache.rglob("rows.bin"))
     assert samples[0, 0]["pixel_values"].shape == (32, 32, 3)
 

@@ -33,7 +33,7 @@ class Numbers:
 
     def __init__(self, size: int, lengths: Sequence[int] | None = None) -> None:
         self.ids = [f"train/{i}" for i in range(size)]
-        self.labels = [i % 2 for i in range(size)]
+        self.targets = np.array([i % 2 for i in range(size)])
         self.lengths = lengths
         self.sizes = list(range(size))
         self.size_unit: Literal["tokens"] = "tokens"
@@ -43,11 +43,10 @@ class Numbers:
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         epoch, index = position
-        return {"epoch": epoch, "index": index, "label": self.labels[index]}
+        return {"epoch": epoch, "index": index}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        columns = {"epoch": "epoch", "index": "index", "labels": "label"}
-        return {name: torch.tensor([sample[key] for sample in samples]) for name, key in columns.items()}
+        return {name: torch.tensor([sample[name] for sample in samples]) for name in ("epoch", "index")}
 
     def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device) + 0.5 for name, tensor in inputs.items()}
@@ -195,7 +194,9 @@ def test_a_batch_is_prepared_for_the_model_by_its_samples_and_only_once() -> Non
     moved = batch.to(torch.device("cpu"))
     assert batch.inputs["epoch"].tolist() == [3, 3]
     assert moved.inputs["epoch"].tolist() == moved.to(torch.device("cpu")).inputs["epoch"].tolist() == [3.5, 3.5]
-    assert moved.labels.tolist() == batch.labels.tolist() and moved.completes_step
+    assert (
+        moved.targets.tolist() == batch.targets.tolist() == [index % 2 for index in batch.index.tolist()] and moved.completes_step
+    )
 
 
 def test_the_last_step_may_be_smaller_and_none_is_dropped() -> None:

@@ -485,7 +485,7 @@ class Numbers:
 
     def __init__(self, size: int, lengths: Sequence[int] | None) -> None:
         self.ids = [f"train/{i}" for i in range(size)]
-        self.labels = [i % 3 for i in range(size)]
+        self.targets = np.array([i % 3 for i in range(size)])
         self.lengths = lengths
         self.sizes = list(range(size))
 
@@ -494,7 +494,7 @@ class Numbers:
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         epoch, index = position
-        return {"epoch": epoch, "index": index, "labels": self.labels[index]}
+        return {"epoch": epoch, "index": index}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return {name: torch.tensor([sample[name] for sample in samples]) for name in samples[0]}
@@ -548,7 +548,7 @@ def test_an_epoch_deals_each_example_once_whatever_the_processes_and_micro_batch
         for batch in batches:
             assert len(batch.index) >= 1  # every process takes part in every micro-batch
             assert batch.inputs["epoch"].tolist() == [epoch] * len(batch.index)
-            assert batch.labels.tolist() == [data.labels[i] for i in batch.index.tolist()]
+            assert batch.targets.tolist() == data.targets[batch.index.numpy()].tolist()
 
 
 @given(samples(), BATCH_SIZES, SEEDS, EPOCHS, st.integers(1, 3), st.data())

@@ -114,11 +114,10 @@ def test_a_batch_is_padded_as_the_tokenizer_pads_it(side: str) -> None:
     batch = samples.collate(items)
     rows = {"input_ids": [item["input_ids"].tolist() for item in items]}
     expected = tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt")
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "index"}
+    assert set(batch) == {"input_ids", "attention_mask"}
     assert torch.equal(batch["input_ids"], expected["input_ids"])
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
-    assert batch["labels"].tolist() == [1, 0, 0]
-    assert batch["index"].tolist() == [3, 0, 2]
+    assert samples.targets.tolist() == [0, 1, 0, 1]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 

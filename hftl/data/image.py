@@ -487,7 +487,7 @@ class ImageSamples:
         views: int = 0,
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
-        self.labels = integers(dataset, "label")
+        self.targets = integers(dataset, "label")
         self.lengths: None = None
         self.label_names: tuple[str, ...] = tuple(dataset.features["label"].names)
         self._pictures = dataset.select_columns("image")
@@ -552,30 +552,26 @@ class ImageSamples:
         return store.key_of(parts)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
-        """Sample `index` as epoch `epoch` sees it: ``{"pixel_values": (H, W, 3) uint8, "label": int, "index": int}``.
+        """Sample `index` as epoch `epoch` sees it: ``{"pixel_values": (H, W, 3) uint8}``.
 
         Raises:
             BadImage: the picture cannot be read (any more).
         """
         epoch, index = position
-        return {"pixel_values": self.augmented(index, epoch), "label": int(self.labels[index]), "index": index}
+        return {"pixel_values": self.augmented(index, epoch)}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``{"pixel_values": (B, 3, H, W) uint8, channels last in memory; "labels": (B,) int64, "index": (B,) int64}``"""
+        """``{"pixel_values": (B, 3, H, W) uint8, channels last in memory}``"""
         pictures = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
-        return {
-            "pixel_values": pictures.permute(0, 3, 1, 2),
-            "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
-            "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
-        }
+        return {"pixel_values": pictures.permute(0, 3, 1, 2)}
 
     def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
         """A batch as the model takes it, on `device`: ``{"pixel_values": (B, 3, H, W) float32, channels last in memory}``.
 
-        The numbers are those of the processor. Of `collate`'s tensors only the pictures are looked at.
+        The numbers are those of the processor.
         """
         pictures = inputs["pixel_values"].to(device, non_blocking=True).permute(0, 2, 3, 1)  # (B, H, W, 3), as they lie in memory
         mean, std = self._mean.to(device, non_blocking=True), self._std.to(device, non_blocking=True)
@@ -777,7 +773,7 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     The classes take turns; which of their samples are shown depends on the data alone.
     """
     cell, gap, margin, header, caption = 168, 6, 24, 34, 26
-    chosen = _across_classes(samples.labels, rows)
+    chosen = _across_classes(samples.targets, rows)
     # Between the original and the views lies a wider gap.
     lefts = [margin] + [margin + 3 * gap + (cell + gap) * column for column in range(1, views + 1)]
     tops = [margin + header + caption + (cell + gap + caption) * row for row in range(len(chosen))]
@@ -789,7 +785,7 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     for column in range(1, views + 1):
         draw.text((lefts[column], margin), f"Training, epoch {column}" if column == 1 else f"epoch {column}", font=large, fill=dark)
     for index, top in zip(chosen, tops, strict=True):
-        label = int(samples.labels[index])
+        label = int(samples.targets[index])
         name, font = _drawn(samples.label_names[label], 16, otherwise=f"class {label + 1}")
         draw.text((lefts[0], top - 8), name, font=font, fill=dark, anchor="ls")
         after = lefts[0] + draw.textlength(name, font=font) + 12

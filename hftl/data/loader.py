@@ -59,14 +59,14 @@ class WorkerError(RunError):
 class Samples(Protocol):
     """A split, preprocessed on demand.
 
-    `ids` name the samples, `labels` are class indices, `lengths` are in tokens as the model sees them (None for pictures). `sizes`
-    are those of the originals, in `size_unit`: tokens before the cut, pixels of the file.
+    `ids` name the samples, `targets` are what is to be predicted of each (class indices), `lengths` are in tokens as the model sees
+    them (None for pictures). `sizes` are those of the originals, in `size_unit`: tokens before the cut, pixels of the file.
     """
 
     @property
     def ids(self) -> Sequence[str]: ...
     @property
-    def labels(self) -> Sequence[int] | np.ndarray: ...
+    def targets(self) -> np.ndarray: ...
     @property
     def lengths(self) -> Sequence[int] | np.ndarray | None: ...
     @property
@@ -79,10 +79,10 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
-        """What sample `index` looks like in `epoch`; `position` is (epoch, index)."""
+        """What the model gets of sample `index` in `epoch`, before it is put into a batch; `position` is (epoch, index)."""
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """What a loader hands over: inputs by the names of `forward`, plus "labels" (B,) and "index" (B,), both int64."""
+        """What a loader hands over: inputs by the names of `forward`."""
 
     def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
         """Model inputs on `device`, from those of `collate`: what is cheaper to carry than to compute there is computed there."""
@@ -107,7 +107,7 @@ class Batch:
     """What one process computes at once."""
 
     inputs: dict[str, torch.Tensor]
-    labels: torch.Tensor
+    targets: torch.Tensor
     """(B,) int64 class indices."""
     index: torch.Tensor
     """(B,) int64 places in the split."""
@@ -120,7 +120,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch as the model takes it, on `device`."""
         inputs = self.to_device(self.inputs, device)
-        return Batch(inputs, self.labels.to(device), self.index.to(device), self.weight.to(device), self.completes_step)
+        return Batch(inputs, self.targets.to(device), self.index.to(device), self.weight.to(device), self.completes_step)
 
 
 def padded_width(length: Length) -> Length:
@@ -234,7 +234,8 @@ def training_batches(
     for_loader, for_batches = tee(dealt())
     loader = _loader(samples, (positions for positions, _, _ in for_loader), workers)
     for tensors, (positions, size, last) in zip(loader, for_batches, strict=True):
-        yield _batch(samples, tensors, [position.counts / size for position in positions], completes_step=last)
+        weights = [position.counts / size for position in positions]
+        yield _batch(samples, tensors, positions, weights, completes_step=last)
 
 
 def evaluation_batches(
@@ -268,7 +269,7 @@ def evaluation_batches(
 
     for_loader, for_batches = tee(dealt())
     for tensors, positions in zip(_loader(samples, for_loader, workers), for_batches, strict=True):
-        yield _batch(samples, tensors, [float(position.counts) for position in positions], completes_step=True)
+        yield _batch(samples, tensors, positions, [float(position.counts) for position in positions], completes_step=True)
 
 
 def _evaluation_plan(
@@ -454,7 +455,15 @@ def _end(error: Exception, batch: object) -> NoReturn:
     os._exit(1)
 
 
-def _batch(samples: Samples, tensors: dict[str, torch.Tensor], weights: list[float], *, completes_step: bool) -> Batch:
-    inputs = {name: tensor for name, tensor in tensors.items() if name not in {"labels", "index"}}
+def _batch(
+    samples: Samples,
+    inputs: dict[str, torch.Tensor],
+    positions: Sequence[Position],
+    weights: Sequence[float],
+    *,
+    completes_step: bool,
+) -> Batch:
+    index = np.array([position.index for position in positions])
+    targets = torch.from_numpy(samples.targets[index].astype(np.int64))
     weight = torch.tensor(weights, dtype=torch.float32)
-    return Batch(inputs, tensors["labels"], tensors["index"], weight, completes_step, samples.to_device)
+    return Batch(inputs, targets, torch.from_numpy(index), weight, completes_step, samples.to_device)

@@ -60,7 +60,7 @@ class StoredSamples:
     """
 
     def __init__(self, samples: Samples, rows: Rows, boundary: Boundary, *, views: int) -> None:
-        self.ids, self.labels, self.lengths = samples.ids, samples.labels, samples.lengths
+        self.ids, self.targets, self.lengths = samples.ids, samples.targets, samples.lengths
         self._samples, self._rows, self._boundary, self._views = samples, rows, boundary, views
 
     @property
@@ -81,15 +81,14 @@ class StoredSamples:
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         """The sample's stored row as "activation", and where the boundary is one of tokens, what the samples have themselves."""
         epoch, index = position
-        own = self._samples[position] if self._boundary.per_token else {"label": int(self.labels[index]), "index": index}
+        own = self._samples[position] if self._boundary.per_token else {}
         return {**own, ACTIVATION: self._rows[index * self._views + epoch % self._views]}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The model's inputs with "activation", (B, T, D) or (B, ...); zeros where there is padding."""
         rows = [sample.pop(ACTIVATION) for sample in samples]
         if not self._boundary.per_token:
-            batch = {name: torch.tensor([sample[key] for sample in samples]) for name, key in (("labels", "label"), ("index",) * 2)}
-            return {ACTIVATION: _tensor(np.stack(rows)), **batch}
+            return {ACTIVATION: _tensor(np.stack(rows))}
         batch = self._samples.collate(samples)
         mask = batch["attention_mask"].numpy().astype(bool)
         activation = np.zeros((*mask.shape, *self._boundary.shape), dtype=rows[0].dtype)
@@ -109,13 +108,14 @@ class _EveryView:
         self._samples, self._views = samples, views
         self.collate, self.to_device = samples.collate, samples.to_device
         self.lengths = None if samples.lengths is None else np.repeat(np.asarray(samples.lengths), views)
+        self.targets = np.repeat(samples.targets, views, axis=0)
 
     def __len__(self) -> int:
         return len(self._samples) * self._views
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         _, row = position
-        return {**self._samples[row % self._views, row // self._views], "index": row}
+        return self._samples[row % self._views, row // self._views]
 
 
 def computed_once(
@@ -399,7 +399,7 @@ class Prefix:
         """Let the doorway see one activation, so that a stored one is given to the suffix in the format of a live one."""
         inputs = samples.to_device(samples.collate([samples[0, 0]]), self.build.accelerator.device)
         with torch.inference_mode(), self.build.accelerator.autocast():
-            self.doorway.capture({name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
+            self.doorway.capture(inputs)
 
 
 def _of_main(value: str | None) -> str | None:

@@ -105,7 +105,7 @@ def _learns_from_one(experiment: Experiment, stage: Stage, train: Samples) -> bo
     inputs = train.to_device(train.collate([train[0, 0]]), torch.device("cpu"))
     try:
         with torch.no_grad():
-            model(**{name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}})
+            model(**inputs)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

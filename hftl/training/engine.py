@@ -329,7 +329,7 @@ def _train_stage(
             batch = batch.to(accelerator.device)
             with nullcontext() if batch.completes_step else accelerator.no_sync(model):
                 logits = model(**batch.inputs).logits  # (B, K)
-                loss = (example_loss(logits.float(), batch.labels) * batch.weight).sum()
+                loss = (example_loss(logits.float(), batch.targets) * batch.weight).sum()
                 # The weights divide by the examples of the whole step; DDP divides by the processes once more.
                 accelerator.backward(loss * accelerator.num_processes)
             step_loss += loss.detach()

@@ -201,8 +201,7 @@ def _two_examples(experiment: Experiment) -> Mapping[str, torch.Tensor]:
 
 def _inputs(samples: Samples, chosen: list[dict[str, Any]]) -> Mapping[str, torch.Tensor]:
     """What the model takes, on the CPU."""
-    inputs = samples.to_device(samples.collate(chosen), torch.device("cpu"))
-    return {name: tensor for name, tensor in inputs.items() if name not in {"labels", "index"}}
+    return samples.to_device(samples.collate(chosen), torch.device("cpu"))
 
 
 def _check_stages(experiment: Experiment, source: str) -> None:
@@ -308,7 +307,7 @@ def describe_texts(experiment: Experiment, *, texts: int = 5, tokens: int = 40) 
     for index in range(min(texts, len(samples))):
         ids = samples[0, index]["input_ids"]
         shown = " ".join(tokenizer.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
-        yield f"{samples.ids[index]}  {experiment.splits.label_names[samples.labels[index]]}  {len(ids)} tokens\n  {shown}\n"
+        yield f"{samples.ids[index]}  {experiment.splits.label_names[samples.targets[index]]}  {len(ids)} tokens\n  {shown}\n"
     yield f"over {len(samples)} training texts: " + ", ".join(
         f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(samples).items()
     )

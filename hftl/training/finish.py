@@ -99,7 +99,7 @@ def predict_split(
         workers=loader_processes(samples, recipe, accelerator),
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
-    labels, sizes = np.asarray(samples.labels, dtype=np.int64), np.asarray(samples.sizes, dtype=np.int64)
+    labels, sizes = samples.targets.astype(np.int64), np.asarray(samples.sizes, dtype=np.int64)
     return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
 
 
