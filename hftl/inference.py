@@ -23,11 +23,14 @@ from datasets import ClassLabel, Dataset, disable_progress_bars
 from datasets import Image as ImageFeature
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
+from hftl.data.decoding import BadImage, inspect
 from hftl.data.dialect import lines_of
-from hftl.data.image import BadImage, ImageSamples, inspect
+from hftl.data.folders import files_below
+from hftl.data.image import ImageSamples
 from hftl.data.layout import TABLES, counted, ending_of, is_picture, ways_out
 from hftl.data.loader import Samples, evaluation_batches
-from hftl.data.reading import content_column, files_below, read_column, read_text
+from hftl.data.rows import content_column
+from hftl.data.tables import read_column, read_text
 from hftl.data.text import TextSamples
 from hftl.errors import DataError, Problem, printable
 from hftl.evaluation.metrics import Predictions

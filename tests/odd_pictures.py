@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hftl.data.image import decode
+from hftl.data.decoding import decode
 
 ORIENTATION = 0x0112
 

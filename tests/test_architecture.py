@@ -117,7 +117,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 
 # Library -> the one module that may import it.
 ONLY_IN = {
-    "albumentations": "hftl.data.image",
+    "albumentations": "hftl.data.augmentation",
     "onnx_ir": "hftl.sharing.export",
     "onnxruntime": "hftl.sharing.export",
 }

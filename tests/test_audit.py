@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
+from hftl.data.decoding import inspect
 from hftl.data.duplicates import (
     keep_looks,
     near_groups,
@@ -29,7 +30,6 @@ from hftl.data.duplicates import (
     pick_looks,
     picture_fingerprints,
 )
-from hftl.data.image import inspect
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import script_facts
 from hftl.errors import DataError

@@ -22,7 +22,7 @@ from PIL import Image
 from test_foreign_models import recipes_refusal, refusal, saved
 from tokenizers import Tokenizer
 
-from hftl.data.image import BadImage, inspect
+from hftl.data.decoding import BadImage, inspect
 from hftl.data.reading import open_source
 from hftl.errors import DataError, HftlError, RecipeError
 from hftl.inference import predict

@@ -26,7 +26,7 @@ from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run
 from safetensors.torch import save_file
 from transformers.image_utils import load_image
 
-from hftl.data.image import decode
+from hftl.data.decoding import decode
 from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.files import read_json, write_json, write_text

@@ -36,9 +36,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from hftl.data.image import BadImage, decode, inspect, read_header
-from hftl.data.reading import read_column
+from hftl.data.decoding import BadImage, decode, inspect, read_header
 from hftl.data.source import load_splits
+from hftl.data.tables import read_column
 from hftl.errors import DataError, RecipeError, printable
 from hftl.models.glove import read_vectors
 from hftl.recipe import TextData

@@ -25,7 +25,10 @@ from transformers import TimmWrapperImageProcessor
 from transformers.image_utils import load_image
 
 from hftl import fonts, store
-from hftl.data.image import POLICIES, BadImage, ImageSamples, _drawn, augmentation_pipeline, decode, inspect, write_grid
+from hftl.data.augmentation import POLICIES, augmentation_pipeline
+from hftl.data.decoding import BadImage, decode, inspect
+from hftl.data.grid import _drawn, write_grid
+from hftl.data.image import ImageSamples
 from hftl.errors import RecipeError
 
 WHITE = (255, 255, 255)

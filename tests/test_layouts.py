@@ -19,11 +19,12 @@ from PIL import Image
 from run_factory import make_run
 
 from hftl.data.audit import audit_splits
+from hftl.data.columns import Labels, Strings
+from hftl.data.decoding import BadImage, inspect
 from hftl.data.dialect import lines_of, read_rows
-from hftl.data.image import BadImage, inspect
 from hftl.data.layout import PICTURES, begins_as_picture, counted, ending_of, named, role_of
-from hftl.data.reading import Labels, Strings, read_column
 from hftl.data.source import Splits, load_splits
+from hftl.data.tables import read_column
 from hftl.errors import DataError, Problem
 from hftl.files import read_json, write_json, write_text
 from hftl.recipe import ImageData, TextData

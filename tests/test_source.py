@@ -20,8 +20,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
+from hftl.data.columns import Labels, Strings, array_on_disk, blocks, integers, on_disk, pick
 from hftl.data.duplicates import first_rows, number_contents, repeated
-from hftl.data.reading import Labels, Strings, array_on_disk, blocks, integers, natural_key, on_disk, pick
+from hftl.data.rows import natural_key
 from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
@@ -682,7 +683,7 @@ def test_labels_that_look_different_stay_apart_and_equal_ones_are_held_once() ->
 
 @pytest.mark.parametrize("at_once", [1, 2, 10_000])
 def test_contents_are_one_only_where_all_of_the_fingerprint_is(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hftl.data.reading._BATCH", at_once)
+    monkeypatch.setattr("hftl.data.columns.BATCH", at_once)
     train = np.array([[7, 1], [7, 2], [0, 0], [7, 1], [0, 1]], dtype=np.uint64)
     test = np.array([[7, 2], [8, 1]], dtype=np.uint64)
     numbers = number_contents({"train": train, "test": test})
@@ -699,7 +700,7 @@ def test_contents_are_one_only_where_all_of_the_fingerprint_is(at_once: int, mon
 def test_columns_in_a_file_without_a_name_are_read_as_they_were_written(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftl.data.reading._BATCH", at_once)
+    monkeypatch.setattr("hftl.data.columns.BATCH", at_once)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     numbers = np.arange(5, dtype=np.int32)
     before = pa.total_allocated_bytes()

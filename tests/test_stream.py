@@ -16,7 +16,8 @@ from datasets.arrow_writer import ArrowWriter
 from hub_server import LocalHub
 from PIL import Image as Pillow
 
-from hftl.data import reading
+from hftl.data import hub as reading
+from hftl.data import rows as table_rows
 from hftl.data.source import load_splits
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
@@ -154,7 +155,7 @@ def test_splits_that_are_not_used_are_not_streamed(hub: LocalHub, cache: Path) -
 def test_what_an_interrupted_stream_left_is_written_over(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_films(hub)
     write, calls = ArrowWriter.write_table, 0
-    monkeypatch.setitem(reading._STREAM_BATCH, "text", 10)
+    monkeypatch.setitem(table_rows.STREAM_BATCH, "text", 10)
 
     def dies(*arguments: Any, **options: Any) -> None:
         nonlocal calls

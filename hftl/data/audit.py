@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
+from hftl.data.columns import Strings, integers, pick
 from hftl.data.duplicates import (
     NEAR_PICTURE,
     NEAR_TEXT,
@@ -32,8 +33,7 @@ from hftl.data.duplicates import (
     pick_looks,
     thing,
 )
-from hftl.data.layout import DOCUMENTS, counted, ways_out
-from hftl.data.reading import ROLES, Role, Strings, integers, pick
+from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
 from hftl.data.source import Splits
 from hftl.errors import printable
 from hftl.names import CONFLICT, DUPLICATE

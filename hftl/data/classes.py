@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from hftl.data.reading import SHOWN
+from hftl.data.rows import SHOWN
 from hftl.errors import Problem
 from hftl.wording import listed
 

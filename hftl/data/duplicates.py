@@ -32,13 +32,15 @@ from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hftl.data.reading import ROLES, SHOWN, Role, Table, array_on_disk, blocks
+from hftl.data.columns import array_on_disk, blocks
+from hftl.data.layout import ROLES, Role
+from hftl.data.rows import SHOWN, Table
 from hftl.errors import Problem
 from hftl.names import CONFLICT, DUPLICATE
 from hftl.wording import and_more, listed
 
 if TYPE_CHECKING:
-    from hftl.data.image import Look
+    from hftl.data.decoding import Look
 
 NEAR_TEXT = 0.8
 """Jaccard similarity of the sets of five-word runs, from which on two texts are near duplicates."""

@@ -10,8 +10,6 @@ K classes. Rows are counted from 0, without a header: "train/17" is row 17 of th
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
-from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
+from hftl.data.columns import Strings, blocks, on_disk, pick
 from hftl.data.duplicates import (
     LeftOut,
     duplicate_facts,
@@ -32,39 +30,22 @@ from hftl.data.duplicates import (
     number_contents,
     pick_looks,
     picture_fingerprints,
-    repeated,
     rows_to_drop,
     set_fingerprints,
     text_fingerprints,
 )
-from hftl.data.reading import (
-    NO_SPLIT,
-    ROLES,
-    SHOWN,
-    TEST_SEED,
-    Role,
-    Source,
-    Strings,
-    Table,
-    blocks,
-    choose_splits,
-    content_column,
-    guesses,
-    is_whole,
-    natural_key,
-    on_disk,
-    open_source,
-    pick,
-    read_tables,
-    row_problems,
-)
+from hftl.data.layout import Role
+from hftl.data.reading import choose_splits, guesses, open_source, read_tables
+from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_column
+from hftl.data.splitting import divide
+from hftl.data.targets import class_numbers, class_problems
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
 from hftl.wording import listed
 
 if TYPE_CHECKING:
-    from hftl.data.image import BadImage, Look, Note
+    from hftl.data.decoding import BadImage, Look, Note
 
 _AT_ONCE = 512
 """Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
@@ -108,7 +89,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     problems: list[Problem] = []
     for role, table in tables.items():
         problems += _column_problems(role, table, data)
-    names, labels, label_problems = _labels(tables, data)
+    names, labels, label_problems = class_numbers(tables, data)
     problems += label_problems
     looks, noted, unreadable = _look_at(tables, data)
     if isinstance(data, ImageData) and data.on_bad_image == "error":
@@ -129,11 +110,11 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         left_out = {role: unreadable[role] | dropped[role] for role in tables}
     # Classes are counted over what is left.
     kept = {role: np.delete(np.arange(len(table.ids), dtype=np.int32), list(left_out[role])) for role, table in tables.items()}
-    problems += _class_problems(tables, kept, labels, names)
+    problems += class_problems(tables, kept, labels, names)
     if problems:
         raise DataError(data.source, problems)
 
-    rows = _divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
+    rows = divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
@@ -176,94 +157,6 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     )
 
 
-# --- labels -------------------------------------------------------------------------------------------------------------------
-
-
-def _class_name(value: Any) -> str | None:
-    """The class that a label means; None for a blank one. "0", 0, 0.0 and "0.0" are one class.
-
-    Raises:
-        TypeError: a list or something else that is no label.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return str(int(value)) if value.is_integer() else repr(value)
-    if not isinstance(value, str) or not is_whole(value):
-        raise TypeError
-    name = value.strip()
-    if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0+)?", name):
-        return name.partition(".")[0].replace("-0", "0")
-    return None if name.lower() in ("", "nan") else name
-
-
-def _labels(
-    tables: Mapping[Role, Table], data: TextData | ImageData
-) -> tuple[tuple[str, ...], dict[Role, np.ndarray], list[Problem]]:
-    """Class names in their own order, the class number of every row (-1 where there is none), and what is wrong."""
-    problems: list[Problem] = []
-    classes: dict[Role, list[str | None]] = {}  # of each distinct label
-    own = tables["train"].class_names
-    for role, table in tables.items():
-        if table.labels is None:
-            continue
-        found: list[str | None] = []
-        of_kind: dict[str, list[int]] = {"blank": [], "outside": [], "strange": []}  # the labels that are no class
-        for place, value in enumerate(table.labels.values):
-            name: str | None = None
-            if table.class_names is not None and value is not None:
-                if 0 <= value < len(table.class_names):
-                    name = table.class_names[value]
-                else:
-                    of_kind["outside"].append(place)
-            else:
-                try:
-                    name = _class_name(value)
-                except TypeError:
-                    of_kind["strange"].append(place)
-                else:
-                    if name is None:
-                        of_kind["blank"].append(place)
-                    elif re.fullmatch(r"-\d+", name):
-                        of_kind["outside"].append(place)
-                        name = None
-            found.append(name)
-        classes[role] = found
-        blank, outside, strange = (np.flatnonzero(np.isin(table.labels.codes, places)).tolist() for places in of_kind.values())
-        problems += row_problems(
-            table, f'a blank label (column "{data.label_column}")', blank, "give them a label or leave the rows out"
-        )
-        allowed = (
-            f"allowed are 0 to {len(table.class_names) - 1}"
-            if table.class_names
-            else 'class numbers start at 0; -1 often stands for "unlabelled"'
-        )
-        values = listed(dict.fromkeys(str(table.labels[row]) for row in outside[: 10 * SHOWN]))
-        help = (allowed, f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone') if role == "test" else (allowed,)
-        problems += row_problems(table, f"a label that is no class ({values})", outside, *help)
-        problems += row_problems(table, "a label that is neither text nor a number", strange)
-        if own is not None and table.class_names is not None and table.class_names != own:
-            what = f"its label map differs from train's: {listed(table.class_names[:SHOWN])} against {listed(own[:SHOWN])}"
-            problems.append(Problem(f'split "{table.name}"', what))
-    there = {name for found in classes.values() for name in found if name is not None}
-    names = (*(own or ()), *sorted(there - set(own or ()), key=natural_key))
-    number = {name: place for place, name in enumerate(names)}
-    numbers: dict[Role, np.ndarray] = {}
-    for role, table in tables.items():
-        if table.labels is None:
-            numbers[role] = np.full(len(table.ids), -1, dtype=np.int32)
-        else:
-            of_label = np.array([-1 if name is None else number[name] for name in classes[role]], dtype=np.int32)
-            numbers[role] = of_label[table.labels.codes]
-    return names, numbers, problems
-
-
 def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
     problems = []
     if not table.ids and not table.problems:
@@ -279,44 +172,6 @@ def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> li
     return problems + table.problems
 
 
-def _class_problems(
-    tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], labels: Mapping[Role, np.ndarray], names: Sequence[str]
-) -> list[Problem]:
-    if tables["train"].labels is None:
-        return []
-    problems = []
-    counts = {role: np.bincount(labels[role][kept[role]][labels[role][kept[role]] >= 0], minlength=len(names)) for role in tables}
-    there = np.flatnonzero(counts["train"])
-    if len(there) == 1:
-        name = names[there[0]]
-        problems.append(Problem(f'split "{tables["train"].name}"', f'one class only, "{name}": there is nothing to tell apart'))
-    problems += same_look_problems(names, {table.name: counts[role] for role, table in tables.items()})
-    of_train = [names[int(place)] for place in there]
-    train = tables["train"]
-    no_classes = class_a_row_problem(
-        train.name, of_train, int(counts["train"].sum()), columns=train.columns, divided="validation" not in tables
-    )
-    if no_classes is not None:
-        return [*problems, no_classes]
-    look = {visible(name) for name in of_train}  # a class that looks like one of train's is a problem already
-    for role, table in tables.items():
-        if table.ids and not len(kept[role]):
-            what = f"none of its {len(table.ids)} rows is left: what cannot be read and what is a duplicate was left out"
-            problems.append(Problem(f'split "{table.name}"', what))
-        lacking = [names[int(place)] for place in np.flatnonzero((counts[role] > 0) & (counts["train"] == 0))]
-        lacking = [name for name in lacking if visible(name) not in look]
-        if lacking and len(there):
-            what = f"classes that train has no row of: {listed(lacking, SHOWN)}"
-            known = {name: other for name in lacking[:SHOWN] if (other := nearest(name, of_train)) is not None}
-            help = [f'train writes "{other}" for "{name}": give them one name' for name, other in known.items()]
-            help.append(f"train's classes: {listed(of_train)}")
-            problems.append(Problem(f'split "{table.name}"', what, tuple(help)))
-    return problems
-
-
-# --- what the rows hold -------------------------------------------------------------------------------------------------------
-
-
 def _look_at(
     tables: Mapping[Role, Table], data: TextData | ImageData
 ) -> tuple[dict[Role, np.ndarray], dict[Role, dict[int, Note]], dict[Role, dict[int, LeftOut]]]:
@@ -330,7 +185,7 @@ def _look_at(
     if isinstance(data, TextData):
         return looks, noted, unreadable
     # Imported here because a run on texts needs neither Albumentations nor OpenCV.
-    from hftl.data.image import BadImage, inspect
+    from hftl.data.decoding import BadImage, inspect
 
     def look(stored: dict[str, Any]) -> Look | BadImage:
         try:
@@ -389,112 +244,6 @@ def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, 
             last.where, last.what, ("repair or remove the files, or leave them out and have them counted: data.on_bad_image=skip",)
         )
     return problems
-
-
-# --- dividing -----------------------------------------------------------------------------------------------------------------
-
-
-def _divide(
-    data: TextData | ImageData, given: Mapping[Role, tuple[np.ndarray, np.ndarray]], contents: np.ndarray, *, seed: int
-) -> dict[Role, np.ndarray]:
-    """Rows of each split, ascending; those of a split that was not given are rows of train's table.
-
-    `given` has, for each split of the source, the rows that may be used and the class number of every row; `contents` are those
-    of train's rows: equal ones are never put on two sides.
-    """
-    rows: dict[Role, np.ndarray] = {role: kept for role, (kept, _) in given.items()}
-    labels = given["train"][1]
-    size = len(rows["train"])
-    # Test first and by a seed of its own: neither `run.seed` nor the validation split may touch it.
-    shares: list[tuple[Role, float, int]] = [
-        ("test", data.test_fraction, TEST_SEED),
-        ("validation", data.validation_fraction, seed),
-    ]
-    for role, share, own_seed in shares:
-        if role in rows or share == 0:
-            continue
-        train = rows["train"]
-        counts = np.bincount(labels[train])
-        most = np.maximum(counts - 1, 0)
-        taken = _stratified(train, labels, max(1, round(share * size)), own_seed, least=0 * counts, most=most, contents=contents)
-        if not len(taken):
-            what = f"train has {len(train)} rows, one of each class or repeating each other: none can be set aside for {role}"
-            raise DataError(data.source, [Problem(f"data.{role}_fraction", what)])
-        left = np.ones(len(labels), dtype=bool)
-        left[taken] = False
-        rows[role], rows["train"] = taken, train[left[train]]
-    limits: list[tuple[Role, int | None, int]] = [
-        ("train", data.max_train_samples, seed),
-        ("validation", data.max_validation_samples, seed),
-        ("test", data.max_test_samples, TEST_SEED),
-    ]
-    for role, limit, own_seed in limits:
-        if role in rows and limit is not None and limit < len(rows[role]):
-            of = given[role][1] if role in given else labels
-            counts = np.bincount(of[rows[role]])
-            # A class must not vanish from train by sampling where there is room for all of them.
-            least = np.minimum(counts, 1) if role == "train" and limit >= np.count_nonzero(counts) else 0 * counts
-            rows[role] = _stratified(rows[role], of, limit, own_seed, least=least, most=counts)
-    return {role: rows[role] for role in ROLES if role in rows}
-
-
-def _stratified(
-    rows: np.ndarray,
-    labels: np.ndarray,
-    total: int,
-    seed: int,
-    *,
-    least: np.ndarray,
-    most: np.ndarray,
-    contents: np.ndarray | None = None,
-) -> np.ndarray:
-    """`total` of `rows`, drawn by class in proportion, ascending.
-
-    With `contents`, rows of one content are drawn together or not at all, so that it may be fewer.
-    """
-    generator = np.random.default_rng(seed)
-    of = labels[rows]
-    shares = _allocate(np.bincount(of, minlength=len(most)), total, least=least, most=most)
-    drawn = [generator.permutation(rows[of == label]) for label in range(len(shares))]
-    twins = _twins(rows, contents) if contents is not None else {}
-    taken = [_whole_groups(order, share, twins, labels) for order, share in zip(drawn, shares.tolist(), strict=True)]
-    return np.sort(np.concatenate(taken))
-
-
-def _twins(rows: np.ndarray, contents: np.ndarray) -> dict[int, np.ndarray]:
-    """For each of `rows` that is not alone with its content all that have it."""
-    return {row: rows[group] for group in repeated(contents[rows]) for row in rows[group].tolist()}
-
-
-def _whole_groups(order: np.ndarray, share: int, twins: Mapping[int, np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """The first `share` rows of `order`; a row and its twins together, and skipped where they do not fit or differ in label."""
-    if not twins:
-        return order[:share]
-    taken: dict[int, None] = {}  # in order
-    for row in map(int, order):
-        if len(taken) == share:
-            break
-        group = twins.get(row, np.array([row]))
-        fits = row not in taken and len(taken) + len(group) <= share
-        if fits and len(np.unique(labels[group])) == 1:
-            taken.update(dict.fromkeys(group.tolist()))
-    return np.fromiter(taken, dtype=np.int32)
-
-
-def _allocate(counts: np.ndarray, total: int, *, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """`total` divided in proportion to `counts`, whole numbers by largest remainder, each within its bounds.
-
-    Counts 50, 30, 21 and a total of 10: quotas 4.95, 2.97, 2.08, so 4, 2, 2 and one more each for the first two: 5, 3, 2.
-    """
-    total = min(total, int(most.sum()))
-    quota = counts * (total / counts.sum())
-    shares: np.ndarray = np.clip(np.floor(quota).astype(np.int64), least, most)
-    while shares.sum() != total:
-        missing = shares.sum() < total
-        # argmax takes the first of equals: the result does not depend on anything but the counts.
-        gap = np.where(shares < most, quota - shares, -np.inf) if missing else np.where(shares > least, shares - quota, -np.inf)
-        shares[int(np.argmax(gap))] += 1 if missing else -1
-    return shares
 
 
 def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:

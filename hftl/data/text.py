@@ -23,8 +23,8 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from hftl.data.columns import Strings, integers
 from hftl.data.loader import transfer, width_multiple
-from hftl.data.reading import Strings, integers
 from hftl.errors import Problem, RecipeError
 
 _LAYOUT = "hftl-tokens-1"  # part of the cache's key: change it whenever what `_tokenise` computes changes

@@ -18,9 +18,11 @@ from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
-from hftl.data.image import ImageSamples, picture_facts, write_grid
+from hftl.data.columns import Strings, integers
+from hftl.data.grid import write_grid
+from hftl.data.image import ImageSamples, picture_facts
+from hftl.data.layout import Role
 from hftl.data.loader import POOL, POOLS, Samples, padding_share
-from hftl.data.reading import Role, Strings, integers
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, script_facts, text_facts
 from hftl.errors import DataError, Problem, RecipeError

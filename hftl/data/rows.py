@@ -1,0 +1,413 @@
+"""What a source hands over: the rows of each split, how they are called, and what is wrong with them.
+
+Whatever a row comes from (a table, a folder, the Hub), it ends as a `Table` of ids, contents and labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, Value
+
+from hftl.data.columns import Labels, Strings, pick
+from hftl.data.layout import (
+    SPLIT_COLUMNS,
+    Role,
+    find_name,
+    named,
+    role_of,
+)
+from hftl.errors import Problem
+from hftl.recipe import ImageData, TextData
+from hftl.wording import and_more, count, listed
+
+NO_SPLIT = "none"
+"""As `data.test_split`: leave the source's own test split alone (on the Hub some have no labels)."""
+
+SHOWN = 10
+"""Rows named in one problem; the rest is counted."""
+
+TEST_SEED = 20_200
+"""The test split that is made from train, a sample of it, and the rows taken from a stream are the same for every `run.seed`: the
+test split is sealed once, and runs of several seeds differ by their training alone."""
+
+
+@dataclass
+class Table:
+    """One split as it was found, with what is wrong in it. `content` is the column `text` or `image`; None: it cannot be used."""
+
+    name: str
+    columns: list[str]
+    ids: Sequence[str]
+    content: Dataset | None
+    labels: Labels | None
+    class_names: list[str] | None
+    """Where the source has a label map of its own."""
+    problems: list[Problem]
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Files of the split that were left out, by ending."""
+    remarks: list[str] = field(default_factory=list)
+    """What is worth knowing about how it was read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source before its rows are read: a reader for each of its splits, by name."""
+
+    format: str
+    splits: Mapping[str, Callable[[], Table]]
+    revision: str | None = None
+    stream: Stream | None = None
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """What people know a split by, where that is not its name: "Test/", "dev.csv"."""
+    beside: tuple[str, ...] = ()
+    """Files and folders that may hold data and are no split."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Other files, by ending."""
+    remarks: tuple[str, ...] = ()
+    split_column: str | None = None
+    """The column that says which split a row belongs to, where one does."""
+
+    def unused(self, roles: Mapping[Role, str]) -> list[str]:
+        """What is there and no part of the run: splits without a role, and what lies beside them."""
+        return [*(self.shown.get(name, name) for name in self.splits if name not in roles.values()), *self.beside]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is taken from the stream of each split."""
+
+    rows: int
+    """At most so many; a split may have fewer."""
+    buffer: int
+    """Rows of the shuffle buffer that they come from."""
+
+
+def asked_for(data: TextData | ImageData) -> list[str]:
+    """The names of splits that the recipe gives."""
+    return [name for name in (data.train_split, data.validation_split, data.test_split) if name not in (None, NO_SPLIT)]
+
+
+def train_of(data: TextData | ImageData, names: Sequence[str]) -> list[str]:
+    """Those of `names` that may be the train split."""
+    if data.train_split is not None:
+        found = find_name(data.train_split, names)
+        return [] if found is None else [found]
+    return named("train", names)
+
+
+def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, marks: pa.ChunkedArray | None) -> Parsed:
+    """What an Arrow data set has of the wanted columns; `columns` are all of the source's."""
+    parsed = Parsed(columns, len(split), None, None, None if marks is None else Labels.of_arrow(marks))
+    if data.label_column in split.column_names:
+        feature = split.features[data.label_column]
+        parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
+        parsed.class_names = list(feature.names) if isinstance(feature, ClassLabel) else None
+    column = content_column(data)
+    if column in split.column_names:
+        content = split.select_columns(column)
+        parsed.content = content if column == data.kind else content.rename_column(column, data.kind)
+    of_split = split_column(columns, data)
+    if parsed.marks is not None and of_split in split.column_names:
+        feature = split.features[of_split]
+        if isinstance(feature, ClassLabel):
+            values = [None if value is None or value < 0 else feature.int2str(value) for value in parsed.marks.values]
+            parsed.marks = Labels(values, parsed.marks.codes)
+    return parsed
+
+
+@dataclass
+class Parsed:
+    """A table that was read, before it is a split or is divided into splits."""
+
+    columns: list[str]
+    count: int
+    content: Dataset | list[Any] | None
+    """The column `text` or `image`, or Python values of it."""
+    labels: Labels | None
+    marks: Labels | None
+    """What a column says about the split of each row."""
+    class_names: list[str] | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def take(self, rows: np.ndarray) -> Parsed:
+        """Some of its rows. (N,)"""
+        content = self.content
+        if isinstance(content, Dataset):
+            content = pick(content, rows).flatten_indices()
+        elif content is not None:
+            content = [content[row] for row in rows.tolist()]
+        labels = None if self.labels is None else self.labels.take(rows)
+        return replace(self, count=len(rows), content=content, labels=labels, marks=None)
+
+
+def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | ImageData, rows: np.ndarray | None = None) -> Table:
+    """A table of all rows, or of these, which keep their numbers.
+
+    Paths of pictures are resolved below `folder`; None: there is none, as on the Hub.
+    """
+    if rows is not None:
+        parsed = parsed.take(rows)
+    ids = Strings.of_rows(name, parsed.count if rows is None else rows)
+    table = Table(name, parsed.columns, ids, None, parsed.labels, parsed.class_names, [], remarks=list(parsed.remarks))
+    if parsed.content is not None:
+        if isinstance(data, TextData):
+            _set_texts(table, parsed.content)
+        else:
+            _set_pictures(table, parsed.content, folder)
+    return table
+
+
+def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: TextData | ImageData) -> Callable[[], Table]:
+    """Of a whole table. A column that says to which split its rows belong must not say another one."""
+
+    def read() -> Table:
+        parsed = parse()
+        table = to_table(name, parsed, folder, data)
+        if parsed.marks is not None:
+            compare_marks(table, parsed.marks, data, refuse=folder is not None)
+        return table
+
+    return read
+
+
+def split_column(columns: Iterable[str], data: TextData | ImageData) -> str | None:
+    """The column that may say which split a row belongs to; None: there is none."""
+    free = [column for column in columns if column not in (content_column(data), data.label_column)]
+    by_name = {column.strip().casefold(): column for column in reversed(free)}
+    return next((by_name[name] for name in SPLIT_COLUMNS if name in by_name), None)
+
+
+def _says_split(column: str) -> bool:
+    """Whether a column is called a split, so that it deserves a word where its values are none."""
+    return column.strip().casefold() in SPLIT_COLUMNS[:3]
+
+
+def compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, refuse: bool) -> None:
+    """Look at what a column says about the rows of a split that has a file of its own, or is one of several on the Hub."""
+    column = split_column(table.columns, data)
+    assert column is not None
+    own = role_of(table.name, loosely=True)
+    roles = [role_of(str(value), loosely=True) for value in marks.values]
+    if None in roles:
+        table.remarks += _not_looked_at(column, marks)
+        return
+    places = [place for place, role in enumerate(roles) if role not in ("either", own)]
+    if places and own is not None:
+        rows = np.flatnonzero(np.isin(marks.codes, places)).tolist()
+        said = ", ".join(f'"{marks.values[place]}"' for place in places)
+        if refuse:
+            ways = "divide the table by that column, or leave it out where it means something else"
+            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
+        else:
+            what = f'{said} in the column "{column}", which is not looked at'
+            table.remarks.append(f'{count(len(rows), "row")} of the split "{table.name}" with {what}')
+
+
+def refuse_marked_stream(table: Table, marks: Labels, data: TextData | ImageData) -> None:
+    """Refuse the only split of a stream where a column would divide it, were it read whole (see `by_column`)."""
+    column = split_column(table.columns, data)
+    assert column is not None
+    roles = [role_of(str(value), loosely=True) for value in marks.values]
+    others = [place for place, role in enumerate(roles) if role not in (None, "either", "train")]
+    if others and (_says_split(column) or None not in roles):
+        said = ", ".join(f'"{marks.values[place]}"' for place in others)
+        rows = np.flatnonzero(np.isin(marks.codes, others)).tolist()
+        way_out = "leave data.stream_samples out: a data set that is read whole is divided by that column"
+        table.problems += row_problems(table, f'{said} in the column "{column}"', rows, way_out)
+    elif None in roles:
+        table.remarks += _not_looked_at(column, marks)
+
+
+_FEW = 5  # so many numbers in a column "partition" or "set" may stand for splits
+
+LOOKED_AT = 200  # lines of .jsonl that tell its columns before it is read
+
+
+def _not_looked_at(column: str, marks: Labels) -> list[str]:
+    """A remark on a column whose values are no splits; none where neither its name nor its values speak of any."""
+    unknown = [str(value) for value in marks.values if not role_of(str(value), loosely=True)]
+    numbered = 2 <= len(unknown) <= _FEW and all(re.fullmatch(r"[0-9]+", value) for value in unknown)
+    if not _says_split(column) and len(unknown) == len(marks.values) and not numbered:
+        return []
+    if not unknown:
+        return [f'the column "{column}" is not looked at, as data.train_split asks for the whole table']
+    some = ", ".join(f'"{value}"' for value in unknown[:5]) + (" and others" if len(unknown) > 5 else "")
+    return [f'the column "{column}" is not looked at: {some} {"mean" if len(unknown) > 1 else "means"} no split']
+
+
+def by_column(
+    source: Source,
+    names: list[str],
+    columns_of: Callable[[str], list[str]],
+    parse: Callable[[str], Parsed],
+    folder: Path | None,
+    data: TextData | ImageData,
+) -> Source:
+    """The source with the splits that a column of its one table speaks of, or as it was.
+
+    One table: there is no other that may be validation or test. Values of the column are names of splits like any others. A recipe
+    whose `data.train_split` is the table's own name, and no value, takes all of it.
+    """
+    given = train_of(data, names) or (names if len(names) == 1 else [])
+    if len(given) != 1 or any(
+        role_of(name, loosely=True) not in (None, "train") or find_name(name, asked_for(data)) for name in names if name != given[0]
+    ):
+        return source
+    column = split_column(columns_of(given[0]), data)
+    if column is None:
+        return source
+    parsed = parse(given[0])
+    assert parsed.marks is not None
+    values = ["" if value is None else str(value) for value in parsed.marks.values]
+    known = [value for value in values if role_of(value, loosely=True) or find_name(value, asked_for(data))]
+    used = bool(known) if _says_split(column) else len(known) == len(values) > 0
+    if data.train_split is not None and find_name(data.train_split, values) is None:
+        used = False
+    if not used:
+        read = functools.partial(to_table, given[0], parsed, folder, data)
+        remarks = _not_looked_at(column, parsed.marks)
+        return replace(source, splits={**source.splits, given[0]: read}, remarks=(*source.remarks, *remarks))
+    places: dict[str, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    splits: dict[str, Callable[[], Table]] = {name: read for name, read in source.splits.items() if name != given[0]}
+    shown = dict(source.shown)
+    for value, of_value in places.items():
+        rows = np.flatnonzero(np.isin(parsed.marks.codes, of_value)).astype(np.int32)
+        splits[value] = functools.partial(to_table, value, parsed, folder, data, rows)
+        shown[value] = f'{count(len(rows), "row")} with "{value}" in the column "{column}"'
+    counts = ", ".join(
+        f'"{value}" {int(np.isin(parsed.marks.codes, of_value).sum()):,}' for value, of_value in list(places.items())[:5]
+    )
+    divided = f'the column "{column}" says which split a row is in: {counts}' + (" and more" if len(places) > 5 else "")
+    return replace(source, splits=splits, shown=shown, split_column=column, remarks=(*source.remarks, divided))
+
+
+STREAM_BATCH = {"text": 1_000, "image": 100}
+"""Rows that are written at once."""
+
+
+def content_column(data: TextData | ImageData) -> str:
+    """The source's name for the column of texts or pictures."""
+    return data.text_column if isinstance(data, TextData) else data.image_column
+
+
+def _set_texts(table: Table, content: Dataset | list[Any]) -> None:
+    if isinstance(content, Dataset):
+        feature = content.features["text"]
+        if (
+            isinstance(feature, Value)
+            and feature.dtype in ("string", "large_string")
+            and not content.data.column("text").null_count
+        ):
+            table.content = content.cast_column("text", Value("string")) if feature.dtype != "string" else content
+            return
+        content = content["text"][:]
+    table.problems += row_problems(
+        table, "no text", [row for row, text in enumerate(content) if text is None], "an empty text is allowed, a null is not"
+    )
+    table.problems += row_problems(
+        table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
+    )
+    halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
+    table.problems += row_problems(table, "half a character", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone")
+    if not table.problems:
+        table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
+
+
+def _set_pictures(table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
+    """Pictures as they are stored, undecoded: bytes, or absolute paths."""
+    if isinstance(content, Dataset):
+        feature = content.features["image"]
+        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+            content = content["image"][:]
+        elif not (
+            isinstance(feature, Image | dict) or (isinstance(feature, Value) and feature.dtype in ("binary", "large_binary"))
+        ):
+            table.problems.append(
+                Problem(f'split "{table.name}"', f"the picture column holds {feature}; expected an Image, bytes, or paths")
+            )
+            return
+        else:
+            stored = content.cast_column("image", Image(decode=False))
+            chunks = stored.data.column("image").chunks
+            has_bytes = [valid for chunk in chunks for valid in chunk.field("bytes").is_valid().to_pylist()]
+            paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+            if any(has_bytes) or folder is None:
+                none = [row for row, there in enumerate(has_bytes) if not there and not (folder is None and paths[row])]
+                table.problems += row_problems(table, "no picture", none)
+                table.content = None if none else stored
+                return
+            content = paths
+    table.problems += row_problems(table, "no picture", [row for row, path in enumerate(content) if not path])
+    table.problems += row_problems(
+        table, "no path but another type", [row for row, path in enumerate(content) if path and not isinstance(path, str)]
+    )
+    if folder is None:
+        table.problems.append(
+            Problem(f'split "{table.name}"', "the picture column holds paths, and a table on the Hub comes without their files")
+        )
+    if table.problems:
+        return
+    assert folder is not None
+    root = real(folder)
+    full = [real(folder / path) for path in content]
+    outside = [row for row, path in enumerate(full) if path is None or root is None or not path.is_relative_to(root)]
+    table.problems += row_problems(table, "a path that leaves the data folder", outside, f"pictures lie below {folder.absolute()}")
+    if not outside:
+        table.content = picture_paths(str(path) for path in full)
+
+
+def picture_paths(paths: Iterable[str]) -> Dataset:
+    """A data set of files; their names are in memory, in Arrow."""
+    names = pa.array(paths, pa.string())
+    stored = pa.StructArray.from_arrays([pa.nulls(len(names), pa.binary()), names], ["bytes", "path"])
+    return Dataset(pa.table({"image": stored}), DatasetInfo(features=Features({"image": Image(decode=False)})))
+
+
+def real(path: Path) -> Path | None:
+    """Where a path leads once links and ".." are followed; None for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return None
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text has no half of a character in it, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Sorts as people count: 0, 1, 2, 10; then a1, a2, a10."""
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name):
+        return (0, float(name), name)
+    # Odd places hold the digits, so text meets text and number meets number; of two numbers the longer is the larger.
+    parts = [part.lstrip("0") if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
+    return (1, tuple((len(part), part) if place % 2 else part for place, part in enumerate(parts)), name)
+
+
+def row_problems(table: Table, what: str, rows: Sequence[int], *help: str) -> list[Problem]:
+    """One problem for all the rows of a split that share it, the first ones named; none for no rows."""
+    if not rows:
+        return []
+    return [
+        Problem(
+            f'split "{table.name}"',
+            f"{count(len(rows), 'row')} with {what}: {listed(table.ids[row] for row in rows[:SHOWN])}{and_more(len(rows), SHOWN)}",
+            help,
+        )
+    ]

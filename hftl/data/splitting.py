@@ -1,0 +1,122 @@
+"""Dividing rows into train, validation and test: exact shares by class, the same on every machine, equal contents on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hftl.data.duplicates import (
+    repeated,
+)
+from hftl.data.layout import ROLES, Role
+from hftl.data.rows import TEST_SEED
+from hftl.errors import DataError, Problem
+from hftl.recipe import ImageData, TextData
+
+if TYPE_CHECKING:
+    pass
+
+
+def divide(
+    data: TextData | ImageData, given: Mapping[Role, tuple[np.ndarray, np.ndarray]], contents: np.ndarray, *, seed: int
+) -> dict[Role, np.ndarray]:
+    """Rows of each split, ascending; those of a split that was not given are rows of train's table.
+
+    `given` has, for each split of the source, the rows that may be used and the class number of every row; `contents` are those
+    of train's rows: equal ones are never put on two sides.
+    """
+    rows: dict[Role, np.ndarray] = {role: kept for role, (kept, _) in given.items()}
+    labels = given["train"][1]
+    size = len(rows["train"])
+    # Test first and by a seed of its own: neither `run.seed` nor the validation split may touch it.
+    shares: list[tuple[Role, float, int]] = [
+        ("test", data.test_fraction, TEST_SEED),
+        ("validation", data.validation_fraction, seed),
+    ]
+    for role, share, own_seed in shares:
+        if role in rows or share == 0:
+            continue
+        train = rows["train"]
+        counts = np.bincount(labels[train])
+        most = np.maximum(counts - 1, 0)
+        taken = _stratified(train, labels, max(1, round(share * size)), own_seed, least=0 * counts, most=most, contents=contents)
+        if not len(taken):
+            what = f"train has {len(train)} rows, one of each class or repeating each other: none can be set aside for {role}"
+            raise DataError(data.source, [Problem(f"data.{role}_fraction", what)])
+        left = np.ones(len(labels), dtype=bool)
+        left[taken] = False
+        rows[role], rows["train"] = taken, train[left[train]]
+    limits: list[tuple[Role, int | None, int]] = [
+        ("train", data.max_train_samples, seed),
+        ("validation", data.max_validation_samples, seed),
+        ("test", data.max_test_samples, TEST_SEED),
+    ]
+    for role, limit, own_seed in limits:
+        if role in rows and limit is not None and limit < len(rows[role]):
+            of = given[role][1] if role in given else labels
+            counts = np.bincount(of[rows[role]])
+            # A class must not vanish from train by sampling where there is room for all of them.
+            least = np.minimum(counts, 1) if role == "train" and limit >= np.count_nonzero(counts) else 0 * counts
+            rows[role] = _stratified(rows[role], of, limit, own_seed, least=least, most=counts)
+    return {role: rows[role] for role in ROLES if role in rows}
+
+
+def _stratified(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    total: int,
+    seed: int,
+    *,
+    least: np.ndarray,
+    most: np.ndarray,
+    contents: np.ndarray | None = None,
+) -> np.ndarray:
+    """`total` of `rows`, drawn by class in proportion, ascending.
+
+    With `contents`, rows of one content are drawn together or not at all, so that it may be fewer.
+    """
+    generator = np.random.default_rng(seed)
+    of = labels[rows]
+    shares = _allocate(np.bincount(of, minlength=len(most)), total, least=least, most=most)
+    drawn = [generator.permutation(rows[of == label]) for label in range(len(shares))]
+    twins = _twins(rows, contents) if contents is not None else {}
+    taken = [_whole_groups(order, share, twins, labels) for order, share in zip(drawn, shares.tolist(), strict=True)]
+    return np.sort(np.concatenate(taken))
+
+
+def _twins(rows: np.ndarray, contents: np.ndarray) -> dict[int, np.ndarray]:
+    """For each of `rows` that is not alone with its content all that have it."""
+    return {row: rows[group] for group in repeated(contents[rows]) for row in rows[group].tolist()}
+
+
+def _whole_groups(order: np.ndarray, share: int, twins: Mapping[int, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """The first `share` rows of `order`; a row and its twins together, and skipped where they do not fit or differ in label."""
+    if not twins:
+        return order[:share]
+    taken: dict[int, None] = {}  # in order
+    for row in map(int, order):
+        if len(taken) == share:
+            break
+        group = twins.get(row, np.array([row]))
+        fits = row not in taken and len(taken) + len(group) <= share
+        if fits and len(np.unique(labels[group])) == 1:
+            taken.update(dict.fromkeys(group.tolist()))
+    return np.fromiter(taken, dtype=np.int32)
+
+
+def _allocate(counts: np.ndarray, total: int, *, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """`total` divided in proportion to `counts`, whole numbers by largest remainder, each within its bounds.
+
+    Counts 50, 30, 21 and a total of 10: quotas 4.95, 2.97, 2.08, so 4, 2, 2 and one more each for the first two: 5, 3, 2.
+    """
+    total = min(total, int(most.sum()))
+    quota = counts * (total / counts.sum())
+    shares: np.ndarray = np.clip(np.floor(quota).astype(np.int64), least, most)
+    while shares.sum() != total:
+        missing = shares.sum() < total
+        # argmax takes the first of equals: the result does not depend on anything but the counts.
+        gap = np.where(shares < most, quota - shares, -np.inf) if missing else np.where(shares > least, shares - quota, -np.inf)
+        shares[int(np.argmax(gap))] += 1 if missing else -1
+    return shares

@@ -1,0 +1,424 @@
+"""Tables on this machine: CSV, JSON Lines and Parquet, one file or a folder of them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+from datasets.arrow_writer import ArrowWriter
+from datasets.exceptions import DatasetsError
+from datasets.table import table_cast
+
+from hftl.data import dialect
+from hftl.data.columns import BATCH, Labels
+from hftl.data.layout import (
+    NO_FILE,
+    TABLES,
+    ending_of,
+    find_name,
+    is_about,
+    is_data,
+    list_folder,
+    role_of,
+)
+from hftl.data.rows import (
+    LOOKED_AT,
+    SHOWN,
+    STREAM_BATCH,
+    Parsed,
+    Source,
+    asked_for,
+    by_column,
+    content_column,
+    natural_key,
+    of_dataset,
+    reader,
+    split_column,
+    train_of,
+)
+from hftl.errors import DataError, Problem
+from hftl.recipe import ImageData, TextData
+from hftl.store import alone, key_of
+from hftl.wording import listed
+
+
+def open_tables(data: TextData | ImageData, root: Path) -> Source:
+    """Tables named by split, such as train.parquet, or as train-00000-of-00002.parquet with its neighbour; or folders of them."""
+    folders, files = list_folder(root)
+    by_split = by_split(data, files, needed=(content_column(data),))
+    tables = {file for group in by_split.values() for file in group}
+    inside: dict[str, list[Path]] = {}
+    if not train_of(data, list(by_split)):
+        found = {folder.name: [file for file in list_folder(folder)[1] if is_table(file)] for folder in folders}
+        found = {name: tables for name, tables in found.items() if tables}
+        if train_of(data, list(found)):
+            names = [name for name in found if role_of(name, loosely=True) or find_name(name, asked_for(data))]
+            inside = {name: sorted(found[name], key=lambda file: natural_key(file.name)) for name in names}
+        elif not by_split:
+            raise DataError(data.source, [_no_table(root, folders, files, list(found))])
+    problems = [
+        Problem(f'split "{name}"', f"which of {name}/, {listed(file.name for file in by_split[name])}? One split is in one place.")
+        for name in inside
+        if name in by_split
+    ]
+    shown = {
+        **{name: listed(file.name for file in group) for name, group in by_split.items()},
+        **{name: f"{name}/" for name in inside},
+    }
+    by_split |= inside
+    problems += [
+        Problem(f'split "{name}"', f"which of {listed(file.name for file in group)}? One split is one kind of file.")
+        for name, group in by_split.items()
+        if len({file.suffix.lower() for file in group}) > 1
+    ]
+    if problems:
+        raise DataError(data.source, problems)
+    # Folders beside tables of pictures are where the pictures are.
+    beside = [f"{folder.name}/" for folder in folders if folder.name not in inside] if isinstance(data, TextData) else []
+    others, ignored = left_beside([file for file in files if file not in tables])
+    for name in inside:
+        ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not is_table(file))
+    source = table_source(by_split, root, data)
+    shown |= {name: said for name, said in source.shown.items() if name not in shown}
+    return replace(source, shown=shown, beside=(*beside, *others), ignored=ignored)
+
+
+def is_table(file: Path) -> bool:
+    """Whether a file is one of rows, by its ending, and not about the data."""
+    return file.suffix.lower() in TABLES and not is_about(file)
+
+
+def by_split(data: TextData | ImageData, files: Iterable[Path], *, needed: Sequence[str]) -> dict[str, list[Path]]:
+    """The tables among some files by the split that their names speak of.
+
+    Where some table has the columns that are `needed`, one that has not is none of the data set unless its whole name is that of a
+    split: train_log.csv lies beside train.csv.
+    """
+    by_split: dict[str, list[Path]] = {}
+    for file in sorted(filter(is_table, files), key=lambda file: natural_key(file.name)):
+        by_split.setdefault(_split_of(file), []).append(file)
+
+    def holds_data(name: str) -> bool:
+        return any(set(needed) <= set(read_columns(file)) for file in by_split[name])
+
+    doubtful = [name for name in by_split if role_of(name) is None and not find_name(name, asked_for(data))]
+    if doubtful and any(map(holds_data, by_split)):
+        for name in doubtful:
+            if not holds_data(name):
+                del by_split[name]
+    return by_split
+
+
+def left_beside(files: Iterable[Path]) -> tuple[list[str], Counter[str]]:
+    """Of files that are not used the names of those that may hold data, and the others counted by ending."""
+    names: list[str] = []
+    ignored = Counter[str]()
+    for file in files:
+        if is_data(file):
+            names.append(file.name)
+        else:
+            ignored[ending_of(file.name)] += 1
+    return names, ignored
+
+
+def _no_table(root: Path, folders: Sequence[Path], files: Sequence[Path], with_tables: Sequence[str]) -> Problem:
+    found = ", ".join(entry.name for entry in sorted([*folders, *files])[:SHOWN]) or "nothing"
+    expected = f"expected train{TABLES[0]}, or train with one of {', '.join(TABLES[1:])}, and test and validation likewise"
+    ways = [expected, f"found: {found}"]
+    if len(with_tables) == 1:
+        ways.append(f"tables are in {with_tables[0]}/: data.source={root / with_tables[0]}")
+    return Problem("data.source", f"no table in {root.absolute()}", tuple(ways))
+
+
+def _split_of(file: Path) -> str:
+    """The split a file belongs to: its name without the suffix and without a shard's number."""
+    return re.sub(r"[-_.]\d+-of-\d+.*$", "", file.stem)
+
+
+_DAMAGED = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What pyarrow raises over damaged Parquet files, and datasets over damaged descriptions of the columns in them."""
+
+
+def table_source(
+    by_split: Mapping[str, Sequence[Path]],
+    folder: Path,
+    data: TextData | ImageData,
+    *,
+    picture: str | None = None,
+    alone: bool = True,
+) -> Source:
+    """A source of tables, by the files of each split.
+
+    `picture` is the column of pictures where it is not `data.image_column`; `alone`: a column may divide the one table there is.
+    """
+    names = list(by_split)
+    own = data if picture is None or isinstance(data, TextData) else data.model_copy(update={"image_column": picture})
+
+    @functools.cache  # by `by_column` and by a reader, but never twice
+    def columns_of(name: str) -> list[str]:
+        return read_columns(by_split[name][0])
+
+    def parse(name: str) -> Parsed:
+        files = by_split[name]
+        marks = split_column(columns_of(name), own)
+        parsed = (_parse_parquet if files[0].suffix.lower() == ".parquet" else _parse_rows)(files, own, marks)
+        if own is not data:
+            parsed.columns = [content_column(data) if column == picture else column for column in parsed.columns]
+        return parsed
+
+    readers = {name: reader(name, functools.partial(parse, name), folder, data) for name in names}
+    formats = sorted({file.suffix[1:].lower() for files in by_split.values() for file in files})
+    source = Source("+".join(formats), readers)
+    return by_column(source, names, columns_of, parse, folder, data) if alone else source
+
+
+def read_columns(file: Path) -> list[str]:
+    """The names of a table's columns, by its first line or its schema; none where that cannot be read."""
+    ending = file.suffix.lower()
+    try:
+        if ending == ".parquet":
+            return list(_schema_of(file).names)
+        if ending == ".json":
+            text = file.read_text(encoding="utf-8-sig").lstrip().removeprefix("[").lstrip()
+            first = json.JSONDecoder().raw_decode(text)[0]
+            return list(first) if isinstance(first, dict) else []
+        with file.open(encoding="utf-8-sig", newline="" if ending != ".jsonl" else "\n") as stream:
+            lines = list(itertools.islice((line for line in stream if line.strip()), LOOKED_AT if ending == ".jsonl" else 1))
+        if ending == ".jsonl":  # a row may lack what others have
+            return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
+        return dialect.header_of("".join(lines), ending)
+    except (*_DAMAGED, RecursionError, csv.Error):
+        return []
+
+
+def _schema_of(file: Path) -> pa.Schema:
+    with file.open("rb") as stream:
+        return pq.read_schema(stream)
+
+
+def _rows_in(file: Path) -> int:
+    with file.open("rb") as stream:
+        return int(pq.read_metadata(stream).num_rows)
+
+
+def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str | None) -> Parsed:
+    problems = []
+    columns: list[str] = []
+    for file in files:
+        try:
+            # Nothing else of a file's metadata is looked at: pyarrow ends the process over some damaged column entries in it.
+            found = _schema_of(file).names
+        except _DAMAGED as error:
+            problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+            continue
+        columns = columns or found
+        if set(found) != set(columns):
+            problems.append(Problem(str(file), f"has the columns {listed(found)}, and {files[0].name} has {listed(columns)}"))
+    if problems:
+        raise DataError(data.source, problems)
+    wanted = [column for column in (content_column(data), data.label_column) if column in columns]
+    if not wanted:
+        return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
+    try:
+        split = _as_arrow(files, [*wanted, *([marks] if marks in columns else [])], data)
+        split.data.validate(full=True)  # or bytes that are no UTF-8 are found when they are first looked at
+    except _DAMAGED as error:
+        raise DataError(data.source, [Problem(str(files[0]), f"cannot be read as Parquet: {error.__cause__ or error}")]) from error
+    return of_dataset(columns, split, data, split.data.column(marks) if marks in columns else None)
+
+
+def _as_arrow(files: Sequence[Path], columns: Sequence[str], data: TextData | ImageData) -> Dataset:
+    """Some columns of Parquet files as a memory-mapped data set.
+
+    Not by `Dataset.from_parquet`: it takes a path for a pattern or an address, and "reviews[12]/" means "reviews1/" to it. It also
+    keeps what it makes of a file by path and time of change, which a copy of a machine may share; this goes by content.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    kept = (
+        Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / f"{key_of({'files': digest.hexdigest(), 'columns': columns})[:32]}.arrow"
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with alone(kept.with_suffix(".lock")):
+        if not kept.is_file():
+            features = Features.from_arrow_schema(_schema_of(files[0]))
+            features = Features({column: features[column] for column in features if column in columns})
+            partial = kept.with_suffix(".partial")
+            try:
+                with partial.open("wb") as output, ArrowWriter(features=features, stream=output) as writer:
+                    for batch in _batches(files, columns, STREAM_BATCH[data.kind]):
+                        writer.write_table(table_cast(batch, features.arrow_schema))
+                    writer.finalize(close_stream=False)
+                partial.replace(kept)
+            finally:
+                partial.unlink(missing_ok=True)
+    return Dataset.from_file(str(kept))
+
+
+def _batches(files: Sequence[Path], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of Parquet files, so many rows at a time."""
+    for file in files:
+        with file.open("rb") as stream:
+            fragment = ds.ParquetFileFormat().make_fragment(stream)
+            for batch in fragment.to_batches(columns=list(columns), batch_size=rows, batch_readahead=0, fragment_readahead=0):
+                yield pa.Table.from_batches([batch])
+
+
+def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | None) -> Parsed:
+    """CSV, TSV, JSON and JSONL: files of Python values."""
+    problems: list[Problem] = []
+    parsed = Parsed([], 0, None, None, None)
+    wanted = [content_column(data), data.label_column, *([] if marks is None else [marks])]
+    values: dict[str, list[Any]] = {column: [] for column in wanted}
+    for file in files:
+        found, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
+        parsed.columns = parsed.columns or found
+        if set(found) != set(parsed.columns):
+            what = f"has the columns {listed(found)}, and {files[0].name} has {listed(parsed.columns)}"
+            problems.append(Problem(str(file), what))
+        parsed.count += count
+        for column, collected in values.items():
+            collected += columns.get(column, [])
+    if problems:
+        raise DataError(data.source, problems)
+    if content_column(data) in parsed.columns:
+        parsed.content = values[content_column(data)]
+    if data.label_column in parsed.columns:
+        parsed.labels = Labels.of(values[data.label_column])
+    if marks in parsed.columns:
+        assert marks is not None
+        parsed.marks = Labels.of(values[marks])
+    return parsed
+
+
+def _rows_of(
+    file: Path, wanted: Sequence[str], label: str | None, problems: list[Problem], remarks: list[str]
+) -> tuple[list[str], int, Mapping[str, list[Any]]]:
+    """Columns, number of rows, and the values of those wanted columns that there are."""
+    text = read_text(file, problems)
+    if text is None:
+        return [], 0, {}
+    if file.suffix.lower() in (".csv", ".tsv"):
+        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label)
+        remarks += read.remarks
+        return read.header, read.count, read.columns
+    columns, rows = _json_rows(file, text, problems)
+    return columns, len(rows), {column: [row.get(column) for row in rows] for column in wanted if column in columns}
+
+
+def read_column(file: Path, names: Sequence[str]) -> list[Any]:
+    """One column of a single table, as it stands there: the first of `names` that it has. For inputs to predict, without labels.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column.
+    """
+    problems: list[Problem] = []
+    columns: list[str] = []
+    values: Mapping[str, list[Any]] = {}
+    if file.suffix.lower() == ".parquet":
+        try:
+            columns = _schema_of(file).names
+            name = next((name for name in names if name in columns), None)
+            if name is not None:
+                values = {name: [value for batch in _batches([file], [name], BATCH) for value in batch.column(name).to_pylist()]}
+        except _DAMAGED as error:
+            problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+    else:
+        columns, _, values = _rows_of(file, names, None, problems, [])
+    found = next((name for name in names if name in columns), None)
+    if not problems and found is None:
+        wanted = " or ".join(f'"{name}"' for name in names)
+        problems.append(Problem(str(file), f"no column {wanted}; columns: {listed(columns)}"))
+    if problems:
+        raise DataError(str(file), problems)
+    assert found is not None
+    return values[found]
+
+
+MOST_FROM_PIPE = 1_000_000_000
+
+
+def read_text(file: Path, problems: list[Problem]) -> str | None:
+    """The text of a file; None, with a problem, where it cannot be read."""
+    try:
+        kind = file.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            problems.append(Problem(str(file), "a folder" if stat.S_ISDIR(kind) else NO_FILE))
+            return None
+        with file.open("rb") as stream:  # a pipe, as the shell makes one of <(command), may have no end
+            content = stream.read(-1 if stat.S_ISREG(kind) else MOST_FROM_PIPE + 1)
+    except OSError as error:
+        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
+        return None
+    if stat.S_ISFIFO(kind) and len(content) > MOST_FROM_PIPE:
+        problems.append(Problem(str(file), f"more than {MOST_FROM_PIPE:,} bytes of a pipe: write them into a file"))
+        return None
+    first = content[:1000]
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (first[::2], first[1::2])):
+        ways = 'in Excel: "CSV UTF-8"; elsewhere: iconv -f UTF-16 -t UTF-8'
+        problems.append(Problem(str(file), "UTF-16, as Excel writes Unicode text: save the file as UTF-8", (ways,)))
+        return None
+    for bad, what in ((b"\0", "a NUL byte: this is no text file"), (None, "not UTF-8: save the file as UTF-8")):
+        if bad is not None:
+            start = content.find(bad)
+        else:
+            try:
+                return content.decode("utf-8").removeprefix("\ufeff")
+            except UnicodeDecodeError as error:
+                start = error.start
+        if start >= 0:
+            line = content.count(b"\n", 0, start) + 1
+            problems.append(Problem(f"{file}, line {line}, byte {start}", what))
+            return None
+    return None
+
+
+def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of JSONL, an object a line, or of JSON, a list of objects."""
+    rows: list[tuple[str, Any]] = []
+    wrong: list[str] = []
+    if file.suffix.lower() == ".json":
+        try:
+            whole = json.loads(text)
+        except json.JSONDecodeError as error:
+            whole = []
+            wrong.append(f"line {error.lineno}: {error.msg}")
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless nesting
+            whole = []
+            wrong.append(str(error))
+        if not isinstance(whole, list):
+            whole = []
+            wrong.append("expected a list of objects; for an object a line the name ends with .jsonl")
+        rows = [(f"entry {number}", row) for number, row in enumerate(whole)]
+    else:
+        # Not `splitlines`: JSON strings may hold U+2028 and other characters that it takes for the end of a line.
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    rows.append((f"line {number}", json.loads(line)))
+                except json.JSONDecodeError as error:
+                    wrong.append(f"line {number}: {error.msg} at column {error.colno}")
+                except (ValueError, RecursionError) as error:
+                    wrong.append(f"line {number}: {error}")
+    wrong += [f"{where}: not an object" for where, row in rows if not isinstance(row, dict)]
+    if wrong:
+        problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong, SHOWN)}"))
+        return [], []
+    return list(dict.fromkeys(key for _, row in rows for key in row)), [row for _, row in rows]
