@@ -133,6 +133,11 @@ def picture_fingerprints(looks: Array) -> Array:
     return fingerprints
 
 
+def no_fingerprints(tables: Mapping[Role, Table]) -> dict[Role, Array]:
+    """Zeros for every row, as they are where a table cannot be used. (N, 2) uint64"""
+    return {role: np.zeros((len(table.ids), 2), dtype=np.uint64) for role, table in tables.items()}
+
+
 def set_fingerprints(fingerprints: Mapping[Role, Array], labels: Mapping[Role, Array], names: Sequence[str]) -> dict[Role, str]:
     """SHA-256 of what each split of a source holds: of every class, by name, its contents. In hex.
 

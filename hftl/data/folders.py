@@ -27,7 +27,7 @@ from hftl.data.layout import (
     ways_out,
 )
 from hftl.data.rows import NO_SPLIT, SHOWN, Source, Table, asked_for, picture_paths, real, train_of
-from hftl.data.tables import by_split, is_table, left_beside, open_tables, read_columns, table_source
+from hftl.data.tables import files_by_split, is_table, left_beside, open_tables, read_columns, table_source
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData
 from hftl.wording import and_more, count, listed
@@ -59,7 +59,7 @@ def open_pictures(data: ImageData, root: Path) -> Source:
     """Tables with pictures or their paths; SPLIT/CLASS/*, or CLASS/* as train alone; SPLIT/* with a metadata.csv in each split."""
     folders, files = list_folder(root)
     inside = {folder.name: _look_inside(folder) for folder in folders}
-    tables = by_split(data, files, needed=(data.image_column,))
+    tables = files_by_split(data, files, needed=(data.image_column,))
     train_names = train_of(data, list(tables))
     if any(found.has_pictures or found.folders for found in inside.values()):  # a log of the training is no table of pictures
         train_names = [

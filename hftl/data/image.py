@@ -20,10 +20,11 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import cv2
@@ -40,7 +41,14 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from hftl import store
 from hftl.data.augmentation import augment, augmentation_pipeline
 from hftl.data.columns import integers
-from hftl.data.decoding import EXTREME_ASPECT, BadImage, decode, decoded_pixels, read, read_header
+from hftl.data.content import Reading, Scan
+from hftl.data.decoding import EXTREME_ASPECT, BadImage, Look, Note, decode, decoded_pixels, inspect, read, read_header
+from hftl.data.duplicates import LeftOut, keep_looks, no_fingerprints, picture_fingerprints
+from hftl.data.layout import Role
+from hftl.data.loader import Samples
+from hftl.data.rows import Table
+from hftl.errors import Problem
+from hftl.recipe import ImageData
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
 
@@ -60,6 +68,9 @@ _DECODING = 1  # part of the keys of what is kept: change it whenever what `deco
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused by PIXEL_LIMIT
+
+_AT_ONCE = 512
+"""Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
 
 
 class ImageSamples:
@@ -366,3 +377,89 @@ def picture_facts(samples: ImageSamples) -> dict[str, Any]:
         "transparent": int(headers.transparent.sum()),
         "deep": int(headers.deep.sum()),
     }
+
+
+class Pictures:
+    """A picture an example; see `hftl.data.content`."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+
+    def scan(self, tables: Mapping[Role, Table]) -> Scan:
+        """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used."""
+        fingerprints, looks = no_fingerprints(tables), dict[Role, np.ndarray]()
+        noted: dict[Role, dict[int, Note]] = {role: {} for role in tables}
+        unreadable: dict[Role, dict[int, LeftOut]] = {role: {} for role in tables}
+
+        def seen(role: Role, content: Dataset) -> Iterator[Look | None]:
+            rows = range(len(content))
+            with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
+                for start in rows[::_AT_ONCE]:
+                    some = rows[start : start + _AT_ONCE]
+                    for row, found in zip(some, pool.map(lambda row: _look(content[row]["image"]), some), strict=True):
+                        if isinstance(found, BadImage):
+                            unreadable[role][row] = LeftOut(found.kind, str(found))
+                        elif found.note is not None:
+                            noted[role][row] = found.note
+                        yield None if isinstance(found, BadImage) else found
+
+        for role, table in tables.items():
+            looks[role] = keep_looks(() if table.content is None else seen(role, table.content), len(table.ids))
+            fingerprints[role] = picture_fingerprints(looks[role])
+        problems = [] if self.data.on_bad_image == "skip" else _bad_image_problems(tables, unreadable)
+        return Scan(fingerprints, looks, noted, unreadable, problems)
+
+    def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> ImageSamples:
+        """Pictures as evaluation sees them, or as training does: augmented."""
+        assert isinstance(preprocessor, TimmWrapperImageProcessor)
+        return ImageSamples(
+            dataset,
+            preprocessor,
+            augmentation=self.data.augmentation,
+            background=self.data.background,
+            seed=seed,
+            train=train,
+            views=self.data.augmentation_views,
+        )
+
+    def words(self, dataset: Dataset) -> Iterable[str]:
+        """None."""
+        return ()
+
+    def num_views(self, *, train: bool) -> int:
+        """As many as the recipe says of training pictures that are augmented; else one."""
+        return self.data.augmentation_views if train and self.data.augmentation != "none" else 1
+
+    def facts(self, samples: ImageSamples) -> dict[str, Any]:
+        """Sizes of the pictures."""
+        return {"image": picture_facts(samples)}
+
+    def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
+        """Nothing: there is no tokenizer."""
+        return Reading()
+
+    def original(self, samples: ImageSamples, dataset: Dataset, place: int) -> bytes:
+        """The bytes of the file."""
+        original = samples.original(place)
+        return Path(original).read_bytes() if isinstance(original, str) else original
+
+    def two_examples(self, samples: ImageSamples) -> list[dict[str, Any]]:
+        """The first two pictures, or the first one twice."""
+        return [samples[0, index % len(samples)] for index in range(2)]
+
+
+def _look(stored: Mapping[str, Any]) -> Look | BadImage:
+    try:
+        return inspect(stored["bytes"] if stored["bytes"] is not None else stored["path"])
+    except BadImage as error:
+        return error
+
+
+def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, LeftOut]]) -> list[Problem]:
+    problems = [Problem(tables[role].ids[row], reason.why) for role in tables for row, reason in unreadable[role].items()]
+    if problems:
+        last = problems[-1]
+        problems[-1] = Problem(
+            last.where, last.what, ("repair or remove the files, or leave them out and have them counted: data.on_bad_image=skip",)
+        )
+    return problems

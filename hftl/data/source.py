@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,16 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
 from hftl.data.columns import Strings, blocks, on_disk, pick
+from hftl.data.content import content_of
 from hftl.data.duplicates import (
     LeftOut,
     duplicate_facts,
     duplicate_problems,
     find_duplicates,
-    keep_looks,
     number_contents,
     pick_looks,
-    picture_fingerprints,
     rows_to_drop,
     set_fingerprints,
-    text_fingerprints,
 )
 from hftl.data.layout import Role
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
@@ -42,13 +39,9 @@ from hftl.data.targets import class_numbers, class_problems
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
-from hftl.wording import listed
 
 if TYPE_CHECKING:
-    from hftl.data.decoding import BadImage, Look, Note
-
-_AT_ONCE = 512
-"""Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -91,23 +84,19 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         problems += _column_problems(role, table, data)
     names, labels, label_problems = class_numbers(tables, data)
     problems += label_problems
-    looks, noted, unreadable = _look_at(tables, data)
-    if isinstance(data, ImageData) and data.on_bad_image == "error":
-        problems += _bad_image_problems(tables, unreadable)
-    fingerprints = _fingerprints(tables, looks)
-    contents = number_contents(fingerprints)
+    scan = content_of(data).scan(tables)
+    problems += scan.problems
+    contents = number_contents(scan.fingerprints)
     for role, found in contents.items():
-        if data.kind == "text" and tables[role].content is not None and len(found) and (found < 0).all():
-            what = f'all {len(found):,} texts in the column "{content_column(data)}" are empty'
-            problems.append(Problem(f'split "{tables[role].name}"', what, (f"columns there are: {listed(tables[role].columns)}",)))
         found[labels[role] < 0] = -1
     duplicates = find_duplicates(contents, labels)
+    unreadable: Mapping[Role, Mapping[int, LeftOut]] = {role: scan.unreadable.get(role, {}) for role in tables}
     left_out = unreadable
     if data.on_duplicate == "error":
         problems += duplicate_problems(duplicates, tables, labels, names, data.kind)
     elif data.on_duplicate == "drop":
         dropped = rows_to_drop(duplicates, contents, tables, labels, names, data.kind)
-        left_out = {role: unreadable[role] | dropped[role] for role in tables}
+        left_out = {role: {**unreadable[role], **dropped[role]} for role in tables}
     # Classes are counted over what is left.
     kept = {role: np.delete(np.arange(len(table.ids), dtype=np.int32), list(left_out[role])) for role, table in tables.items()}
     problems += class_problems(tables, kept, labels, names)
@@ -119,7 +108,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
     notes = [
-        {"id": tables[role].ids[row], "kind": note.kind, "note": note.text} for role in tables for row, note in noted[role].items()
+        {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
+        for role, noted in scan.notes.items()
+        for row, note in noted.items()
     ]
     facts = {
         "source": data.source,
@@ -127,14 +118,14 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "config": data.config,
         "kind": data.kind,
         "format": source.format,
-        "fingerprint": set_fingerprints(fingerprints, labels, names),
+        "fingerprint": set_fingerprints(scan.fingerprints, labels, names),
         "label_names": list(names),
         "splits": {
             role: split_facts(Strings(split, "id"), memoryview(labels[origin[role]][rows[role]]), names)
             for role, split in result.items()
         },
-        "contents": {role: _digest(fingerprints[origin[role]], rows[role]) for role in rows},
-        **({"test_rows": _digest_of_any_order(fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
+        "contents": {role: _digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
+        **({"test_rows": _digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
         **_how_divided(data, tables, seed),
         **_how_streamed(source, tables),
         "skipped": [
@@ -153,7 +144,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         names,
         facts,
         contents={role: contents[origin[role]][rows[role]] for role in rows},
-        looks={role: pick_looks([looks[origin[role]]], rows[role]) for role in rows} if data.kind == "image" else {},
+        looks={role: pick_looks([scan.looks[origin[role]]], rows[role]) for role in rows if scan.looks},
     )
 
 
@@ -172,57 +163,6 @@ def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> li
     return problems + table.problems
 
 
-def _look_at(
-    tables: Mapping[Role, Table], data: TextData | ImageData
-) -> tuple[dict[Role, np.ndarray], dict[Role, dict[int, Note]], dict[Role, dict[int, LeftOut]]]:
-    """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used.
-
-    Nothing for texts.
-    """
-    looks: dict[Role, np.ndarray] = {}
-    noted: dict[Role, dict[int, Note]] = {role: {} for role in tables}
-    unreadable: dict[Role, dict[int, LeftOut]] = {role: {} for role in tables}
-    if isinstance(data, TextData):
-        return looks, noted, unreadable
-    # Imported here because a run on texts needs neither Albumentations nor OpenCV.
-    from hftl.data.decoding import BadImage, inspect
-
-    def look(stored: dict[str, Any]) -> Look | BadImage:
-        try:
-            return inspect(stored["bytes"] if stored["bytes"] is not None else stored["path"])
-        except BadImage as error:
-            return error
-
-    def seen(role: Role, content: Dataset) -> Iterator[Look | None]:
-        rows = range(len(content))
-        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
-            for start in rows[::_AT_ONCE]:
-                some = rows[start : start + _AT_ONCE]
-                for row, found in zip(some, pool.map(lambda row: look(content[row]["image"]), some), strict=True):
-                    if isinstance(found, BadImage):
-                        unreadable[role][row] = LeftOut(found.kind, str(found))
-                    elif found.note is not None:
-                        noted[role][row] = found.note
-                    yield None if isinstance(found, BadImage) else found
-
-    for role, table in tables.items():
-        looks[role] = keep_looks(() if table.content is None else seen(role, table.content), len(table.ids))
-    return looks, noted, unreadable
-
-
-def _fingerprints(tables: Mapping[Role, Table], looks: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
-    """16 bytes for the content of every row; zeros where a table cannot be used. (N, 2) uint64"""
-    fingerprints = {}
-    for role, table in tables.items():
-        if role in looks:
-            fingerprints[role] = picture_fingerprints(looks[role])
-        elif table.content is not None:
-            fingerprints[role] = text_fingerprints(table.content)
-        else:
-            fingerprints[role] = np.zeros((len(table.ids), 2), dtype=np.uint64)
-    return fingerprints
-
-
 def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
     """SHA-256 of the fingerprints of some rows, in hex."""
     digest = hashlib.sha256()
@@ -234,16 +174,6 @@ def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
 def _digest_of_any_order(fingerprints: np.ndarray) -> str:
     """SHA-256 of the fingerprints of rows, in hex, the same in whichever order the rows are. (N, 2)"""
     return _digest(fingerprints, np.lexsort(fingerprints.T))
-
-
-def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, LeftOut]]) -> list[Problem]:
-    problems = [Problem(tables[role].ids[row], reason.why) for role in tables for row, reason in unreadable[role].items()]
-    if problems:
-        last = problems[-1]
-        problems[-1] = Problem(
-            last.where, last.what, ("repair or remove the files, or leave them out and have them counted: data.on_bad_image=skip",)
-        )
-    return problems
 
 
 def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:

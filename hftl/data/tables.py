@@ -60,7 +60,7 @@ from hftl.wording import listed
 def open_tables(data: TextData | ImageData, root: Path) -> Source:
     """Tables named by split, such as train.parquet, or as train-00000-of-00002.parquet with its neighbour; or folders of them."""
     folders, files = list_folder(root)
-    by_split = by_split(data, files, needed=(content_column(data),))
+    by_split = files_by_split(data, files, needed=(content_column(data),))
     tables = {file for group in by_split.values() for file in group}
     inside: dict[str, list[Path]] = {}
     if not train_of(data, list(by_split)):
@@ -103,7 +103,7 @@ def is_table(file: Path) -> bool:
     return file.suffix.lower() in TABLES and not is_about(file)
 
 
-def by_split(data: TextData | ImageData, files: Iterable[Path], *, needed: Sequence[str]) -> dict[str, list[Path]]:
+def files_by_split(data: TextData | ImageData, files: Iterable[Path], *, needed: Sequence[str]) -> dict[str, list[Path]]:
     """The tables among some files by the split that their names speak of.
 
     Where some table has the columns that are `needed`, one that has not is none of the data set unless its whole name is that of a

@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any, Literal
@@ -24,8 +24,14 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from hftl.data.columns import Strings, integers
-from hftl.data.loader import transfer, width_multiple
+from hftl.data.content import Reading, Scan
+from hftl.data.duplicates import no_fingerprints, text_fingerprints
+from hftl.data.layout import Role
+from hftl.data.loader import Samples, transfer, width_multiple
+from hftl.data.rows import Table
 from hftl.errors import Problem, RecipeError
+from hftl.recipe import TextData
+from hftl.wording import listed
 
 _LAYOUT = "hftl-tokens-1"  # part of the cache's key: change it whenever what `_tokenise` computes changes
 _FEATURES = Features(
@@ -36,6 +42,9 @@ _FEATURES = Features(
         "unknown": Value("int32"),
     }
 )
+
+ENGLISH = "the film was slow at the start but the ending is good and the actors were fine"
+"""What every tokenizer is measured against: one that reads this letter by letter reads everything so."""
 
 
 class TextSamples:
@@ -295,3 +304,58 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
     parts = [_LAYOUT, dataset._fingerprint, state, tokenizer.unk_token, tokenizer.truncation_side, max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Texts:
+    """A text an example; see `hftl.data.content`."""
+
+    def __init__(self, data: TextData) -> None:
+        self.data = data
+
+    def scan(self, tables: Mapping[Role, Table]) -> Scan:
+        """Fingerprints of the texts; a split of nothing but empty ones is refused."""
+        fingerprints, problems = no_fingerprints(tables), list[Problem]()
+        for role, table in tables.items():
+            if table.content is not None and len(table.ids):
+                fingerprints[role] = text_fingerprints(table.content)
+                if not fingerprints[role].any():
+                    what = f'all {len(table.ids):,} texts in the column "{self.data.text_column}" are empty'
+                    problems.append(Problem(f'split "{table.name}"', what, (f"columns there are: {listed(table.columns)}",)))
+        return Scan(fingerprints, problems=problems)
+
+    def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> TextSamples:
+        """Texts as tokens, the same in training and evaluation."""
+        assert isinstance(preprocessor, PreTrainedTokenizerBase)
+        return TextSamples(dataset, preprocessor, max_length=self.data.max_length)
+
+    def words(self, dataset: Dataset) -> Iterable[str]:
+        """The texts."""
+        return Strings(dataset, "text")
+
+    def num_views(self, *, train: bool) -> int:
+        """One."""
+        return 1
+
+    def facts(self, samples: TextSamples) -> dict[str, Any]:
+        """Lengths and unknown words."""
+        return {"text": text_facts(samples)}
+
+    def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
+        """Lengths in tokens of every split, and how the tokenizer reads the scripts of train beside English."""
+        lengths = {}
+        for role, dataset in splits.items():
+            made = samples.get(role) or self.samples(dataset, preprocessor, seed=seed, train=False)
+            assert isinstance(made, TextSamples)
+            lengths[role] = text_facts(made)
+        english = script_facts(Dataset.from_dict({"text": [ENGLISH]}), preprocessor)["Latin"]["tokens_per_letter"]
+        scripts = script_facts(splits["train"].select_columns("text"), preprocessor)
+        return Reading(lengths, {"scripts": scripts, "english": english})
+
+    def original(self, samples: TextSamples, dataset: Dataset, place: int) -> str:
+        """The text."""
+        return str(dataset[place]["text"])
+
+    def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
+        """Two texts of 13 and 9 tokens."""
+        tokens = (samples[0, index % len(samples)]["input_ids"] for index in range(2))
+        return [{"input_ids": np.resize(ids, length)} for ids, length in zip(tokens, (13, 9), strict=True)]

@@ -1,0 +1,99 @@
+"""What an example is: the columns that it comes from, what a scan of every row finds, and the samples that are made of it.
+
+Reading, dividing, training and serving ask a `Content` and do not ask which it is. A further kind is a class beside `Texts` and
+`Pictures`, a section of the recipe, and a line in `content_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from datasets import Dataset
+
+from hftl.data.duplicates import LeftOut
+from hftl.data.layout import Role
+from hftl.data.loader import Samples
+from hftl.data.rows import Table
+from hftl.errors import Problem
+from hftl.recipe import ImageData, TextData
+
+if TYPE_CHECKING:
+    from hftl.data.decoding import Note
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What looking at every row of the source has found."""
+
+    fingerprints: Mapping[Role, np.ndarray]
+    """16 bytes for the content of every row; zeros for an empty text, and where there is none. (N, 2) uint64"""
+    looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
+    """Of pictures: what reading every one of them has left, on disk. (N,) of `duplicates.LOOK`"""
+    notes: Mapping[Role, Mapping[int, Note]] = field(default_factory=dict)
+    """By row, what is odd about it and used all the same."""
+    unreadable: Mapping[Role, Mapping[int, LeftOut]] = field(default_factory=dict)
+    """By row, why it cannot be used."""
+    problems: list[Problem] = field(default_factory=list)
+    """What is refused."""
+
+
+class Content(Protocol):
+    """One kind of content, as one recipe reads it."""
+
+    def scan(self, tables: Mapping[Role, Table]) -> Scan:
+        """Look at every row of the source once."""
+
+    def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> Samples:
+        """A split as the model takes it, with the recipe's augmentation where `train`.
+
+        Args:
+            dataset: columns `id`, the content's, and `label`, as `load_splits` makes them.
+            preprocessor: the classifier's tokenizer or image processor.
+            seed: of the augmentation.
+            train: whether the model learns from it.
+
+        Raises:
+            RecipeError: the preprocessor or the augmentation does not fit.
+        """
+
+    def words(self, dataset: Dataset) -> Iterable[str]:
+        """The texts of a split, from which a vocabulary is taken; none of pictures."""
+
+    def num_views(self, *, train: bool) -> int:
+        """How many different views of an example there are; 0: a new one in every epoch, which is never worth keeping."""
+
+    def facts(self, samples: Any) -> dict[str, Any]:
+        """What data.json records of the samples of train, under the name of the kind."""
+
+    def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
+        """How the preprocessor reads the splits, for the audit; `samples` are those that were made already."""
+
+    def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes:
+        """An example as it came: a text, or the bytes of a picture's file."""
+
+    def two_examples(self, samples: Any) -> list[dict[str, Any]]:
+        """Two samples that show how a model uses its inputs."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a tokenizer reads the texts of a run; empty of pictures."""
+
+    lengths: Mapping[Role, Mapping[str, Any]] = field(default_factory=dict)
+    """For each split what `text_facts` says."""
+    tokens: Mapping[str, Any] | None = None
+    """How it reads the scripts that the texts are written in."""
+
+
+def content_of(data: TextData | ImageData) -> Content:
+    """The content that a section of a recipe describes."""
+    if isinstance(data, TextData):
+        from hftl.data.text import Texts
+
+        return Texts(data)
+    from hftl.data.image import Pictures  # a run on texts needs neither Albumentations nor OpenCV
+
+    return Pictures(data)
