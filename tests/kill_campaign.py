@@ -185,7 +185,7 @@ def table(results: dict[str, Any]) -> str:
 def cases(folder: Path) -> list[Case]:
     """The kinds of run; what they read is written into the folder."""
     reads = TextData(source=REVIEWS, max_length=40, max_train_samples=32, max_validation_samples=20, max_test_samples=20)
-    often = RunSettings(batch_size=16, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0)
+    often = RunSettings(batch_size=16, precision="fp32", log_every=1, checkpoint_minutes=0)
     texts = Recipe(
         name="texts",
         data=reads,
@@ -212,7 +212,7 @@ def cases(folder: Path) -> list[Case]:
             "top": Stage(unfreeze="last 3", lr=1e-3, optimizer="rmsprop", epochs=2),
             "all": Stage(unfreeze="all", lr=1e-3),
         },
-        run=often.model_copy(update={"batch_size": 8, "gradient_accumulation": 2, "workers": 1}),
+        run=often.model_copy(update={"batch_size": 8, "gradient_accumulation": 2, "evaluation_batch_size": 8, "workers": 1}),
     )
     focal = Recipe(
         name="focal",

@@ -421,7 +421,8 @@ def take_a_step(experiment: Experiment, stage: str) -> None:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     before = group_hashes(tensors, chain)
     freeze(model, chain, trains)
-    optimizer = make_optimizer(spec, param_groups(model, chain, spec))
+    assert not isinstance(spec.optimizer, str)
+    optimizer = make_optimizer(spec.optimizer, param_groups(model, chain, spec), lr=spec.lr)
     train_mode(model, chain, trains)
     inputs, labels = batch_of(experiment, experiment.splits.train, train=True)
     loss = torch.nn.functional.cross_entropy(model(**inputs).logits, labels)

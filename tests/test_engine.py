@@ -22,7 +22,7 @@ from transformers import pipeline
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.files import read_json, write_json
-from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
+from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
@@ -42,7 +42,7 @@ def tiny_recipe(*changes: str) -> Recipe:
         model=Transformer(checkpoint=BERT_NANO),
         stages={
             "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
-            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.1),
+            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.1)),
         },
         run=RunSettings(batch_size=16, precision="fp32", log_every=2),
     )
@@ -108,7 +108,11 @@ def test_the_metrics_can_be_recomputed_from_the_stored_predictions(run: RunDirec
 def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
     # A rate of 30 throws the weights far away in the second epoch of a schedule that starts near 0.
     recipe = tiny_recipe(
-        "stages.head.epochs=1", "stages.top.epochs=3", "stages.top.warmup=0.9", "stages.top.lr=3", "stages.top.max_grad_norm=null"
+        "stages.head.epochs=1",
+        "stages.top.epochs=3",
+        "stages.top.schedule.warmup=0.9",
+        "stages.top.lr=3",
+        "stages.top.max_grad_norm=null",
     )
     run = train(recipe, tmp_path / "run")
     rows = [r for r in run.read_history() if r["event"] == "evaluation" and r["stage"] == "top"]
@@ -117,7 +121,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
     assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(rows[best]["validation"]["log_loss"], rel=1e-4)
 
 
-RUINED = ("stages.top.lr=30", "stages.top.max_grad_norm=null", "stages.top.warmup=0")
+RUINED = ("stages.top.lr=30", "stages.top.max_grad_norm=null", "stages.top.schedule.warmup=0")
 """A rate that throws the weights away from the first step on."""
 
 

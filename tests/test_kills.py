@@ -38,7 +38,7 @@ RECIPE = Recipe(
     model=Transformer(checkpoint=BERT_NANO),
     # 50 examples / 10 a step = 5 steps an epoch: 5 steps in the first stage, 20 in the second.
     stages={"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3, epochs=4, schedule="cosine")},
-    run=RunSettings(batch_size=10, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0),
+    run=RunSettings(batch_size=10, precision="fp32", log_every=1, checkpoint_minutes=0),
 )
 STEPS = 25
 SEVERAL = """import sys

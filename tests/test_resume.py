@@ -28,7 +28,19 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
 from hftl.files import read_json, read_json_lines, write_json
-from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import (
+    BiLSTM,
+    CosineSchedule,
+    ImageData,
+    Recipe,
+    RunSettings,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    Transformer,
+    override,
+)
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
@@ -38,11 +50,11 @@ from hftl.training.journal import Journal
 
 STAGES = {
     "head": Stage(unfreeze="head", lr=1e-3, epochs=1),
-    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.2),
+    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.2)),
     "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
 }
 READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
-RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8, tokens_per_batch=256)
+RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, tokens_per_batch=256)
 
 
 def bert(*changes: str) -> Recipe:
@@ -161,7 +173,7 @@ def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, mon
 def test_a_resume_goes_on_from_the_best_weights_and_not_from_those_of_a_stage_that_was_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruined = bert("stages.top.lr=30", "stages.top.warmup=0", "stages.top.max_grad_norm=null", "run.metric=log_loss")
+    ruined = bert("stages.top.lr=30", "stages.top.schedule.warmup=0", "stages.top.max_grad_norm=null", "run.metric=log_loss")
     whole = train(ruined, tmp_path / "whole")
     assert [r["kept"] for r in whole.read_history() if r["event"] == "stage_end"][:2] == [True, False]
     for step in (7, 10):  # inside the stage that is not kept, and in the one after it
@@ -261,7 +273,7 @@ def test_gradient_accumulation_and_another_number_of_workers_change_nothing(
     whole = train(bert(accumulated), tmp_path / "whole")
     with signal_at(monkeypatch, step=5), pytest.raises(Stopped):
         train(bert(accumulated), tmp_path / "run")
-    changed = bert(accumulated, "run.workers=1", "run.log_every=2", "run.evaluation_batch_size=8", "run.checkpoint_minutes=0")
+    changed = bert(accumulated, "run.workers=1", "run.log_every=2", "run.checkpoint_minutes=0")
     assert_same_run(whole, train(changed, tmp_path / "run", resume=True))
 
 

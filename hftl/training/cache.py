@@ -43,7 +43,7 @@ from hftl.store import SPARE, Builder, NoRoom, Rows
 from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
 from hftl.training.experiment import Experiment, looks
 from hftl.training.journal import Journal
-from hftl.training.machine import loader_workers, tokens_per_batch
+from hftl.training.machine import evaluation_batch_size, loader_workers, tokens_per_batch
 
 _LAYOUT = "hftl-activations-2"  # part of the key: change it whenever what is stored changes, or how glove_modeling.py rounds
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -199,7 +199,7 @@ class Build:
     def plan_of_batches(self) -> str:
         """What decides in which batches a prefix computes, and so how its sums round."""
         widths = f"{WIDTH} {MANY} {SHORT} {SHORT_WIDTH}"
-        return f"{self.recipe.run.evaluation_batch_size} {self.tokens_per_batch} {widths}"
+        return f"{evaluation_batch_size(self.recipe)} {self.tokens_per_batch} {widths}"
 
     @property
     def tokens_per_batch(self) -> int:
@@ -339,7 +339,7 @@ class Prefix:
             build.journal.say("  if it came from another activation before the interruption, sums round differently from here on")
         batches = evaluation_batches(
             _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
-            batch_size=build.recipe.run.evaluation_batch_size,
+            batch_size=evaluation_batch_size(build.recipe),
             tokens_per_batch=build.tokens_per_batch,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,

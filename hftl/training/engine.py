@@ -269,8 +269,9 @@ def _train_stage(
     if recipe.run.compile:
         boundary = experiment.boundaries.get(name)
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
-    optimizer = make_optimizer(stage, param_groups(working, chain, stage))
-    schedule = make_schedule(optimizer, stage, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
+    assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str) and not isinstance(stage.loss, str)
+    optimizer = make_optimizer(stage.optimizer, param_groups(working, chain, stage), lr=stage.lr)
+    schedule = make_schedule(optimizer, stage.schedule, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(working, chain)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
@@ -279,7 +280,7 @@ def _train_stage(
     else:
         load_training_state(checkpoint, accelerator)
     weights = class_weights(stage, class_counts(experiment), experiment.splits.label_names)
-    example_loss = make_loss(stage, weights)
+    example_loss = make_loss(stage.loss, weights)
     cost = Cost(progress)
 
     def save(progress: Progress) -> None:

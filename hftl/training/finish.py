@@ -31,7 +31,7 @@ from hftl.training.cache import loader_processes
 from hftl.training.checkpoint import Progress
 from hftl.training.experiment import Experiment, make_samples, serving_samples
 from hftl.training.journal import Journal
-from hftl.training.machine import tokens_per_batch
+from hftl.training.machine import evaluation_batch_size, tokens_per_batch
 from hftl.training.sittings import look_at_threads, note_sitting, sittings
 from hftl.training.together import main_first
 from hftl.training.watch import Watch
@@ -92,7 +92,7 @@ def predict_split(
     """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches."""
     batches = evaluation_batches(
         samples,
-        batch_size=recipe.run.evaluation_batch_size,
+        batch_size=evaluation_batch_size(recipe),
         tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,

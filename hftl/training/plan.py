@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from hftl.files import read_json, to_json
 from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Recipe, Stage
 from hftl.run import RunDirectory
-from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
+from hftl.training.stage import decayed_parameters, group_rates, optimizer_numbers
 from hftl.wording import duration, percent, size
 
 
@@ -214,11 +215,12 @@ def build_plan(
         RecipeError: a stage names a layer group that the model does not have.
     """
     resolved = resolve_stages(recipe, chain, source=source)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    of_group = {group: sum(sizes[name] for name in chain.parameters[group]) for group in chain.names}
+    shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {group: [shape[name] for name in chain.parameters[group]] for group in chain.names}
+    of_group = {group: sum(math.prod(each) for each in shapes[group]) for group in chain.names}
     decayed = decayed_parameters(model)
     stages = tuple(
-        _stage_plan(name, stage, recipe, resolved[name], of_group, chain, decayed, train_examples, forward, (kept or {}).get(name))
+        _stage_plan(name, stage, recipe, resolved[name], shapes, chain, decayed, train_examples, forward, (kept or {}).get(name))
         for name, stage in recipe.stages.items()
     )
     flops = sum(stage.flops for stage in stages)
@@ -240,7 +242,7 @@ def _stage_plan(
     stage: Stage,
     recipe: Recipe,
     trains: tuple[str, ...],
-    parameters: Mapping[str, int],
+    shapes: Mapping[str, Sequence[Sequence[int]]],
     chain: Chain,
     decayed: set[str],
     train_examples: int,
@@ -249,6 +251,8 @@ def _stage_plan(
 ) -> StagePlan:
     batch_size = stage.batch_size or recipe.run.batch_size
     rates = group_rates(chain.names, stage)
+    assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str) and not isinstance(stage.loss, str)
+    parameters = {group: sum(math.prod(shape) for shape in shapes[group]) for group in chain.names}
     trainable = sum(parameters[group] for group in trains)
     seen = train_examples * stage.epochs
     flops = seen * step_flops(forward, trains)
@@ -263,12 +267,12 @@ def _stage_plan(
         epochs=stage.epochs,
         batch_size=batch_size,
         steps=stage.epochs * steps_per_epoch(train_examples, batch_size),
-        optimizer=stage.optimizer,
-        schedule=stage.schedule,
-        loss=stage.loss,
+        optimizer=stage.optimizer.kind,
+        schedule=stage.schedule.kind,
+        loss=stage.loss.kind,
         trainable_parameters=trainable,
         trainable_share=trainable / sum(parameters.values()),
-        optimizer_bytes=4 * optimizer_slots(stage) * trainable,
+        optimizer_bytes=4 * optimizer_numbers(stage.optimizer, [shape for group in trains for shape in shapes[group]]),
         cached_up_to=None if kept is None else kept.group,
         cache_bytes=0.0 if kept is None else kept.bytes,
         flops=flops,
