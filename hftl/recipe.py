@@ -407,7 +407,9 @@ class FocalLoss(_Choice):
 Loss = CrossEntropyLoss | FocalLoss
 
 if TYPE_CHECKING:  # what a stage may be given; it keeps the section
-    AnyOptimizer, AnySchedule, AnyLoss = str | Optimizer, str | Schedule, str | Loss
+    AnyOptimizer = str | Optimizer
+    AnySchedule = str | Schedule
+    AnyLoss = str | Loss
 else:
 
     def _word_or_section(union: Any) -> Any:

@@ -56,7 +56,7 @@ def trained(model: Tiny, chain: Chain, stage: Stage, *, steps: int = 3) -> None:
     trains = chain.select(stage.unfreeze)
     freeze(model, chain, trains)
     train_mode(model, chain, trains)
-    optimizer = make_optimizer(AdamW(), param_groups(model, chain, stage), lr=stage.lr)
+    optimizer = make_optimizer(AdamW(), model, param_groups(model, chain, stage), lr=stage.lr)
     for _ in range(steps):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(torch.randn(16, 4)), torch.randint(3, (16,)))

@@ -102,7 +102,7 @@ def test_unfreezing_a_group_keeps_the_other_learning_rates() -> None:
     rates = []
     for unfreeze in ("last 2", "last 3", "all"):
         groups = param_groups(model, chain, stage(unfreeze=unfreeze, layer_decay=0.5, head_lr_multiplier=3))
-        rates.append({group["name"]: group["lr"] for group in groups})
+        rates.append({group.name: group.lr for group in groups})
     assert rates[0] == {"layer.1": 5e-4, "head": 3e-3}
     assert rates[1] == {"layer.0": 2.5e-4, **rates[0]}
     assert rates[2] == {"embeddings": 1.25e-4, **rates[1]}
@@ -111,7 +111,7 @@ def test_unfreezing_a_group_keeps_the_other_learning_rates() -> None:
 def test_weight_decay_is_off_for_biases_norms_and_embeddings() -> None:
     model, chain = tiny()
     assert decayed_parameters(model) == {"layer.0.0.weight", "layer.1.0.weight", "head.weight"}
-    decays = {name: g["weight_decay"] for g in param_groups(model, chain, stage(weight_decay=0.1)) for name in g["parameter_names"]}
+    decays = {name: g.weight_decay for g in param_groups(model, chain, stage(weight_decay=0.1)) for name in g.parameters}
     assert {name for name, decay in decays.items() if decay == 0.1} == decayed_parameters(model)
     assert set(decays) == {name for name, _ in model.named_parameters()}
 
@@ -155,7 +155,7 @@ def test_frozen_groups_keep_every_weight_and_buffer_and_the_others_move(optimize
     freeze(model, chain, trains)
     train_mode(model, chain, trains)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    take_steps(model, make_optimizer(optimizer, param_groups(model, chain, stage(unfreeze=unfreeze)), lr=1e-3), steps=3)
+    take_steps(model, make_optimizer(optimizer, model, param_groups(model, chain, stage(unfreeze=unfreeze)), lr=1e-3), steps=3)
     moved = {chain.group_of(name) for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == set(trains)
 
@@ -168,7 +168,7 @@ def test_a_group_with_half_the_rate_takes_half_the_step(optimizer: Optimizer) ->
         model.double()  # a step of SGD is near what float32 rounds
         before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
         asked = stage(layer_decay=decay, head_lr_multiplier=3, weight_decay=0)
-        take_steps(model.eval(), make_optimizer(optimizer, param_groups(model, chain, asked), lr=asked.lr), steps=1)
+        take_steps(model.eval(), make_optimizer(optimizer, model, param_groups(model, chain, asked), lr=asked.lr), steps=1)
         steps.append({name: tensor.detach() - before[name] for name, tensor in model.named_parameters()})
     for name, share in {"embeddings": 0.125, "layer.0.0": 0.25, "layer.1.0": 0.5, "head": 1.0}.items():
         whole, part = (step[f"{name}.weight"] for step in steps)
@@ -180,7 +180,7 @@ def test_a_group_with_half_the_rate_takes_half_the_step(optimizer: Optimizer) ->
 def test_weight_decay_alone_moves_matrices_and_nothing_else(optimizer: Optimizer) -> None:
     model, chain = tiny()
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    steps = make_optimizer(optimizer, param_groups(model, chain, stage(weight_decay=0.1)), lr=1e-3)
+    steps = make_optimizer(optimizer, model, param_groups(model, chain, stage(weight_decay=0.1)), lr=1e-3)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     steps.step()
@@ -197,7 +197,7 @@ def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -
         for optimizer in OPTIMIZERS:
             model, chain = tiny()
             train_mode(model, chain, ("head",))  # dropout is off: what is seen are the steps
-            made = make_optimizer(optimizer, param_groups(model, chain, stage(layer_decay=0.5)), lr=1e-3)
+            made = make_optimizer(optimizer, model, param_groups(model, chain, stage(layer_decay=0.5)), lr=1e-3)
             parts += [model, made, make_schedule(made, LinearSchedule(warmup=0.3), steps=8, steps_per_epoch=4)]
         accelerator.free_memory()
         parts = list(accelerator.prepare(*parts))
@@ -221,7 +221,7 @@ def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -
 def test_optimizer_memory_is_what_a_step_leaves_behind(optimizer: Optimizer) -> None:
     model = nn.ModuleDict({"conv": nn.Conv2d(3, 5, 2), "head": nn.Linear(4, 3)})
     chain = Chain(model, [LayerGroup("conv", ("conv",)), LayerGroup("head", ("head",))])
-    made = make_optimizer(optimizer, param_groups(model, chain, stage()), lr=1e-3)
+    made = make_optimizer(optimizer, model, param_groups(model, chain, stage()), lr=1e-3)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     made.step()

@@ -41,7 +41,7 @@ from hftl.models.chain import Chain
 from hftl.recipe import Recipe
 from hftl.store import SPARE, Builder, NoRoom, Rows
 from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
-from hftl.training.experiment import Experiment, looks
+from hftl.training.experiment import Experiment, num_views
 from hftl.training.journal import Journal
 from hftl.training.machine import evaluation_batch_size, loader_workers, tokens_per_batch
 
@@ -56,7 +56,7 @@ ATTEMPTS = 2
 class StoredSamples:
     """Samples of which the activation at a boundary is stored; what else they are, they stay.
 
-    `views` is how many looks a sample has: row ``index * views + epoch % views`` is what epoch `epoch` sees of it.
+    `views` is how many views a sample has: row ``index * views + epoch % views`` is what epoch `epoch` sees of it.
     """
 
     def __init__(self, samples: Samples, rows: Rows, boundary: Boundary, *, views: int) -> None:
@@ -149,7 +149,7 @@ def computed_once(
         earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
         prefix = Prefix(build, working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
         for split, own in samples.items():
-            if views := looks(recipe, train=split == "train"):
+            if views := num_views(recipe, train=split == "train"):
                 kept[split] = prefix.stored(own, views)
     for own in kept.values():
         if isinstance(own, ImageSamples):

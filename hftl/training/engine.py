@@ -31,7 +31,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hftl.data.audit import Audit
-from hftl.data.loader import Samples, steps_per_epoch, training_batches
+from hftl.data.loader import Samples, training_batches
 from hftl.errors import RunError
 from hftl.evaluation.metrics import quick_metrics
 from hftl.facts import continued, with_facts
@@ -40,7 +40,7 @@ from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.fast_training import use_fast_training
 from hftl.names import as_rank
-from hftl.recipe import ImageData, Recipe, Stage
+from hftl.recipe import ImageData, Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
 from hftl.training.cache import computed_once, loader_processes
@@ -76,8 +76,9 @@ from hftl.training.machine import disk_errors, make_accelerator, others_alive, p
 from hftl.training.origin import base_record, check_same_base, other_versions, pinned
 from hftl.training.plan import Plan, plan_on_record
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
+from hftl.training.resolved import ResolvedStage
 from hftl.training.sittings import look_at_threads, note_cache, note_sitting, sittings
-from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, param_groups, shard_units, train_mode
+from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
 from hftl.training.threads import Threads
 from hftl.training.together import check_same, claim_together, main_first, one_answer
 from hftl.training.watch import Cost, Watch
@@ -253,11 +254,8 @@ def _train_stage(
 ) -> Progress:
     """Train one stage, from its start or from a checkpoint inside it; the host model then holds the best weights so far."""
     recipe, host, chain = experiment.recipe, experiment.classifier.model, experiment.classifier.chain
-    name, stage = list(recipe.stages.items())[number]
-    trains = chain.select(stage.unfreeze)
-    batch_size = stage.batch_size or recipe.run.batch_size
-    per_epoch = steps_per_epoch(len(samples["train"]), batch_size)
-    epochs_before = sum(earlier.epochs for earlier in list(recipe.stages.values())[:number])
+    stage = experiment.stages[number]
+    name, trains, per_epoch = stage.name, stage.trains, stage.steps_per_epoch
 
     working = copy.deepcopy(host).to(accelerator.device)
     use_fast_dropout_attention(working)
@@ -269,9 +267,8 @@ def _train_stage(
     if recipe.run.compile:
         boundary = experiment.boundaries.get(name)
         compile_layers(working, chain, trains, door=boundary.door if isinstance(boundary, Boundary) else None)
-    assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str) and not isinstance(stage.loss, str)
-    optimizer = make_optimizer(stage.optimizer, param_groups(working, chain, stage), lr=stage.lr)
-    schedule = make_schedule(optimizer, stage.schedule, steps=per_epoch * stage.epochs, steps_per_epoch=per_epoch)
+    optimizer = make_optimizer(stage.optimizer, working, stage.param_groups, lr=stage.lr)
+    schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=per_epoch)
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(working, chain)
     model, optimizer, schedule = accelerator.prepare(working, optimizer, schedule)
@@ -279,7 +276,7 @@ def _train_stage(
         progress = replace(progress, hashes=group_hashes(tensors_of(host), chain))
     else:
         load_training_state(checkpoint, accelerator)
-    weights = class_weights(stage, class_counts(experiment), experiment.splits.label_names)
+    weights = class_weights(recipe.stages[name], class_counts(experiment), experiment.splits.label_names)
     example_loss = make_loss(stage.loss, weights)
     cost = Cost(progress)
 
@@ -303,7 +300,7 @@ def _train_stage(
         stages=len(recipe.stages),
         step=progress.step,
         done=progress.epoch * per_epoch + progress.offset,
-        steps=per_epoch * stage.epochs,
+        steps=stage.steps,
         trains=trains,
         resumed=checkpoint is not None,
     )
@@ -315,9 +312,9 @@ def _train_stage(
         step_loss, step_weight, step_index = torch.zeros((), device=accelerator.device), 0.0, list[int]()
         batches = training_batches(
             samples["train"],
-            batch_size=batch_size,
+            batch_size=stage.batch_size,
             seed=recipe.run.seed,
-            epoch=epochs_before + epoch,
+            epoch=stage.epochs_before + epoch,
             start=progress.offset,
             accumulation=recipe.run.gradient_accumulation,
             tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
@@ -409,7 +406,7 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
     return as_rank(metric, value), as_rank("log_loss", validation["log_loss"])
 
 
-def _is_patience_over(stage: Stage, progress: Progress) -> bool:
+def _is_patience_over(stage: ResolvedStage, progress: Progress) -> bool:
     return stage.early_stopping is not None and progress.epoch - progress.best_epoch >= stage.early_stopping
 
 

@@ -32,7 +32,8 @@ from hftl.models.family import Classifier
 from hftl.recipe import ImageData, Recipe, TextData, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
-from hftl.training.plan import Kept, Plan, build_plan, forward_flops, resolve_stages
+from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
+from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import train_mode
 
 # So many training texts tell the plan how long a typical one is.
@@ -64,20 +65,29 @@ class Experiment:
         return forward_flops(self.classifier.model, self.classifier.chain, typical_inputs(self))
 
     @cached_property
+    def stages(self) -> tuple[ResolvedStage, ...]:
+        """The recipe's stages on this model and these data: what the plan shows and the engine trains.
+
+        Raises:
+            RecipeError: a stage names a layer group that the model does not have.
+        """
+        model, chain = self.classifier.model, self.classifier.chain
+        return resolve_stages(self.recipe, model, chain, train_examples=len(self.splits.train))
+
+    @cached_property
     def boundaries(self) -> dict[str, Boundary | NotSeparable]:
         """For each stage with a frozen prefix that computes anything where it ends, or why that cannot be told."""
         model, chain = self.classifier.model, self.classifier.chain
         found: dict[str, Boundary | NotSeparable] = {}
         inputs = _two_examples(self)
-        for name, stage in self.recipe.stages.items():
-            trains = chain.select(stage.unfreeze)
-            prefix = chain.names[: chain.names.index(trains[0])]
+        for stage in self.stages:
+            prefix = chain.names[: chain.names.index(stage.trains[0])]
             if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
-                train_mode(model, chain, trains)
+                train_mode(model, chain, stage.trains)
                 try:
-                    found[name] = find_boundary(model, chain, trains, inputs)
+                    found[stage.name] = find_boundary(model, chain, stage.trains, inputs)
                 except NotSeparable as error:
-                    found[name] = error
+                    found[stage.name] = error
         model.eval()  # type: ignore[no-untyped-call]
         return found
 
@@ -130,7 +140,6 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
     """
     recipe, classifier = experiment.recipe, experiment.classifier
     _check_stages(experiment, source)
-    resolve_stages(recipe, classifier.chain, source=source)
     rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
     lengths = experiment.typical.lengths
     share = None
@@ -140,43 +149,42 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
         budget = tokens_per_batch(recipe, measure or torch.device("cpu"))
         share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
-    kept, remarks = _what_is_kept(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
+    cached, remarks = _cached_prefixes(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
     return build_plan(
-        recipe,
+        experiment.stages,
         classifier.model,
         classifier.chain,
         train_examples=len(experiment.splits.train),
         forward=experiment.forward,
         flops_per_second=rate,
-        kept=kept,
+        cached=cached,
         padding_share=share,
         remarks=[*classifier.facts.get("remarks", ()), *remarks],
-        source=source,
     )
 
 
-def looks(recipe: Recipe, *, train: bool) -> int:
-    """How many different looks at an example there are; 0: a new one in every epoch, which is never worth keeping."""
+def num_views(recipe: Recipe, *, train: bool) -> int:
+    """How many different views of an example there are; 0: a new one in every epoch, which is never worth keeping."""
     if train and isinstance(recipe.data, ImageData) and recipe.data.augmentation != "none":
         return recipe.data.augmentation_views
     return 1
 
 
-def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept], list[str]]:
+def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, CachedPrefix], list[str]]:
     """For each stage what it keeps of its frozen prefix; and for those that could and do not, why."""
     recipe, lengths = experiment.recipe, experiment.typical.lengths
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return {}, ["Under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch."]
-    kept: dict[str, Kept] = {}
+    cached: dict[str, CachedPrefix] = {}
     remarks = []
     for name, boundary in experiment.boundaries.items():
         if isinstance(boundary, NotSeparable):
             remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
             continue
-        examples = looks(recipe, train=True) * len(experiment.splits.train) + len(experiment.splits.validation)
+        examples = num_views(recipe, train=True) * len(experiment.splits.train) + len(experiment.splits.validation)
         tokens = 0.0 if lengths is None else examples * float(np.mean(lengths))
         total = boundary.nbytes(examples=examples, tokens=tokens, bf16=bf16)
-        if not looks(recipe, train=True):
+        if not num_views(recipe, train=True):
             remarks.append(
                 f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
             )
@@ -186,8 +194,8 @@ def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept
                 f" and run.cache_gb is {recipe.run.cache_gb:g}."
             )
         else:
-            kept[name] = Kept(boundary.group, total, looks(recipe, train=True))
-    return kept, remarks
+            cached[name] = CachedPrefix(boundary.group, total, num_views(recipe, train=True))
+    return cached, remarks
 
 
 def _two_examples(experiment: Experiment) -> Mapping[str, torch.Tensor]:
@@ -206,9 +214,13 @@ def _inputs(samples: Samples, chosen: list[dict[str, Any]]) -> Mapping[str, torc
 
 
 def _check_stages(experiment: Experiment, source: str) -> None:
-    """What would stop a later stage after hours, now: class weights, the validation metric, the augmentation."""
+    """What would stop a later stage after hours, now: its layer groups, class weights, the validation metric, the augmentation."""
     recipe, splits = experiment.recipe, experiment.splits
     problems: list[Problem] = []
+    try:
+        experiment.stages  # noqa: B018  # resolved here first
+    except RecipeError as error:
+        problems += error.problems
     counts = class_counts(experiment)
     for name, stage in recipe.stages.items():
         try:

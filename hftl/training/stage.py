@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # it lists no names
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from transformers import get_scheduler
@@ -75,29 +76,33 @@ def decayed_parameters(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared}
 
 
-def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> list[dict[str, Any]]:
-    """Param groups of the groups that train: absolute `lr`, `weight_decay`, `name` (the layer group's) and `parameter_names`.
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters of one layer group that have one rate and one weight decay."""
+
+    name: str
+    """The layer group's."""
+    parameters: tuple[str, ...]
+    """Their names."""
+    lr: float
+    weight_decay: float
+
+
+def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGroup, ...]:
+    """The parameters that a stage trains, input first, each with an absolute rate.
 
     A layer group gives up to two param groups, one with weight decay and one without.
     """
-    parameters, decayed, rates = dict(model.named_parameters()), decayed_parameters(model), group_rates(chain.names, stage)
+    decayed, rates = decayed_parameters(model), group_rates(chain.names, stage)
     groups = []
     for name in chain.select(stage.unfreeze):
         for weight_decay, members in (
-            (stage.weight_decay, [n for n in chain.parameters[name] if n in decayed]),
-            (0.0, [n for n in chain.parameters[name] if n not in decayed]),
+            (stage.weight_decay, tuple(n for n in chain.parameters[name] if n in decayed)),
+            (0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),
         ):
             if members:
-                groups.append(
-                    {
-                        "params": [parameters[n] for n in members],
-                        "parameter_names": members,
-                        "name": name,
-                        "lr": rates[name],
-                        "weight_decay": weight_decay,
-                    }
-                )
-    return groups
+                groups.append(ParamGroup(name, members, lr=rates[name], weight_decay=weight_decay))
+    return tuple(groups)
 
 
 def freeze(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
@@ -147,11 +152,25 @@ def shard_units(model: nn.Module, chain: Chain) -> list[str]:
     return sorted({type(layer).__name__ for layer in called})
 
 
-def make_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimizer:
-    """torch's optimizer of that kind, or timm's where torch has none; `groups` have rates of their own, and `lr` is the stage's.
+def make_optimizer(
+    optimizer: Optimizer, model: nn.Module, param_groups: Sequence[ParamGroup], *, lr: float
+) -> torch.optim.Optimizer:
+    """torch's optimizer of that kind, or timm's where torch has none, for these parameters of the model; `lr` is the stage's own.
 
-    Adam, AdamW and SGD are fused (on a CPU fused AdamW has 4.4 times the default's speed).
+    Its param groups have an absolute `lr`, `weight_decay`, the layer group's `name`, and `parameter_names`. Adam, AdamW and SGD are
+    fused (on a CPU fused AdamW has 4.4 times the default's speed).
     """
+    parameters = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameters[name] for name in group.parameters],
+            "parameter_names": list(group.parameters),
+            "name": group.name,
+            "lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in param_groups
+    ]
     options = {name: value for name, value in optimizer if name != "kind"}
     match optimizer:
         case AdamW():
@@ -209,9 +228,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps
 
     match schedule:
         case ConstantSchedule():
-            return get_scheduler("constant_with_warmup", optimizer, round(schedule.warmup * steps))
+            return get_scheduler("constant_with_warmup", optimizer, round(schedule.warmup * steps))  # type: ignore[no-any-return]
         case LinearSchedule() | CosineSchedule():
-            return get_scheduler(schedule.kind, optimizer, round(schedule.warmup * steps), steps)
+            return get_scheduler(schedule.kind, optimizer, round(schedule.warmup * steps), steps)  # type: ignore[no-any-return]
         case StepSchedule(gamma=gamma):
             every = steps_per_epoch * schedule.every
             return after_warmup(lambda step: gamma ** (step // every), share=schedule.warmup)
