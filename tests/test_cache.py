@@ -217,7 +217,7 @@ def test_a_later_stage_with_a_higher_boundary_starts_from_what_is_stored(tmp_pat
 def test_what_does_not_fit_the_budget_is_computed_in_every_epoch_and_said(tmp_path: Path, cache_folder: Path) -> None:
     # [CLS] of 70 texts: 70 x 128 x 4 bytes = 36 kB; what enters layer.3 is some 30 tokens as much.
     run, said = train(text_recipe("run.cache_gb=0.0001"), tmp_path / "run")
-    assert "do not fit into the cache's 0.1 MB" in said and "computed anew in every epoch" in said
+    assert "do not fit into the cache's 100.0 kB" in said and "computed anew in every epoch" in said
     assert "what enters head is computed once" in said and "what enters layer.3 is computed once" not in said
     plan = read_json(run.plan)
     assert [stage["cached_up_to"] for stage in plan["stages"]] == ["head", None, None]
