@@ -394,7 +394,7 @@ class Roads:
         splits = self._splits[data.kind]
         torch.manual_seed(0)
         try:
-            experiment = Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=()))
+            experiment = Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=()), asked=recipe)
             make_plan(experiment)
         except RecipeError as error:
             [problem] = error.problems

@@ -27,7 +27,7 @@ from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
-from hftl.training import checkpoint, engine, finished
+from hftl.training import checkpoint, engine, finished, open_run, working
 from hftl.training.journal import how_it_compares
 from hftl.training.loss import make_loss
 
@@ -205,7 +205,7 @@ def test_a_resumed_run_with_another_recipe_is_refused_with_the_difference(tmp_pa
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "save_checkpoint", stop)
+    monkeypatch.setattr(open_run, "save_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_recipe(), tmp_path / "run")
     with pytest.raises(RunError, match=r"stages\.top\.lr: 0.001 -> 0.002"):
@@ -251,7 +251,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stop)
+        patched.setattr(open_run, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run")
     train_file = tmp_path / "reviews" / "train.jsonl"
@@ -290,13 +290,13 @@ def test_a_group_that_was_to_train_and_has_not_moved_is_named(tmp_path: Path) ->
 
 def test_a_frozen_group_that_changes_all_the_same_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would where somebody's optimizer, or a BatchNorm in training mode, touched it."""
-    freeze = engine.freeze  # type: ignore[attr-defined]
+    freeze = working.freeze  # type: ignore[attr-defined]
 
     def freeze_and_touch(model: Any, chain: Any, trains: Any) -> None:
         freeze(model, chain, trains)
         model.bert.embeddings.word_embeddings.weight.data[7, 7] += 1e-3
 
-    monkeypatch.setattr(engine, "freeze", freeze_and_touch)
+    monkeypatch.setattr(working, "freeze", freeze_and_touch)
     with pytest.raises(RunError, match="stage head: the frozen group embeddings has changed, a defect of hftl"):
         train(tiny_recipe(), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.json").exists()

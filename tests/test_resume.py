@@ -44,7 +44,7 @@ from hftl.recipe import (
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
-from hftl.training import engine, finish, watch
+from hftl.training import engine, finish, open_run, watch
 from hftl.training.checkpoint import load_progress, save_checkpoint
 from hftl.training.journal import Journal
 
@@ -284,7 +284,7 @@ def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, 
         saved.append(save_checkpoint(folder, *arguments))
         return saved[-1]
 
-    monkeypatch.setattr(engine, "save_checkpoint", noted)
+    monkeypatch.setattr(open_run, "save_checkpoint", noted)
     train(bert("run.checkpoint_minutes=0"), tmp_path / "often")
     # After each of the 12 steps, and after each of the 4 evaluations.
     assert len(saved) == 16
@@ -322,7 +322,7 @@ def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
     with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
         train(bert(), run.path, resume=True)
     write_json(run.environment, read_json(run.environment) | {"precision": "fp32"})
-    monkeypatch.setattr(engine, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
+    monkeypatch.setattr(open_run, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
     engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
     assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
 
@@ -368,7 +368,7 @@ def test_a_run_that_never_saved_starts_again(tmp_path: Path, whole: RunDirectory
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(engine, "save_checkpoint", killed)
+        patched.setattr(open_run, "save_checkpoint", killed)
         train(bert(), tmp_path / "run")
     assert_same_run(whole, train(bert(), tmp_path / "run", resume=True))
 

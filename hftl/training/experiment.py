@@ -50,8 +50,18 @@ class Experiment:
     """With the facts alone that hold for these data and this model."""
     splits: Splits
     classifier: Classifier
+    asked: Recipe
+    """The recipe as it was given, with the same facts: recipe.yaml has it. A continued run's own has commits for its branches."""
     said_of_facts: tuple[str, ...] = ()
     """What there is to say about the others."""
+
+    @cached_property
+    def samples(self) -> dict[str, Samples]:
+        """Training and validation split as the model takes them."""
+        given = {"train": self.splits.train, "validation": self.splits.validation}
+        return {
+            split: make_samples(self.recipe, self.classifier, dataset, train=split == "train") for split, dataset in given.items()
+        }
 
     @cached_property
     def typical(self) -> Samples:
@@ -105,7 +115,7 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
     texts = Strings(splits.train, "text") if isinstance(recipe.data, TextData) else ()
     classifier = build_classifier(recipe, splits.label_names, texts=texts)
     settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
-    return Experiment(settled, splits, classifier, said)
+    return Experiment(settled, splits, classifier, settled, said)
 
 
 def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
