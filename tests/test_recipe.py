@@ -232,10 +232,7 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
             "gamma is an option of loss focal: hftl.FocalLoss(gamma=...), in YAML {kind: focal, gamma: ...}",
         ),
         ({"momentum": 0.5}, "momentum is an option of optimizer sgd, rmsprop: hftl.SGD(momentum=...)"),
-        (
-            {"warmup": 0.1},
-            "warmup is an option of schedule linear, constant, cosine, step, exponential: hftl.LinearSchedule(warmup=...)",
-        ),
+        ({"warmup": 0.1}, "hftl.LinearSchedule(warmup=...), in YAML {kind: linear, warmup: ...}"),
         (
             {"label_smoothing": 0.1},
             "label_smoothing is an option of loss cross_entropy: hftl.CrossEntropyLoss(label_smoothing=...)",
