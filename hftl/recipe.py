@@ -366,6 +366,16 @@ class ExponentialSchedule(_Warmed):
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
 
 
+class PolynomialSchedule(_Warmed):
+    """Down to `end` along the curve ``(1 - t) ** power``, with t from 0 to 1 over the stage."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Annotated[float, Field(gt=0.0)] = 2.0
+    """1 is linear; more falls faster at first."""
+    end: Fraction = 0.0
+    """The last rate, as a share of the first."""
+
+
 class OneCycleSchedule(_Choice):
     """Up from 1/25 over three tenths of the steps, and down to almost nothing (Smith 2018, arXiv:1708.07120)."""
 
@@ -384,6 +394,7 @@ Schedule = (
     | CosineSchedule
     | StepSchedule
     | ExponentialSchedule
+    | PolynomialSchedule
     | OneCycleSchedule
     | SlantedTriangularSchedule
 )

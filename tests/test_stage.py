@@ -29,6 +29,7 @@ from hftl.recipe import (
     NAdam,
     OneCycleSchedule,
     Optimizer,
+    PolynomialSchedule,
     RAdam,
     RMSprop,
     Schedule,
@@ -278,6 +279,8 @@ def test_schedules_follow_their_formulas() -> None:
     assert rates_of(LinearSchedule(warmup=0.5), 4) == [0, 0.5, 1, 0.5]
     half = math.sqrt(0.5) / 2
     assert rates_of(CosineSchedule(), 4) == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half])
+    assert rates_of(PolynomialSchedule(), 4) == pytest.approx([1, 0.5625, 0.25, 0.0625])  # the squares of 1, 0.75, 0.5 and 0.25
+    assert rates_of(PolynomialSchedule(power=1, end=0.2, warmup=0.5), 4) == pytest.approx([0, 0.5, 1, 0.6])
     assert rates_of(StepSchedule(gamma=0.1), 4) == pytest.approx([1, 1, 0.1, 0.1])
     assert rates_of(StepSchedule(gamma=0.5, every=2), 4) == [1, 1, 1, 1]
     assert rates_of(ExponentialSchedule(gamma=0.0625), 4) == pytest.approx([1, 0.5, 0.25, 0.125])

@@ -32,6 +32,7 @@ from hftl.recipe import (
     NAdam,
     OneCycleSchedule,
     Optimizer,
+    PolynomialSchedule,
     RAdam,
     RMSprop,
     Schedule,
@@ -231,6 +232,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps
             return get_scheduler("constant_with_warmup", optimizer, round(schedule.warmup * steps))  # type: ignore[no-any-return]
         case LinearSchedule() | CosineSchedule():
             return get_scheduler(schedule.kind, optimizer, round(schedule.warmup * steps), steps)  # type: ignore[no-any-return]
+        case PolynomialSchedule(power=power, end=end):
+            options = {"power": power, "lr_end": end * optimizer.defaults["lr"]}  # transformers gives each group the same share
+            warmup = round(schedule.warmup * steps)
+            return get_scheduler("polynomial", optimizer, warmup, steps, options)  # type: ignore[no-any-return]
         case StepSchedule(gamma=gamma):
             every = steps_per_epoch * schedule.every
             return after_warmup(lambda step: gamma ** (step // every), share=schedule.warmup)
