@@ -52,7 +52,9 @@ def make_recipe(spec: Mapping[str, Any], **run: Any) -> hftl.Recipe:
         )
         for stage in spec["stages"]
     }
-    settings = {"batch_size": spec["batch_size"], "evaluation_batch_size": spec["evaluation_batch_size"], "seed": seed, **run}
+    settings = {"batch_size": spec["batch_size"], "seed": seed, **run}
+    if kind == "resnet":  # texts are evaluated by tokens
+        settings["evaluation_batch_size"] = spec["evaluation_batch_size"]
     return hftl.Recipe(name="benchmark", data=data, model=model, stages=stages, run=hftl.RunSettings(**settings))
 
 

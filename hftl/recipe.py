@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
@@ -220,6 +231,218 @@ class BagOfEmbeddings(WordVectors):
 # --- stages -------------------------------------------------------------------------------------------------------------------
 
 
+class _Choice(_Section):
+    """One of several kinds, each with the options that apply to it; its word alone stands for it with its defaults."""
+
+    @model_serializer(mode="wrap")
+    def _with_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": getattr(self, "kind"), **handler(self)}  # noqa: B009  # each kind declares its own
+
+
+def _section_of_word(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _kinds(choice: Any) -> tuple[str, ...]:
+    """The words of a union of kinds, in its order."""
+    return tuple(str(member.model_fields["kind"].default) for member in typing.get_args(choice))
+
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Betas = tuple[Beta, Beta]
+Epsilon = Annotated[float, Field(gt=0.0)]
+
+
+class AdamW(_Choice):
+    """Adam whose weight decay does not go through its averages (Loshchilov & Hutter 2017, arXiv:1711.05101). torch's, fused."""
+
+    kind: Literal["adamw"] = "adamw"
+    betas: Betas = (0.9, 0.999)
+    """How much of the averages of the gradient and of its square is kept at a step."""
+    eps: Epsilon = 1e-8
+
+
+class Adam(_Choice):
+    """Kingma & Ba 2014, arXiv:1412.6980; weight decay is part of the gradient. torch's, fused."""
+
+    kind: Literal["adam"] = "adam"
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-8
+
+
+class NAdam(_Choice):
+    """Adam with Nesterov's momentum (Dozat 2016); weight decay is part of the gradient. torch's."""
+
+    kind: Literal["nadam"] = "nadam"
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-8
+
+
+class RAdam(_Choice):
+    """Adam whose first steps are small without a warmup (Liu et al. 2019, arXiv:1908.03265); weight decay is part of the gradient.
+    torch's."""
+
+    kind: Literal["radam"] = "radam"
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-8
+
+
+class SGD(_Choice):
+    """Gradient descent; weight decay is part of the gradient. torch's, fused."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: Beta = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is a way to use momentum, which is 0; leave nesterov out, or give a momentum")
+        return self
+
+
+class RMSprop(_Choice):
+    """The gradient over the root of its mean square; weight decay is part of the gradient. torch's."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    momentum: Beta = 0.9
+    alpha: Beta = 0.99
+    """How much of the average of the squared gradient is kept at a step."""
+    eps: Epsilon = 1e-8
+
+
+class Lion(_Choice):
+    """The sign of an averaged gradient (Chen et al. 2023, arXiv:2302.06675); half of AdamW's memory, and a tenth to a third of its
+    rate. timm's."""
+
+    kind: Literal["lion"] = "lion"
+    betas: Betas = (0.9, 0.99)
+
+
+class Lamb(_Choice):
+    """Adam whose step is scaled to the norm of each matrix, for large batches (You et al. 2019, arXiv:1904.00962). timm's."""
+
+    kind: Literal["lamb"] = "lamb"
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-6
+
+
+class Adafactor(_Choice):
+    """Adam without momentum whose second average is kept by rows and columns (Shazeer & Stern 2018, arXiv:1804.04235). torch's.
+
+    A rate is relative: a step of 0.01 changes a matrix by about 1 % of its size; of the rate and 1 / sqrt(step) the smaller counts.
+    """
+
+    kind: Literal["adafactor"] = "adafactor"
+
+
+Optimizer = AdamW | Adam | SGD | RMSprop | NAdam | RAdam | Lion | Lamb | Adafactor
+
+
+class _Warmed(_Choice):
+    warmup: Fraction = 0.0
+    """Share of the stage's steps over which the rates rise from 0."""
+
+
+class LinearSchedule(_Warmed):
+    """Down to 0 in a line."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class ConstantSchedule(_Warmed):
+    """The same rates throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class CosineSchedule(_Warmed):
+    """Down to 0 along half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class StepSchedule(_Warmed):
+    """Times `gamma` after every `every` epochs."""
+
+    kind: Literal["step"] = "step"
+    every: Positive = 1
+    """Epochs between two drops."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class ExponentialSchedule(_Warmed):
+    """Times the same factor at every step; `gamma` in all, from the first step to the last."""
+
+    kind: Literal["exponential"] = "exponential"
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class PolynomialSchedule(_Warmed):
+    """Down to `end` along the curve ``(1 - t) ** power``, with t from 0 to 1 over the stage."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Annotated[float, Field(gt=0.0)] = 2.0
+    """1 is linear; more falls faster at first."""
+    end: Fraction = 0.0
+    """The last rate, as a share of the first."""
+
+
+class OneCycleSchedule(_Choice):
+    """Up from 1/25 over three tenths of the steps, and down to almost nothing (Smith 2018, arXiv:1708.07120)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+
+
+class SlantedTriangularSchedule(_Choice):
+    """Up from 1/32 over a tenth of the steps, and down to 1/32 (Howard & Ruder 2018, arXiv:1801.06146)."""
+
+    kind: Literal["slanted_triangular"] = "slanted_triangular"
+
+
+Schedule = (
+    LinearSchedule
+    | ConstantSchedule
+    | CosineSchedule
+    | StepSchedule
+    | ExponentialSchedule
+    | PolynomialSchedule
+    | OneCycleSchedule
+    | SlantedTriangularSchedule
+)
+
+
+class CrossEntropyLoss(_Choice):
+    """Minus the log of the true class's probability."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
+
+
+class FocalLoss(_Choice):
+    """Cross-entropy times ``(1 - p) ** gamma``, with p the true class's probability (Lin et al. 2017, arXiv:1708.02002)."""
+
+    kind: Literal["focal"] = "focal"
+    gamma: Annotated[float, Field(ge=0.0)] = 2.0
+
+
+Loss = CrossEntropyLoss | FocalLoss
+
+if TYPE_CHECKING:  # what a stage may be given; it keeps the section
+    AnyOptimizer = str | Optimizer
+    AnySchedule = str | Schedule
+    AnyLoss = str | Loss
+else:
+
+    def _word_or_section(union: Any) -> Any:
+        accepted = Literal[_kinds(union)] | Annotated[union, Field(discriminator="kind")]
+        word = BeforeValidator(_section_of_word, json_schema_input_type=accepted)
+        return Annotated[union, Field(discriminator="kind"), word]
+
+    AnyOptimizer, AnySchedule, AnyLoss = (_word_or_section(union) for union in (Optimizer, Schedule, Loss))
+
+
 class Stage(_Section):
     """One entry of the training plan: what trains, at which rates, for how long."""
 
@@ -233,26 +456,24 @@ class Stage(_Section):
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Group i of n, input first, gets ``lr * layer_decay ** (n - 1 - i)``."""
     head_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
-    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """For sgd and rmsprop."""
+    optimizer: AnyOptimizer = AdamW()
+    """A word such as "sgd", or a section with options: `hftl.SGD(momentum=0.8)`, in YAML ``{kind: sgd, momentum: 0.8}``."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """Off for biases, norms and embeddings."""
-    schedule: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle", "slanted_triangular"] = "linear"
-    warmup: Fraction = 0.0
-    """Share of the stage's steps over which the rates rise from 0; one_cycle and slanted_triangular have their own rise."""
-    step_epochs: Positive = 1
-    """step: epochs between two drops."""
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """step: factor of a drop; exponential: factor of the whole stage, from first step to last."""
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
-    label_smoothing: Fraction = 0.0
-    focal_gamma: Annotated[float, Field(ge=0.0)] = 2.0
+    schedule: AnySchedule = LinearSchedule()
+    """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
+    loss: AnyLoss = CrossEntropyLoss()
+    """A word, "cross_entropy" or "focal", or a section: `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
     """Stop the stage after that many epochs without a better validation metric; None: never."""
+
+
+CHOICES = ("optimizer", "schedule", "loss")
+"""The keys of a stage that hold a word or a section."""
 
 
 # --- run and card -------------------------------------------------------------------------------------------------------------
@@ -268,8 +489,8 @@ class RunSettings(_Section):
     """Examples an optimizer step sees over all processes, so a recipe means the same on one machine or eight."""
     gradient_accumulation: Positive = 1
     """Micro-batches a step is cut into, to save memory; does not change what the step computes."""
-    evaluation_batch_size: Positive = 64
-    """Pictures of an evaluation batch, a process; texts go by `tokens_per_batch`."""
+    evaluation_batch_size: Positive | None = None
+    """Pictures of an evaluation batch, a process; None: 64. Texts go by `tokens_per_batch`."""
     metric: Chooser = "accuracy"
     """Validation metric that picks the best weights."""
     keep: Literal["best", "last"] = "best"
@@ -280,8 +501,8 @@ class RunSettings(_Section):
     `hftl test RUN` opens it."""
     tokens_per_batch: Positive | None = None
     """Most tokens, padding included, that a process computes at once: a step with more is cut into micro-batches of similar length,
-    and evaluation batches are filled up to it. Does not change what a step computes. None: 4,096 for a transformer on a CPU, where
-    small pieces pad less and stay in its caches, 16,384 elsewhere."""
+    and evaluation batches are filled up to it. Does not change what a step computes. For texts alone. None: 4,096 for a transformer
+    on a CPU, where small pieces pad less and stay in its caches, 16,384 elsewhere."""
     cache_gb: Annotated[float, Field(ge=0.0)] = 20.0
     """Disk, in gigabytes, for what is computed once and used again, by this run and later ones: the activations that leave frozen
     layers, decoded pictures. What does not fit is computed each time; 0 keeps nothing."""
@@ -460,6 +681,21 @@ class Recipe(_Section):
     def _views_are_of_an_augmentation(self) -> Self:
         if isinstance(self.data, ImageData) and self.data.augmentation_views and self.data.augmentation == "none":
             raise ValueError("data.augmentation_views: without data.augmentation there is one view of a picture; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_of_its_kind(self) -> Self:
+        pictures = isinstance(self.data, ImageData)
+        if pictures and self.run.tokens_per_batch is not None:
+            raise ValueError(
+                "run.tokens_per_batch: pictures have no tokens; leave it out. What a process computes at once is set by"
+                " run.gradient_accumulation, and in evaluation by run.evaluation_batch_size"
+            )
+        if not pictures and self.run.evaluation_batch_size is not None:
+            raise ValueError(
+                "run.evaluation_batch_size: evaluation batches of texts are filled by tokens; leave it out, or set"
+                " run.tokens_per_batch"
+            )
         return self
 
     @model_validator(mode="after")
@@ -656,14 +892,18 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     """A copy of `recipe` with `key=value` assignments applied: ``override(recipe, ["stages.all.lr=3e-5"])``.
 
     A value is what is written, and its field says whether that is a number or a text: ``data.revision=0123456`` keeps its zero.
-    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``. Facts of the card
-    that are given here are about what the changed recipe names; the others stay about what they were about (`Recipe.lapsed`).
+    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``.
+    ``stages.all.schedule=cosine`` takes the place of the whole schedule, ``stages.all.schedule.warmup=0.1`` of one option. Facts of
+    the card that are given here are about what the changed recipe names; the others stay about what they were about
+    (`Recipe.lapsed`).
 
     Raises:
         RecipeError: no "=", an unknown key, or a value that does not fit.
     """
     source = source or f'recipe "{recipe.name}"'
     values = recipe.model_dump(mode="json")
+    for name, stage in recipe.stages.items():  # without defaults: those of one kind are no options of another
+        values["stages"][name] |= {key: getattr(stage, key).model_dump(mode="json", exclude_defaults=True) for key in CHOICES}
     problems: list[Problem] = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -786,7 +1026,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
         name = max(names, key=len)
         place, where, rest = place[name], f"{where}.{name}" if where else name, rest.removeprefix(f"{name}.")
     # An unknown last part is found by validation, with all other problems; a new stage or class name is legal there.
-    place[rest] = value
+    is_word = isinstance(value, str) and rest in CHOICES and where.startswith("stages.")
+    place[rest] = {"kind": value} if is_word else value
 
 
 def _build(values: dict[str, Any], source: str) -> Recipe:
@@ -810,19 +1051,43 @@ def _problems(error: ValidationError, root: type[BaseModel]) -> Iterator[Problem
         seen.add(where)
         if item["type"] == "extra_forbidden":
             allowed = list(section.model_fields) if section else []
-            yield Problem(where, f'unknown key "{keys[-1]}".{did_you_mean(keys[-1], allowed)}', (f"allowed: {', '.join(allowed)}",))
+            homes = tuple(_homes(keys[-1], section))
+            guess = "" if homes else did_you_mean(keys[-1], allowed)
+            yield Problem(where, f'unknown key "{keys[-1]}".{guess}', (*homes, f"allowed: {', '.join(allowed)}"))
         elif item["type"] == "missing":
             yield Problem(where, "missing, and it has no default")
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
             tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
-            allowed = [tag for option in _options(Recipe.model_fields[where].annotation) for tag in _tags(option)]
+            union = section.model_fields[keys[-1]].annotation if section else None
+            allowed = [str(word) for member in _options(union) for word in _tags(member)]
             found = item["ctx"].get("tag")
-            what = f'"{found}" is not one of them.{did_you_mean(str(found), allowed)}' if found else "missing"
-            yield Problem(f"{where}.{tag}", what, (f"allowed: {', '.join(allowed)}",))
+            guess, help = did_you_mean(str(found), allowed), (f"allowed: {', '.join(allowed)}",)
+            if not found:
+                yield Problem(f"{where}.{tag}", "missing", help)
+            elif section is Stage:  # given as a word more often than by its key
+                yield Problem(where, f'no {keys[-1]} "{found}".{guess}', help)
+            else:
+                yield Problem(f"{where}.{tag}", f'"{found}" is not one of them.{guess}', help)
+        elif item["type"] == "model_attributes_type" and section is Stage and keys[-1] in CHOICES:
+            words = ", ".join(_tags(member)[0] for member in _options(Stage.model_fields[keys[-1]].annotation))
+            yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
         elif item["type"] == "value_error":
             yield Problem(where, str(item["ctx"]["error"]))
         else:
             yield Problem(where, f"{item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}")
+
+
+def _homes(key: str, section: type[BaseModel] | None) -> Iterator[str]:
+    """Lines that say where an option belongs that was given to a stage, or to a kind that does not have it."""
+    if section is not Stage and not (section and issubclass(section, _Choice)):
+        return
+    for choice, union in zip(CHOICES, (Optimizer, Schedule, Loss), strict=True):
+        members = typing.get_args(union)
+        having = [member for member in members if key in member.model_fields and key != "kind"]
+        if having and (section is Stage or section in members):
+            kinds = ", ".join(_tags(member)[0] for member in having)
+            example = f"{{kind: {_tags(having[0])[0]}, {key}: ...}}"
+            yield f"{key} is an option of {choice} {kinds}: hftl.{having[0].__name__}({key}=...), in YAML {example}"
 
 
 def _walk(loc: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:

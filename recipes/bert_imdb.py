@@ -26,9 +26,11 @@ recipe = hftl.Recipe(
         "head": hftl.Stage(unfreeze="head", lr=1e-3, epochs=1),
         # "last 4" is layer.9, layer.10, layer.11 and the head. The head is still young and gets ten times the rate; below it each
         # layer gets 0.8 of the rate of the one above, since lower layers know what any text needs.
-        "top": hftl.Stage(unfreeze="last 4", lr=5e-5, layer_decay=0.8, head_lr_multiplier=10, epochs=1, warmup=0.1),
+        "top": hftl.Stage(
+            unfreeze="last 4", lr=5e-5, layer_decay=0.8, head_lr_multiplier=10, epochs=1, schedule=hftl.LinearSchedule(warmup=0.1)
+        ),
         # All layers, and the head no faster than the top one: it has settled.
-        "all": hftl.Stage(unfreeze="all", lr=3e-5, layer_decay=0.8, epochs=1, warmup=0.1),
+        "all": hftl.Stage(unfreeze="all", lr=3e-5, layer_decay=0.8, epochs=1, schedule=hftl.LinearSchedule(warmup=0.1)),
     },
     run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(

@@ -20,7 +20,9 @@ recipe = hftl.Recipe(
     stages={
         # What enters the head is computed once: eight epochs of it take less than one of all layers.
         "head": hftl.Stage(unfreeze="head", lr=5e-3, epochs=8),
-        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=6, warmup=0.1),
+        "all": hftl.Stage(
+            unfreeze="all", lr=5e-4, layer_decay=0.9, head_lr_multiplier=2, epochs=6, schedule=hftl.LinearSchedule(warmup=0.1)
+        ),
     },
     run=hftl.RunSettings(batch_size=16, seed=0),
     card=hftl.Card(

@@ -38,8 +38,12 @@ recipe = hftl.Recipe(
     stages={
         # What enters a frozen stage's first layer is computed once, so that its epochs take a second or two.
         "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2),
-        "top": hftl.Stage(unfreeze="last 3", lr=2e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1),
-        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule="cosine", warmup=0.1),
+        "top": hftl.Stage(
+            unfreeze="last 3", lr=2e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, schedule=hftl.LinearSchedule(warmup=0.1)
+        ),
+        "all": hftl.Stage(
+            unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule=hftl.CosineSchedule(warmup=0.1)
+        ),
     },
     run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(

@@ -28,7 +28,7 @@ recipe = hftl.Recipe(
     stages={
         "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
         "top": hftl.Stage(
-            unfreeze="last 3", lr=3e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=3, schedule="cosine", warmup=0.1
+            unfreeze="last 3", lr=3e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=3, schedule=hftl.CosineSchedule(warmup=0.1)
         ),
     },
     run=hftl.RunSettings(batch_size=32, seed=0),

@@ -21,7 +21,9 @@ recipe = hftl.Recipe(
     model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
     stages={
         "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
-        "all": hftl.Stage(unfreeze="all", lr=5e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule="cosine", warmup=0.1),
+        "all": hftl.Stage(
+            unfreeze="all", lr=5e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule=hftl.CosineSchedule(warmup=0.1)
+        ),
     },
     run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(

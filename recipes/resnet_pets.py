@@ -20,9 +20,15 @@ recipe = hftl.Recipe(
     model=hftl.Timm(checkpoint="timm/resnet50.a1_in1k"),
     stages={
         # 3,128 pets / 32 a step = 98 steps an epoch.
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2, label_smoothing=0.1),
+        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2, loss=hftl.CrossEntropyLoss(label_smoothing=0.1)),
         "top": hftl.Stage(
-            unfreeze="last 3", lr=5e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, warmup=0.1, label_smoothing=0.1
+            unfreeze="last 3",
+            lr=5e-4,
+            layer_decay=0.7,
+            head_lr_multiplier=2,
+            epochs=3,
+            schedule=hftl.LinearSchedule(warmup=0.1),
+            loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
         ),
         "all": hftl.Stage(
             unfreeze="all",
@@ -30,9 +36,8 @@ recipe = hftl.Recipe(
             layer_decay=0.7,
             head_lr_multiplier=2,
             epochs=5,
-            schedule="cosine",
-            warmup=0.1,
-            label_smoothing=0.1,
+            schedule=hftl.CosineSchedule(warmup=0.1),
+            loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
         ),
     },
     run=hftl.RunSettings(batch_size=32, seed=0, metric="macro_f1"),

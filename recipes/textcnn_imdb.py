@@ -29,9 +29,9 @@ recipe = hftl.Recipe(
     stages={
         # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
         "new": hftl.Stage(
-            unfreeze=("trainable_embedding", "convolutions", "head"), lr=3e-3, epochs=2, schedule="constant", warmup=0.1
+            unfreeze=("trainable_embedding", "convolutions", "head"), lr=3e-3, epochs=2, schedule=hftl.ConstantSchedule(warmup=0.1)
         ),
-        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=2, warmup=0.05, early_stopping=1),
+        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=2, schedule=hftl.LinearSchedule(warmup=0.05), early_stopping=1),
     },
     run=hftl.RunSettings(batch_size=32, seed=0),
     card=hftl.Card(

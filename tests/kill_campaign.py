@@ -59,7 +59,7 @@ from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import card
 from hftl.sharing.verify import verify
-from hftl.training import engine, experiment, finish
+from hftl.training import engine, experiment, finish, open_run
 from hftl.training.checkpoint import newest_checkpoint
 from hftl.training.checks import missing
 from hftl.training.journal import Journal
@@ -67,9 +67,9 @@ from hftl.training.journal import Journal
 BUILD, CARD, STEP, BETWEEN = "a cache build", "the card", "a step", "between two steps"
 READING, SAVE = "reading the data", "a save"
 DOING = {
-    (engine, "prepare_experiment"): READING,
-    (engine, "computed_once"): BUILD,
-    (engine, "save_checkpoint"): SAVE,
+    (engine, "prepare"): READING,
+    (engine, "cached_samples"): BUILD,
+    (open_run, "save_checkpoint"): SAVE,
     (engine, "predict_split"): "an evaluation",
     (engine, "prove_freeze"): "the freeze proof",
     (finish, "predict_split"): "an evaluation",
@@ -185,7 +185,7 @@ def table(results: dict[str, Any]) -> str:
 def cases(folder: Path) -> list[Case]:
     """The kinds of run; what they read is written into the folder."""
     reads = TextData(source=REVIEWS, max_length=40, max_train_samples=32, max_validation_samples=20, max_test_samples=20)
-    often = RunSettings(batch_size=16, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0)
+    often = RunSettings(batch_size=16, precision="fp32", log_every=1, checkpoint_minutes=0)
     texts = Recipe(
         name="texts",
         data=reads,
@@ -212,7 +212,7 @@ def cases(folder: Path) -> list[Case]:
             "top": Stage(unfreeze="last 3", lr=1e-3, optimizer="rmsprop", epochs=2),
             "all": Stage(unfreeze="all", lr=1e-3),
         },
-        run=often.model_copy(update={"batch_size": 8, "gradient_accumulation": 2, "workers": 1}),
+        run=often.model_copy(update={"batch_size": 8, "gradient_accumulation": 2, "evaluation_batch_size": 8, "workers": 1}),
     )
     focal = Recipe(
         name="focal",
@@ -252,8 +252,8 @@ def warm(case: Case) -> None:
     """Read the data and build the model here, for every child that is forked from now on: they find it in their memory."""
     ready = experiment.prepare_experiment(case.recipe)
     plan = experiment.make_plan(ready)
-    setattr(engine, "prepare_experiment", lambda recipe: ready)  # noqa: B010  # mypy minds the assignment
-    setattr(engine, "make_plan", lambda experiment, **options: plan)  # noqa: B010
+    setattr(engine, "prepare", lambda recipe, **options: ready)  # noqa: B010  # mypy minds the assignment
+    setattr(open_run, "make_plan", lambda experiment, **options: plan)  # noqa: B010
     gc.freeze()  # what is here already is not touched, and so not copied, by every child
     report.STYLE["figure.dpi"] = 30  # figures cost most of a run's end
 

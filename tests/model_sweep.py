@@ -45,7 +45,7 @@ from hftl.models.transformer import ANOTHER
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.training.experiment import Experiment, make_plan, make_samples
 from hftl.training.proof import group_hashes, prove
-from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
+from hftl.training.stage import freeze, make_optimizer, train_mode
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 DEFECTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -394,7 +394,7 @@ class Roads:
         splits = self._splits[data.kind]
         torch.manual_seed(0)
         try:
-            experiment = Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=()))
+            experiment = Experiment(recipe, splits, build_classifier(recipe, splits.label_names, texts=()), asked=recipe)
             make_plan(experiment)
         except RecipeError as error:
             [problem] = error.problems
@@ -416,12 +416,13 @@ def shortened(names: Sequence[str]) -> str:
 
 def take_a_step(experiment: Experiment, stage: str) -> None:
     """One step on eight training examples as the engine takes it: what is frozen stays, what trains moves."""
-    model, chain, spec = experiment.classifier.model, experiment.classifier.chain, experiment.recipe.stages[stage]
-    trains = chain.select(spec.unfreeze)
+    model, chain = experiment.classifier.model, experiment.classifier.chain
+    resolved = next(each for each in experiment.stages if each.name == stage)
+    trains = resolved.trains
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     before = group_hashes(tensors, chain)
     freeze(model, chain, trains)
-    optimizer = make_optimizer(spec, param_groups(model, chain, spec))
+    optimizer = make_optimizer(resolved.optimizer, model, resolved.param_groups, lr=resolved.lr)
     train_mode(model, chain, trains)
     inputs, labels = batch_of(experiment, experiment.splits.train, train=True)
     loss = torch.nn.functional.cross_entropy(model(**inputs).logits, labels)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hftl.evaluation.metrics import Predictions, SizeUnit, compute_metrics, quick_metrics
 from hftl.files import append_json_line, read_json, write_json, write_text
-from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.recipe import BiLSTM, Card, ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, split_facts
 
 REVIEWS = ("neg", "pos")
@@ -55,7 +55,11 @@ def make_recipe(family: str = "transformer", **card: Any) -> Recipe:
     stages = {
         "head": Stage(lr=1e-3, unfreeze="head", epochs=2, schedule="constant"),
         "top": Stage(
-            lr=3e-4, unfreeze="last 3" if family in {"transformer", "timm"} else "last 2", epochs=2, layer_decay=0.8, warmup=0.1
+            lr=3e-4,
+            unfreeze="last 3" if family in {"transformer", "timm"} else "last 2",
+            epochs=2,
+            layer_decay=0.8,
+            schedule=LinearSchedule(warmup=0.1),
         ),
         "all": Stage(
             lr=3e-4,

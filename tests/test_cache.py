@@ -294,7 +294,7 @@ def test_the_plan_tells_what_is_kept_and_how_large_it_is(tmp_path: Path) -> None
 def test_fault_33_a_signal_in_a_cache_build_saves_once_and_the_build_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = text_recipe("run.tokens_per_batch=96", "run.evaluation_batch_size=2")
+    recipe = text_recipe("run.tokens_per_batch=96")
     whole, _ = train(recipe, tmp_path / "whole")
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(cache, "MARK_EVERY", 1)

@@ -22,12 +22,12 @@ from transformers import pipeline
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import Predictions, compute_metrics
 from hftl.files import read_json, write_json
-from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
+from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
-from hftl.training import checkpoint, engine, finished
+from hftl.training import checkpoint, engine, finished, open_run, working
 from hftl.training.journal import how_it_compares
 from hftl.training.loss import make_loss
 
@@ -42,7 +42,7 @@ def tiny_recipe(*changes: str) -> Recipe:
         model=Transformer(checkpoint=BERT_NANO),
         stages={
             "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
-            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.1),
+            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.1)),
         },
         run=RunSettings(batch_size=16, precision="fp32", log_every=2),
     )
@@ -108,7 +108,11 @@ def test_the_metrics_can_be_recomputed_from_the_stored_predictions(run: RunDirec
 def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
     # A rate of 30 throws the weights far away in the second epoch of a schedule that starts near 0.
     recipe = tiny_recipe(
-        "stages.head.epochs=1", "stages.top.epochs=3", "stages.top.warmup=0.9", "stages.top.lr=3", "stages.top.max_grad_norm=null"
+        "stages.head.epochs=1",
+        "stages.top.epochs=3",
+        "stages.top.schedule.warmup=0.9",
+        "stages.top.lr=3",
+        "stages.top.max_grad_norm=null",
     )
     run = train(recipe, tmp_path / "run")
     rows = [r for r in run.read_history() if r["event"] == "evaluation" and r["stage"] == "top"]
@@ -117,7 +121,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path) -> None:
     assert read_json(run.metrics)["validation"]["log_loss"] == pytest.approx(rows[best]["validation"]["log_loss"], rel=1e-4)
 
 
-RUINED = ("stages.top.lr=30", "stages.top.max_grad_norm=null", "stages.top.warmup=0")
+RUINED = ("stages.top.lr=30", "stages.top.max_grad_norm=null", "stages.top.schedule.warmup=0")
 """A rate that throws the weights away from the first step on."""
 
 
@@ -201,7 +205,7 @@ def test_a_resumed_run_with_another_recipe_is_refused_with_the_difference(tmp_pa
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "save_checkpoint", stop)
+    monkeypatch.setattr(open_run, "save_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_recipe(), tmp_path / "run")
     with pytest.raises(RunError, match=r"stages\.top\.lr: 0.001 -> 0.002"):
@@ -247,7 +251,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stop)
+        patched.setattr(open_run, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run")
     train_file = tmp_path / "reviews" / "train.jsonl"
@@ -286,13 +290,13 @@ def test_a_group_that_was_to_train_and_has_not_moved_is_named(tmp_path: Path) ->
 
 def test_a_frozen_group_that_changes_all_the_same_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would where somebody's optimizer, or a BatchNorm in training mode, touched it."""
-    freeze = engine.freeze  # type: ignore[attr-defined]
+    freeze = working.freeze  # type: ignore[attr-defined]
 
     def freeze_and_touch(model: Any, chain: Any, trains: Any) -> None:
         freeze(model, chain, trains)
         model.bert.embeddings.word_embeddings.weight.data[7, 7] += 1e-3
 
-    monkeypatch.setattr(engine, "freeze", freeze_and_touch)
+    monkeypatch.setattr(working, "freeze", freeze_and_touch)
     with pytest.raises(RunError, match="stage head: the frozen group embeddings has changed, a defect of hftl"):
         train(tiny_recipe(), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -89,7 +89,6 @@ def staged(checkpoint: Path) -> Recipe:
             gradient_accumulation=2,
             precision="fp32",
             log_every=1,
-            evaluation_batch_size=8,
             checkpoint_minutes=0,
             cache_gb=0,
             keep="last",

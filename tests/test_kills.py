@@ -28,7 +28,7 @@ from hftl.files import read_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
-from hftl.training import engine
+from hftl.training import open_run
 from hftl.training.checkpoint import damage_of, save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ RECIPE = Recipe(
     model=Transformer(checkpoint=BERT_NANO),
     # 50 examples / 10 a step = 5 steps an epoch: 5 steps in the first stage, 20 in the second.
     stages={"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3, epochs=4, schedule="cosine")},
-    run=RunSettings(batch_size=10, precision="fp32", log_every=1, evaluation_batch_size=8, checkpoint_minutes=0),
+    run=RunSettings(batch_size=10, precision="fp32", log_every=1, checkpoint_minutes=0),
 )
 STEPS = 25
 SEVERAL = """import sys
@@ -178,7 +178,7 @@ def test_fault_32_a_disk_that_fills_up_costs_the_checkpoint_being_written_and_no
         return saved[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", somebody_fills_the_disk)
+        patched.setattr(open_run, "save_checkpoint", somebody_fills_the_disk)
         outcome = hftl("train", str(recipe_file), "--run-dir", str(run.path))
     assert outcome.code == 2
     assert "the checkpoint 00000005-00-00000 could not be written" in outcome.err
@@ -327,7 +327,7 @@ def test_fault_37_a_damaged_checkpoint_is_passed_over_and_named(
         return saved[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stopping)
+        patched.setattr(open_run, "save_checkpoint", stopping)
         assert hftl("train", str(recipe_file), "--run-dir", str(run.path)).code == 143
     newest = max(run.checkpoints.iterdir())
     if damage == "flip":
@@ -351,7 +351,7 @@ def test_fault_37_when_no_checkpoint_verifies_the_run_does_not_start_again_by_it
         return save_checkpoint(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "save_checkpoint", stopping)
+        patched.setattr(open_run, "save_checkpoint", stopping)
         assert hftl("train", str(recipe_file), "--run-dir", str(run.path)).code == 143
     (only,) = run.checkpoints.iterdir()
     (only / "manifest.json").unlink()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hftl.errors import RecipeError
-from hftl.recipe import Stage
+from hftl.recipe import CrossEntropyLoss, FocalLoss, Stage
 from hftl.training.loss import class_weights, make_loss
 
 LOGITS = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # probabilities 3/4, 1/4 and 1/2, 1/2
@@ -14,17 +14,17 @@ LABELS = torch.tensor([0, 1])
 
 
 def test_cross_entropy_is_minus_the_log_of_the_true_probability() -> None:
-    loss = make_loss(Stage(lr=1), None)(LOGITS, LABELS)
+    loss = make_loss(CrossEntropyLoss(), None)(LOGITS, LABELS)
     assert loss.tolist() == pytest.approx([-math.log(0.75), -math.log(0.5)])
 
 
 def test_label_smoothing_mixes_in_the_uniform_distribution() -> None:
-    loss = make_loss(Stage(lr=1, label_smoothing=0.2), None)(LOGITS, LABELS)
+    loss = make_loss(CrossEntropyLoss(label_smoothing=0.2), None)(LOGITS, LABELS)
     assert loss[0].item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
 def test_focal_loss_weighs_easy_examples_down() -> None:
-    loss = make_loss(Stage(lr=1, loss="focal", focal_gamma=2), None)(LOGITS, LABELS)
+    loss = make_loss(FocalLoss(gamma=2), None)(LOGITS, LABELS)
     assert loss.tolist() == pytest.approx([0.25**2 * -math.log(0.75), 0.5**2 * -math.log(0.5)])
 
 
@@ -45,7 +45,7 @@ def test_given_weights_follow_the_class_names_and_keep_their_ratio() -> None:
     weights = class_weights(Stage(lr=1, class_weights={"b": 3.0, "a": 1.0}), [10, 10], ["a", "b"])
     assert weights is not None
     assert weights.tolist() == pytest.approx([0.5, 1.5])
-    loss = make_loss(Stage(lr=1), weights)(LOGITS, LABELS)
+    loss = make_loss(CrossEntropyLoss(), weights)(LOGITS, LABELS)
     assert loss.tolist() == pytest.approx([0.5 * -math.log(0.75), 1.5 * -math.log(0.5)])
 
 

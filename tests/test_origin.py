@@ -29,7 +29,7 @@ from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
-from hftl.training import engine, finish, finished
+from hftl.training import engine, finish, finished, open_run
 from hftl.training.checks import missing
 from hftl.training.experiment import make_plan, prepare_experiment
 from hftl.training.origin import base_record, check_same_base
@@ -50,7 +50,7 @@ def stop(recipe: Recipe, path: Path, *, step: int) -> RunDirectory:
     """The run, stopped after a step with a checkpoint; before any for step 0."""
     with pytest.MonkeyPatch.context() as patched:
         if not step:
-            patched.setattr(engine, "save_checkpoint", _killed)
+            patched.setattr(open_run, "save_checkpoint", _killed)
         with signal_at(patched, step=max(step, 1)), pytest.raises(Stopped if step else KeyboardInterrupt):
             train(recipe, path)
     return RunDirectory(path)

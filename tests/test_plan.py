@@ -10,7 +10,8 @@ from torch import nn
 from hftl.errors import RecipeError
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.training.plan import Kept, build_plan, forward_flops, plan_footer, plan_table, resolve_stages, step_flops
+from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops, plan_footer, plan_table, step_flops
+from hftl.training.resolved import resolve_stages
 
 
 class Tiny(nn.Module):
@@ -38,6 +39,12 @@ def recipe(**stages: Any) -> Recipe:
     )
 
 
+def plan_of(recipe: Recipe, **values: Any) -> Plan:
+    """Its plan with 100 training examples."""
+    stages = resolve_stages(recipe, MODEL, CHAIN, train_examples=100)
+    return build_plan(stages, MODEL, CHAIN, train_examples=100, **{"flops_per_second": None, **values})
+
+
 def test_operations_are_counted_group_by_group() -> None:
     counts = forward_flops(MODEL, CHAIN, {"ids": torch.arange(5)})
     # A linear layer costs 2 operations a weight and token: 2 * 16 * 5 tokens and 2 * 12 * 5; looking up an embedding costs none.
@@ -56,7 +63,7 @@ def test_a_step_goes_back_only_to_the_lowest_training_group() -> None:
 def test_the_plan_of_two_stages_is_worked_out_by_hand() -> None:
     two = recipe(head={"unfreeze": "head", "epochs": 2}, all={"layer_decay": 0.5, "optimizer": "sgd", "batch_size": 10})
     forward = {"embeddings": 0, "layer.0": 160, "head": 120}
-    plan = build_plan(two, MODEL, CHAIN, train_examples=100, forward=forward, flops_per_second=1000.0)
+    plan = plan_of(two, forward=forward, flops_per_second=1000.0)
     head, everything = plan.stages
     assert (plan.parameters, head.trainable_parameters, everything.trainable_parameters) == (63, 15, 63)
     assert head.trainable_share == pytest.approx(15 / 63)
@@ -72,8 +79,8 @@ def test_the_plan_of_two_stages_is_worked_out_by_hand() -> None:
 def test_a_stage_that_keeps_its_prefix_pays_for_it_once() -> None:
     two = recipe(head={"unfreeze": "head", "epochs": 5}, all={})
     forward = {"embeddings": 0, "layer.0": 160, "head": 120}
-    kept = {"head": Kept("head", 5e6, looks=2)}
-    plan = build_plan(two, MODEL, CHAIN, train_examples=100, forward=forward, flops_per_second=None, kept=kept, padding_share=0.042)
+    cached = {"head": CachedPrefix("head", 5e6, num_views=2)}
+    plan = plan_of(two, forward=forward, cached=cached, padding_share=0.042)
     head, everything = plan.stages
     # Two views of 100 pictures come to the head, at 160 each; 500 times the head goes forward (120) and back (240).
     assert head.flops == 200 * 160 + 500 * (120 + 240)
@@ -85,7 +92,7 @@ def test_a_stage_that_keeps_its_prefix_pays_for_it_once() -> None:
 def test_unknown_groups_of_all_stages_are_in_one_report() -> None:
     wrong = recipe(top={"unfreeze": ("layer.5", "head")}, all={"unfreeze": "last 9"})
     with pytest.raises(RecipeError) as caught:
-        resolve_stages(wrong, CHAIN, source="recipes/x.py")
+        resolve_stages(wrong, MODEL, CHAIN, train_examples=100, source="recipes/x.py")
     message = str(caught.value)
     assert message.startswith("2 problems in recipes/x.py")
     assert 'stages.top.unfreeze: no layer group "layer.5". Did you mean "layer.0"?' in message
@@ -95,7 +102,7 @@ def test_unknown_groups_of_all_stages_are_in_one_report() -> None:
 
 def test_the_table_shows_every_group_and_stage() -> None:
     two = recipe(head={"unfreeze": "head"}, all={"lr": 3e-5})
-    plan = build_plan(two, MODEL, CHAIN, train_examples=100, forward=dict.fromkeys(CHAIN.names, 1), flops_per_second=None)
+    plan = plan_of(two, forward=dict.fromkeys(CHAIN.names, 1))
     console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(plan_table(plan))
     console.file.close()

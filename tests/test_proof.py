@@ -15,7 +15,7 @@ from hftl.errors import RunError
 from hftl.files import read_json, write_json
 from hftl.models import build_classifier
 from hftl.models.chain import Chain, LayerGroup
-from hftl.recipe import Recipe, Stage, TextData, Transformer
+from hftl.recipe import AdamW, Recipe, Stage, TextData, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.training.proof import group_hashes, prove, write_proof
@@ -56,7 +56,7 @@ def trained(model: Tiny, chain: Chain, stage: Stage, *, steps: int = 3) -> None:
     trains = chain.select(stage.unfreeze)
     freeze(model, chain, trains)
     train_mode(model, chain, trains)
-    optimizer = make_optimizer(stage, param_groups(model, chain, stage))
+    optimizer = make_optimizer(AdamW(), model, param_groups(model, chain, stage), lr=stage.lr)
     for _ in range(steps):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(torch.randn(16, 4)), torch.randint(3, (16,)))

@@ -446,9 +446,9 @@ def test_rates_and_weight_decay_do_not_depend_on_what_is_frozen(
 
     def of_each(stage: Stage) -> dict[str, tuple[str, float, float]]:
         groups = param_groups(model, chain, stage)
-        given_out = [name for group in groups for name in group["parameter_names"]]
+        given_out = [name for group in groups for name in group.parameters]
         assert len(given_out) == len(set(given_out))
-        return {name: (g["name"], g["lr"], g["weight_decay"]) for g in groups for name in g["parameter_names"]}
+        return {name: (g.name, g.lr, g.weight_decay) for g in groups for name in g.parameters}
 
     alone, together = of_each(stage), of_each(everything)
     assert set(together) == {name for name, _ in model.named_parameters()}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hftl
 from hftl.errors import RecipeError
 from hftl.recipe import (
+    CHOICES,
+    SGD,
+    AdamW,
     BiLSTM,
+    CosineSchedule,
+    CrossEntropyLoss,
+    FocalLoss,
     ImageData,
+    LinearSchedule,
+    Loss,
+    OneCycleSchedule,
+    Optimizer,
     Recipe,
     RunSettings,
+    Schedule,
     Stage,
+    StepSchedule,
     TextCNN,
     TextData,
     Timm,
@@ -140,6 +155,133 @@ def test_views_without_an_augmentation_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"data.augmentation_views: without data.augmentation there is one view"):
         small(model=Timm(checkpoint="timm/resnet18"), data=ImageData(**pictures))
     small(model=Timm(checkpoint="timm/resnet18"), data=ImageData(**pictures, augmentation="light"))
+
+
+def test_a_batch_size_of_the_other_kind_of_data_is_refused_and_not_ignored() -> None:
+    pictures: dict[str, Any] = {"model": Timm(checkpoint="timm/resnet18"), "data": ImageData(source="photos")}
+    with pytest.raises(RecipeError, match=r"run.tokens_per_batch: pictures have no tokens; leave it out"):
+        small(**pictures, run=RunSettings(tokens_per_batch=4096))
+    with pytest.raises(RecipeError, match=r"run.evaluation_batch_size: evaluation batches of texts are filled by tokens"):
+        small(run=RunSettings(evaluation_batch_size=8))
+    small(**pictures, run=RunSettings(evaluation_batch_size=8))
+    small(run=RunSettings(tokens_per_batch=4096))
+
+
+# --- a word or a section ------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_is_its_section_with_defaults() -> None:
+    stage = Stage(lr=1, optimizer="sgd", schedule="step", loss="focal")
+    assert stage == Stage(lr=1, optimizer=SGD(), schedule=StepSchedule(), loss=FocalLoss())
+    assert stage == Stage(lr=1, optimizer=SGD(momentum=0.9), schedule=StepSchedule(every=1, gamma=0.1), loss=FocalLoss(gamma=2))
+    assert Stage(lr=1) == Stage(lr=1, optimizer=AdamW(), schedule=LinearSchedule(), loss=CrossEntropyLoss())
+
+
+@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss], ids=["optimizer", "schedule", "loss"])
+def test_every_kind_is_reached_by_its_word_and_is_exported(union: Any) -> None:
+    (key,) = (key for key in CHOICES if type(getattr(Stage(lr=1), key)) in typing.get_args(union))
+    assert len(typing.get_args(union)) >= 2
+    for section in typing.get_args(union):
+        word = section().kind
+        assert getattr(Stage(**{"lr": 1, key: word}), key) == section()
+        assert parse_recipe(small(stages={"a": Stage(**{"lr": 1, key: word})}).to_yaml(), source="x").stages["a"] == Stage(
+            **{"lr": 1, key: word}
+        )
+        assert getattr(hftl, section.__name__) is section
+
+
+def test_a_section_of_a_yaml_file_is_a_word_or_a_mapping() -> None:
+    rest = "name: x\ndata: {kind: text, source: x}\nmodel: {family: transformer, checkpoint: x}\n"
+    text = f"{rest}stages:\n  a: {{lr: 1, schedule: cosine, optimizer: {{kind: sgd, momentum: 0.5}}}}"
+    stage = parse_recipe(text, source="x").stages["a"]
+    assert stage == Stage(lr=1, schedule=CosineSchedule(), optimizer=SGD(momentum=0.5))
+
+
+def test_a_dotted_key_changes_one_option_and_a_word_replaces_the_section() -> None:
+    recipe = small(stages={"all": Stage(lr=1, schedule=StepSchedule(every=2, gamma=0.5, warmup=0.1))})
+
+    def schedule(*assignments: str) -> Any:
+        return override(recipe, assignments).stages["all"].schedule
+
+    assert schedule("stages.all.schedule.every=3") == StepSchedule(every=3, gamma=0.5, warmup=0.1)
+    assert schedule("stages.all.schedule=cosine") == CosineSchedule()
+    assert schedule("stages.all.schedule={kind: step, every: 4}") == StepSchedule(every=4)
+    assert schedule("stages.all.schedule=cosine", "stages.all.schedule.warmup=0.2") == CosineSchedule(warmup=0.2)
+    assert override(small(), ["stages.all.schedule.warmup=0.2"]).stages["all"].schedule == LinearSchedule(warmup=0.2)
+    # Only what was given has to fit the new kind: linear's own warmup of 0 is no option of one_cycle, and nobody gave it.
+    assert override(small(), ["stages.all.schedule.kind=one_cycle"]).stages["all"].schedule == OneCycleSchedule()
+    with pytest.raises(RecipeError, match=r'stages.all.schedule.every: unknown key "every"'):
+        schedule("stages.all.schedule.kind=cosine")
+
+
+def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
+    changed = override(small(), ["stages.all.schedule=step"])
+    assert difference(small(), changed) == [
+        "stages.all.schedule.kind: linear -> step",
+        "stages.all.schedule.every: (absent) -> 1",
+        "stages.all.schedule.gamma: (absent) -> 0.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"schedule": "linear", "gamma": 0.5}, "gamma is an option of schedule step, exponential: hftl.StepSchedule(gamma=...)"),
+        (
+            {"loss": "focal", "gamma": 0.5},
+            "gamma is an option of loss focal: hftl.FocalLoss(gamma=...), in YAML {kind: focal, gamma: ...}",
+        ),
+        ({"momentum": 0.5}, "momentum is an option of optimizer sgd, rmsprop: hftl.SGD(momentum=...)"),
+        ({"warmup": 0.1}, "hftl.LinearSchedule(warmup=...), in YAML {kind: linear, warmup: ...}"),
+        (
+            {"label_smoothing": 0.1},
+            "label_smoothing is an option of loss cross_entropy: hftl.CrossEntropyLoss(label_smoothing=...)",
+        ),
+        ({"schedule": {"kind": "one_cycle", "warmup": 0.1}}, 'schedule.warmup: unknown key "warmup".'),
+        ({"schedule": {"kind": "slanted_triangular", "warmup": 0.1}}, 'schedule.warmup: unknown key "warmup".'),
+        ({"loss": {"kind": "focal", "label_smoothing": 0.1}}, "label_smoothing is an option of loss cross_entropy"),
+        ({"optimizer": {"kind": "adamw", "momentum": 0.9}}, "momentum is an option of optimizer sgd, rmsprop"),
+        (
+            {"optimizer": {"kind": "sgd", "momentum": 0, "nesterov": True}},
+            "optimizer: nesterov is a way to use momentum, which is 0",
+        ),
+        ({"optimizer": {"kind": "sgd", "momentun": 0.1}}, 'optimizer.momentun: unknown key "momentun". Did you mean "momentum"?'),
+        ({"optimizer": {"kind": "adamw", "betas": [0.9, 1.0]}}, "optimizer.betas.1: input should be less than 1"),
+        ({"schedule": "cosin"}, 'schedule: no schedule "cosin". Did you mean "cosine"?'),
+        ({"optimizer": "adamww"}, 'optimizer: no optimizer "adamww". Did you mean "adamw"?'),
+        ({"optimizer": FocalLoss()}, 'optimizer: no optimizer "focal".'),
+        ({"schedule": {"every": 2}}, "schedule.kind: missing"),
+        ({"schedule": 3}, "schedule: a word, or a section with a kind; found 3"),
+        ({"loss": None}, "loss: a word, or a section with a kind; found None"),
+    ],
+    ids=str,
+)
+def test_an_option_that_does_not_apply_is_refused_with_the_place_where_it_does(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Stage(**{"lr": 1, **values})
+    assert expected in str(caught.value) and str(caught.value).startswith("1 problem in hftl.Stage(...)")
+
+
+def test_an_option_of_another_kind_is_refused_by_the_section_itself() -> None:
+    wrong: dict[str, Any] = {"gamma": 0.5}
+    with pytest.raises(RecipeError, match=r"gamma is an option of schedule step, exponential: hftl.StepSchedule\(gamma"):
+        LinearSchedule(**wrong)
+
+
+@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss], ids=["optimizer", "schedule", "loss"])
+def test_the_page_on_stages_has_every_kind_with_its_options(union: Any) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "stages.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].strip(): set(re.findall(r"`(\w+)`", cells[3])) for line in page.splitlines() if len(cells := line.split("|")) > 4
+    }
+    for section in typing.get_args(union):
+        assert rows[f"`{section().kind}`"] == set(section.model_fields) - {"kind"}
+
+
+def test_the_schema_for_editors_knows_words_and_sections() -> None:
+    (words, sections) = Stage.model_json_schema()["properties"]["schedule"]["anyOf"]
+    assert words["enum"] == [section().kind for section in typing.get_args(Schedule)]
+    assert {"$ref": "#/$defs/StepSchedule"} in sections["oneOf"]
 
 
 def test_pictures_and_texts_are_not_read_by_each_others_models() -> None:

@@ -28,21 +28,33 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
 from hftl.files import read_json, read_json_lines, write_json
-from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import (
+    BiLSTM,
+    CosineSchedule,
+    ImageData,
+    Recipe,
+    RunSettings,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    Transformer,
+    override,
+)
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
-from hftl.training import engine, finish, watch
+from hftl.training import engine, finish, open_run, watch
 from hftl.training.checkpoint import load_progress, save_checkpoint
 from hftl.training.journal import Journal
 
 STAGES = {
     "head": Stage(unfreeze="head", lr=1e-3, epochs=1),
-    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule="cosine", warmup=0.2),
+    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.2)),
     "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
 }
 READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
-RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, evaluation_batch_size=8, tokens_per_batch=256)
+RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, tokens_per_batch=256)
 
 
 def bert(*changes: str) -> Recipe:
@@ -161,7 +173,7 @@ def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, mon
 def test_a_resume_goes_on_from_the_best_weights_and_not_from_those_of_a_stage_that_was_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruined = bert("stages.top.lr=30", "stages.top.warmup=0", "stages.top.max_grad_norm=null", "run.metric=log_loss")
+    ruined = bert("stages.top.lr=30", "stages.top.schedule.warmup=0", "stages.top.max_grad_norm=null", "run.metric=log_loss")
     whole = train(ruined, tmp_path / "whole")
     assert [r["kept"] for r in whole.read_history() if r["event"] == "stage_end"][:2] == [True, False]
     for step in (7, 10):  # inside the stage that is not kept, and in the one after it
@@ -261,7 +273,7 @@ def test_gradient_accumulation_and_another_number_of_workers_change_nothing(
     whole = train(bert(accumulated), tmp_path / "whole")
     with signal_at(monkeypatch, step=5), pytest.raises(Stopped):
         train(bert(accumulated), tmp_path / "run")
-    changed = bert(accumulated, "run.workers=1", "run.log_every=2", "run.evaluation_batch_size=8", "run.checkpoint_minutes=0")
+    changed = bert(accumulated, "run.workers=1", "run.log_every=2", "run.checkpoint_minutes=0")
     assert_same_run(whole, train(changed, tmp_path / "run", resume=True))
 
 
@@ -272,7 +284,7 @@ def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, 
         saved.append(save_checkpoint(folder, *arguments))
         return saved[-1]
 
-    monkeypatch.setattr(engine, "save_checkpoint", noted)
+    monkeypatch.setattr(open_run, "save_checkpoint", noted)
     train(bert("run.checkpoint_minutes=0"), tmp_path / "often")
     # After each of the 12 steps, and after each of the 4 evaluations.
     assert len(saved) == 16
@@ -310,7 +322,7 @@ def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
     with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
         train(bert(), run.path, resume=True)
     write_json(run.environment, read_json(run.environment) | {"precision": "fp32"})
-    monkeypatch.setattr(engine, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
+    monkeypatch.setattr(open_run, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
     engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
     assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
 
@@ -356,7 +368,7 @@ def test_a_run_that_never_saved_starts_again(tmp_path: Path, whole: RunDirectory
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(engine, "save_checkpoint", killed)
+        patched.setattr(open_run, "save_checkpoint", killed)
         train(bert(), tmp_path / "run")
     assert_same_run(whole, train(bert(), tmp_path / "run", resume=True))
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -34,16 +34,21 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from transformers import PreTrainedModel
 
 from hftl import store
+from hftl.data.content import content_of
 from hftl.data.image import ImageSamples
 from hftl.data.loader import MANY, SHORT, SHORT_WIDTH, WIDTH, Samples, evaluation_batches, transfer
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
 from hftl.store import SPARE, Builder, NoRoom, Rows
-from hftl.training.checkpoint import KEPT, Progress, checkpoint_bytes
-from hftl.training.experiment import Experiment, looks
+from hftl.training.checkpoint import KEPT, checkpoint_bytes
+from hftl.training.experiment import Experiment
 from hftl.training.journal import Journal
-from hftl.training.machine import loader_workers, tokens_per_batch
+from hftl.training.machine import evaluation_batch_size, loader_workers, tokens_per_batch
+
+if TYPE_CHECKING:  # both know this module
+    from hftl.training.open_run import OpenRun
+    from hftl.training.working import Working
 
 _LAYOUT = "hftl-activations-2"  # part of the key: change it whenever what is stored changes, or how glove_modeling.py rounds
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -56,7 +61,7 @@ ATTEMPTS = 2
 class StoredSamples:
     """Samples of which the activation at a boundary is stored; what else they are, they stay.
 
-    `views` is how many looks a sample has: row ``index * views + epoch % views`` is what epoch `epoch` sees of it.
+    `views` is how many views a sample has: row ``index * views + epoch % views`` is what epoch `epoch` sees of it.
     """
 
     def __init__(self, samples: Samples, rows: Rows, boundary: Boundary, *, views: int) -> None:
@@ -118,28 +123,21 @@ class _EveryView:
         return self._samples[row % self._views, row // self._views]
 
 
-def computed_once(
-    samples: dict[str, Samples],
-    working: PreTrainedModel,
-    name: str,
-    experiment: Experiment,
-    accelerator: Accelerator,
-    journal: Journal,
-    progress: Progress,
-    after_batch: Callable[[], None],
-) -> dict[str, Samples]:
+def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> dict[str, Samples]:
     """The splits as the stage takes them, from the cache: what leaves frozen layers, and where those compute, decoded pictures.
 
-    What is not there yet is built now, by all processes together. `after_batch` is called after each batch of a build, by all of
-    them, and may raise to interrupt it; the next build goes on from there. A build leaves the model in evaluation mode. Where there
-    is no room, or no one place, the journal says so, and the samples are returned as they are.
+    What is not there yet is built now, by all processes together; a signal interrupts it, and the next build goes on from there. A
+    build leaves the model in evaluation mode. Where there is no room, or no one place, the journal says so, and the samples are
+    returned as they are.
     """
-    boundary, recipe, chain = experiment.boundaries.get(name), experiment.recipe, experiment.classifier.chain
+    samples, recipe, chain = experiment.samples, experiment.recipe, experiment.classifier.chain
+    boundary, model, progress = experiment.boundaries.get(working.stage.name), working.bare, run.progress
+    accelerator, journal = run.accelerator, run.journal
     if not recipe.run.cache_gb:
         return samples
     # The disk's next checkpoints come first.
-    spare = SPARE + (KEPT + 2) * checkpoint_bytes(working, optimizer_bytes=8 * working.num_parameters())
-    build = Build(recipe, accelerator, journal, after_batch, spare, resumed=progress.epoch + progress.offset > 0)
+    spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters())
+    build = Build(recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.epoch + progress.offset > 0)
     kept = dict(samples)
     if isinstance(boundary, Boundary) and accelerator.distributed_type is DistributedType.FSDP:
         journal.say("under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch")
@@ -147,9 +145,10 @@ def computed_once(
         place = {group: number for number, group in enumerate(chain.names)}
         before = [experiment.boundaries.get(stage) for stage in list(recipe.stages)[: progress.stage]]
         earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
-        prefix = Prefix(build, working, chain, boundary, Doorway(working, boundary), earlier, progress.hashes)
+        content = content_of(recipe.data)
+        prefix = Prefix(build, model, chain, boundary, Doorway(model, boundary), earlier, progress.hashes)
         for split, own in samples.items():
-            if views := looks(recipe, train=split == "train"):
+            if views := content.num_views(train=split == "train"):
                 kept[split] = prefix.stored(own, views)
     for own in kept.values():
         if isinstance(own, ImageSamples):
@@ -199,7 +198,7 @@ class Build:
     def plan_of_batches(self) -> str:
         """What decides in which batches a prefix computes, and so how its sums round."""
         widths = f"{WIDTH} {MANY} {SHORT} {SHORT_WIDTH}"
-        return f"{self.recipe.run.evaluation_batch_size} {self.tokens_per_batch} {widths}"
+        return f"{evaluation_batch_size(self.recipe)} {self.tokens_per_batch} {widths}"
 
     @property
     def tokens_per_batch(self) -> int:
@@ -339,7 +338,7 @@ class Prefix:
             build.journal.say("  if it came from another activation before the interruption, sums round differently from here on")
         batches = evaluation_batches(
             _EveryView(source, views),  # type: ignore[arg-type]  # as much of samples as a loader needs
-            batch_size=build.recipe.run.evaluation_batch_size,
+            batch_size=evaluation_batch_size(build.recipe),
             tokens_per_batch=build.tokens_per_batch,
             processes=accelerator.num_processes,
             rank=accelerator.process_index,

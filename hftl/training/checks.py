@@ -11,16 +11,17 @@ import shutil
 import torch
 from accelerate import Accelerator
 
-from hftl.data.loader import Samples, steps_per_epoch
+from hftl.data.loader import Samples
 from hftl.data.source import Splits
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
-from hftl.recipe import Recipe, Stage, difference
+from hftl.recipe import Recipe, difference
 from hftl.run import RunDirectory
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.plan import Plan
+from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import train_mode
 
 # What may differ between a stopped run and its continuation: none of it changes what is computed.
@@ -83,25 +84,24 @@ def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accel
         RecipeError: they are not, in one of the stages.
     """
     recipe, parts = experiment.recipe, accelerator.num_processes * experiment.recipe.run.gradient_accumulation
-    for name, stage in recipe.stages.items():
-        batch_size = stage.batch_size or recipe.run.batch_size
+    for stage in experiment.stages:
         shared = f"{accelerator.num_processes} processes x {recipe.run.gradient_accumulation} micro-batches of a step"
-        if batch_size < parts:
-            raise RecipeError.single(f"stages.{name}.batch_size", f"fewer than the {shared}")
-        last = len(train) - batch_size * (steps_per_epoch(len(train), batch_size) - 1)
+        if stage.batch_size < parts:
+            raise RecipeError.single(f"stages.{stage.name}.batch_size", f"fewer than the {shared}")
+        last = len(train) - stage.batch_size * (stage.steps_per_epoch - 1)
         if last // parts < 2 and not _learns_from_one(experiment, stage, train):
             what = (
                 f"the last step of an epoch has {last} of the {len(train)} examples, so that one of the {shared} has a single one"
             )
             raise RecipeError.single(
-                f"stages.{name}.batch_size", what, "BatchNorm cannot train on one picture of this size; try other batch sizes"
+                f"stages.{stage.name}.batch_size", what, "BatchNorm cannot train on one picture of this size; try other batch sizes"
             )
 
 
-def _learns_from_one(experiment: Experiment, stage: Stage, train: Samples) -> bool:
+def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Samples) -> bool:
     """Whether the stage's network can train on a batch of one: BatchNorm over a single number has no variance."""
     model, chain = copy.deepcopy(experiment.classifier.model), experiment.classifier.chain
-    train_mode(model, chain, chain.select(stage.unfreeze))
+    train_mode(model, chain, stage.trains)
     inputs = train.to_device(train.collate([train[0, 0]]), torch.device("cpu"))
     try:
         with torch.no_grad():

@@ -15,32 +15,32 @@ import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env, set_seed
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
+from transformers import PreTrainedTokenizerBase
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
-from hftl.data.columns import Strings, integers
+from hftl.data.columns import integers
+from hftl.data.content import content_of
 from hftl.data.grid import write_grid
-from hftl.data.image import ImageSamples, picture_facts
+from hftl.data.image import ImageSamples
 from hftl.data.layout import Role
 from hftl.data.loader import POOL, POOLS, Samples, padding_share
 from hftl.data.source import Splits, load_splits
-from hftl.data.text import TextSamples, script_facts, text_facts
+from hftl.data.text import TextSamples, text_facts
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.family import Classifier
-from hftl.recipe import ImageData, Recipe, TextData, check_places
+from hftl.recipe import Recipe, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
-from hftl.training.plan import Kept, Plan, build_plan, forward_flops, resolve_stages
+from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
+from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import train_mode
 
 # So many training texts tell the plan how long a typical one is.
 TYPICAL = 512
-# What every tokenizer is measured against: one that reads this letter by letter reads everything so.
-ENGLISH = "the film was slow at the start but the ending is good and the actors were fine"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,18 @@ class Experiment:
     """With the facts alone that hold for these data and this model."""
     splits: Splits
     classifier: Classifier
+    asked: Recipe
+    """The recipe as it was given, with the same facts: recipe.yaml has it. A continued run's own has commits for its branches."""
     said_of_facts: tuple[str, ...] = ()
     """What there is to say about the others."""
+
+    @cached_property
+    def samples(self) -> dict[str, Samples]:
+        """Training and validation split as the model takes them."""
+        given = {"train": self.splits.train, "validation": self.splits.validation}
+        return {
+            split: make_samples(self.recipe, self.classifier, dataset, train=split == "train") for split, dataset in given.items()
+        }
 
     @cached_property
     def typical(self) -> Samples:
@@ -66,20 +76,29 @@ class Experiment:
         return forward_flops(self.classifier.model, self.classifier.chain, typical_inputs(self))
 
     @cached_property
+    def stages(self) -> tuple[ResolvedStage, ...]:
+        """The recipe's stages on this model and these data: what the plan shows and the engine trains.
+
+        Raises:
+            RecipeError: a stage names a layer group that the model does not have.
+        """
+        model, chain = self.classifier.model, self.classifier.chain
+        return resolve_stages(self.recipe, model, chain, train_examples=len(self.splits.train))
+
+    @cached_property
     def boundaries(self) -> dict[str, Boundary | NotSeparable]:
         """For each stage with a frozen prefix that computes anything where it ends, or why that cannot be told."""
         model, chain = self.classifier.model, self.classifier.chain
         found: dict[str, Boundary | NotSeparable] = {}
         inputs = _two_examples(self)
-        for name, stage in self.recipe.stages.items():
-            trains = chain.select(stage.unfreeze)
-            prefix = chain.names[: chain.names.index(trains[0])]
+        for stage in self.stages:
+            prefix = chain.names[: chain.names.index(stage.trains[0])]
             if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
-                train_mode(model, chain, trains)
+                train_mode(model, chain, stage.trains)
                 try:
-                    found[name] = find_boundary(model, chain, trains, inputs)
+                    found[stage.name] = find_boundary(model, chain, stage.trains, inputs)
                 except NotSeparable as error:
-                    found[name] = error
+                    found[stage.name] = error
         model.eval()  # type: ignore[no-untyped-call]
         return found
 
@@ -94,27 +113,14 @@ def prepare_experiment(recipe: Recipe) -> Experiment:
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
-    texts = Strings(splits.train, "text") if isinstance(recipe.data, TextData) else ()
-    classifier = build_classifier(recipe, splits.label_names, texts=texts)
+    classifier = build_classifier(recipe, splits.label_names, texts=content_of(recipe.data).words(splits.train))
     settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
-    return Experiment(settled, splits, classifier, said)
+    return Experiment(settled, splits, classifier, settled, said)
 
 
 def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
     """A split with the preprocessing of the classifier, and with the recipe's augmentation where `train`."""
-    if isinstance(recipe.data, ImageData):
-        assert isinstance(classifier.preprocessor, TimmWrapperImageProcessor)
-        return ImageSamples(
-            dataset,
-            classifier.preprocessor,
-            augmentation=recipe.data.augmentation,
-            background=recipe.data.background,
-            seed=recipe.run.seed,
-            train=train,
-            views=recipe.data.augmentation_views,
-        )
-    assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
-    return TextSamples(dataset, classifier.preprocessor, max_length=recipe.data.max_length)
+    return content_of(recipe.data).samples(dataset, classifier.preprocessor, seed=recipe.run.seed, train=train)
 
 
 def class_counts(experiment: Experiment) -> list[int]:
@@ -132,7 +138,6 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
     """
     recipe, classifier = experiment.recipe, experiment.classifier
     _check_stages(experiment, source)
-    resolve_stages(recipe, classifier.chain, source=source)
     rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
     lengths = experiment.typical.lengths
     share = None
@@ -142,43 +147,35 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
         budget = tokens_per_batch(recipe, measure or torch.device("cpu"))
         share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
-    kept, remarks = _what_is_kept(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
+    cached, remarks = _cached_prefixes(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
     return build_plan(
-        recipe,
+        experiment.stages,
         classifier.model,
         classifier.chain,
         train_examples=len(experiment.splits.train),
         forward=experiment.forward,
         flops_per_second=rate,
-        kept=kept,
+        cached=cached,
         padding_share=share,
         remarks=[*classifier.facts.get("remarks", ()), *remarks],
-        source=source,
     )
 
 
-def looks(recipe: Recipe, *, train: bool) -> int:
-    """How many different looks at an example there are; 0: a new one in every epoch, which is never worth keeping."""
-    if train and isinstance(recipe.data, ImageData) and recipe.data.augmentation != "none":
-        return recipe.data.augmentation_views
-    return 1
-
-
-def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept], list[str]]:
+def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, CachedPrefix], list[str]]:
     """For each stage what it keeps of its frozen prefix; and for those that could and do not, why."""
     recipe, lengths = experiment.recipe, experiment.typical.lengths
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return {}, ["Under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch."]
-    kept: dict[str, Kept] = {}
-    remarks = []
+    cached: dict[str, CachedPrefix] = {}
+    remarks, views = [], content_of(recipe.data).num_views(train=True)
     for name, boundary in experiment.boundaries.items():
         if isinstance(boundary, NotSeparable):
             remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
             continue
-        examples = looks(recipe, train=True) * len(experiment.splits.train) + len(experiment.splits.validation)
+        examples = views * len(experiment.splits.train) + len(experiment.splits.validation)
         tokens = 0.0 if lengths is None else examples * float(np.mean(lengths))
         total = boundary.nbytes(examples=examples, tokens=tokens, bf16=bf16)
-        if not looks(recipe, train=True):
+        if not views:
             remarks.append(
                 f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
             )
@@ -188,17 +185,14 @@ def _what_is_kept(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, Kept
                 f" and run.cache_gb is {recipe.run.cache_gb:g}."
             )
         else:
-            kept[name] = Kept(boundary.group, total, looks(recipe, train=True))
-    return kept, remarks
+            cached[name] = CachedPrefix(boundary.group, total, views)
+    return cached, remarks
 
 
 def _two_examples(experiment: Experiment) -> Mapping[str, torch.Tensor]:
-    """Model inputs of two training examples; of texts 13 and 9 tokens, enough to see how the model uses them."""
+    """Model inputs of two training examples, enough to see how the model uses them."""
     samples = experiment.typical
-    first, second = (samples[0, index % len(samples)] for index in range(2))
-    if isinstance(samples, TextSamples):
-        first["input_ids"], second["input_ids"] = np.resize(first["input_ids"], 13), np.resize(second["input_ids"], 9)
-    return _inputs(samples, [first, second])
+    return _inputs(samples, content_of(experiment.recipe.data).two_examples(samples))
 
 
 def _inputs(samples: Samples, chosen: list[dict[str, Any]]) -> Mapping[str, torch.Tensor]:
@@ -207,9 +201,13 @@ def _inputs(samples: Samples, chosen: list[dict[str, Any]]) -> Mapping[str, torc
 
 
 def _check_stages(experiment: Experiment, source: str) -> None:
-    """What would stop a later stage after hours, now: class weights, the validation metric, the augmentation."""
+    """What would stop a later stage after hours, now: its layer groups, class weights, the validation metric, the augmentation."""
     recipe, splits = experiment.recipe, experiment.splits
     problems: list[Problem] = []
+    try:
+        experiment.stages  # noqa: B018  # resolved here first
+    except RecipeError as error:
+        problems += error.problems
     counts = class_counts(experiment)
     for name, stage in recipe.stages.items():
         try:
@@ -220,11 +218,10 @@ def _check_stages(experiment: Experiment, source: str) -> None:
     if recipe.run.metric == "auc" and missing:
         names = ", ".join(splits.label_names[index] for index in sorted(missing))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
-    if isinstance(recipe.data, ImageData):
-        try:
-            make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
-        except RecipeError as error:
-            problems += error.problems
+    try:
+        make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
+    except RecipeError as error:
+        problems += error.problems
     if problems:
         raise RecipeError(source, problems)
 
@@ -239,13 +236,8 @@ def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:
 
 def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
     """What data.json records: the splits, the lengths or sizes of what training sees, and the model's own facts."""
-    recorded: dict[str, Any] = dict(experiment.splits.facts)
-    if isinstance(samples, TextSamples):
-        recorded["text"] = text_facts(samples)
-    elif isinstance(samples, ImageSamples):
-        recorded["image"] = picture_facts(samples)
-    recorded["model"] = experiment.classifier.facts
-    return recorded
+    content = content_of(experiment.recipe.data)
+    return {**experiment.splits.facts, **content.facts(samples), "model": experiment.classifier.facts}
 
 
 def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
@@ -255,20 +247,13 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
         DataError: nearly every token of the training texts is unknown to the model.
     """
     recipe, splits, classifier = experiment.recipe, experiment.splits, experiment.classifier
-    lengths: dict[Role, dict[str, Any]] = {}
-    tokens: dict[str, Any] | None = None
-    if isinstance(recipe.data, TextData):
-        datasets: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-        for role, dataset in datasets.items():
-            if dataset is not None:
-                made = samples[role] if role in samples else make_samples(recipe, classifier, dataset, train=False)
-                assert isinstance(made, TextSamples)
-                lengths[role] = text_facts(made)
-        assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
-        english = script_facts(Dataset.from_dict({"text": [ENGLISH]}), classifier.preprocessor)["Latin"]["tokens_per_letter"]
-        scripts = script_facts(splits.train.select_columns("text"), classifier.preprocessor)
-        tokens = {"scripts": scripts, "english": english}
-    found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=tokens)
+    datasets: dict[Role, Dataset] = {"train": splits.train, "validation": splits.validation}
+    if splits.test is not None:
+        datasets["test"] = splits.test
+    made = {role: samples[role] for role in datasets if role in samples}
+    reading = content_of(recipe.data).reading(datasets, made, classifier.preprocessor, seed=recipe.run.seed)
+    lengths = reading.lengths
+    found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=reading.tokens)
     if lengths and lengths["train"]["share_unknown"] >= NOTHING_KNOWN:
         script = found.unknown_script()
         mostly = f", mostly {script}" if script else ""
@@ -283,12 +268,9 @@ def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
     """Some validation examples as they came, with the logits of the trained model on the CPU, in float32, one by one."""
     dataset, model = experiment.splits.validation, experiment.classifier.model.eval()  # type: ignore[no-untyped-call]
     places = choose(np.asarray(samples.sizes).tolist())
-    inputs: list[Any] = []
-    logits: list[torch.Tensor] = []
-    for place in places:
-        original = samples.original(place) if isinstance(samples, ImageSamples) else dataset[place]["text"]
-        inputs.append(Path(original).read_bytes() if isinstance(samples, ImageSamples) and isinstance(original, str) else original)
-        logits.append(model(**_inputs(samples, [samples[0, place]])).logits)
+    content = content_of(experiment.recipe.data)
+    inputs: list[Any] = [content.original(samples, dataset, place) for place in places]
+    logits = [model(**_inputs(samples, [samples[0, place]])).logits for place in places]
     return ServingSamples([samples.ids[place] for place in places], inputs, torch.cat(logits).float().numpy())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,64 +27,49 @@ from hftl.ledger import count_openings, note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory, write_manifest
-from hftl.signals import Stopped
 from hftl.training.cache import loader_processes
-from hftl.training.checkpoint import Progress
 from hftl.training.experiment import Experiment, make_samples, serving_samples
-from hftl.training.journal import Journal
-from hftl.training.machine import tokens_per_batch
-from hftl.training.sittings import look_at_threads, note_sitting, sittings
+from hftl.training.machine import evaluation_batch_size, tokens_per_batch
+from hftl.training.open_run import OpenRun
+from hftl.training.sittings import note_sitting, sittings
 from hftl.training.together import main_first
-from hftl.training.watch import Watch
 
 
-def finish(
-    experiment: Experiment,
-    validation: Samples,
-    run: RunDirectory,
-    accelerator: Accelerator,
-    journal: Journal,
-    watch: Watch,
-    progress: Progress,
-) -> None:
-    """Predict validation and, unless it stays sealed, test once; save the model and what belongs to it.
+def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
+    """Predict validation and, with `open_test`, the test split, once; save the model and what belongs to it.
 
-    metrics.json marks the run as finished.
+    The weights are those that `fit` has left in the experiment's model. metrics.json marks the run as finished.
     """
-    recipe, splits = experiment.recipe, experiment.splits
+    recipe, splits, validation = experiment.recipe, experiment.splits, experiment.samples["validation"]
+    directory, accelerator, journal, progress = run.directory, run.accelerator, run.journal, run.progress
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
-
-    def stop_if_asked() -> None:
-        look_at_threads(watch, run, journal)
-        if (signal := watch.signal()) is not None:  # the checkpoint of the last stage's end stands
-            journal.stopped(list(recipe.stages)[-1], step=progress.step)
-            raise Stopped(signal, saved=True)
-
-    predictions = {"validation": predict_split(model, validation, recipe, accelerator, stop_if_asked)}
-    if splits.test is not None and recipe.opens_test:
-        if run.predictions("test").is_file():
+    predictions = {"validation": predict_split(model, validation, recipe, accelerator, run.stop_if_asked)}
+    if splits.test is not None and open_test:
+        if directory.predictions("test").is_file():
             # A run that was stopped after it had opened test does not open it again.
-            predictions["test"] = Predictions.load(run.predictions("test"))
+            predictions["test"] = Predictions.load(directory.predictions("test"))
         else:
             with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
-                write_opening(run, splits, by="hftl train", say=journal.say)
-            predictions["test"] = predict_split(model, test, recipe, accelerator, stop_if_asked)
+                write_opening(directory, splits, by="hftl train", say=journal.say)
+            predictions["test"] = predict_split(model, test, recipe, accelerator, run.stop_if_asked)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
-            predicted.save(run.predictions(split), splits.label_names)
-        shutil.rmtree(run.model, ignore_errors=True)  # what a kill has left of an earlier save would be sealed with it
-        save_classifier(experiment.classifier, run.model)
-        serving_samples(experiment, validation).save(run.serving)
+            predicted.save(directory.predictions(split), splits.label_names)
+        shutil.rmtree(directory.model, ignore_errors=True)  # what a kill has left of an earlier save would be sealed with it
+        save_classifier(experiment.classifier, directory.model)
+        serving_samples(experiment, validation).save(directory.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
-        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(run)}
-        note_sitting(run, accelerator, afresh=False, **cost)
-        conclude(run, predictions, say=journal.say)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
+        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(directory)}
+        note_sitting(directory, accelerator, afresh=False, **cost)
+        conclude(directory, predictions, say=journal.say)
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:
-            journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {run.path}")
+            journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {directory.path}")
     accelerator.wait_for_everyone()
+    seconds = round(time.perf_counter() - run.started, 2)
+    journal.record("finished", seconds=seconds, training_seconds=round(progress.seconds, 2))
 
 
 def predict_split(
@@ -92,7 +78,7 @@ def predict_split(
     """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches."""
     batches = evaluation_batches(
         samples,
-        batch_size=recipe.run.evaluation_batch_size,
+        batch_size=evaluation_batch_size(recipe),
         tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,

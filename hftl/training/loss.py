@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from hftl.errors import RecipeError, did_you_mean
-from hftl.recipe import Stage
+from hftl.recipe import CrossEntropyLoss, FocalLoss, Loss, Stage
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequence[str]) -> torch.Tensor | None:
@@ -45,18 +45,23 @@ def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequen
     return weights * (counts.sum() / (weights * counts).sum())
 
 
-def make_loss(stage: Stage, weights: torch.Tensor | None) -> Loss:
+def make_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
     """A function of logits (B, K) and labels (B,) that gives the loss of each example, (B,).
 
     Cross-entropy is torch's, with its label smoothing; focal loss is ``(1 - p) ** gamma * cross_entropy`` with p the probability
     of the true class (Lin et al. 2017, arXiv:1708.02002). A class weight multiplies the loss of that class's examples.
     """
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=stage.label_smoothing)
-        if stage.loss == "focal":
-            true_class = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
-            losses = (1 - true_class) ** stage.focal_gamma * losses
+    def unweighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        match loss:
+            case CrossEntropyLoss(label_smoothing=smoothing):
+                return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+            case FocalLoss(gamma=gamma):
+                true_class = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
+                return (1 - true_class) ** gamma * F.cross_entropy(logits, labels, reduction="none")
+
+    def weighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = unweighted(logits, labels)
         return losses if weights is None else losses * weights.to(losses.device)[labels]
 
-    return loss
+    return weighted

@@ -242,6 +242,11 @@ def tokens_per_batch(recipe: Recipe, device: torch.device) -> int:
     return 4_096 if device.type == "cpu" and isinstance(recipe.model, Transformer) else TOKENS_PER_BATCH
 
 
+def evaluation_batch_size(recipe: Recipe) -> int:
+    """Pictures of an evaluation batch of one process: what the recipe asks for, otherwise 64. Of texts it says nothing."""
+    return recipe.run.evaluation_batch_size or 64
+
+
 def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -> float:
     """FLOP/s of a square matrix product of side 1,024 here, 2 n^3 operations each, measured for about `seconds`."""
     side = 1024

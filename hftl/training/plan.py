@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +21,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hftl.data.loader import steps_per_epoch
-from hftl.errors import Problem, RecipeError
 from hftl.files import read_json, to_json
-from hftl.models.chain import Chain, UnknownGroup
-from hftl.recipe import Recipe, Stage
+from hftl.models.chain import Chain
 from hftl.run import RunDirectory
-from hftl.training.stage import decayed_parameters, group_rates, optimizer_slots
+from hftl.training.resolved import ResolvedStage
+from hftl.training.stage import optimizer_numbers
 from hftl.wording import duration, percent, size
 
 
@@ -107,24 +106,6 @@ def plan_on_record(plan: Plan, run: RunDirectory) -> tuple[Plan, list[str]]:
     return shown, [f"plan.json keeps the plan of the start; the one above differs from it in {', '.join(differs)}"]
 
 
-def resolve_stages(recipe: Recipe, chain: Chain, *, source: str) -> dict[str, tuple[str, ...]]:
-    """Stage name -> the layer groups it trains.
-
-    Raises:
-        RecipeError: stages that name groups the model does not have, all of them in one report.
-    """
-    resolved: dict[str, tuple[str, ...]] = {}
-    problems = []
-    for name, stage in recipe.stages.items():
-        try:
-            resolved[name] = chain.select(stage.unfreeze)
-        except UnknownGroup as error:
-            problems.append(Problem(f"stages.{name}.unfreeze", str(error), (f"groups, input to output: {', '.join(chain.names)}",)))
-    if problems:
-        raise RecipeError(source, problems)
-    return resolved
-
-
 def forward_flops(model: nn.Module, chain: Chain, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Floating point operations of one forward pass, by layer group."""
     counts = dict.fromkeys(chain.names, 0)
@@ -179,55 +160,46 @@ def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str 
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPrefix:
     """What a stage keeps of its frozen prefix."""
 
     group: str
     """The first training group."""
     bytes: float
     """Of all that is kept."""
-    looks: int
-    """At each example: the views of a picture with augmentation, 1 without."""
+    num_views: int
+    """Of each example: the views of a picture with augmentation, 1 without."""
 
 
 def build_plan(
-    recipe: Recipe,
+    stages: Sequence[ResolvedStage],
     model: nn.Module,
     chain: Chain,
     *,
     train_examples: int,
     forward: Mapping[str, int],
     flops_per_second: float | None,
-    kept: Mapping[str, Kept] | None = None,
+    cached: Mapping[str, CachedPrefix] | None = None,
     padding_share: float | None = None,
     remarks: Sequence[str] = (),
-    source: str = "recipe",
 ) -> Plan:
-    """The plan of a recipe on a model.
+    """The plan of a recipe's stages on a model.
 
     Args:
         forward: cost of a typical example from `forward_flops`.
-        kept: for the stages that compute their frozen prefix once.
+        cached: for the stages that compute their frozen prefix once.
         flops_per_second: of this machine; None: not measured.
-
-    Raises:
-        RecipeError: a stage names a layer group that the model does not have.
     """
-    resolved = resolve_stages(recipe, chain, source=source)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    of_group = {group: sum(sizes[name] for name in chain.parameters[group]) for group in chain.names}
-    decayed = decayed_parameters(model)
-    stages = tuple(
-        _stage_plan(name, stage, recipe, resolved[name], of_group, chain, decayed, train_examples, forward, (kept or {}).get(name))
-        for name, stage in recipe.stages.items()
-    )
-    flops = sum(stage.flops for stage in stages)
+    shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
+    columns = tuple(_stage_plan(stage, shape, sizes, train_examples, forward, (cached or {}).get(stage.name)) for stage in stages)
+    flops = sum(column.flops for column in columns)
     return Plan(
         model=type(model).__name__,
-        parameters=sum(of_group.values()),
+        parameters=sum(sizes.values()),
         train_examples=train_examples,
-        groups=tuple({"name": name, "parameters": count} for name, count in of_group.items()),
-        stages=stages,
+        groups=tuple({"name": name, "parameters": count} for name, count in sizes.items()),
+        stages=columns,
         padding_share=padding_share,
         remarks=tuple(remarks),
         flops=flops,
@@ -236,51 +208,41 @@ def build_plan(
 
 
 def _stage_plan(
-    name: str,
-    stage: Stage,
-    recipe: Recipe,
-    trains: tuple[str, ...],
-    parameters: Mapping[str, int],
-    chain: Chain,
-    decayed: set[str],
+    stage: ResolvedStage,
+    shape: Mapping[str, tuple[int, ...]],
+    sizes: Mapping[str, int],
     train_examples: int,
     forward: Mapping[str, int],
-    kept: Kept | None,
+    cached: CachedPrefix | None,
 ) -> StagePlan:
-    batch_size = stage.batch_size or recipe.run.batch_size
-    rates = group_rates(chain.names, stage)
-    trainable = sum(parameters[group] for group in trains)
+    """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group."""
+    groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
-    flops = seen * step_flops(forward, trains)
-    looks = 0
-    if kept is not None:
-        looks = train_examples * kept.looks
-        before = sum(forward[group] for group in chain.names[: chain.names.index(kept.group)])
-        flops = seen * step_flops(forward, trains, start=kept.group) + looks * before
+    flops = seen * step_flops(forward, stage.trains)
+    if cached is not None:
+        before = sum(forward[group] for group in groups[: groups.index(cached.group)])
+        flops = seen * step_flops(forward, stage.trains, start=cached.group) + train_examples * cached.num_views * before
+    decay = {group.name: group.weight_decay for group in reversed(stage.param_groups)}  # the one with weight decay comes first
     return StagePlan(
-        name=name,
-        unfreeze=trains,
+        name=stage.name,
+        unfreeze=stage.trains,
         epochs=stage.epochs,
-        batch_size=batch_size,
-        steps=stage.epochs * steps_per_epoch(train_examples, batch_size),
-        optimizer=stage.optimizer,
-        schedule=stage.schedule,
-        loss=stage.loss,
+        batch_size=stage.batch_size,
+        steps=stage.steps,
+        optimizer=stage.optimizer.kind,
+        schedule=stage.schedule.kind,
+        loss=stage.loss.kind,
         trainable_parameters=trainable,
-        trainable_share=trainable / sum(parameters.values()),
-        optimizer_bytes=4 * optimizer_slots(stage) * trainable,
-        cached_up_to=None if kept is None else kept.group,
-        cache_bytes=0.0 if kept is None else kept.bytes,
+        trainable_share=trainable / sum(sizes.values()),
+        optimizer_bytes=4
+        * optimizer_numbers(stage.optimizer, (shape[name] for group in stage.param_groups for name in group.parameters)),
+        cached_up_to=None if cached is None else cached.group,
+        cache_bytes=0.0 if cached is None else cached.bytes,
         flops=flops,
-        cost_share=flops / max(1, seen * step_flops(forward, chain.names)),
+        cost_share=flops / max(1, seen * step_flops(forward, groups)),
         groups=tuple(
-            GroupPlan(
-                group,
-                trains=group in trains,
-                lr=rates[group] if group in trains else None,
-                weight_decay=stage.weight_decay if group in trains and decayed & set(chain.parameters[group]) else 0.0,
-            )
-            for group in chain.names
+            GroupPlan(group, trains=group in stage.trains, lr=stage.rates.get(group), weight_decay=decay.get(group, 0.0))
+            for group in groups
         ),
     )
 

@@ -7,17 +7,39 @@ Frozen means frozen: no gradient, not in the optimizer, BatchNorm statistics and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # it lists no names
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import get_scheduler
 
-from hftl.errors import RecipeError
 from hftl.models.chain import HEAD, Chain
-from hftl.recipe import Stage
+from hftl.recipe import (
+    SGD,
+    Adafactor,
+    Adam,
+    AdamW,
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    Lamb,
+    LinearSchedule,
+    Lion,
+    NAdam,
+    OneCycleSchedule,
+    Optimizer,
+    PolynomialSchedule,
+    RAdam,
+    RMSprop,
+    Schedule,
+    SlantedTriangularSchedule,
+    Stage,
+    StepSchedule,
+)
 
 # Slanted triangular: the share of steps that rise, and how much smaller the lowest rate is than the highest (Howard & Ruder, 3.2).
 RISE, RATIO = 0.1, 32.0
@@ -29,10 +51,10 @@ def layer_learning_rates(num_groups: int, *, base_lr: float, decay: float) -> li
     Group i of n gets ``base_lr * decay ** (n - 1 - i)``. With three groups, 1e-3 and 0.5: [2.5e-4, 5e-4, 1e-3].
 
     Raises:
-        RecipeError: `decay` is outside (0, 1].
+        ValueError: `decay` is outside (0, 1].
     """
     if not 0.0 < decay <= 1.0:
-        raise RecipeError.single("layer_decay", f"{decay} is outside (0, 1]")
+        raise ValueError(f"a decay is greater than 0 and at most 1, not {decay}")
     return [base_lr * decay ** (num_groups - 1 - i) for i in range(num_groups)]
 
 
@@ -55,29 +77,33 @@ def decayed_parameters(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared}
 
 
-def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> list[dict[str, Any]]:
-    """Param groups of the groups that train: absolute `lr`, `weight_decay`, `name` (the layer group's) and `parameter_names`.
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters of one layer group that have one rate and one weight decay."""
+
+    name: str
+    """The layer group's."""
+    parameters: tuple[str, ...]
+    """Their names."""
+    lr: float
+    weight_decay: float
+
+
+def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGroup, ...]:
+    """The parameters that a stage trains, input first, each with an absolute rate.
 
     A layer group gives up to two param groups, one with weight decay and one without.
     """
-    parameters, decayed, rates = dict(model.named_parameters()), decayed_parameters(model), group_rates(chain.names, stage)
+    decayed, rates = decayed_parameters(model), group_rates(chain.names, stage)
     groups = []
     for name in chain.select(stage.unfreeze):
         for weight_decay, members in (
-            (stage.weight_decay, [n for n in chain.parameters[name] if n in decayed]),
-            (0.0, [n for n in chain.parameters[name] if n not in decayed]),
+            (stage.weight_decay, tuple(n for n in chain.parameters[name] if n in decayed)),
+            (0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),
         ):
             if members:
-                groups.append(
-                    {
-                        "params": [parameters[n] for n in members],
-                        "parameter_names": members,
-                        "name": name,
-                        "lr": rates[name],
-                        "weight_decay": weight_decay,
-                    }
-                )
-    return groups
+                groups.append(ParamGroup(name, members, lr=rates[name], weight_decay=weight_decay))
+    return tuple(groups)
 
 
 def freeze(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
@@ -127,28 +153,64 @@ def shard_units(model: nn.Module, chain: Chain) -> list[str]:
     return sorted({type(layer).__name__ for layer in called})
 
 
-def make_optimizer(stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """torch's own optimizers; Adam, AdamW and SGD fused (on a CPU fused AdamW has 4.4 times the default's speed)."""
-    match stage.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=stage.lr, fused=True)
-        case "adam":
-            return torch.optim.Adam(groups, lr=stage.lr, fused=True)
-        case "sgd":
-            return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(groups, lr=stage.lr, momentum=stage.momentum)
+def make_optimizer(
+    optimizer: Optimizer, model: nn.Module, param_groups: Sequence[ParamGroup], *, lr: float
+) -> torch.optim.Optimizer:
+    """torch's optimizer of that kind, or timm's where torch has none, for these parameters of the model; `lr` is the stage's own.
+
+    Its param groups have an absolute `lr`, `weight_decay`, the layer group's `name`, and `parameter_names`. Adam, AdamW and SGD are
+    fused (on a CPU fused AdamW has 4.4 times the default's speed).
+    """
+    parameters = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameters[name] for name in group.parameters],
+            "parameter_names": list(group.parameters),
+            "name": group.name,
+            "lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in param_groups
+    ]
+    options = {name: value for name, value in optimizer if name != "kind"}
+    match optimizer:
+        case AdamW():
+            return torch.optim.AdamW(groups, lr=lr, fused=True, **options)
+        case Adam():
+            return torch.optim.Adam(groups, lr=lr, fused=True, **options)
+        case SGD():
+            return torch.optim.SGD(groups, lr=lr, fused=True, **options)
+        case RMSprop():
+            return torch.optim.RMSprop(groups, lr=lr, **options)
+        case NAdam():
+            return torch.optim.NAdam(groups, lr=lr, **options)
+        case RAdam():
+            return torch.optim.RAdam(groups, lr=lr, **options)
+        case Adafactor():
+            return torch.optim.Adafactor(groups, lr=lr, **options)
+        case Lion():
+            return create_optimizer_v2(groups, "lion", lr=lr, **options)
+        case Lamb():  # the gradient is clipped by the stage's `max_grad_norm`, and by nothing else
+            return create_optimizer_v2(groups, "lamb", lr=lr, max_grad_norm=None, **options)
 
 
-def optimizer_slots(stage: Stage) -> int:
-    """Float32 numbers that the optimizer keeps for each parameter that trains: AdamW 2, SGD with momentum 1."""
-    match stage.optimizer:
-        case "adamw" | "adam":
-            return 2
-        case "sgd":
-            return int(stage.momentum > 0)
-        case "rmsprop":
-            return 1 + int(stage.momentum > 0)
+def optimizer_numbers(optimizer: Optimizer, shapes: Iterable[Sequence[int]]) -> int:
+    """Float32 numbers that the optimizer keeps for parameters of these shapes; a few a parameter, such as its steps, not counted.
+
+    For a parameter of 3 x 4 AdamW keeps 24, SGD with momentum 12, without 0, Adafactor a number each row and column: 7.
+    """
+    match optimizer:
+        case Adafactor():
+            return sum(math.prod(s[:-1]) + math.prod((*s[:-2], s[-1])) if len(s) > 1 else math.prod(s) for s in shapes)
+        case AdamW() | Adam() | NAdam() | RAdam() | Lamb():
+            slots = 2
+        case Lion():
+            slots = 1
+        case SGD():
+            slots = int(optimizer.momentum > 0)
+        case RMSprop():
+            slots = 1 + int(optimizer.momentum > 0)
+    return slots * sum(math.prod(shape) for shape in shapes)
 
 
 def slanted_triangular(step: int, steps: int) -> float:
@@ -158,28 +220,31 @@ def slanted_triangular(step: int, steps: int) -> float:
     return (1 + p * (RATIO - 1)) / RATIO
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int, steps_per_epoch: int) -> LRScheduler:
-    """The stage's schedule, stepped after every optimizer step; all param groups keep their ratios."""
-    warmup = round(stage.warmup * steps)
+def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps: int, steps_per_epoch: int) -> LRScheduler:
+    """The schedule of a stage of so many steps, stepped after every optimizer step; all param groups keep their ratios."""
 
-    def after_warmup(factor: Callable[[int], float]) -> LRScheduler:
+    def after_warmup(factor: Callable[[int], float], *, share: float) -> LRScheduler:
+        warmup = round(share * steps)
         return LambdaLR(optimizer, lambda step: step / warmup if step < warmup else factor(step))
 
-    # The schedules of transformers return a LambdaLR without saying so, hence the ignored types.
-    match stage.schedule:
-        case "constant":
-            return get_constant_schedule_with_warmup(optimizer, warmup)  # type: ignore[no-any-return]
-        case "linear":
-            return get_linear_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-any-return, no-untyped-call]
-        case "cosine":
-            return get_cosine_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-any-return]
-        case "step":
-            return after_warmup(lambda step: stage.gamma ** (step // (steps_per_epoch * stage.step_epochs)))
-        case "exponential":
-            return after_warmup(lambda step: stage.gamma ** (step / steps))
-        case "slanted_triangular":
+    match schedule:
+        case ConstantSchedule():
+            return get_scheduler("constant_with_warmup", optimizer, round(schedule.warmup * steps))  # type: ignore[no-any-return]
+        case LinearSchedule() | CosineSchedule():
+            return get_scheduler(schedule.kind, optimizer, round(schedule.warmup * steps), steps)  # type: ignore[no-any-return]
+        case PolynomialSchedule(power=power, end=end):
+            options = {"power": power, "lr_end": end * optimizer.defaults["lr"]}  # transformers gives each group the same share
+            warmup = round(schedule.warmup * steps)
+            return get_scheduler("polynomial", optimizer, warmup, steps, options)  # type: ignore[no-any-return]
+        case StepSchedule(gamma=gamma):
+            every = steps_per_epoch * schedule.every
+            return after_warmup(lambda step: gamma ** (step // every), share=schedule.warmup)
+        case ExponentialSchedule(gamma=gamma):
+            return after_warmup(lambda step: gamma ** (step / steps), share=schedule.warmup)
+        case SlantedTriangularSchedule():
             return LambdaLR(optimizer, lambda step: slanted_triangular(step, steps))
-        case "one_cycle":
+        case OneCycleSchedule():
+            # Its last rate comes after the last step, at `total_steps`; of one step alone torch makes no cycle.
             return OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -1,0 +1,92 @@
+"""The working model: the copy of the host model that a stage trains.
+
+The host, on the CPU, holds the best weights so far and is never trained. What a stage does to a model, it does to a copy: freezes
+it, changes its memory format and its modules, compiles, wraps and shards it. The copy gives its weights back when they are better,
+and goes at the end of the stage.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
+from accelerate.utils import broadcast
+from torch import nn
+from transformers import PreTrainedModel
+
+from hftl.models.attention import use_fast_dropout_attention
+from hftl.models.boundary import Boundary
+from hftl.models.chain import Chain
+from hftl.models.fast_training import use_fast_training
+from hftl.recipe import ImageData
+from hftl.training.checkpoint import load_training_state
+from hftl.training.experiment import Experiment
+from hftl.training.resolved import ResolvedStage
+from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
+
+
+@dataclass(frozen=True)
+class Working:
+    """A stage's model with its optimizer and schedule, as Accelerate has prepared them."""
+
+    stage: ResolvedStage
+    chain: Chain
+    accelerator: Accelerator
+    bare: PreTrainedModel
+    """The copy itself."""
+    model: nn.Module
+    """The copy as it is called: in its wrapper, where several processes train."""
+    optimizer: AcceleratedOptimizer
+    schedule: AcceleratedScheduler
+
+    def train_mode(self) -> None:
+        """Training mode for the groups that train, evaluation mode for the frozen ones."""
+        train_mode(self.bare, self.chain, self.stage.trains)
+
+    def share_buffers(self) -> None:
+        """Under FSDP, give every process the buffers of the main one, which are saved; DDP sees to that itself."""
+        if self.accelerator.is_fsdp2:
+            for buffer in self.bare.buffers():
+                broadcast(buffer)
+
+    def give_weights_to(self, host: PreTrainedModel) -> None:
+        """Copy the weights to the host model of every process."""
+        weights = self.accelerator.get_state_dict(self.model)
+        if weights:  # under FSDP only the main process holds the whole
+            host.load_state_dict(weights)
+        if self.accelerator.num_processes > 1:
+            for tensor in host.state_dict().values():
+                tensor.copy_(broadcast(tensor.to(self.accelerator.device)))
+
+    def close(self) -> None:
+        """Let Accelerate forget the copy, its optimizer and its schedule, and free their memory."""
+        self.accelerator.free_memory(self.model, self.optimizer, self.schedule)
+
+
+def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accelerator, *, checkpoint: Path | None) -> Working:
+    """A copy of the host model, ready for the first step of a stage, or for the next one after a `checkpoint` inside the stage."""
+    recipe, chain = experiment.recipe, experiment.classifier.chain
+    bare = copy.deepcopy(experiment.classifier.model).to(accelerator.device)
+    use_fast_dropout_attention(bare)
+    if isinstance(recipe.data, ImageData) and not accelerator.is_fsdp2:  # it shards contiguous parameters only
+        bare.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
+    freeze(bare, chain, stage.trains)  # before wrapping: DDP fixes its set of parameters when it wraps
+    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
+        use_fast_training(bare)
+    if recipe.run.compile:
+        boundary = experiment.boundaries.get(stage.name)
+        compile_layers(bare, chain, stage.trains, door=boundary.door if isinstance(boundary, Boundary) else None)
+    optimizer = make_optimizer(stage.optimizer, bare, stage.param_groups, lr=stage.lr)
+    schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=stage.steps_per_epoch)
+    if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
+    prepared = accelerator.prepare(bare, optimizer, schedule)
+    if checkpoint is not None:
+        load_training_state(checkpoint, accelerator)
+    return Working(stage, chain, accelerator, bare, *prepared)
