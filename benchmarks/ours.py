@@ -17,7 +17,7 @@ from rich.console import Console
 from side import Clock, read_spec, write_result
 
 import hftl
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.run import RunDirectory
 from hftl.training.engine import train

@@ -178,7 +178,8 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test. Opening test again is written down.")] = "validation",
 ) -> None:
     """Evaluate a finished run's model again, beside the numbers on record."""
-    from hftl.evaluation.metrics import compute_metrics, stored_label_names
+    from hftl.evaluation.metrics import compute_metrics
+    from hftl.evaluation.predictions import stored_label_names
     from hftl.sharing.card import write_card
     from hftl.training.finished import evaluate as evaluate_run
 

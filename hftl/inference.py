@@ -33,8 +33,8 @@ from hftl.data.rows import content_column
 from hftl.data.tables import read_column, read_text
 from hftl.data.text import TextSamples
 from hftl.errors import DataError, Problem, printable
-from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
+from hftl.evaluation.predictions import Predictions
 from hftl.files import written_whole
 from hftl.models import load_classifier
 from hftl.models.family import Classifier

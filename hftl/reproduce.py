@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.files import read_json
 from hftl.run import RunDirectory
 from hftl.sharing.card import write_card

@@ -52,7 +52,7 @@ from safetensors.torch import load_file
 from hftl import cli
 from hftl.errors import HftlError
 from hftl.evaluation import report
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory

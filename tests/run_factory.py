@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hftl.evaluation.metrics import Predictions, SizeUnit, compute_metrics, quick_metrics
+from hftl.evaluation.metrics import compute_metrics, quick_metrics
+from hftl.evaluation.predictions import Predictions, SizeUnit
 from hftl.files import append_json_line, read_json, write_json, write_text
 from hftl.recipe import BiLSTM, Card, ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory, split_facts

@@ -62,12 +62,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
-    "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.serving"),
+    "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
     # What a figure shows is checked by drawing it again.
     "hftl.sharing.verify": (
         *GROUND,
         "hftl.evaluation.metrics",
+        "hftl.evaluation.predictions",
         "hftl.evaluation.report",
         "hftl.sharing.card",
         "hftl.sharing.contents",
@@ -79,6 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.sharing.parity": (
         *GROUND,
         "hftl.evaluation.metrics",
+        "hftl.evaluation.predictions",
         "hftl.evaluation.serving",
         "hftl.models",
         "hftl.sharing.publication",

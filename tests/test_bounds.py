@@ -28,8 +28,8 @@ from hftl.errors import DataError, HftlError, RecipeError
 from hftl.inference import predict
 from hftl.models import glove
 from hftl.models.checkpoint import Checkpoint, check_folder
-from hftl.models.glove import read_vectors
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
+from hftl.models.vectors import read_vectors
 from hftl.recipe import BiLSTM, RunSettings, TextCNN, TextData
 
 __all__ = ["saved"]  # a fixture

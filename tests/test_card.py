@@ -28,7 +28,8 @@ from transformers.image_utils import load_image
 
 from hftl.data.decoding import decode
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json, write_text
 from hftl.inference import predict
 from hftl.models import build_classifier, save_classifier

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from hftl.cli import app
 from hftl.errors import RunError
 from hftl.evaluation.compare import compare, holm, mcnemar, report
-from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json, write_text
 from hftl.names import CHOOSERS
 from hftl.run import RunDirectory, split_facts

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
-from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory

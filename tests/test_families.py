@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
 from hftl.run import RunDirectory

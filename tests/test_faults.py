@@ -41,7 +41,7 @@ from transformers import AutoTokenizer, pipeline
 
 from hftl.cli import main
 from hftl.data.source import load_splits
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory

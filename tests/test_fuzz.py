@@ -40,7 +40,7 @@ from hftl.data.decoding import BadImage, decode, inspect, read_header
 from hftl.data.source import load_splits
 from hftl.data.tables import read_column
 from hftl.errors import DataError, RecipeError, printable
-from hftl.models.glove import read_vectors
+from hftl.models.vectors import read_vectors
 from hftl.recipe import TextData
 
 LONGER = float(os.environ.get("HFTL_FUZZ_SECONDS", "0"))

@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from hftl.errors import RecipeError, RunError
 from hftl.models import glove, glove_modeling
+from hftl.models import vectors as vector_files
 from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
     BagOfEmbeddingsForSequenceClassification,
@@ -309,7 +310,7 @@ def as_word2vec(folder: Path) -> str:
 
 @pytest.mark.parametrize("write", [as_text, as_gzip, as_only_member, as_named_member, as_word2vec])
 def test_every_format_gives_the_same_vectors(write: Callable[[Path], str], tmp_path: Path) -> None:
-    words, found = glove.read_vectors(write(tmp_path))
+    words, found = vector_files.read_vectors(write(tmp_path))
     assert words == ["the", "film", "good", "bad", ",", "n't"]
     assert found.dtype == np.float32
     assert found.tolist() == [[1.0, 2.0], [3.0, -4.0], [0.5, 0.25], [-0.5, 0.75], [0.0, 0.125], [2.0, 2.0]]
@@ -318,14 +319,14 @@ def test_every_format_gives_the_same_vectors(write: Callable[[Path], str], tmp_p
 def test_only_wanted_words_are_kept_and_parsed(tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
     path.write_bytes(b"a 1 2\nb x y\na nan 1\nb 3 4\nc 5 6\n")
-    words, found = glove.read_vectors(str(path), {"c", "d"})
+    words, found = vector_files.read_vectors(str(path), {"c", "d"})
     assert (words, found.tolist()) == (["c"], [[5.0, 6.0]])
 
 
 def test_a_word_may_hold_spaces_and_be_first(tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
     path.write_bytes(b". . . 1 2 3\nat name@domain.com 4 5 6\nthe 7 8 9\na 7 8 9\nof 7 8 9\n")
-    words, found = glove.read_vectors(str(path))
+    words, found = vector_files.read_vectors(str(path))
     assert words == [". . .", "at name@domain.com", "the", "a", "of"]
     assert found[:2].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
@@ -333,7 +334,7 @@ def test_a_word_may_hold_spaces_and_be_first(tmp_path: Path) -> None:
 def test_unicode_line_ends_and_spaces_inside_a_word_do_not_break_a_line(tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
     path.write_text("the 1 2\n\x85 3 4\n1\xa01/2 5 6\n", encoding="utf-8")
-    assert glove.read_vectors(str(path))[0] == ["the", "\x85", "1\xa01/2"]
+    assert vector_files.read_vectors(str(path))[0] == ["the", "\x85", "1\xa01/2"]
 
 
 PLAIN = b"the 1 2 3\nof 1 2 3\nand 1 2 3\n"
@@ -364,7 +365,7 @@ def test_a_bad_line_is_named_with_its_number(content: bytes, message: str, tmp_p
     path = tmp_path / "v.txt"
     path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
-        glove.read_vectors(str(path))
+        vector_files.read_vectors(str(path))
     assert (caught.value.problems[0].where, caught.value.problems[0].what) == ("model.vectors", message)
     assert str(path) in str(caught.value)
 
@@ -373,11 +374,11 @@ def test_all_problems_come_in_one_report_up_to_ten(tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
     path.write_bytes(PLAIN + b"odd 1 nan 3\ncut 1\nof 1 2 3\n")
     with pytest.raises(RecipeError, match="3 problems in") as caught:
-        glove.read_vectors(str(path))
+        vector_files.read_vectors(str(path))
     assert [problem.what.split(":")[0] for problem in caught.value.problems] == ["line 4", "line 5", "line 6"]
     path.write_bytes(PLAIN + b"cut 1\n" * 30)
     with pytest.raises(RecipeError, match="further problems were not looked for") as caught:
-        glove.read_vectors(str(path))
+        vector_files.read_vectors(str(path))
     assert len(caught.value.problems) == 10
 
 
@@ -398,13 +399,13 @@ def test_a_file_that_is_not_there_or_not_readable_is_an_error_of_the_recipe(tmp_
         "two.zip:deep/w.txt": 'no member "deep/w.txt" in .*two.zip. Did you mean "deep/v.txt"?',
     }.items():
         with pytest.raises(RecipeError, match=message):
-            glove.read_vectors(f"{tmp_path}/{name}")
+            vector_files.read_vectors(f"{tmp_path}/{name}")
 
 
 def test_the_name_of_a_vectors_file_leaves_its_folder_out() -> None:
-    assert glove.file_name("/home/me/glove.6B.100d.txt") == "glove.6B.100d.txt"
-    assert glove.file_name("/home/me/glove.6B.zip:inside/glove.6B.100d.txt") == "glove.6B.100d.txt"
-    assert glove.file_name("/home/me/glove.6B.zip") == "glove.6B.zip"
+    assert vector_files.file_name("/home/me/glove.6B.100d.txt") == "glove.6B.100d.txt"
+    assert vector_files.file_name("/home/me/glove.6B.zip:inside/glove.6B.100d.txt") == "glove.6B.100d.txt"
+    assert vector_files.file_name("/home/me/glove.6B.zip") == "glove.6B.zip"
 
 
 # --- words --------------------------------------------------------------------------------------------------------------------
@@ -680,7 +681,7 @@ def test_a_configuration_of_another_pooling_or_of_padding_outside_the_table_is_r
     ("file", "dimension", "coverage"), [("glove.6B.50d.5k.txt", 50, 0.862), ("glove.twitter.27B.25d.12k.txt", 25, 0.771)]
 )
 def test_real_vectors_cover_real_reviews_and_learn_them(shared: Path, file: str, dimension: int, coverage: float) -> None:
-    words, found = glove.read_vectors(str(shared / "vectors" / file))
+    words, found = vector_files.read_vectors(str(shared / "vectors" / file))
     assert found.shape == (len(words), dimension)
     table = pq.read_table(shared / "data" / "imdb" / "train.parquet").take(list(range(0, 25_000, 125)))
     texts, labels = table["text"].to_pylist(), torch.tensor(table["label"].to_pylist())

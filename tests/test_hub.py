@@ -28,7 +28,8 @@ from test_families import small_vectors
 
 from hftl.cli import train_recipe
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.serving import ServingSamples
 from hftl.files import fingerprint, read_json

@@ -23,7 +23,7 @@ from conftest import Hftl
 from safetensors.torch import load_file
 from test_checkpoint import flip_a_bit, small_disk
 
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory

@@ -24,9 +24,8 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from hftl.errors import DataError, RunError
+from hftl.evaluation.intervals import wilson_interval
 from hftl.evaluation.metrics import (
-    MOST_ROWS,
-    Predictions,
     _auc_with_interval,
     accuracy_by_size,
     calibration_bins,
@@ -36,9 +35,8 @@ from hftl.evaluation.metrics import (
     expected_calibration_error,
     matthews_correlation,
     quick_metrics,
-    stored_label_names,
-    wilson_interval,
 )
+from hftl.evaluation.predictions import MOST_ROWS, Predictions, stored_label_names
 
 
 def predictions_of(labels: list[int], logits: list[list[float]]) -> Predictions:

@@ -24,7 +24,8 @@ from torch import nn
 
 from hftl.data.loader import Batch, evaluation_batches, plan_epoch, steps_per_epoch, training_batches, transfer
 from hftl.errors import RecipeError, printable
-from hftl.evaluation.metrics import Predictions, compute_metrics, quick_metrics
+from hftl.evaluation.metrics import compute_metrics, quick_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, UnknownGroup
 from hftl.recipe import Recipe, Stage, difference, load_recipe, override, parse_recipe
 from hftl.training.stage import freeze, group_rates, param_groups, train_mode

@@ -23,7 +23,7 @@ from run_factory import CLOTHES, make_run
 
 from hftl import fonts
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.report import calibration_figure, confusion_figure, learning_curves, write_figures
 from hftl.files import read_json
 from hftl.run import RunDirectory

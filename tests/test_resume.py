@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from test_families import small_vectors
 
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Predictions
 from hftl.evaluation.predict import predict_logits
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import (
     BiLSTM,

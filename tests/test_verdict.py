@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hftl.evaluation.metrics import Predictions, compute_metrics
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.verdict import verdict
 
 

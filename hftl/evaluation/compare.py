@@ -25,21 +25,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from hftl.errors import Problem, RunError
-from hftl.evaluation.metrics import (
-    OF_MARGINS,
-    Integers,
-    Predictions,
-    Z,
-    accuracy_by_size,
-    auc_influence,
-    losses,
-    margins_of_cells,
-    mean_interval,
-    percentiles,
-    quick_metrics,
-    resamples,
-    stored_label_names,
-)
+from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
+from hftl.evaluation.metrics import OF_MARGINS, accuracy_by_size, auc_influence, quick_metrics
+from hftl.evaluation.predictions import Integers, Predictions, losses, stored_label_names
 from hftl.files import read_json, written_whole
 from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference

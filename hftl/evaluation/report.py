@@ -29,7 +29,9 @@ from PIL import Image
 
 from hftl import fonts
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Integers, Predictions, calibration_bins, wilson_interval
+from hftl.evaluation.intervals import wilson_interval
+from hftl.evaluation.metrics import calibration_bins
+from hftl.evaluation.predictions import Integers, Predictions
 from hftl.files import written_whole
 from hftl.run import RunDirectory
 

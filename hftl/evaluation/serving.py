@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hftl.errors import RunError
-from hftl.evaluation.metrics import TEXT, list_matrix, read_parquet
+from hftl.evaluation.predictions import TEXT, list_matrix, read_parquet
 from hftl.files import written_whole
 
 COUNT = 16

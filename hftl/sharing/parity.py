@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hftl.errors import RecipeError, RunError
-from hftl.evaluation.metrics import Predictions, stored_label_names
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.serving import ServingSamples
 from hftl.models.checkpoint import Checkpoint, check_folder, run_error
 from hftl.run import RunDirectory

@@ -23,7 +23,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from hftl.errors import Problem, RunError
-from hftl.evaluation.metrics import Predictions, stored_label_names
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
 from hftl.recipe import Recipe

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from hftl.errors import RunError
-from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
 from hftl.files import read_json, read_json_lines

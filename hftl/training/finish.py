@@ -18,8 +18,9 @@ from torch import nn
 
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import Splits
-from hftl.evaluation.metrics import Predictions, compute_metrics, stored_label_names
+from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predict import predict_logits
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.verdict import verdict
 from hftl.files import read_json, read_json_lines, write_json

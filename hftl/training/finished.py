@@ -11,7 +11,7 @@ from datasets import disable_progress_bars
 
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
-from hftl.evaluation.metrics import Predictions, stored_label_names
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.facts import continued, contradictions
 from hftl.files import read_json, read_json_lines, write_text
