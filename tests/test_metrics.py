@@ -30,13 +30,13 @@ from hftl.evaluation.metrics import (
     accuracy_by_size,
     calibration_bins,
     calibration_error_by_chance,
-    classification_metrics,
     compute_metrics,
     expected_calibration_error,
     matthews_correlation,
     quick_metrics,
 )
 from hftl.evaluation.predictions import MOST_ROWS, Predictions, stored_label_names
+from hftl.evaluation.streaming import classification_metrics
 
 
 def predictions_of(labels: list[int], logits: list[list[float]]) -> Predictions:

@@ -1,7 +1,8 @@
 """Predictions, and the metrics that are computed from them alone.
 
-Point values come from `evaluate.Metric` subclasses that need no network and write no file; intervals say how far they would move
-on another sample of the same size. Everything is finite or None: no nan reaches a JSON file.
+Point values are a line of NumPy each; intervals say how far they would move on another sample of the same size.
+`hftl.evaluation.streaming` has the same as metrics of the library `evaluate`. Everything is finite or None: no nan reaches a JSON
+file.
 
 Shapes: N examples, K classes, R resamples, C non-empty cells of a confusion matrix.
 
@@ -14,13 +15,10 @@ doi:10.1175/WAF993.1 (which calibration error is chance).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
@@ -47,100 +45,6 @@ CONFIDENT = 0.9  # the top probability from which on an error is called confiden
 SHOWN_ERRORS = 5
 
 TOP = 3
-
-
-class _LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """A metric that lives in memory: no network, no cache file. The library insists on a folder, so it gets a temporary one."""
-
-    uses_logits = False
-
-    def __init__(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="hftl-metric-") as folder:
-            super().__init__(keep_in_memory=True, cache_dir=folder, seed=0)
-
-    def _info(self) -> evaluate.MetricInfo:
-        index = datasets.Value("int64")
-        features = {"logits": datasets.List(datasets.Value("float32"))} if self.uses_logits else {"predictions": index}
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "", citation="", features=datasets.Features({**features, "references": index})
-        )
-
-
-class Accuracy(_LocalMetric):
-    """Share of the examples whose predicted class is the true one."""
-
-    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": float(np.mean(np.equal(predictions, references)))}
-
-
-class MacroF1(_LocalMetric):
-    """Mean F1 over the classes that occur in the references (see `macro_f1`)."""
-
-    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"macro_f1": float(macro_f1(*_margins(predictions, references)))}
-
-
-class MatthewsCorrelation(_LocalMetric):
-    """Matthews correlation coefficient of K classes (see `matthews_correlation`)."""
-
-    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"mcc": float(matthews_correlation(*_margins(predictions, references)))}
-
-
-class BalancedAccuracy(_LocalMetric):
-    """Mean recall over the classes that occur in the references (see `balanced_accuracy`)."""
-
-    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"balanced_accuracy": float(balanced_accuracy(*_margins(predictions, references)))}
-
-
-class CohenKappa(_LocalMetric):
-    """Agreement of predicted and true classes beyond chance (see `cohen_kappa`)."""
-
-    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"kappa": float(cohen_kappa(*_margins(predictions, references)))}
-
-
-class LogLoss(_LocalMetric):
-    """Mean of -log p(true class), natural logarithm, from logits; nothing is clipped."""
-
-    uses_logits = True
-
-    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
-        return {"log_loss": float(losses(np.asarray(logits), np.asarray(references)).mean())}
-
-
-class RocAuc(_LocalMetric):
-    """Area under the ROC curve from logits: class 1 against class 0, or the mean over classes of each against the rest.
-
-    No "auc" in the result when a class is absent from the references.
-    """
-
-    uses_logits = True
-
-    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
-        probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
-        auc = _auc_with_interval(probabilities, np.asarray(references))
-        return {} if isinstance(auc, str) else {"auc": auc[0]}
-
-
-class ExpectedCalibrationError(_LocalMetric):
-    """Expected calibration error of the top probability, from logits (see `expected_calibration_error`)."""
-
-    uses_logits = True
-
-    def _compute(self, *, logits: Any, references: Sequence[int]) -> dict[str, float]:
-        probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
-        return {"expected_calibration_error": expected_calibration_error(probabilities, np.asarray(references))}
-
-
-def classification_metrics(*, calibration: bool = False) -> evaluate.CombinedEvaluations:
-    """The metrics of a classifier as one streaming `evaluate` object.
-
-    Feed it with ``add_batch(predictions=(B,), references=(B,), logits=(B, K))`` and end with ``compute()``.
-    """
-    metrics = [Accuracy(), BalancedAccuracy(), MacroF1(), MatthewsCorrelation(), CohenKappa(), LogLoss(), RocAuc()]
-    return evaluate.combine([*metrics, ExpectedCalibrationError()] if calibration else metrics)
 
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:
@@ -440,10 +344,30 @@ def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence
 
 
 def _point_values(predictions: Predictions, *, calibration: bool) -> dict[str, float]:
-    metrics = classification_metrics(calibration=calibration)
-    metrics.add_batch(predictions=predictions.predicted, references=predictions.labels, logits=predictions.logits)
-    values: dict[str, float] = metrics.compute()
+    labels, predicted = predictions.labels, predictions.predicted
+    of_margins = margins(predicted, labels)
+    auc = area_under_curve(predictions.logits, labels)
+    values = {
+        "accuracy": float(np.mean(predicted == labels)),
+        "balanced_accuracy": float(balanced_accuracy(*of_margins)),
+        "macro_f1": float(macro_f1(*of_margins)),
+        "mcc": float(matthews_correlation(*of_margins)),
+        "kappa": float(cohen_kappa(*of_margins)),
+        "log_loss": float(losses(predictions.logits, labels).mean()),
+        **({} if auc is None else {"auc": auc}),
+    }
+    if calibration:
+        values["expected_calibration_error"] = expected_calibration_error(predictions.probabilities, labels)
     return values
+
+
+def area_under_curve(logits: NDArray[Any], labels: Integers) -> float | None:
+    """Area under the ROC curve from logits: class 1 against class 0, or the mean over classes of each against the rest.
+
+    None when a class is absent from the labels.
+    """
+    auc = _auc_with_interval(softmax(np.asarray(logits, dtype=np.float64), axis=1), labels)
+    return None if isinstance(auc, str) else auc[0]
 
 
 def _bin_of(confidence: Floats, bins: int) -> Integers:
@@ -451,7 +375,7 @@ def _bin_of(confidence: Floats, bins: int) -> Integers:
     return np.asarray(np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left"), dtype=np.int64)
 
 
-def _margins(predicted: Sequence[int], labels: Sequence[int]) -> tuple[Integers, Integers, Integers]:
+def margins(predicted: Sequence[int] | Integers, labels: Sequence[int] | Integers) -> tuple[Integers, Integers, Integers]:
     """True positives, examples and predictions of each class, (K,) each."""
     z, y = np.asarray(predicted), np.asarray(labels)
     classes = int(max(z.max(), y.max())) + 1

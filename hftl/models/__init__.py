@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
-from hftl.models import glove, transformer, vision
 from hftl.models.checkpoint import CONFIG, Checkpoint, check_folder, run_error
 from hftl.models.family import Classifier, Family
+from hftl.names import WORD_MODELS
 from hftl.recipe import Recipe, TextData
 
-FAMILIES: tuple[Family, ...] = (glove.FAMILY, vision.FAMILY, transformer.FAMILY)
+FAMILIES: Mapping[str, str] = {
+    "transformer": "hftl.models.transformer",
+    "timm": "hftl.models.vision",
+    "textcnn": "hftl.models.glove",
+    "bilstm": "hftl.models.glove",
+    "bag": "hftl.models.glove",
+}
+"""`model.family` of a recipe -> the module that has it as `FAMILY`. It is imported when it is asked for: timm takes seconds."""
 
 
 def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
@@ -25,8 +33,7 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
     Raises:
         RecipeError: no such checkpoint or vectors, or they do not fit the recipe.
     """
-    family = next(family for family in FAMILIES if isinstance(recipe.model, family.specs))
-    classifier = family.build(recipe, label_names, texts)
+    classifier = family_of(recipe.model.family).build(recipe, label_names, texts)
     data = recipe.data
     if not isinstance(data, TextData):
         return classifier
@@ -42,7 +49,7 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Write weights and preprocessor so that `from_pretrained` and `pipeline` load them."""
-    family_of(str(classifier.model.config.model_type)).save(classifier, folder)
+    family_saved_as(str(classifier.model.config.model_type)).save(classifier, folder)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -57,7 +64,7 @@ def load_classifier(folder: Path) -> Classifier:
         config = check_folder(Checkpoint(str(folder)))
     except RecipeError as error:
         raise run_error(folder, error) from None
-    classifier = family_of(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)
+    classifier = family_saved_as(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)
     names = list(cast(dict[int, str], classifier.model.config.id2label).values())
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -65,6 +72,14 @@ def load_classifier(folder: Path) -> Classifier:
     return classifier
 
 
-def family_of(model_type: str) -> Family:
+def family_of(name: str) -> Family:
+    """The family of a recipe, by its `model.family`."""
+    family: Family = importlib.import_module(FAMILIES[name]).FAMILY
+    return family
+
+
+def family_saved_as(model_type: str) -> Family:
     """The family of a saved model, by `model_type` in its config.json; what no other claims is for transformers to refuse."""
-    return next((family for family in FAMILIES if family.model_types(model_type)), transformer.FAMILY)
+    if model_type == "timm_wrapper":
+        return family_of("timm")
+    return family_of("textcnn" if model_type in WORD_MODELS else "transformer")

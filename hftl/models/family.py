@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
+from typing import TYPE_CHECKING, Any
 
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,8 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of network. A new one is a module with one of these, and a line in `hftl.models.FAMILIES`."""
+    """One kind of network. A new one is a module with one of these, `FAMILY`, and a line in `hftl.models.FAMILIES`."""
 
-    specs: tuple[type, ...]
-    """The classes of a recipe's `model` section that it builds."""
-    model_types: Callable[[str], bool]
-    """Whether a saved model is of this family, by `model_type` in its config.json."""
     build: Callable[[Recipe, Sequence[str], Iterable[str]], Classifier]
     """The recipe's model with a head for these class names; the third are the training texts, from which a vocabulary is taken."""
     save: Callable[[Classifier, Path], None]

@@ -162,7 +162,7 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> 
     return build(recipe.model, label_names, texts=texts)
 
 
-FAMILY = Family((WordVectors,), WORD_MODELS.__contains__, _build, save, load, shortest_text=0)
+FAMILY = Family(_build, save, load, shortest_text=0)
 
 # GloVe's files split contractions as the Penn Treebank does ("did n't", "it 's", "ca n't") and keep punctuation as words. Of the
 # 6.84 million words of IMDb's training texts, the share that has a vector in the two small files beside the project: 6B, and

@@ -470,4 +470,4 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names)
 
 
-FAMILY = Family((Transformer,), lambda name: name in CONFIG_MAPPING, _build, save, load)
+FAMILY = Family(_build, save, load)

@@ -36,7 +36,7 @@ from transformers.utils import logging as hub_logging
 
 from hftl.errors import RunError
 from hftl.files import write_json
-from hftl.models import family_of, load_classifier
+from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.card import read_picture
@@ -199,7 +199,7 @@ def _batches(recipe: Recipe, model: PreTrainedModel, preprocessor: Any) -> list[
 
     segments = all("token_type_ids" in names for names in (preprocessor("a"), inspect.signature(model.forward).parameters))
     words = torch.tensor(_words(preprocessor))
-    shortest = family_of(model.config.model_type).shortest_text
+    shortest = family_saved_as(model.config.model_type).shortest_text
     longest = recipe.data.max_length
     batches = []
     for length in sorted({*(length for length in LENGTHS if length < longest), longest}, key=lambda length: abs(length - 7)):
@@ -276,7 +276,7 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
     for name, module in lstms.items():
         model.set_submodule(name, _OnnxLSTM(module))
     names = list(batch)
-    graph = _Graph if family_of(model.config.model_type).shortest_text else _WordGraph
+    graph = _Graph if family_saved_as(model.config.model_type).shortest_text else _WordGraph
     free = {0: "batch", 1: "length"} if recipe.data.kind == "text" else {0: "batch"}
     said = io.StringIO()
     try:

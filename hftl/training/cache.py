@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
 import numpy as np
@@ -35,7 +35,6 @@ from transformers import PreTrainedModel
 
 from hftl import store
 from hftl.data.content import content_of
-from hftl.data.image import ImageSamples
 from hftl.data.loader import MANY, SHORT, SHORT_WIDTH, WIDTH, Samples, evaluation_batches, transfer
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
@@ -45,6 +44,9 @@ from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.journal import Journal
 from hftl.training.machine import evaluation_batch_size, loader_workers, tokens_per_batch
+
+if TYPE_CHECKING:
+    from hftl.data.image import ImageSamples
 
 if TYPE_CHECKING:  # both know this module
     from hftl.training.open_run import OpenRun
@@ -151,8 +153,8 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
             if views := content.num_views(train=split == "train"):
                 kept[split] = prefix.stored(own, views)
     for own in kept.values():
-        if isinstance(own, ImageSamples):
-            build.decode(own)
+        if own.size_unit == "pixels" and not isinstance(own, StoredSamples):
+            build.decode(cast("ImageSamples", own))
     return kept
 
 
@@ -168,7 +170,7 @@ def loader_processes(samples: Samples, recipe: Recipe, accelerator: Accelerator)
     return loader_workers(
         recipe.run.workers,
         device=accelerator.device,
-        pictures=isinstance(samples, ImageSamples),
+        pictures=samples.size_unit == "pixels",
         processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)),
     )
 

@@ -20,8 +20,6 @@ from transformers import PreTrainedTokenizerBase
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.columns import integers
 from hftl.data.content import content_of
-from hftl.data.grid import write_grid
-from hftl.data.image import ImageSamples
 from hftl.data.layout import Role
 from hftl.data.loader import POOL, POOLS, Samples, padding_share
 from hftl.data.source import Splits, load_splits
@@ -276,6 +274,9 @@ def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
 
 def write_augmentation_grid(experiment: Experiment, path: Path) -> str:
     """A PNG of what training will see: a row for each of some training pictures. Returns in words how they come about."""
+    from hftl.data.grid import write_grid  # with it comes OpenCV, which no run on texts needs
+    from hftl.data.image import ImageSamples
+
     samples = make_samples(experiment.recipe, experiment.classifier, experiment.splits.train, train=True)
     assert isinstance(samples, ImageSamples)
     write_grid(samples, path)

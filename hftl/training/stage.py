@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # it lists no names
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from transformers import get_scheduler
@@ -189,9 +188,15 @@ def make_optimizer(
         case Adafactor():
             return torch.optim.Adafactor(groups, lr=lr, **options)
         case Lion():
-            return create_optimizer_v2(groups, "lion", lr=lr, **options)
+            return _of_timm("lion", groups, lr=lr, **options)
         case Lamb():  # the gradient is clipped by the stage's `max_grad_norm`, and by nothing else
-            return create_optimizer_v2(groups, "lamb", lr=lr, max_grad_norm=None, **options)
+            return _of_timm("lamb", groups, lr=lr, max_grad_norm=None, **options)
+
+
+def _of_timm(name: str, groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # with it comes all of timm, which takes a second
+
+    return create_optimizer_v2(groups, name, **options)
 
 
 def optimizer_numbers(optimizer: Optimizer, shapes: Iterable[Sequence[int]]) -> int:
