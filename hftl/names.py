@@ -16,15 +16,22 @@ class Metric:
     hub: str
     """Of the library `evaluate`; a model card's `metric_type`."""
     higher_is_better: bool = True
+    noun: str = ""
+    """In the middle of a sentence; empty: the title with a small letter."""
+    bootstrapped: bool = False
+    """Its interval is a percentile bootstrap interval."""
+
+    def __str__(self) -> str:
+        return self.noun or f"{self.title[0].lower()}{self.title[1:]}"
 
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", "accuracy"),
-    "balanced_accuracy": Metric("Balanced accuracy", "balanced_accuracy"),
+    "balanced_accuracy": Metric("Balanced accuracy", "balanced_accuracy", bootstrapped=True),
     "top_3_accuracy": Metric("Accuracy of the top three", "top_k_accuracy"),
-    "macro_f1": Metric("Macro F1", "f1"),
-    "mcc": Metric("Matthews correlation", "matthews_correlation"),
-    "kappa": Metric("Kappa (Cohen)", "cohen_kappa"),
+    "macro_f1": Metric("Macro F1", "f1", bootstrapped=True),
+    "mcc": Metric("Matthews correlation", "matthews_correlation", noun="the Matthews correlation", bootstrapped=True),
+    "kappa": Metric("Kappa (Cohen)", "cohen_kappa", noun="kappa", bootstrapped=True),
     "auc": Metric("AUC (ROC)", "roc_auc"),
     "log_loss": Metric("Log loss", "log_loss", higher_is_better=False),
     "expected_calibration_error": Metric("Expected calibration error", "expected_calibration_error", higher_is_better=False),

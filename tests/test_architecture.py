@@ -354,3 +354,19 @@ def test_no_file_is_larger_than_ten_megabytes_nor_the_samples_together_than_sixt
     samples = [path for path in FILES if path.is_relative_to(PACKAGE / "samples")]
     assert samples
     assert sum(path.stat().st_size for path in samples) <= 16_000_000
+
+
+# --- what a change touches ----------------------------------------------------------------------------------------------------
+
+# Added to prove that a change of its kind stays in its place -> the files of hftl that know it (see the table in CONTRIBUTING.md).
+TOUCHED = {
+    "bag": {"names.py", "recipe.py", "models/glove_modeling.py", "models/__init__.py", "__init__.py"},  # a family
+    "kappa": {"names.py", "evaluation/metrics.py"},  # a metric that may choose the weights and has an interval
+    "polynomial": {"recipe.py", "training/stage.py", "__init__.py"},  # a schedule
+}
+
+
+@pytest.mark.parametrize(("word", "files"), TOUCHED.items())
+def test_a_new_family_metric_or_schedule_touches_few_files(word: str, files: set[str]) -> None:
+    known = [path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".jinja"}]
+    assert {path.relative_to(PACKAGE).as_posix() for path in known if word in path.read_text(encoding="utf-8").lower()} == files

@@ -87,9 +87,7 @@ def test_batches_streamed_through_evaluate_give_the_metrics_of_the_whole() -> No
     predictions = make_predictions(CLOTHES, 100, seed=3)
     metrics = classification_metrics(calibration=True)
     for part in np.array_split(np.arange(100), 7):
-        metrics.add_batch(
-            predictions=predictions.predicted[part], references=predictions.labels[part], logits=predictions.logits[part]
-        )
+        metrics.add_batch(references=predictions.labels[part], logits=predictions.logits[part])
     streamed = metrics.compute()
     whole = compute_metrics(predictions, CLOTHES)
     assert streamed == {name: pytest.approx(whole[name], abs=1e-12) for name in streamed}

@@ -15,7 +15,7 @@ doi:10.1175/WAF993.1 (which calibration error is chance).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from hftl.evaluation.intervals import (
     wilson_interval,
 )
 from hftl.evaluation.predictions import Floats, Integers, Predictions, check_label_names, losses
+from hftl.names import CHOOSERS
 from hftl.wording import quoted
 
 BINS = 15
@@ -49,7 +50,7 @@ TOP = 3
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:
     """What may choose the weights, `names.CHOOSERS`; auc where it is defined. Without intervals, for the end of each epoch."""
-    return _point_values(predictions, calibration=False)
+    return _point_values(predictions, CHOOSERS)
 
 
 def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     """
     check_label_names(predictions, label_names)
     labels, predicted, probabilities = predictions.labels, predictions.predicted, predictions.probabilities
-    point = _point_values(predictions, calibration=True)
+    point = _point_values(predictions, POINT_VALUES)
     confusion = confusion_matrix(predicted, labels, classes=len(label_names))
     correct = int(np.trace(confusion))
     bootstrapped, loss_interval = _bootstrap_intervals(confusion), mean_interval(losses(predictions.logits, labels))
@@ -343,22 +344,13 @@ def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence
     return min(1.0, area), influence  # a mean of ones may round to more
 
 
-def _point_values(predictions: Predictions, *, calibration: bool) -> dict[str, float]:
-    labels, predicted = predictions.labels, predictions.predicted
-    of_margins = margins(predicted, labels)
-    auc = area_under_curve(predictions.logits, labels)
-    values = {
-        "accuracy": float(np.mean(predicted == labels)),
-        "balanced_accuracy": float(balanced_accuracy(*of_margins)),
-        "macro_f1": float(macro_f1(*of_margins)),
-        "mcc": float(matthews_correlation(*of_margins)),
-        "kappa": float(cohen_kappa(*of_margins)),
-        "log_loss": float(losses(predictions.logits, labels).mean()),
-        **({} if auc is None else {"auc": auc}),
-    }
-    if calibration:
-        values["expected_calibration_error"] = expected_calibration_error(predictions.probabilities, labels)
-    return values
+def _of_margins(metric: Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]) -> Callable[[Predictions], float]:
+    return lambda predictions: float(metric(*margins(predictions.predicted, predictions.labels)))
+
+
+def _point_values(predictions: Predictions, names: Iterable[str]) -> dict[str, float]:
+    values = {name: POINT_VALUES[name](predictions) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def area_under_curve(logits: NDArray[Any], labels: Integers) -> float | None:
@@ -380,3 +372,13 @@ def margins(predicted: Sequence[int] | Integers, labels: Sequence[int] | Integer
     z, y = np.asarray(predicted), np.asarray(labels)
     classes = int(max(z.max(), y.max())) + 1
     return np.bincount(y[z == y], minlength=classes), np.bincount(y, minlength=classes), np.bincount(z, minlength=classes)
+
+
+POINT_VALUES: Mapping[str, Callable[[Predictions], float | None]] = {
+    "accuracy": lambda predictions: float(np.mean(predictions.predicted == predictions.labels)),
+    **{name: _of_margins(metric) for name, metric in OF_MARGINS.items()},
+    "log_loss": lambda predictions: float(losses(predictions.logits, predictions.labels).mean()),
+    "auc": lambda predictions: area_under_curve(predictions.logits, predictions.labels),
+    "expected_calibration_error": lambda predictions: expected_calibration_error(predictions.probabilities, predictions.labels),
+}
+"""What a split's predictions come to, a number a metric; None where it is undefined."""

@@ -187,6 +187,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
+        "bootstrapped": _in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
         "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
@@ -830,6 +831,10 @@ def _share(row: Mapping[str, Any], key: str) -> str:
         return DASH
     interval = row.get(f"{key}_interval")
     return safe(f"{_decimals(row[key])} ({_interval(interval)})") if interval else _decimals(row[key])
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _number(value: int | float) -> str:
