@@ -128,16 +128,18 @@ def train_mode(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
                 modules[name].training = isinstance(modules[name], nn.RNNBase)
 
 
-def compile_layers(model: nn.Module, chain: Chain, trains: Sequence[str], *, door: str | None, backend: str = "inductor") -> None:
+def compile_layers(
+    model: nn.Module, chain: Chain, trains: Sequence[str], *, entry_module: str | None, backend: str = "inductor"
+) -> None:
     """`torch.compile` on each layer that trains, one by one, so that equal layers share what was compiled.
 
-    Lengths may change with every batch; they are multiples of 8. The module at `door`, where stored activations enter, stays as
+    Lengths may change with every batch; they are multiples of 8. `entry_module`, where stored activations enter, stays as
     it is, and so does the head, whose time does not count.
     """
     for group in chain.groups:
         if group.name in trains and group.name != HEAD:
             for name in group.prefixes:
-                if name in chain.modules[group.name] and name != door:
+                if name in chain.modules[group.name] and name != entry_module:
                     model.get_submodule(name).compile(dynamic=True, backend=backend)
 
 
