@@ -240,7 +240,12 @@ class _Choice(_Section):
 
 
 def _section_of_word(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
+    """What stands for a section as a mapping: a word as its kind; a kind of None is none."""
+    if isinstance(value, str):
+        return {"kind": value}
+    if isinstance(value, Mapping):
+        return {str(key): option for key, option in value.items() if (key, option) != ("kind", None)}
+    return value
 
 
 def _kinds(choice: Any) -> tuple[str, ...]:
@@ -1016,10 +1021,16 @@ def _value(key: str, text: str) -> Any:
 def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
     place, where, rest = values, "", key
     while "." in rest and rest not in place:
+        part = rest.partition(".")[0]
+        if isinstance(place.get(part), str) and part in CHOICES and where.startswith("stages."):
+            place[part] = {"kind": place[part]}
         # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:
-            part, allowed = rest.partition(".")[0], list(place)
+            allowed = list(place)
+            if part in place:
+                yield Problem(key, f"{part} is a value, and has no keys of its own")
+                return
             what = f'no stage "{part}".' if where == "stages" else f'no section "{part}"{f" in {where}" if where else ""}.'
             yield Problem(key, what + did_you_mean(part, allowed), (f"allowed: {', '.join(allowed)}",) if allowed else ())
             return
@@ -1061,7 +1072,7 @@ def _problems(error: ValidationError, root: type[BaseModel]) -> Iterator[Problem
             union = section.model_fields[keys[-1]].annotation if section else None
             allowed = [str(word) for member in _options(union) for word in _tags(member)]
             found = item["ctx"].get("tag")
-            guess, help = did_you_mean(str(found), allowed), (f"allowed: {', '.join(allowed)}",)
+            guess, help = did_you_mean(str(found).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
             if not found:
                 yield Problem(f"{where}.{tag}", "missing", help)
             elif section is Stage:  # given as a word more often than by its key

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from hftl.cli import main
-from hftl.training import engine, machine, open_run
+from hftl.training import machine, open_run
 
 
 def process_state_of_gpus(*, minutes: float = 30.0) -> PartialState:
@@ -22,8 +22,7 @@ def process_state_of_gpus(*, minutes: float = 30.0) -> PartialState:
 
 
 def start() -> None:
-    for module in (engine, open_run):  # their imports of it
-        module.process_state = process_state_of_gpus  # type: ignore[attr-defined]
+    open_run.process_state = process_state_of_gpus  # type: ignore[attr-defined]  # its import of it
     main()
 
 

@@ -16,7 +16,20 @@ import numpy as np
 from hftl.evaluation.metrics import compute_metrics, quick_metrics
 from hftl.evaluation.predictions import Predictions, SizeUnit
 from hftl.files import append_json_line, read_json, write_json, write_text
-from hftl.recipe import BiLSTM, Card, ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
+from hftl.recipe import (
+    CHOICES,
+    BiLSTM,
+    Card,
+    ImageData,
+    LinearSchedule,
+    Recipe,
+    RunSettings,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    Transformer,
+)
 from hftl.run import RunDirectory, split_facts
 
 REVIEWS = ("neg", "pos")
@@ -152,9 +165,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
                 "epochs": stage.epochs,
                 "batch_size": size,
                 "steps": stage.epochs * -(-train_examples // size),
-                "optimizer": stage.optimizer,
-                "schedule": stage.schedule,
-                "loss": stage.loss,
+                **{key: getattr(stage, key).kind for key in CHOICES},
                 "trainable_parameters": trainable,
                 "trainable_share": trainable / total,
                 "optimizer_bytes": 8 * trainable,

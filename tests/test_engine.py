@@ -283,7 +283,7 @@ def test_a_group_that_was_to_train_and_has_not_moved_is_named(tmp_path: Path) ->
     # Less than float32 can hold: even a bias of 0 stays 0.
     recipe = tiny_recipe("stages.head.lr=1e-50", "stages.top.epochs=1")
     engine.train(recipe, run, console=Console(file=said, width=200))
-    assert "head was to train in stage head and has not moved: its rate or its gradient is too small" in said.getvalue()
+    assert "layer group head did not change in stage head although it was trainable; check its learning rate" in said.getvalue()
     head, top = read_json(run.freeze_proof)["stages"]
     assert {group["name"]: group["ok"] for group in head["groups"]} == {**dict.fromkeys(GROUPS, True), "head": False}
     assert {group["name"]: group["ok"] for group in top["groups"]} == dict.fromkeys(GROUPS, True)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,15 +27,17 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-from hftl.errors import RunError
+from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
 from hftl.models import load_classifier
 from hftl.models.transformer import chain
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
+from hftl.training.checks import check_optimizers
 from hftl.training.engine import train
 from hftl.training.machine import settle_fsdp
+from hftl.training.resolved import resolve_stages
 from hftl.training.stage import shard_units
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -78,7 +81,8 @@ def tiny_bert(folder: Path) -> Path:
 
 def staged(checkpoint: Path) -> Recipe:
     """24 examples / 8 a step = 3 steps an epoch; three stages of an epoch each: 9 steps, a checkpoint after each."""
-    stages = {name: Stage(unfreeze=name, lr=1e-3) for name in ("head", "last 2", "all")}
+    optimizers = {"head": "sgd", "last 2": "lamb", "all": "adamw"}  # fused ones, and one that takes the norm of each matrix
+    stages = {name: Stage(unfreeze=name, lr=1e-3, optimizer=optimizer) for name, optimizer in optimizers.items()}
     return Recipe(
         name="pieces",
         data=TextData(source=REVIEWS, max_length=16, max_train_samples=24, max_validation_samples=12, max_test_samples=10),
@@ -190,6 +194,20 @@ def test_what_hftl_does_not_do_under_fsdp_is_refused(asked: dict[str, Any], said
     settle_fsdp(Asked())
     with pytest.raises(RunError, match=said):
         settle_fsdp(Asked(**asked))
+
+
+def test_an_optimizer_that_cannot_train_pieces_is_refused_under_fsdp() -> None:
+    model = BertForSequenceClassification(BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
+    stages = {name: Stage(lr=1e-3, optimizer=name) for name in ("adafactor", "lion")}
+    recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
+    resolved = resolve_stages(recipe, model, chain(model), train_examples=8)
+    accelerator = Accelerator(cpu=True)
+    check_optimizers(resolved, accelerator)
+    pieces: Any = SimpleNamespace(is_fsdp2=True)
+    with pytest.raises(
+        RecipeError, match=r"stages\.adafactor\.optimizer: adafactor does not train a model that FSDP keeps in pieces"
+    ):
+        check_optimizers(resolved, pieces)
 
 
 def test_fsdp_on_a_cpu_is_refused_and_not_quietly_ddp(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ def test_what_was_recorded_at_the_start_stands_and_what_differs_is_said(stopped:
     assert read_json(run.environment)["packages_before"] == {"torch": ["2.13.0"]}
     assert f"torch {here} (before: 2.13.0)" in render_card(run)
     assert run.plan.read_bytes() == plan
-    assert "At this machine's matrix rate that is 2.5 h of training at the least" in said and "plan.json keeps" not in said
+    assert "At this machine's matrix rate that is 2 h 30 min of training at the least" in said and "plan.json keeps" not in said
     assert "started by an hftl that did not record its base: whether that is the same now could not be compared" in said
     assert read_json(run.data) == data  # what is there now is not recorded as what was there then
 

@@ -21,6 +21,7 @@ from hftl.recipe import (
     FocalLoss,
     ImageData,
     LinearSchedule,
+    Lion,
     Loss,
     OneCycleSchedule,
     Optimizer,
@@ -135,6 +136,7 @@ def test_a_wrong_key_and_a_wrong_value_are_in_the_same_report() -> None:
         ("stages.al.lr=1", 'no stage "al". Did you mean "all"?'),
         ("dta.source=x", 'no section "dta". Did you mean "data"?'),
         ("lr", "an override is written key=value"),
+        ("stages.all.lr.x=1", "stages.all.lr.x: lr is a value, and has no keys of its own"),
         ("model.family=resnet", "allowed: transformer, timm, textcnn, bilstm"),
         ("name=../escape", "name: "),
         ("stages.all.lr=-1", "a learning rate is greater than 0"),
@@ -208,6 +210,8 @@ def test_a_dotted_key_changes_one_option_and_a_word_replaces_the_section() -> No
     assert schedule("stages.all.schedule={kind: step, every: 4}") == StepSchedule(every=4)
     assert schedule("stages.all.schedule=cosine", "stages.all.schedule.warmup=0.2") == CosineSchedule(warmup=0.2)
     assert override(small(), ["stages.all.schedule.warmup=0.2"]).stages["all"].schedule == LinearSchedule(warmup=0.2)
+    written = override(recipe, ["stages.new={lr: 1, optimizer: lion}", "stages.new.optimizer.betas=[0.8, 0.9]"])
+    assert written.stages["new"].optimizer == Lion(betas=(0.8, 0.9))
     # Only what was given has to fit the new kind: linear's own warmup of 0 is no option of one_cycle, and nobody gave it.
     assert override(small(), ["stages.all.schedule.kind=one_cycle"]).stages["all"].schedule == OneCycleSchedule()
     with pytest.raises(RecipeError, match=r'stages.all.schedule.every: unknown key "every"'):
@@ -251,6 +255,9 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
         ({"optimizer": "adamww"}, 'optimizer: no optimizer "adamww". Did you mean "adamw"?'),
         ({"optimizer": FocalLoss()}, 'optimizer: no optimizer "focal".'),
         ({"schedule": {"every": 2}}, "schedule.kind: missing"),
+        ({"schedule": {"kind": None}}, "schedule.kind: missing"),
+        ({"optimizer": "AdamW"}, 'optimizer: no optimizer "AdamW". Did you mean "adamw"?'),
+        ({"optimizer": {"kind": "sgd", 1: 2}}, 'optimizer.1: unknown key "1".'),
         ({"schedule": 3}, "schedule: a word, or a section with a kind; found 3"),
         ({"loss": None}, "loss: a word, or a section with a kind; found None"),
     ],

@@ -291,7 +291,7 @@ def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, 
     # Otherwise after each epoch that took long enough to be worth it, and at the end of each stage.
     for worth, names in ((0, ["00-00001", "01-00001", "01-00002", "02-00001"]), (1e9, ["00-00001", "01-00002", "02-00001"])):
         saved.clear()
-        monkeypatch.setattr(watch, "WORTH", worth)
+        monkeypatch.setattr(watch, "MIN_INTERVAL_IN_SAVES", worth)
         train(bert(), tmp_path / f"seldom-{worth}")
         assert [path.name[-8:] for path in saved] == names
 

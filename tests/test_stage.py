@@ -326,7 +326,7 @@ def test_compiled_layers_give_the_gradients_of_plain_ones_at_every_length() -> N
     model = small_model(ARCHITECTURES["bert"])
     chain = transformer.chain(model)
     plain = copy.deepcopy(model)
-    compile_layers(model, chain, ("layer.1", "layer.2", "head"), door="bert.encoder.layer.1", backend="eager")
+    compile_layers(model, chain, ("layer.1", "layer.2", "head"), entry_module="bert.encoder.layer.1", backend="eager")
     compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
     assert compiled == ["bert.encoder.layer.2"]
     assert list(model.state_dict()) == list(plain.state_dict())

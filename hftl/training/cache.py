@@ -218,12 +218,12 @@ class Build:
         def is_done(here: bool) -> bool:
             return float(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "sum")) > 0
 
-        def look() -> None:
+        def poll_signals() -> None:
             is_done(False)
             self.after_batch()
 
         if accelerator.is_main_process:
-            reason = samples.decode_once(budget=self.budget, spare=self.spare, after_batch=look)
+            reason = samples.decode_once(budget=self.budget, spare=self.spare, after_batch=poll_signals)
             if reason is not None:
                 self.journal.say(reason)
             is_done(True)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 
 from hftl.data.loader import Samples
 from hftl.data.source import Splits
-from hftl.errors import RecipeError, RunError
+from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
-from hftl.recipe import Recipe, difference
+from hftl.recipe import Adafactor, Recipe, difference
 from hftl.run import RunDirectory
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
@@ -96,6 +97,20 @@ def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accel
             raise RecipeError.single(
                 f"stages.{stage.name}.batch_size", what, "BatchNorm cannot train on one picture of this size; try other batch sizes"
             )
+
+
+def check_optimizers(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> None:
+    """Refuse an optimizer that cannot train a model in pieces.
+
+    Raises:
+        RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor.
+    """
+    wrong = [stage.name for stage in stages if isinstance(stage.optimizer, Adafactor)] if accelerator.is_fsdp2 else []
+    if wrong:
+        what = "adafactor does not train a model that FSDP keeps in pieces"
+        raise RecipeError(
+            "recipe", [Problem(f"stages.{name}.optimizer", what, ("lion keeps half of adamw's memory",)) for name in wrong]
+        )
 
 
 def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Samples) -> bool:

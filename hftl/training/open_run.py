@@ -24,7 +24,15 @@ from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
 from hftl.training.checkpoint import Progress, load_best_weights, load_progress, newest_checkpoint, save_checkpoint
-from hftl.training.checks import check_batch_sizes, check_same_data, check_same_precision, check_space, claim, number_format
+from hftl.training.checks import (
+    check_batch_sizes,
+    check_optimizers,
+    check_same_data,
+    check_same_precision,
+    check_space,
+    claim,
+    number_format,
+)
 from hftl.training.experiment import Experiment, audit, facts, make_plan
 from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
@@ -197,6 +205,7 @@ def _check(experiment: Experiment, directory: RunDirectory, accelerator: Acceler
     with one_answer():
         plan = make_plan(experiment, source=source, measure=accelerator.device)
         check_batch_sizes(experiment, experiment.samples["train"], accelerator)
+        check_optimizers(experiment.stages, accelerator)
         if accelerator.is_main_process:
             check_space(experiment, plan, directory)
             findings = None if directory.audit.is_file() else audit(experiment, experiment.samples)

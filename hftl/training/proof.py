@@ -125,7 +125,8 @@ def prove_freeze(
         if not group["trains"]:
             raise RunError(f"stage {name}: the frozen group {group['name']} has changed, a defect of hftl; see {run.freeze_proof}")
     return [
-        f"{group['name']} was to train in stage {name} and has not moved: its rate or its gradient is too small" for group in failed
+        f"layer group {group['name']} did not change in stage {name} although it was trainable; check its learning rate"
+        for group in failed
     ]
 
 

@@ -127,16 +127,18 @@ def train_mode(model: nn.Module, chain: Chain, trains: Sequence[str]) -> None:
                 modules[name].training = isinstance(modules[name], nn.RNNBase)
 
 
-def compile_layers(model: nn.Module, chain: Chain, trains: Sequence[str], *, door: str | None, backend: str = "inductor") -> None:
+def compile_layers(
+    model: nn.Module, chain: Chain, trains: Sequence[str], *, entry_module: str | None, backend: str = "inductor"
+) -> None:
     """`torch.compile` on each layer that trains, one by one, so that equal layers share what was compiled.
 
-    Lengths may change with every batch; they are multiples of 8. The module at `door`, where stored activations enter, stays as
+    Lengths may change with every batch; they are multiples of 8. `entry_module`, where stored activations enter, stays as
     it is, and so does the head, whose time does not count.
     """
     for group in chain.groups:
         if group.name in trains and group.name != HEAD:
             for name in group.prefixes:
-                if name in chain.modules[group.name] and name != door:
+                if name in chain.modules[group.name] and name != entry_module:
                     model.get_submodule(name).compile(dynamic=True, backend=backend)
 
 
@@ -153,12 +155,13 @@ def shard_units(model: nn.Module, chain: Chain) -> list[str]:
 
 
 def make_optimizer(
-    optimizer: Optimizer, model: nn.Module, param_groups: Sequence[ParamGroup], *, lr: float
+    optimizer: Optimizer, model: nn.Module, param_groups: Sequence[ParamGroup], *, lr: float, sharded: bool = False
 ) -> torch.optim.Optimizer:
     """torch's optimizer of that kind, or timm's where torch has none, for these parameters of the model; `lr` is the stage's own.
 
     Its param groups have an absolute `lr`, `weight_decay`, the layer group's `name`, and `parameter_names`. Adam, AdamW and SGD are
-    fused (on a CPU fused AdamW has 4.4 times the default's speed).
+    fused (on a CPU fused AdamW has 4.4 times the default's speed), SGD where FSDP has not `sharded` the model: torch 2.14 does not
+    know what its fused kernel does to a piece of a tensor.
     """
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = [
@@ -178,7 +181,7 @@ def make_optimizer(
         case Adam():
             return torch.optim.Adam(groups, lr=lr, fused=True, **options)
         case SGD():
-            return torch.optim.SGD(groups, lr=lr, fused=True, **options)
+            return torch.optim.SGD(groups, lr=lr, fused=not sharded, **options)
         case RMSprop():
             return torch.optim.RMSprop(groups, lr=lr, **options)
         case NAdam():

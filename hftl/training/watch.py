@@ -15,9 +15,9 @@ from hftl.training.checkpoint import Progress
 from hftl.training.machine import EnergyMeter
 from hftl.training.threads import Threads
 
-WORTH = 10
-"""An epoch's checkpoint is written once so many times its cost have been spent since the last one: an epoch over stored activations
-can take less time than writing it down."""
+MIN_INTERVAL_IN_SAVES = 10
+"""An epoch's checkpoint is written when at least so many times the duration of a save have passed since the last one: an epoch over
+stored activations can take less time than a save."""
 
 
 class Watch:
@@ -52,9 +52,9 @@ class Watch:
         """Whether the last checkpoint is too long ago, by the clock of the main process."""
         return self._everywhere(time.monotonic() - self._saved_at >= self._seconds)
 
-    def is_worth_it(self) -> bool:
-        """Whether an epoch took long enough to be kept: ten times what the last checkpoint took to write, or it is due anyway."""
-        enough = min(WORTH * self._saving, self._seconds)
+    def epoch_checkpoint_pays(self) -> bool:
+        """Whether enough time has passed for a checkpoint of the epoch: ten times what the last one took, or one is due anyway."""
+        enough = min(MIN_INTERVAL_IN_SAVES * self._saving, self._seconds)
         return self._everywhere(self.last_saved is None or time.monotonic() - self._saved_at >= enough)
 
     def saved(self, progress: Progress, *, seconds: float) -> None:

@@ -81,8 +81,9 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         use_fast_training(bare)
     if recipe.run.compile:
         boundary = experiment.boundaries.get(stage.name)
-        compile_layers(bare, chain, stage.trains, door=boundary.door if isinstance(boundary, Boundary) else None)
-    optimizer = make_optimizer(stage.optimizer, bare, stage.param_groups, lr=stage.lr)
+        entry_module = boundary.door if isinstance(boundary, Boundary) else None
+        compile_layers(bare, chain, stage.trains, entry_module=entry_module)
+    optimizer = make_optimizer(stage.optimizer, bare, stage.param_groups, lr=stage.lr, sharded=accelerator.is_fsdp2)
     schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=stage.steps_per_epoch)
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
