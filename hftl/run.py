@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hftl.errors import RunError
-from hftl.files import PARTIAL, append_json_line, fingerprint, flush, read_json, read_json_lines, write_json
-from hftl.recipe import Recipe, load_recipe
+from hftl.files import PARTIAL, append_json_line, fingerprint, flush, read_json, read_json_lines, write_json, write_text
+from hftl.recipe import Recipe, load_recipe, refuse_secrets
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +179,15 @@ class RunDirectory:
         if not self.recipe.is_file():
             raise RunError(f"{self.path}: no run here (there is no recipe.yaml in it)")
         return load_recipe(self.recipe)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the resolved recipe.
+
+        Raises:
+            RecipeError: it holds a secret. Nothing is written.
+        """
+        refuse_secrets(recipe)
+        write_text(self.recipe, recipe.to_yaml())
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         append_json_line(self.history, record)

@@ -16,7 +16,7 @@ from hftl.data.source import Splits
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
-from hftl.recipe import Recipe, difference
+from hftl.recipe import Recipe, difference, refuse_secrets
 from hftl.run import RunDirectory
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
@@ -37,7 +37,8 @@ FREE_TO_CHANGE = (
 
 
 def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
-    """Refuse to write over anything, and to continue a run as another one."""
+    """Refuse to write over anything, to continue a run as another one, and a recipe that may not be written."""
+    refuse_secrets(recipe)
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:

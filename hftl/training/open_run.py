@@ -19,7 +19,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from hftl.data.audit import Audit
-from hftl.files import write_json, write_text
+from hftl.files import write_json
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
@@ -224,7 +224,7 @@ def _begin(
         if checkpoint is None:  # what an earlier start has left is not of these weights
             for left in (directory.predictions("test").parent, directory.model):
                 shutil.rmtree(left, ignore_errors=True)
-        write_text(directory.recipe, recipe.to_yaml())
+        directory.write_recipe(recipe)
         if checkpoint is None or not ready.begun:  # otherwise what was recorded at the start stands: it is what the run is of
             write_json(directory.plan, plan.to_dict())
             write_json(directory.data, ready.facts)
