@@ -18,6 +18,7 @@ from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
 from hftl.recipe import Recipe, difference, refuse_secrets
 from hftl.run import RunDirectory
+from hftl.system import LOCK
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.plan import Plan
@@ -42,7 +43,7 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
-        if run.path.exists() and any(path.suffix != PARTIAL for path in run.path.iterdir()):
+        if run.path.exists() and any(path.suffix != PARTIAL and path.name != LOCK for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             if not run.recipe.is_file():

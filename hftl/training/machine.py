@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from hftl import cores
 from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.recipe import Recipe, RunSettings, Transformer
@@ -227,7 +228,7 @@ def loader_workers(requested: int | None, *, device: torch.device, pictures: boo
         return requested
     if not pictures or device.type == "cpu":
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here - 1))
+    return max(1, min(8, len(cores.affinity()) // processes_here - 1))
 
 
 def tokens_per_batch(recipe: Recipe, device: torch.device) -> int:
