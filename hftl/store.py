@@ -37,7 +37,7 @@ import shutil
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -290,7 +290,12 @@ class Builder:
         """Hold the files by descriptors, which stay right when another run finishes first and renames the folder."""
         lock, self._file = _open_ours(folder / _LAYOUT), _open_ours(folder / _ROWS, os.O_RDWR)
         self._folder = system.Folder(folder)
-        closing = [partial(os.close, lock), partial(os.close, self._file), self._folder.close, system.hold(folder / _LAYOUT, lock)]
+        closing: list[Callable[[], None]] = [
+            partial(os.close, lock),
+            partial(os.close, self._file),
+            self._folder.close,
+            system.hold(folder / _LAYOUT, lock),
+        ]
         self._closing = [weakref.finalize(self, close) for close in closing]
 
     def write(self, index: int, row: npt.NDArray[Any]) -> None:
