@@ -483,8 +483,10 @@ class RunSettings(_Section):
     """How the experiment is run, whatever it trains."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """"auto": bf16 where the machine computes it natively, fp32 elsewhere. Weights are always float32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """"auto": bf16 where the machine computes it natively, fp16 on a CUDA GPU that has units for it instead (T4, V100, P100), fp32
+    elsewhere. Weights are always float32. fp16 is for CUDA GPUs; its gradients are scaled, and where they overflow all the same a
+    step is skipped."""
     batch_size: Positive = 32
     """Examples an optimizer step sees over all processes, so a recipe means the same on one machine or eight."""
     gradient_accumulation: Positive = 1

@@ -142,8 +142,8 @@ def other_precision(accelerator: Accelerator, run: RunDirectory) -> list[str]:
 
 
 def number_format(accelerator: Accelerator) -> str:
-    """ "bf16" or "fp32", as environment.json has it; the weights are float32 either way."""
-    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    """ "bf16", "fp16" or "fp32", as environment.json has it; the weights are float32 in each."""
+    return {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
 
 
 def check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:

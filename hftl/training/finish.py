@@ -63,6 +63,8 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         serving_samples(experiment, validation).save(directory.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(directory)}
+        if accelerator.scaler is not None:
+            cost["skipped_steps"] = progress.skipped
         note_sitting(directory, accelerator, afresh=False, **cost)
         conclude(directory, predictions, say=journal.say)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
