@@ -519,7 +519,8 @@ class RunSettings(_Section):
     timeout_minutes: Annotated[float, Field(gt=0.0)] = 30.0
     """Of several processes: how long one waits for the others before it takes them for dead."""
     trackers: tuple[str, ...] = ()
-    """Accelerate trackers by name, such as "tensorboard"."""
+    """Accelerate's trackers by name: "tensorboard", "trackio", "mlflow", "wandb" or another one. They get the keys of the recipe,
+    the curves, the final metrics and the figures."""
 
 
 class Card(_Section):
@@ -726,12 +727,17 @@ class Recipe(_Section):
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+def flat(recipe: Recipe) -> list[tuple[str, Any]]:
+    """Each dotted key of a recipe with its value, as JSON has it."""
+    return list(_leaves(recipe.model_dump(mode="json")))
+
+
 def secrets_beside(recipe: Recipe) -> dict[str, str]:
     """Value -> a name for it, of the secrets of the environment that the recipe's own names are not taken for.
 
     With SOME_API_KEY=stanfordnlp/imdb the `data.source` of that name is a name. What looks random is a secret wherever it stands.
     """
-    names = [str(value) for key, value in _leaves(recipe.model_dump(mode="json")) if key not in _PROSE]
+    names = [str(value) for key, value in flat(recipe) if key not in _PROSE]
     return {
         value: variable
         for value, variable in environment_secrets().items()
@@ -746,11 +752,7 @@ def refuse_secrets(recipe: Recipe) -> None:
         RecipeError: it holds secrets; they are named, and not shown.
     """
     known = secrets_beside(recipe)
-    found = {
-        f"{key} holds {kind}": None
-        for key, value in _leaves(recipe.model_dump(mode="json"))
-        for _, kind in find_secrets(str(value), known=known)
-    }
+    found = {f"{key} holds {kind}": None for key, value in flat(recipe) for _, kind in find_secrets(str(value), known=known)}
     if found:
         help = ("a recipe is written into runs and published. Tokens belong into HF_TOKEN",)
         raise RecipeError("recipe", [Problem("recipe", what, help) for what in found])

@@ -360,6 +360,10 @@ class EnergyMeter:
             return None
 
 
+EXTRAS = ("tensorboard", "trackio", "mlflow", "wandb")
+"""Trackers that hftl was run with, each an extra of its name."""
+
+
 def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
     """Accelerate as the launcher set it up (processes, device, FSDP), with the recipe's number format and trackers.
 
@@ -378,7 +382,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
                 "run.trackers", f'no tracker "{name}".{did_you_mean(name, known)}', f"allowed: {', '.join(known)}"
             )
         if name not in {tracker.value for tracker in get_available_trackers()}:
-            package = '"hftl[tensorboard]"' if name == "tensorboard" else name
+            package = f'"hftl[{name}]"' if name in EXTRAS else name
             raise RecipeError.single("run.trackers", f'the package of tracker "{name}" is not installed', f"pip install {package}")
     AcceleratorState._reset_state()  # a process may train several recipes, each with its own number format
     accelerator = Accelerator(

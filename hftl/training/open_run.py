@@ -23,6 +23,7 @@ from hftl.files import write_json
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
+from hftl.training import trackers
 from hftl.training.checkpoint import Progress, load_best_weights, load_progress, newest_checkpoint, save_checkpoint
 from hftl.training.checks import check_batch_sizes, check_same_data, check_same_precision, check_space, claim, number_format
 from hftl.training.experiment import Experiment, audit, facts, make_plan
@@ -231,8 +232,7 @@ def _begin(
         note_sitting(directory, accelerator, afresh=checkpoint is None, sittings=sittings(directory) + 1)
         if ready.findings is not None:
             write_json(directory.audit, ready.findings.to_dict())
-    if recipe.run.trackers:
-        accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
+    trackers.start(recipe, accelerator)
     journal.cut_history(progress.history_bytes)
     journal.opening(plan, [*said, *([] if ready.findings is None else ready.findings.lines())])
     for line in chosen:

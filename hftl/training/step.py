@@ -44,7 +44,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     """Train on the micro-batches of the next step, read one after the other; None: there are no more.
 
     Raises:
-        NotFinite: the loss or its gradient is not; in fp16 a gradient that overflows may be multiplied by less, and changes nothing.
+        NotFinite: the loss or its gradient is not, and in fp16 it cannot be helped by multiplying the gradient by less.
     """
     accelerator, stage = working.accelerator, working.stage
     loss_sum, weight_sum, rows = torch.zeros((), device=accelerator.device), 0.0, list[int]()
