@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer, override
+from hftl.recipe import LinearSchedule, Recipe, RunSettings, Stage, TextData, Transformer, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.signals import Stopped
@@ -30,7 +30,10 @@ RECIPE = Recipe(
     name="half",
     data=TextData(source=REVIEWS, max_length=32, max_train_samples=32, max_validation_samples=21, max_test_samples=19),
     model=Transformer(checkpoint=BERT_NANO),
-    stages={"head": Stage(unfreeze="head", lr=1e-3, schedule="constant"), "all": Stage(lr=1e-3, epochs=2, warmup=0.5)},
+    stages={
+        "head": Stage(unfreeze="head", lr=1e-3, schedule="constant"),
+        "all": Stage(lr=1e-3, epochs=2, schedule=LinearSchedule(warmup=0.5)),
+    },
     run=RunSettings(batch_size=8, log_every=1, checkpoint_minutes=0, keep="last"),
 )
 
