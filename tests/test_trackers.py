@@ -63,7 +63,8 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
         "TRACKIO_DIR": str(tmp_path / "trackio"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",  # mlflow-skinny has no other store without a server
     }.items():
         monkeypatch.setenv(name, value)
     return tmp_path
