@@ -15,7 +15,7 @@ from pathlib import Path
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 clock = time.monotonic
-TICK = os.sysconf("SC_CLK_TCK")
+TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 """Units of a second in /proc/stat: 100."""
 
 
@@ -87,8 +87,9 @@ class Load:
 
 def read(proc: Path = PROC) -> Reading:
     """The counters now."""
-    steps_back = os.nice(0) <= 0  # then a process of positive niceness gets next to nothing beside this one
-    return Reading(clock(), _busy(_read(proc / "stat"), without_nice=steps_back), _own(proc), _waits(proc))
+    # Where this process is not nice itself, one that is gets next to nothing beside it.
+    nice = hasattr(os, "nice") and os.nice(0) > 0
+    return Reading(clock(), _busy(_read(proc / "stat"), without_nice=not nice), _own(proc), _waits(proc))
 
 
 def between(before: Reading, after: Reading) -> Load:

@@ -40,7 +40,9 @@ if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(place)
         with torch.cuda.device(place):
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        gpus.append({"name": gpu.name, "memory": gpu.total_memory, "bf16": bf16})
+        capability = (gpu.major, gpu.minor)
+        fp16 = capability == (6, 0) or capability >= (7, 0)  # as hftl.training.machine has it
+        gpus.append({"name": gpu.name, "memory": gpu.total_memory, "bf16": bf16, "fp16": fp16})
 facts = {
     "cpu_bf16": [name for name in ("avx512_bf16", "amx_bf16") if able.get(name)],
     "gpus": gpus,
@@ -185,10 +187,16 @@ def device_checks(facts: dict[str, Any] | None, *, has_nvidia_gpu: bool) -> list
         advice = "update the NVIDIA driver" if facts["cuda_build"] else f"install a CUDA build: {INSTALL_PAIR} --force-reinstall"
         checks.append(Check("GPUs", False, f"nvidia-smi lists one, torch ({build}) cannot use it", advice))
     elif not facts["gpus"]:
-        checks.append(Check("GPUs", None, "an Apple GPU (MPS)" if facts["mps"] else "none: training runs on the CPU"))
+        checks.append(
+            Check(
+                "GPUs",
+                None,
+                "an Apple GPU (MPS), on which hftl was never tested" if facts["mps"] else "none: training runs on the CPU",
+            )
+        )
     for place, gpu in enumerate(facts["gpus"]):
-        bf16 = "bf16" if gpu["bf16"] else "no bf16: training here uses fp32"
-        checks.append(Check(f"GPU {place}", True, f"{gpu['name']}, {gpu['memory'] / GIB:.0f} GiB, {bf16}"))
+        number = "bf16" if gpu["bf16"] else f"no bf16: training here uses {'fp16' if gpu['fp16'] else 'fp32'}"
+        checks.append(Check(f"GPU {place}", True, f"{gpu['name']}, {gpu['memory'] / GIB:.0f} GiB, {number}"))
     return checks
 
 

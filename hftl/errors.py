@@ -69,15 +69,18 @@ class RunError(HftlError):
     """A run directory is missing, unfinished, in use, or not what was expected."""
 
 
-FULL_OR_LOCKED = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # of a disk
-)
+def _numbers(names: str) -> frozenset[int]:
+    """The numbers of errors, of those that this system knows."""
+    return frozenset(getattr(errno, name) for name in names.split() if hasattr(errno, name))
+
+
+FULL_OR_LOCKED = _numbers("ENOSPC EDQUOT EFBIG EROFS EIO EACCES EPERM")
+"""What a disk answers that is full or may not be written."""
 # What else the system answers to a user's mistake or for want of something, and not to a defect: a bad descriptor is one.
-_SYSTEM = FULL_OR_LOCKED | {
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO),
-    *(errno.ENODEV, errno.ESTALE, errno.EBUSY, errno.ETXTBSY, errno.EXDEV, errno.EMLINK, errno.EMFILE, errno.ENFILE),
-    *(errno.ENOMEM, errno.EAGAIN, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOLCK, errno.EOPNOTSUPP),
-}
+_SYSTEM = FULL_OR_LOCKED | _numbers(
+    "ENOENT ENOTDIR EISDIR EEXIST ENOTEMPTY ENAMETOOLONG ELOOP ENXIO ENODEV ESTALE EBUSY ETXTBSY EXDEV EMLINK EMFILE ENFILE"
+    " ENOMEM EAGAIN EREMOTEIO ETIMEDOUT EHOSTDOWN ENOLCK EOPNOTSUPP"
+)
 
 
 _BESIDE = re.compile(r"\.([^/]+)\.[0-9]+\.partial$")

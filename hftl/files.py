@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from hftl import system
 from hftl.errors import RunError
 
 # Bounds that no file of a run comes near: a stranger's file is refused before it fills the memory or the stack.
@@ -65,7 +66,7 @@ def read_text(path: Path) -> str:
             not UTF-8.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        with open(path, "rb", opener=system.open_at_once) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no plain file")
             content = stream.read(MOST_BYTES + 1)
@@ -167,22 +168,12 @@ def open_plain(folder: Path, name: str) -> BinaryIO:
     *above, last = PurePosixPath(name).parts or ("",)
     if not last or ".." in (*above, last) or PurePosixPath(name).is_absolute():
         raise RunError(f"{folder / name}: not a file of this folder")
-    descriptor = -1
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        for part in above:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        # Without waiting for whoever might write into a pipe.
-        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
+        file = system.open_below(folder, above, last)
     except OSError as error:
         link = error.errno in {errno.ELOOP, errno.ENOTDIR}
         what = "a link, or behind one; put a copy of the file in its place" if link else f"cannot be read: {error.strerror}"
         raise RunError(f"{folder / name}: {what}") from None
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(file)
@@ -192,8 +183,13 @@ def open_plain(folder: Path, name: str) -> BinaryIO:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk and not only on its way there."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have a file, or a folder's list of names, on the disk and not only on its way there.
+
+    Where folders cannot be opened (Windows) their lists of names are the system's to write.
+    """
+    if not system.opens_folders() and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if system.opens_folders() else os.O_RDWR)  # Windows flushes what may be written
     try:
         os.fsync(descriptor)
     finally:

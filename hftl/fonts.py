@@ -35,7 +35,7 @@ class Face:
 def default_face() -> Face:
     """DejaVu Sans, as matplotlib brings it."""
     found = font_manager.findfont(FontProperties(family=[DEFAULT]))
-    return Face(DEFAULT, str(found), found.face_index)
+    return Face(DEFAULT, str(found), _place(found))
 
 
 def missing(text: str, face: Face) -> frozenset[str]:
@@ -66,21 +66,26 @@ def isolated(name: str) -> str:
 
 def _faces() -> list[Face]:
     plain = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal" and entry.weight in _ORDINARY]
-    return [Face(entry.name, entry.fname, entry.index) for entry in sorted(plain, key=_preference)]
+    return [Face(entry.name, entry.fname, _place(entry)) for entry in sorted(plain, key=_preference)]
+
+
+def _place(found: object) -> int:
+    """A face's place in its file. Before 3.11 matplotlib knew of a file of several (.ttc) only the first."""
+    return int(getattr(found, "index" if isinstance(found, FontEntry) else "face_index", 0))
 
 
 _ORDINARY = ("normal", "regular", "book", 400)
 
 
 def _preference(entry: FontEntry) -> tuple[bool, str, str, int]:
-    return ("sans" not in entry.name.lower(), entry.name, entry.fname, entry.index)
+    return ("sans" not in entry.name.lower(), entry.name, entry.fname, _place(entry))
 
 
 @cache
 def _is_chosen(face: Face) -> bool:
     # matplotlib is told a family and chooses the file itself: where it would take another one, what was looked at is not drawn.
     found = font_manager.findfont(FontProperties(family=[face.family]))
-    return (os.path.realpath(found), found.face_index) == (os.path.realpath(face.path), face.index)
+    return (os.path.realpath(found), _place(found)) == (os.path.realpath(face.path), face.index)
 
 
 @cache
@@ -93,7 +98,7 @@ def _letters(face: Face) -> frozenset[int]:
 @lru_cache(maxsize=4)
 def _font(face: Face) -> FT2Font | None:
     try:
-        font = FT2Font(face.path, face_index=face.index)
+        font = FT2Font(face.path, face_index=face.index) if face.index else FT2Font(face.path)
     except (RuntimeError, OSError):  # FreeType cannot scale it, as with coloured bitmaps, or it is gone
         return None
     return None if font.get_char_index(_NO_LETTER) else font

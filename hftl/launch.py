@@ -110,7 +110,7 @@ def run_processes(command: Sequence[str], count: int, machine: Machine = Machine
                 asked, deadline = True, time.monotonic() + (float("inf") if number is not None and code == 0 else TO_SAVE)
                 _tell(children, number or signal.SIGTERM)
             if time.monotonic() > deadline:
-                _tell(children, signal.SIGKILL)
+                _tell(children, None)
     return code or next((_exit_code(child.returncode) for child in children if child.returncode), 0)
 
 
@@ -119,10 +119,11 @@ def _exit_code(returncode: int) -> int:
     return returncode if returncode > 0 else 128 - returncode
 
 
-def _tell(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+def _tell(children: Sequence[subprocess.Popen[bytes]], number: int | None) -> None:
+    """Send a signal to those that run; None kills them."""
     for child in children:
         if child.poll() is None:
-            child.send_signal(number)
+            child.kill() if number is None else child.send_signal(number)
 
 
 def _free_port() -> int:

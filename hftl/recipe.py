@@ -35,7 +35,7 @@ from yaml.constructor import ConstructorError
 
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.names import Chooser
-from hftl.secrets import environment_secrets, find_secrets
+from hftl.secrets import environment_secrets, find_secrets, is_random
 
 
 def _not_zero(rate: float) -> float:
@@ -488,8 +488,10 @@ class RunSettings(_Section):
     """How the experiment is run, whatever it trains."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """"auto": bf16 where the machine computes it natively, fp32 elsewhere. Weights are always float32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """"auto": bf16 where the machine computes it natively, fp16 on a CUDA GPU that has units for it instead (T4, V100, P100), fp32
+    elsewhere. Weights are always float32. fp16 is for CUDA GPUs; its gradients are scaled, and where they overflow all the same a
+    step is skipped."""
     batch_size: Positive = 32
     """Examples an optimizer step sees over all processes, so a recipe means the same on one machine or eight."""
     gradient_accumulation: Positive = 1
@@ -522,7 +524,8 @@ class RunSettings(_Section):
     timeout_minutes: Annotated[float, Field(gt=0.0)] = 30.0
     """Of several processes: how long one waits for the others before it takes them for dead."""
     trackers: tuple[str, ...] = ()
-    """Accelerate trackers by name, such as "tensorboard"."""
+    """Accelerate's trackers by name: "tensorboard", "trackio", "mlflow", "wandb" or another one. They get the keys of the recipe,
+    the curves, the final metrics and the figures."""
 
 
 class Card(_Section):
@@ -559,6 +562,11 @@ class Card(_Section):
     authors: Names = ()
     citation: str | None = None
 
+
+_PROSE = frozenset(
+    f"card.{fact}" for fact in ("title", "summary", "intended_use", "limitations", "training_data", "authors", "citation")
+)
+"""Keys whose values are sentences. Those of the others are names of things, and numbers."""
 
 _SET = ("data.source", "data.config")
 _READ = (*_SET, "data.kind", "data.text_column", "data.image_column", "data.label_column", "data.train_split")
@@ -712,14 +720,6 @@ class Recipe(_Section):
                 raise ValueError(f"{ascii(key)[1:-1]} holds {value!a}, of which no file can hold every character") from None
         return self
 
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> Self:
-        known = environment_secrets()
-        for key, value in _leaves(self.model_dump(mode="json")):
-            for _, kind in find_secrets(str(value), known=known):
-                raise ValueError(f"{key} holds {kind}; a recipe is written into runs and published. Tokens belong into HF_TOKEN")
-        return self
-
     @property
     def opens_test(self) -> bool:
         """Whether training opens the test split at its end; otherwise `hftl test` does, once."""
@@ -730,6 +730,37 @@ class Recipe(_Section):
         values = self.model_dump(mode="json")
         values["card"] |= {fact: Card.model_fields[fact].default for fact in self.lapsed() if fact != "name"}
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def flat(recipe: Recipe) -> list[tuple[str, Any]]:
+    """Each dotted key of a recipe with its value, as JSON has it."""
+    return list(_leaves(recipe.model_dump(mode="json")))
+
+
+def secrets_beside(recipe: Recipe) -> dict[str, str]:
+    """Value -> a name for it, of the secrets of the environment that the recipe's own names are not taken for.
+
+    With SOME_API_KEY=stanfordnlp/imdb the `data.source` of that name is a name. What looks random is a secret wherever it stands.
+    """
+    names = [str(value) for key, value in flat(recipe) if key not in _PROSE]
+    return {
+        value: variable
+        for value, variable in environment_secrets().items()
+        if is_random(value) or not any(value in name for name in names)
+    }
+
+
+def refuse_secrets(recipe: Recipe) -> None:
+    """Refuse a recipe that may not be written into a run, nor sent.
+
+    Raises:
+        RecipeError: it holds secrets; they are named, and not shown.
+    """
+    known = secrets_beside(recipe)
+    found = {f"{key} holds {kind}": None for key, value in flat(recipe) for _, kind in find_secrets(str(value), known=known)}
+    if found:
+        help = ("a recipe is written into runs and published. Tokens belong into HF_TOKEN",)
+        raise RecipeError("recipe", [Problem("recipe", what, help) for what in found])
 
 
 def same_content(known: Mapping[Any, str], read: Mapping[str, str]) -> bool:
@@ -982,7 +1013,7 @@ def check_places(recipe: Recipe) -> None:
         if key in _PLACES and value.startswith(LOCAL)
     ]
     if problems:
-        raise RecipeError(f'recipe "{recipe.name}"', problems)
+        raise RecipeError("recipe", problems)
 
 
 def difference(before: Recipe, after: Recipe) -> list[str]:

@@ -7,21 +7,21 @@ can open: YAML, JSON, Parquet, PNG, safetensors.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hftl import system
 from hftl.errors import RunError
-from hftl.files import PARTIAL, append_json_line, fingerprint, flush, read_json, read_json_lines, write_json
-from hftl.recipe import Recipe, load_recipe
+from hftl.files import PARTIAL, append_json_line, fingerprint, flush, read_json, read_json_lines, write_json, write_text
+from hftl.recipe import Recipe, load_recipe, refuse_secrets
 
 log = logging.getLogger(__name__)
 
@@ -146,29 +146,31 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY)
-            if not os.access(self.path, os.W_OK):
+            if not os.access(self.path, os.R_OK | os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}. Choose another place with --run-dir") from None
+        release = self._taken()
         try:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise RunError(
-                            f"{self.path}: another process is training this run at this moment; wait for it, or end it"
-                        ) from None
-                    time.sleep(0.2)
-                except OSError as error:  # some file systems of clusters have no locks
-                    log.warning("%s: cannot be locked (%s); take care that one process alone trains this run", self.path, error)
-                    break
             yield
         finally:
-            os.close(descriptor)
+            release()
+
+    def _taken(self) -> Callable[[], None]:
+        """Take the lock, once whoever holds it has had time to let go; returns what lets go of it."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return system.take(self.path)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{self.path}: another process is training this run at this moment; wait for it, or end it"
+                    ) from None
+                time.sleep(0.2)
+            except OSError as error:  # some file systems of clusters have no locks
+                log.warning("%s: cannot be locked (%s); take care that one process alone trains this run", self.path, error)
+                return lambda: None
 
     def load_recipe(self) -> Recipe:
         """The resolved recipe of this run.
@@ -179,6 +181,15 @@ class RunDirectory:
         if not self.recipe.is_file():
             raise RunError(f"{self.path}: no run here (there is no recipe.yaml in it)")
         return load_recipe(self.recipe)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the resolved recipe.
+
+        Raises:
+            RecipeError: it holds a secret. Nothing is written.
+        """
+        refuse_secrets(recipe)
+        write_text(self.recipe, recipe.to_yaml())
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         append_json_line(self.history, record)

@@ -30,6 +30,11 @@ _TELLING = re.compile(r"TOKEN(?!IZ)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL|A
 SHORTEST = 8
 """A shorter value of an environment variable, such as "true", is no secret but a word that texts hold by chance."""
 HIDDEN = "***"
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_RUN = re.compile(r"[A-Za-z0-9]{12,}")
+_TURN = re.compile(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])")
+TURNS = 4
+"""So often a run of letters and digits changes its kind that is no name: a random one of 12 hexadecimal digits does 5 times."""
 
 
 def environment_secrets(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -37,6 +42,15 @@ def environment_secrets(environment: Mapping[str, str] = os.environ) -> dict[str
     return {
         value: f"the value of {name}" for name, value in environment.items() if _TELLING.search(name) and len(value) >= SHORTEST
     }
+
+
+def is_random(value: str) -> bool:
+    """Whether a value looks drawn by lot, as services give their keys, rather than chosen by a person: no name has to look so.
+
+    A UUID, or a run of 12 letters and digits that turns four times from a letter to a digit or back, or from a small letter to a
+    capital. "stanfordnlp/imdb", "glove.6B.100d.txt" and "resnet18.a1_in1k" are no such values; "swordfish42" is none either.
+    """
+    return _UUID.search(value) is not None or any(len(_TURN.findall(run)) >= TURNS for run in _RUN.findall(value))
 
 
 def find_secrets(text: str, *, known: Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,8 @@ Most commands end at once. Training ends at the next safe place instead: inside 
 loop looks, saves and raises `Stopped`. A second signal from an impatient user ends it at once all the same; launchers repeat the
 first one by themselves, so processes that they started wait for the safe place.
 
+Windows has no SIGHUP, and there SIGTERM ends a process without a word: Ctrl-C alone is obeyed.
+
 SIGHUP stays ignored where it is when the command starts: `nohup hftl train` outlives its terminal.
 
 The exit code is the shell's for such an end: 128 + the signal's number, so 130, 143 and 129.
@@ -19,7 +21,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 LAUNCHER = "HFTL_LAUNCHER_PID"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANGUP = getattr(signal, "SIGHUP", None)
+"""SIGHUP; None on Windows, where closing the terminal ends its processes at once."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 
 _noted: int | None = None
 _deferring = False
@@ -54,7 +58,7 @@ def install() -> None:
 
 def _heeded() -> list[signal.Signals]:
     """Those that this process was not told to ignore by `nohup`; a shell's `&` ignores SIGINT, and asks for nothing by it."""
-    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in SIGNALS if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -86,5 +90,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     global _noted
     if _deferring and _noted is None:
         _noted = number
-    elif not (_deferring and (_patient or number == signal.SIGHUP)):  # the kernel and the shell each send one
+    elif not (_deferring and (_patient or number == HANGUP)):  # the kernel and the shell each send one
         raise Stopped(number)

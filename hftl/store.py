@@ -17,9 +17,9 @@ entry once from end to end: one in which a bit has changed is removed, and compu
 written, is not believed, and nobody else may read or write what is made here. The folder may be removed at any time, which costs
 time only.
 
-Readers and builders hold a shared lock (flock) on layout.json, so that
-nothing is removed under them; everything that makes or renames a folder happens under the lock of the cache folder. What is to go
-gets another name under the lock, and is removed after it.
+Readers and builders hold layout.json (`hftl.system.hold`, a shared lock), so that nothing is removed under them; everything that
+makes or renames a folder happens under the lock of the cache folder. What is to go gets another name under the lock, and is removed
+after it.
 
 N rows of L items each; L is the row's own. NumPy has no bfloat16: such values are stored as uint16, by the caller.
 """
@@ -27,7 +27,6 @@ N rows of L items each; L is the row's own. NumPy has no bfloat16: such values a
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -38,9 +37,10 @@ import shutil
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,6 +48,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from hftl import cores, system
 from hftl.errors import RunError
 from hftl.files import flush
 from hftl.wording import size
@@ -77,8 +78,8 @@ def cache_folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME")
     usual = (Path(caches) if caches else Path.home() / ".cache") / "hftl"
     chosen = Path(os.environ.get("HFTL_CACHE") or usual)
-    if chosen.exists() and chosen.stat().st_uid != os.geteuid():
-        return chosen / f"user-{os.geteuid()}"
+    if chosen.exists() and not system.is_ours(chosen.stat()):
+        return chosen / f"user-{system.user()}"
     return chosen
 
 
@@ -103,8 +104,8 @@ class Rows:
         self._folder = folder
         lock = _open_ours(folder / _LAYOUT)
         weakref.finalize(self, os.close, lock)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        layout = json.loads(os.pread(lock, _BLOCK, 0).decode("utf-8"))
+        weakref.finalize(self, system.hold(folder / _LAYOUT, lock))
+        layout = json.loads(os.read(lock, _BLOCK).decode("utf-8"))
         if layout["format"] != _FORMAT:
             raise ValueError("of another version of hftl")
         dtype, row_shape = np.dtype(layout["dtype"]), tuple(layout["row_shape"])
@@ -159,6 +160,7 @@ def find(key: str) -> Rows | None:
         if rows is None or (damaged := _damaged_file(folder)) is None:
             return rows
         log.warning("%s: %s was changed on the disk: its SHA-256 is another. What is in it is computed again", folder, damaged)
+        rows = None  # let go of it: Windows renames no folder with open files in it
         with alone(cache / _LOCK, seconds=LOCK_SECONDS):
             gone = _set_aside([folder])
         _remove(gone)
@@ -286,10 +288,15 @@ class Builder:
 
     def _enter(self, folder: Path) -> None:
         """Hold the files by descriptors, which stay right when another run finishes first and renames the folder."""
-        self._lock, self._file = _open_ours(folder / _LAYOUT), _open_ours(folder / _ROWS, os.O_RDWR)
-        self._folder = os.open(folder, os.O_RDONLY)
-        self._descriptors = [weakref.finalize(self, os.close, descriptor) for descriptor in (self._lock, self._file, self._folder)]
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        lock, self._file = _open_ours(folder / _LAYOUT), _open_ours(folder / _ROWS, os.O_RDWR)
+        self._folder = system.Folder(folder)
+        closing: list[Callable[[], None]] = [
+            partial(os.close, lock),
+            partial(os.close, self._file),
+            self._folder.close,
+            system.hold(folder / _LAYOUT, lock),
+        ]
+        self._closing = [weakref.finalize(self, close) for close in closing]
 
     def write(self, index: int, row: npt.NDArray[Any]) -> None:
         """Store row `index`, by any process or thread, in any order.
@@ -305,7 +312,7 @@ class Builder:
         # A loop: one call writes 2 GiB at most. Not through a memory map, where a full disk would kill the process.
         content, place = np.ascontiguousarray(row).reshape(-1).view(np.uint8).data, start * self._item_bytes
         while content:
-            written = os.pwrite(self._file, content, place)
+            written = system.write_at(self._file, content, place)
             content, place = content[written:], place + written
         self._written[index] = True
 
@@ -314,21 +321,21 @@ class Builder:
 
         Where somebody has removed the folder nothing is noted, and `finish` says so.
         """
-        os.fdatasync(self._file)
+        system.flush_contents(self._file)
         name, beside = f"progress-{self._rank}", f"progress-{self._rank}.{os.getpid()}"
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OUR_FILE, dir_fd=self._folder)
+            descriptor = self._folder.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OUR_FILE)
         except FileNotFoundError:
             return
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(batches.to_bytes(8, "little") + np.packbits(self._written).tobytes())
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._folder.replace(beside, name)
 
     def close(self) -> None:
         """Let go of a build that is not finished, for another one to continue."""
-        for close in self._descriptors:
+        for close in self._closing:
             close()
 
     def discard(self) -> None:
@@ -349,10 +356,10 @@ class Builder:
             RunError: there are rows that nobody has written.
         """
         os.fsync(self._file)
-        os.fsync(self._folder)
+        self._folder.flush()
         cache, folder = self._path.parent, self._path
         try:
-            own = os.path.samestat(os.fstat(self._folder), os.stat(folder))
+            own = self._folder.is_at(folder)
             if own:
                 self._check_whole()
                 _write_digests(folder)
@@ -365,6 +372,7 @@ class Builder:
                 if rows is None:
                     if not own:  # what lies there now is another run's, and not finished
                         raise FileNotFoundError(folder)
+                    self.close()  # under the lock nobody takes it away; and Windows renames no folder with open files in it
                     self._path.rename(cache / self._key)
                     flush(cache)
                     for path in (cache / self._key).glob("progress-*"):
@@ -391,7 +399,7 @@ class Builder:
     def _progress(self, rank: int) -> tuple[int, npt.NDArray[np.bool_]]:
         """Batches that a process has marked, and which rows it has written: (N,)."""
         try:
-            descriptor = os.open(f"progress-{rank}", os.O_RDONLY, dir_fd=self._folder)
+            descriptor = self._folder.open(f"progress-{rank}", os.O_RDONLY)
         except FileNotFoundError:
             return 0, np.zeros(self._count, dtype=np.bool_)
         with os.fdopen(descriptor, "rb") as stream:
@@ -411,7 +419,7 @@ def _prepare(
     try:
         with (folder / _ROWS).open("wb") as stream:
             if nbytes:  # all of it now: a disk that is too small says so before anything is computed
-                os.posix_fallocate(stream.fileno(), 0, nbytes)
+                system.reserve(stream, nbytes, folder=folder)
         if starts is not None:
             np.save(folder / _STARTS, starts)
         for name, array in extra.items():
@@ -442,18 +450,17 @@ def _open_ours(path: Path, flags: int = os.O_RDONLY) -> int:
         PermissionError: it is none.
         OSError: it cannot be opened.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = system.open_unfollowed(path, flags)
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not stat.S_ISREG(found.st_mode) or not system.is_ours_alone(found):
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "another user owns it, or may write it", str(path))
     return descriptor
 
 
 def _write(path: Path, value: Any) -> None:
-    with os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _OUR_FILE), "w", encoding="utf-8"
-    ) as stream:
+    descriptor = system.open_unfollowed(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OUR_FILE)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(_canonical(value))
         stream.flush()
         os.fsync(stream.fileno())
@@ -461,7 +468,7 @@ def _write(path: Path, value: Any) -> None:
 
 def _digests_of(path: Path) -> list[str]:
     """SHA-256 of each block of a file, in hex, by all cores."""
-    with os.fdopen(_open_ours(path), "rb") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with os.fdopen(_open_ours(path), "rb") as stream, ThreadPoolExecutor(len(cores.affinity())) as pool:
         size = os.fstat(stream.fileno()).st_size
         content = np.memmap(stream, np.uint8, mode="r") if size else np.empty(0, np.uint8)
         blocks = (content[start : start + _BLOCK] for start in range(0, size, _BLOCK))
@@ -469,7 +476,11 @@ def _digests_of(path: Path) -> list[str]:
 
 
 def _sealed_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name != _DIGESTS and not path.name.startswith("progress-"))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name != _DIGESTS and not path.name.startswith("progress-") and not system.says_held(path.name)
+    )
 
 
 def _write_digests(folder: Path) -> None:
@@ -509,21 +520,20 @@ def alone(lock: Path, *, seconds: float = math.inf) -> Iterator[None]:
         TimeoutError: another process has held it for so many seconds.
         OSError: the file cannot be opened, or its file system has no locks.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _OUR_FILE)
+    deadline = time.monotonic() + (0 if time.monotonic() < _not_again.get(lock, 0) else seconds)
+    while True:
+        try:
+            release = system.take(lock)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                _not_again[lock] = time.monotonic() + ONCE_MORE
+                raise TimeoutError(errno.ETIMEDOUT, "another process has held its lock for too long", str(lock)) from None
+            time.sleep(0.02)
     try:
-        deadline = time.monotonic() + (0 if time.monotonic() < _not_again.get(lock, 0) else seconds)
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    _not_again[lock] = time.monotonic() + ONCE_MORE
-                    raise TimeoutError(errno.ETIMEDOUT, "another process has held its lock for too long", str(lock)) from None
-                time.sleep(0.02)
         yield
     finally:
-        os.close(descriptor)
+        release()
 
 
 def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: int) -> list[Path]:
@@ -570,21 +580,11 @@ def _remove(gone: Iterable[Path]) -> None:
 
 
 def _is_held(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder / _LAYOUT, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return system.is_held(folder / _LAYOUT)
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+    return folder.is_dir() and not folder.is_symlink() and system.is_ours(folder.stat())
 
 
 def _array(path: Path) -> npt.NDArray[Any]:

@@ -45,21 +45,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.errors": ("hftl.wording",),
     "hftl.secrets": (),
     "hftl.signals": (),
+    "hftl.system": (),
     "hftl.terminal": ("hftl.errors",),
     "hftl.cores": (),
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets"),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
-    "hftl.files": ("hftl.errors",),
-    "hftl.environment": (),
-    "hftl.run": ("hftl.errors", "hftl.files", "hftl.recipe"),
-    "hftl.store": ("hftl.wording", "hftl.errors", "hftl.files", "hftl.run"),
+    "hftl.files": ("hftl.errors", "hftl.system"),
+    "hftl.environment": ("hftl.cores",),
+    "hftl.run": ("hftl.errors", "hftl.system", "hftl.files", "hftl.recipe"),
+    "hftl.store": ("hftl.wording", "hftl.errors", "hftl.system", "hftl.cores", "hftl.files"),
     "hftl.fonts": (),
     "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals"),
+    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts"),
-    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores"),
+    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores", "hftl.system"),
     "hftl.inference": (*WINGS, "hftl.training"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
@@ -104,6 +105,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),
+    "hftl.system": frozenset({"filelock"}),
     "hftl.cores": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
     "hftl.facts": frozenset(),
@@ -122,9 +124,10 @@ ONLY_IN = {
     "albumentations": "hftl.data.augmentation",
     "onnx_ir": "hftl.sharing.export",
     "onnxruntime": "hftl.sharing.export",
+    "trackio": "hftl.training.trackers",
 }
 # Extra -> the one module that imports what it brings, and says so where it is missing.
-EXTRA = {"onnx": "hftl.sharing.export"}
+EXTRA = {"onnx": "hftl.sharing.export", "trackio": "hftl.training.trackers"}
 
 
 # --- reading the code ---------------------------------------------------------------------------------------------------------
@@ -290,11 +293,25 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
 # --- packaging ----------------------------------------------------------------------------------------------------------------
 
 
-def declared(*, extras: bool) -> set[str]:
-    """Names of the libraries that pyproject.toml asks for, with those of the extras or without."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lists = [project["dependencies"], *(project["optional-dependencies"].values() if extras else ())]
-    return {canonical(text) for texts in lists for text in texts} - {"hftl"}
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def declared(*extras: str) -> list[str]:
+    """What pyproject.toml asks for, such as "torch>=2.11", with these extras and those that they name."""
+    found = list(PROJECT["dependencies"])
+    for extra in extras:
+        for text in PROJECT["optional-dependencies"][extra]:
+            own = re.fullmatch(r"hftl\[(.*)\]", text)
+            found += [text] if own is None else declared(*own[1].split(","))
+    return found
+
+
+def pins(name: str) -> dict[str, str]:
+    """Library -> version of a file of constraints."""
+    lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+    found = [line for line in lines if line and not line.startswith("#")]
+    assert [line for line in found if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+    return {canonical(line): line.partition("==")[2] for line in found}
 
 
 def canonical(name: str) -> str:
@@ -306,18 +323,36 @@ def test_every_library_that_hftl_imports_is_declared() -> None:
     imported = {other.split(".")[0] for path in MODULES.values() for other in imports(path, frozenset(MODULES))}
     libraries = imported - sys.stdlib_module_names - {"hftl"}
     assert {"torch", "pydantic"} <= libraries
-    known = declared(extras=False)
-    libraries -= {library for library, module in ONLY_IN.items() if module == EXTRA["onnx"]}
+    known = {canonical(text) for text in declared()}
+    libraries -= {library for library, module in ONLY_IN.items() if module in EXTRA.values()}
     assert [name for name in sorted(libraries) if not known & {canonical(owner) for owner in owners.get(name, [])}] == []
 
 
 def test_constraints_pin_every_declared_library_exactly_and_name_no_place() -> None:
-    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
-    pinned = {canonical(line): line.partition("==")[2] for line in pins}
-    assert sorted(declared(extras=True) - set(pinned)) == []
+    pinned = pins("constraints.txt")
+    assert sorted({canonical(text) for text in declared("dev")} - set(pinned)) == []
     assert (pinned["torch"], pinned["torchvision"]) == ("2.14.1", "0.29.1")
+
+
+def test_the_lower_bounds_are_the_versions_of_the_oldest_set() -> None:
+    oldest = pins("constraints-oldest.txt")
+    bounds = [re.fullmatch(r"([\w.-]+)(?:>=|==)([\w.]+)", text) for text in declared()]
+    assert [text for text, bound in zip(declared(), bounds, strict=True) if bound is None] == []
+    asked = {canonical(bound[1]): version(bound[2]) for bound in bounds if bound is not None}
+    installed = {name: version(oldest[name]) for name in asked}
+    assert {name: (asked[name], installed[name]) for name in asked if asked[name] != installed[name][: len(asked[name])]} == {}
+    # What GPU images and Colab hold is inside.
+    common = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.15", "huggingface-hub": "1.33", "numpy": "2.0.2"}
+    assert [name for name, there in common.items() if asked[name] > version(there)] == []
+    assert oldest["pandas"] == "2.2.2"
+
+
+def version(text: str) -> tuple[int, ...]:
+    """ "4.12.0.88" as numbers, without zeros at its end."""
+    numbers = [int(part) for part in text.split(".")]
+    while numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 # --- nowhere allowed ----------------------------------------------------------------------------------------------------------

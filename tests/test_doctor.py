@@ -155,11 +155,13 @@ def test_a_gpu_that_torch_cannot_use_is_told_apart_from_no_gpu() -> None:
 
 
 def test_each_gpu_is_listed_with_its_memory() -> None:
-    gpu = {"name": "NVIDIA H200", "memory": 140 * GIB, "bf16": True}
-    facts = {"cpu_bf16": ["avx512_bf16", "amx_bf16"], "gpus": [gpu, {**gpu, "bf16": False}], "mps": False, "cuda_build": "13.0"}
+    gpu = {"name": "NVIDIA H200", "memory": 140 * GIB, "bf16": True, "fp16": True}
+    gpus = [gpu, {**gpu, "bf16": False, "fp16": False}, {**gpu, "name": "Tesla T4", "memory": 15 * GIB, "bf16": False}]
+    facts = {"cpu_bf16": ["avx512_bf16", "amx_bf16"], "gpus": gpus, "mps": False, "cuda_build": "13.0"}
     checks = named(device_checks(facts, has_nvidia_gpu=True))
     assert checks["GPU 0"].found == "NVIDIA H200, 140 GiB, bf16"
     assert checks["GPU 1"].found == "NVIDIA H200, 140 GiB, no bf16: training here uses fp32"
+    assert checks["GPU 2"].found == "Tesla T4, 15 GiB, no bf16: training here uses fp16"
     assert checks["bf16 on the CPU"].found == "avx512_bf16, amx_bf16"
 
 

@@ -374,9 +374,3 @@ def test_evaluating_again_gives_the_recorded_numbers_and_writes_the_opening_down
     assert len(run.test_openings.read_text().splitlines()) == 2
     with pytest.raises(RunError, match='no split "tset"'):
         finished.evaluate(run, split="tset")
-
-
-def test_a_tracker_gets_the_curves(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="needs the tensorboard extra")
-    run = train(tiny_recipe("run.trackers=[tensorboard]", "stages.head.epochs=1", "stages.top.epochs=1"), tmp_path / "run")
-    assert list(run.path.rglob("events.out.tfevents.*"))

@@ -135,7 +135,7 @@ def test_a_step_is_the_mean_loss_over_its_micro_batches_one_update_and_its_rates
     assert step is not None and len(losses) == 12
     assert step.loss == pytest.approx(sum(losses) / 12, rel=1e-5)
     assert step.rates == {"layer.3": 5e-4, "head": 1e-3}
-    assert step.grad_norm > 0
+    assert step.grad_norm is not None and step.grad_norm > 0
     moved = {
         working.chain.group_of(name) for name, tensor in tensors_of(working.bare).items() if not torch.equal(tensor, before[name])
     }

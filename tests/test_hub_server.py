@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,16 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import pytest
 import timm
 import torch
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, Request, User, blob_id, oid
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, model_info, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -33,6 +34,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 CARD = b"---\nlicense: mit\npipeline_tag: text-classification\nlibrary_name: transformers\n---\n# A model\n"
+HTTPX: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])
+"""What the client speaks HTTP with: httpx2, before huggingface_hub 2.0 httpx."""
 WEIGHTS = bytes(range(256)) * 40  # 10,240 bytes
 
 
@@ -130,11 +133,11 @@ def test_a_card_that_is_not_yaml_is_refused_before_anything_is_uploaded(hub: Loc
 
 
 def test_an_object_that_was_altered_on_its_way_is_not_stored(hub: LocalHub, api: HfApi) -> None:
-    assert httpx2.put(f"{hub.storage}/{oid(WEIGHTS)}", content=WEIGHTS[:-1] + b"\0").status_code == 400
+    assert HTTPX.put(f"{hub.storage}/{oid(WEIGHTS)}", content=WEIGHTS[:-1] + b"\0").status_code == 400
     api.create_repo("me/model")
     pointer = {"path": "model.safetensors", "algo": "sha256", "oid": oid(WEIGHTS), "size": len(WEIGHTS)}
     lines = [{"key": "header", "value": {"summary": "by hand"}}, {"key": "lfsFile", "value": pointer}]
-    answer = httpx2.post(
+    answer = HTTPX.post(
         f"{hub.endpoint}/api/models/me/model/commit/main",
         content="\n".join(json.dumps(line) for line in lines),
         headers={"Authorization": f"Bearer {WRITE_TOKEN}"},
@@ -292,7 +295,7 @@ def test_a_cut_upload_leaves_no_commit_and_can_be_repeated(hub: LocalHub, api: H
     hub.cut("PUT", "/storage/", after_bytes=3_000, times=6)
     with pytest.raises(RuntimeError, match=r"Error while uploading 'model\.safetensors'") as error:
         push(api)
-    assert isinstance(error.value.__cause__, httpx2.TransportError)
+    assert isinstance(error.value.__cause__, HTTPX.TransportError)
     assert no_waiting == [1, 2, 4, 8, 8] and [request.status for request in hub.requests("PUT")] == [0] * 6
     assert len(hub.repos["me/model"].commits) == 1 and not hub.objects
     push(api)
@@ -311,7 +314,7 @@ def test_one_cut_in_the_middle_of_the_parts_is_mended_by_the_client(hub: LocalHu
 def test_a_commit_whose_answer_is_lost_was_made(hub: LocalHub, api: HfApi) -> None:
     api.create_repo("me/model")
     hub.cut("POST", "/commit/", response=True)
-    with pytest.raises(httpx2.TransportError):
+    with pytest.raises(HTTPX.TransportError):
         push(api)
     assert [commit.message for commit in hub.repos["me/model"].commits] == ["initial commit", "A run"]
     assert push(api) == hub.repos["me/model"].branches["main"]
@@ -332,7 +335,7 @@ def test_a_download_that_ends_too_early_goes_on_where_it_stopped(
 def test_a_download_that_is_reset_raises_and_leaves_nothing_in_the_cache(hub: LocalHub, api: HfApi) -> None:
     hub.add_repo("me/model", {"model.safetensors": WEIGHTS})
     hub.cut("GET", "/storage/", after_bytes=1_000)
-    with pytest.raises(httpx2.ReadError):
+    with pytest.raises(HTTPX.ReadError):
         hf_hub_download("me/model", "model.safetensors")
     assert Path(hf_hub_download("me/model", "model.safetensors")).read_bytes() == WEIGHTS
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from hftl.errors import RecipeError
-from hftl.recipe import Card, Recipe, Stage, TextData, Transformer
-from hftl.secrets import environment_secrets, find_secrets, redact
+from hftl.recipe import Card, Recipe, Stage, TextData, Transformer, override, refuse_secrets
+from hftl.run import RunDirectory
+from hftl.secrets import environment_secrets, find_secrets, is_random, redact
+from hftl.training.checks import claim
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"  # of the right form, and of nobody
 
@@ -76,16 +78,66 @@ def test_what_is_redacted_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact(f"said {TOKEN}, swordfish42 and open-sesame", known=["open-sesame"]) == "said ***, *** and ***"
 
 
-def test_a_recipe_with_a_token_is_refused_and_the_message_does_not_show_it() -> None:
+def recipe_with(**card: str) -> Recipe:
+    return Recipe(
+        name="trial",
+        data=TextData(source="stanfordnlp/imdb"),
+        model=Transformer(checkpoint="google-bert/bert-base-uncased"),
+        stages={"all": Stage(lr=1e-4)},
+        card=Card(**card),  # type: ignore[arg-type]
+    )
+
+
+def test_a_recipe_with_a_token_is_not_written_and_the_message_does_not_show_it(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"card\.summary holds a Hugging Face token") as caught:
-        Recipe(
-            name="trial",
-            data=TextData(source="reviews"),
-            model=Transformer(checkpoint="bert"),
-            stages={"all": Stage(lr=1e-4)},
-            card=Card(summary=f"made with {TOKEN}"),
-        )
+        RunDirectory(tmp_path).write_recipe(recipe_with(summary=f"made with {TOKEN}"))
     assert TOKEN not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["stanfordnlp/imdb", "google-bert/bert-base-uncased", "bert-base", "accuracy"])
+def test_a_name_that_a_telling_variable_happens_to_hold_is_a_name(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", value)
+    recipe = recipe_with(summary=f"Of {value}.")
+    run = RunDirectory(tmp_path)
+    run.write_recipe(recipe)
+    assert run.load_recipe() == recipe
+    claim(RunDirectory(tmp_path / "new"), recipe, resume=False)  # what training asks first
+    with pytest.raises(RecipeError, match=r"card\.summary holds the value of SOME_API_KEY"):  # no name of this recipe
+        monkeypatch.setenv("SOME_API_KEY", "correct horse")
+        refuse_secrets(recipe_with(summary="a correct horse"))
+
+
+@pytest.mark.parametrize("key", ["name", "data.source", "model.checkpoint", "card.citation"])
+@pytest.mark.parametrize("value", ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b", "550e8400-e29b-41d4-a716-446655440000"])
+def test_a_random_value_is_a_secret_wherever_in_a_recipe_it_stands(
+    key: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", value)
+    recipe = override(recipe_with(), [f"{key}={value}"])  # of a recipe that is only looked at nobody asks
+    with pytest.raises(RecipeError, match=rf"{key} holds the value of WANDB_API_KEY") as caught:
+        claim(RunDirectory(tmp_path / "run"), recipe, resume=False)
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "random"),
+    [
+        ("stanfordnlp/imdb", False),
+        ("glove.6B.zip:glove.6B.100d.txt", False),
+        ("timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", False),
+        ("EfficientNetB0", False),
+        ("swordfish42", False),
+        ("correct horse battery staple", False),
+        ("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b", True),
+        ("550e8400-e29b-41d4-a716-446655440000", True),
+        ("hQ7tR2vLpX9s", True),
+    ],
+)
+def test_what_was_drawn_by_lot_is_told_from_a_name(value: str, random: bool) -> None:
+    assert is_random(value) == random
 
 
 def test_an_override_with_a_token_is_refused_before_anything_is_written(tmp_path: Path) -> None:

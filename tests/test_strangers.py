@@ -465,14 +465,27 @@ def test_secrets_are_found_in_files_that_are_no_text(
     assert f"{file}, line " in str(refused.value) and TOKEN not in str(refused.value)
 
 
+def test_a_name_of_the_recipe_that_a_telling_variable_happens_to_hold_is_sent(
+    own: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "cross_entropy")  # in recipe.yaml, and in plan.json
+    monkeypatch.setenv("WANDB_API_KEY", "9f86d081884c7d659a2feaa0c55ad015")
+    assert "cross_entropy" in (prepare(own, "me/words").folder / "recipe.yaml").read_text()
+    own.recipe.write_text(own.recipe.read_text().replace("revision: null", "revision: 9f86d081884c7d659a2feaa0c55ad015", 1))
+    with pytest.raises(RunError, match=r"recipe\.yaml, line \d+: holds the value of WANDB_API_KEY"):
+        prepare(own, "me/words")
+
+
 def test_a_secret_between_two_portions_is_found_and_numbers_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "_PORTION", 100)
     monkeypatch.setattr(publishing, "_OVERLAP", 64)
     (tmp_path / "spiece.model").write_bytes(b"\x01" * 79 + b"\n" + TOKEN.encode() + b"\x01" * 300)
-    assert [str(problem).split(": ")[0].strip() for problem in publishing._secrets_and_places(tmp_path)] == ["spiece.model, line 2"]
+    assert [str(problem).split(": ")[0].strip() for problem in publishing._secrets_and_places(tmp_path, {})] == [
+        "spiece.model, line 2"
+    ]
     monkeypatch.undo()
     (tmp_path / "spiece.model").write_bytes(np.random.default_rng(0).normal(size=500_000).astype(np.float32).tobytes())
-    assert list(publishing._secrets_and_places(tmp_path)) == []
+    assert list(publishing._secrets_and_places(tmp_path, {})) == []
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------------

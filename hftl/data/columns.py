@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hftl import system
 from hftl.errors import DataError, Problem
 
 BATCH = 10_000  # rows that are Python objects at once
@@ -103,14 +104,15 @@ def on_disk(name: str, kind: pa.DataType, parts: Iterable[pa.Array]) -> pa.Table
         DataError: there is no room for it.
     """
     schema = pa.schema([(name, kind)])
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:
         try:
-            with pa.OSFile(file.name, "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+            with pa.ipc.new_file(pa.PythonFile(file, mode="w"), schema) as writer:
                 for part in parts:
                     writer.write_batch(pa.record_batch([part], schema=schema))
+            file.flush()
         except OSError as error:
             raise _no_room("the ids, labels and order of the rows do not fit there", error) from None
-        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+        return pa.ipc.open_file(pa.py_buffer(np.memmap(file, np.uint8, mode="r"))).read_all()
 
 
 def array_on_disk(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
@@ -124,7 +126,7 @@ def array_on_disk(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
     with tempfile.TemporaryFile() as file:
         nbytes = np.dtype(dtype).itemsize * math.prod(shape)
         try:  # now: a write into a map of a full disk would end the process without a word
-            os.posix_fallocate(file.fileno(), 0, nbytes)
+            system.reserve(file, nbytes, folder=Path(tempfile.gettempdir()))
         except OSError as error:
             raise _no_room(f"{nbytes / 1e6:,.0f} MB are needed there to find rows that repeat each other", error) from None
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -38,7 +38,7 @@ from datasets import Dataset
 from PIL import Image, features
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from hftl import store
+from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
 from hftl.data.columns import integers
 from hftl.data.content import Reading, Scan
@@ -263,7 +263,7 @@ class ImageSamples:
         if self.find_decoded():
             return None
         batches = [range(start, min(start + _BATCH, len(self))) for start in range(0, len(self), _BATCH)]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes without holding Python's lock
+        with ThreadPoolExecutor(len(cores.affinity())) as pool:  # Pillow decodes without holding Python's lock
             lengths: npt.NDArray[np.int64] | int = len(self)
             shape: tuple[int, ...] = (*self._size, 3)
             if self._augmentation is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from hftl import system
 from hftl.errors import HftlError, RunError
 from hftl.signals import Stopped, noted
 
@@ -424,13 +424,11 @@ def _check_open_files(workers: int) -> None:
     Raises:
         WorkerError: this process may not open so many.
     """
-    needed = len(os.listdir("/dev/fd")) + 16 * workers
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if workers and soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            fit = max(0, hard - (needed - 16 * workers)) // 16
-            raise _no_workers(workers, f"{needed} files would be open, and at most {hard} may; {fit} processes would fit")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    more = 16 * workers
+    if (refused := system.allow_open_files(more)) is not None:
+        needed, most = refused
+        fit = max(0, most - (needed - more)) // 16
+        raise _no_workers(workers, f"{needed} files would be open, and at most {most} may; {fit} processes would fit")
 
 
 def _no_workers(workers: int, reason: OSError | RuntimeError | str) -> WorkerError:

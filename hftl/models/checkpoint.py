@@ -27,15 +27,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import psutil
-from huggingface_hub import ResolvedRevision, is_offline_mode
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HFValidationError,
+    HTTPError,  # of the library that the client speaks HTTP with: httpx2, before 2.0 httpx
+    RevisionResolutionError,
+    StrictDataclassError,
+)
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, though exported lazily
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging
-from transformers.utils.hub import cached_file, resolve_revision
+from transformers.utils.hub import cached_file
 
 from hftl.errors import RecipeError, RunError, printable
 from hftl.models import tokenizer_bounds
@@ -171,9 +176,19 @@ def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
         raise refused(
             f'no such folder: "{spec.checkpoint}"', "A checkpoint is a local folder, or a Hub id such as name/model."
         ) from None
-    resolved = resolve_revision(name, spec.revision)
     # The hash rather than "main": transformers offers to convert pickled weights of a branch, which hftl refuses.
-    return Checkpoint(name, resolved.resolved if isinstance(resolved, ResolvedRevision) else resolved)
+    return Checkpoint(name, _commit_of(name, spec.revision))
+
+
+def _commit_of(name: str, revision: str | None) -> str | None:
+    """Hash of the commit that a branch or a tag of a Hub model stands for, None for its main one; by the cache without the Hub.
+
+    Where it cannot be told `revision` comes back: what is wrong is said when the first file is asked for.
+    """
+    try:
+        return HfApi().resolve_revision(name, revision=revision, local_files_only=is_offline_mode()).resolved
+    except (HTTPError, OSError, RevisionResolutionError):
+        return revision
 
 
 # --- what somebody else wrote -----------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
     changed = override(run.load_recipe(), facts)
     if problems := contradictions(changed, read_json(run.data) if run.data.is_file() else {}):
         raise RecipeError(str(run.recipe), problems)
-    write_text(run.recipe, changed.to_yaml())
+    run.write_recipe(changed)
 
 
 def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:

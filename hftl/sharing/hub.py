@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,  # of the library that the client speaks HTTP with: httpx2, before 2.0 httpx
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -406,7 +406,7 @@ def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
         if status in {401, 403}:
             raise RunError(f"{repo_id}: the Hub refuses this token ({status}): {_said(error)}") from None
         raise RunError(f"{repo_id}: the Hub answered {status}: {_said(error)}. {again}") from None
-    except httpx2.HTTPError as error:
+    except HTTPError as error:
         what = f"{repo_id}: the connection to {HfApi().endpoint} failed ({type(error).__name__}: {_said(error)})"
         raise RunError(f"{what}. {again}") from None
     # A full disk or a cache that cannot be written; an answer that is no Hub's, or the Hub's own check of the card; an upload that

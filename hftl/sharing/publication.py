@@ -26,9 +26,9 @@ from hftl.errors import Problem, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
-from hftl.recipe import Recipe
+from hftl.recipe import Recipe, secrets_beside
 from hftl.run import RunDirectory
-from hftl.secrets import environment_secrets, find_secrets
+from hftl.secrets import find_secrets
 from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
 from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
 
@@ -145,7 +145,7 @@ def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
     for path in (copy.data, copy.audit):
         if path.is_file():
             write_text(path, to_json(_renamed(read_json(path), names)))
-    problems += _secrets_and_places(folder)
+    problems += _secrets_and_places(folder, secrets_beside(recipe))
     if problems:
         raise _refused(run, problems)
     sealed = {name: fingerprint(folder / name) for name in _names(folder)}
@@ -294,11 +294,10 @@ def _renamed(value: Any, places: Mapping[str, str]) -> Any:
     return value
 
 
-def _secrets_and_places(folder: Path) -> Iterator[Problem]:
+def _secrets_and_places(folder: Path, known: dict[str, str]) -> Iterator[Problem]:
     """Secrets, and absolute paths below this user's home or working directory, in the bytes of every file, whatever its ending."""
-    known = environment_secrets()
     if token := get_token():
-        known[token] = "your Hugging Face token"
+        known = known | {token: "your Hugging Face token"}
     here = {str(place) for place in (Path.home(), Path.cwd()) if len(place.parts) > 1}
     path = re.compile("|".join(rf"(?<![\w.]){re.escape(place)}(?![\w-])" for place in sorted(here)) or r"(?!)")
     for name in _names(folder):

@@ -54,6 +54,8 @@ class Progress:
     logged_loss: float = 0.0
     """Sum of the losses of the `logged_steps` steps since the last line of the history."""
     logged_steps: int = 0
+    skipped: int = 0
+    """Steps of the run in which no weight was changed, because gradients overflowed fp16."""
     seconds: float = 0.0
     """Training time so far, over all sittings."""
     epoch_began: float = 0.0
@@ -81,9 +83,10 @@ class Progress:
         bar = self.kept_rank if keep == "best" else self.best_rank
         return bar is None or rank > bar
 
-    def after_step(self, loss: float) -> Self:
+    def after_step(self, loss: float, *, skipped: bool = False) -> Self:
         return replace(
             self,
+            skipped=self.skipped + skipped,
             step=self.step + 1,
             offset=self.offset + 1,
             epoch_loss=self.epoch_loss + loss,
@@ -109,6 +112,7 @@ class Progress:
             kept_stage=self.kept_stage,
             kept_epoch=self.kept_epoch,
             kept_rank=self.kept_rank,
+            skipped=self.skipped,
             seconds=self.seconds,
             epoch_began=self.seconds,
             cpu_joules=self.cpu_joules,

@@ -17,8 +17,9 @@ from hftl.data.source import Splits
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
-from hftl.recipe import Adafactor, Recipe, difference
+from hftl.recipe import Adafactor, Recipe, difference, refuse_secrets
 from hftl.run import RunDirectory
+from hftl.system import LOCK
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.plan import Plan
@@ -38,11 +39,12 @@ FREE_TO_CHANGE = (
 
 
 def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
-    """Refuse to write over anything, and to continue a run as another one."""
+    """Refuse to write over anything, to continue a run as another one, and a recipe that may not be written."""
+    refuse_secrets(recipe)
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
-        if run.path.exists() and any(path.suffix != PARTIAL for path in run.path.iterdir()):
+        if run.path.exists() and any(path.suffix != PARTIAL and path.name != LOCK for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             if not run.recipe.is_file():
@@ -155,8 +157,9 @@ def other_precision(accelerator: Accelerator, run: RunDirectory) -> list[str]:
 
 
 def number_format(accelerator: Accelerator) -> str:
-    """ "bf16" or "fp32", as environment.json has it; the weights are float32 either way."""
-    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    """ "bf16", "fp16" or "fp32", as environment.json has it; the weights are float32 in each."""
+    name: str = accelerator.mixed_precision
+    return "fp32" if name == "no" else name
 
 
 def check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:

@@ -33,7 +33,7 @@ from hftl.training.cache import cached_samples, loader_processes
 from hftl.training.experiment import Experiment, class_counts, prepare_experiment
 from hftl.training.finish import finish, predict_split
 from hftl.training.loss import ExampleLoss, class_weights, make_loss
-from hftl.training.machine import others_alive, process_state, tokens_per_batch
+from hftl.training.machine import gradient_scale, others_alive, process_state, tokens_per_batch
 from hftl.training.open_run import OpenRun, claim_computer, open_run
 from hftl.training.origin import pinned
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
@@ -203,11 +203,13 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
             step = take_step(working, batches, example_loss)
         except NotFinite as error:
             ids = gather_object([samples.ids[row] for row in error.rows])
-            raise _not_finite(error, ids, stage.name, run.progress.step) from None
+            raise _not_finite(error, ids, stage.name, run.progress.step, fp16=accelerator.scaler is not None) from None
         if step is None:
             break
 
-        run.progress = run.progress.after_step(step.loss)
+        run.progress = run.progress.after_step(step.loss, skipped=step.grad_norm is None)
+        if step.grad_norm is None:
+            run.journal.skipped(stage.name, epoch=epoch, step=run.progress.step, scale=gradient_scale(accelerator))
         run.journal.advance()
         if run.progress.step % recipe.run.log_every == 0 or run.progress.offset == stage.steps_per_epoch:
             mean_loss = run.progress.logged_loss / run.progress.logged_steps
@@ -285,11 +287,12 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _not_finite(error: NotFinite, ids: list[str], stage: str, step: int) -> RunError:
+def _not_finite(error: NotFinite, ids: list[str], stage: str, step: int, *, fp16: bool) -> RunError:
     what = f"the loss is {error.loss}"
     if math.isfinite(error.loss):
         what = f"the loss is {error.loss:.3f} and the norm of its gradient {error.grad_norm}"
     return RunError(
         f"stage {stage}, step {step + 1}: {what}. The last checkpoint stands. A rate that is too high"
-        f" is the usual cause, and then the run starts again with a lower one. Its examples: {', '.join(ids)}"
+        f" is the usual cause, and then the run starts again with a lower one."
+        f"{' In fp16 numbers end at 65,504; with run.precision=fp32 they do not.' if fp16 else ''} Its examples: {', '.join(ids)}"
     )

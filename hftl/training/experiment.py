@@ -136,7 +136,8 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
     """
     recipe, classifier = experiment.recipe, experiment.classifier
     _check_stages(experiment, source)
-    rate = None if measure is None else matrix_rate(measure, mixed_precision(recipe.run, measure))
+    precision = "no" if measure is None else mixed_precision(recipe.run, measure)
+    rate = None if measure is None else matrix_rate(measure, precision)
     lengths = experiment.typical.lengths
     share = None
     if lengths is not None:
@@ -145,7 +146,9 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
         budget = tokens_per_batch(recipe, measure or torch.device("cpu"))
         share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
-    cached, remarks = _cached_prefixes(experiment, bf16=measure is not None and mixed_precision(recipe.run, measure) == "bf16")
+    cached, remarks = _cached_prefixes(experiment, bf16=precision == "bf16")
+    if precision == "fp16":
+        remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
     return build_plan(
         experiment.stages,
         classifier.model,

@@ -28,6 +28,7 @@ from hftl.ledger import count_openings, note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory, write_manifest
+from hftl.training import trackers
 from hftl.training.cache import loader_processes
 from hftl.training.experiment import Experiment, make_samples, serving_samples
 from hftl.training.machine import evaluation_batch_size, tokens_per_batch
@@ -63,8 +64,11 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         serving_samples(experiment, validation).save(directory.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
         cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(directory)}
+        if accelerator.scaler is not None:
+            cost["skipped_steps"] = progress.skipped
         note_sitting(directory, accelerator, afresh=False, **cost)
         conclude(directory, predictions, say=journal.say)
+        trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.step)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:
             journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {directory.path}")

@@ -14,7 +14,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.facts import continued, contradictions
-from hftl.files import read_json, read_json_lines, write_text
+from hftl.files import read_json, read_json_lines
 from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
@@ -47,7 +47,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
         remove_partial(run)
         for line in (f"{run.path}: this run is finished but for {', '.join(lacks)}: written now, from what it has", *said):
             say(line)
-        write_text(run.recipe, recipe.to_yaml())
+        run.write_recipe(recipe)
         if any(name != run.card.name for name in lacks):
             write_figures(run, read_json(run.metrics))
         shutil.rmtree(run.checkpoints, ignore_errors=True)

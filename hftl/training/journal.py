@@ -131,13 +131,18 @@ class Journal:
         if self._task is not None:
             self._bar.advance(self._task)
 
-    def step(self, stage: str, *, epoch: int, step: int, loss: float, grad_norm: float, lr: Mapping[str, float]) -> None:
+    def step(self, stage: str, *, epoch: int, step: int, loss: float, grad_norm: float | None, lr: Mapping[str, float]) -> None:
         self.record("step", stage=stage, epoch=epoch, step=step, loss=loss, grad_norm=grad_norm, lr=dict(lr))
         if self._task is not None:
             self._bar.update(self._task, note=f"loss {loss:.3f}{self._note}")
         if self.accelerator.trackers:
             rates = {f"lr/{group}": rate for group, rate in lr.items()}
             self.accelerator.log({"train/loss": loss, **rates}, step=step)
+
+    def skipped(self, stage: str, *, epoch: int, step: int, scale: float) -> None:
+        """A step in which no weight was changed: its gradients, multiplied by the scale before this one, overflowed fp16."""
+        self.record("skipped_step", stage=stage, epoch=epoch, step=step, scale=scale)
+        self.say(f"  step {step} changed nothing: its gradients overflowed fp16; from here on they are multiplied by {scale:g}")
 
     def stage_end(self, stages: Sequence[str], progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
         """The end of the stage where `progress` stands, one of all `stages`; said aloud where it leaves no weights."""

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from hftl import cores
 from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.recipe import Recipe, RunSettings, Transformer
@@ -147,19 +148,53 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def has_fast_fp16(device: torch.device) -> bool:
+    """Whether this is a CUDA GPU that computes float16 faster than float32.
+
+    Those of compute capability 6.0 (P100) and from 7.0 (V100, T4) do; the Pascals between them (6.1: GTX 10, P4, P40) do it at a
+    64th of the speed.
+    """
+    if device.type != "cuda":
+        return False
+    capability = torch.cuda.get_device_capability(device)
+    return capability == (6, 0) or capability >= (7, 0)
+
+
 def mixed_precision(run: RunSettings, device: torch.device) -> str:
-    """ "bf16" or "no", as Accelerate calls them.
+    """ "bf16", "fp16" or "no", as Accelerate calls them.
 
     Raises:
-        RecipeError: bf16 is asked for on a machine without it.
+        RecipeError: bf16 is asked for on a machine without it, or fp16 on anything but a CUDA GPU.
     """
-    if run.precision == "fp32":
-        return "no"
+    if run.precision == "fp16" and device.type != "cuda":
+        # Accelerate 1.15 would train in float32 on a CPU, without a word.
+        raise RecipeError.single("run.precision", f"fp16 is for CUDA GPUs, and this is a {device.type}; use auto or fp32")
+    if run.precision == "bf16" and not has_native_bf16(device):
+        raise RecipeError.single("run.precision", f"this {device.type} has no native bf16; use auto or fp32")
+    if run.precision != "auto":
+        return {"fp32": "no"}.get(run.precision, run.precision)
     if has_native_bf16(device):
         return "bf16"
-    if run.precision == "bf16":
-        raise RecipeError.single("run.precision", f"this {device.type} has no native bf16; use auto or fp32")
-    return "no"
+    return "fp16" if has_fast_fp16(device) else "no"
+
+
+FIRST_SCALE = 2.0**16
+"""By which the gradients of a stage's first step are multiplied in fp16; torch halves it when they overflow, and doubles it after
+2,000 steps in which they did not."""
+LEAST_SCALE = 1.0
+"""Gradients that overflow without being multiplied are too large, and no smaller scale helps."""
+
+
+def begin_scaling(accelerator: Accelerator) -> None:
+    """In fp16, let a stage begin with the scale that every stage begins with: nothing of another one crosses."""
+    if accelerator.scaler is not None:
+        state = accelerator.scaler.state_dict() | {"scale": FIRST_SCALE, "_growth_tracker": 0}
+        accelerator.scaler.load_state_dict(state)
+
+
+def gradient_scale(accelerator: Accelerator) -> float:
+    """By how much gradients are multiplied at this moment; 1 but in fp16."""
+    return 1.0 if accelerator.scaler is None else float(accelerator.scaler.get_scale())
 
 
 def settle_fsdp(accelerator: Accelerator) -> None:
@@ -186,6 +221,8 @@ def settle_fsdp(accelerator: Accelerator) -> None:
     }
     if refused := [what for what, there in asked.items() if there]:
         raise RunError(f"FSDP: hftl does not do {', '.join(refused)}. Use recipes/accelerate/fsdp.yaml")
+    if accelerator.mixed_precision == "fp16":
+        raise RunError("FSDP: hftl shards in bf16 and float32, not in fp16. Use run.precision=fp32, or multi_gpu.yaml without FSDP")
     if accelerator.mixed_precision == "bf16":
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
@@ -207,13 +244,15 @@ def tune_kernels(run: RunSettings, device: torch.device) -> None:
 
 
 def check_compile(run: RunSettings, device: torch.device) -> None:
-    """Refuse `run.compile` where there is nothing to gain.
+    """Refuse `run.compile` where there is nothing to gain, or nobody has tried.
 
     Raises:
-        RecipeError: it is asked for on a CPU.
+        RecipeError: it is asked for on a CPU, or on a GPU of Apple.
     """
     if run.compile and device.type == "cpu":
         raise RecipeError.single("run.compile", "compiling takes a minute on a CPU and gains nothing; leave it out")
+    if run.compile and device.type == "mps":
+        raise RecipeError.single("run.compile", "torch's compiler for Apple's GPUs is unfinished; leave it out")
 
 
 def loader_workers(requested: int | None, *, device: torch.device, pictures: bool, processes_here: int) -> int:
@@ -227,7 +266,7 @@ def loader_workers(requested: int | None, *, device: torch.device, pictures: boo
         return requested
     if not pictures or device.type == "cpu":
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here - 1))
+    return max(1, min(8, len(cores.affinity()) // processes_here - 1))
 
 
 def tokens_per_batch(recipe: Recipe, device: torch.device) -> int:
@@ -250,7 +289,7 @@ def evaluation_batch_size(recipe: Recipe) -> int:
 def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -> float:
     """FLOP/s of a square matrix product of side 1,024 here, 2 n^3 operations each, measured for about `seconds`."""
     side = 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     a, b = torch.randn(side, side, device=device).to(dtype), torch.randn(side, side, device=device).to(dtype)
 
     def products(count: int) -> float:
@@ -321,6 +360,10 @@ class EnergyMeter:
             return None
 
 
+EXTRAS = ("tensorboard", "trackio", "mlflow", "wandb")
+"""Trackers that hftl was run with, each an extra of its name."""
+
+
 def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
     """Accelerate as the launcher set it up (processes, device, FSDP), with the recipe's number format and trackers.
 
@@ -339,7 +382,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
                 "run.trackers", f'no tracker "{name}".{did_you_mean(name, known)}', f"allowed: {', '.join(known)}"
             )
         if name not in {tracker.value for tracker in get_available_trackers()}:
-            package = '"hftl[tensorboard]"' if name == "tensorboard" else name
+            package = f'"hftl[{name}]"' if name in EXTRAS else name
             raise RecipeError.single("run.trackers", f'the package of tracker "{name}" is not installed', f"pip install {package}")
     AcceleratorState._reset_state()  # a process may train several recipes, each with its own number format
     accelerator = Accelerator(

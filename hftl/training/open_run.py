@@ -19,10 +19,11 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from hftl.data.audit import Audit
-from hftl.files import write_json, write_text
+from hftl.files import write_json
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
+from hftl.training import trackers
 from hftl.training.checkpoint import Progress, load_best_weights, load_progress, newest_checkpoint, save_checkpoint
 from hftl.training.checks import (
     check_batch_sizes,
@@ -233,15 +234,14 @@ def _begin(
         if checkpoint is None:  # what an earlier start has left is not of these weights
             for left in (directory.predictions("test").parent, directory.model):
                 shutil.rmtree(left, ignore_errors=True)
-        write_text(directory.recipe, recipe.to_yaml())
+        directory.write_recipe(recipe)
         if checkpoint is None or not ready.begun:  # otherwise what was recorded at the start stands: it is what the run is of
             write_json(directory.plan, plan.to_dict())
             write_json(directory.data, ready.facts)
         note_sitting(directory, accelerator, afresh=checkpoint is None, sittings=sittings(directory) + 1)
         if ready.findings is not None:
             write_json(directory.audit, ready.findings.to_dict())
-    if recipe.run.trackers:
-        accelerator.init_trackers(recipe.name, config={"recipe": recipe.to_yaml()})
+    trackers.start(recipe, accelerator)
     journal.cut_history(progress.history_bytes)
     journal.opening(plan, [*said, *([] if ready.findings is None else ready.findings.lines())])
     for line in chosen:

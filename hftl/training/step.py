@@ -14,6 +14,7 @@ import torch
 
 from hftl.data.loader import Batch
 from hftl.training.loss import ExampleLoss
+from hftl.training.machine import LEAST_SCALE, gradient_scale
 from hftl.training.working import Working
 
 
@@ -23,14 +24,14 @@ class Step:
 
     loss: float
     """Mean over its examples, of all processes."""
-    grad_norm: float
-    """Of the mean loss's gradient, before it is clipped."""
+    grad_norm: float | None
+    """Of the mean loss's gradient, before it is clipped; None: in fp16 the gradient overflowed, and no weight was changed."""
     rates: Mapping[str, float]
     """Layer group -> the learning rate that it took the step with."""
 
 
 class NotFinite(Exception):
-    """The loss or its gradient is no longer finite, on every process. The weights are those of before the step."""
+    """The loss or its gradient is no longer finite, on every process."""
 
     def __init__(self, loss: float, grad_norm: float, rows: list[int]) -> None:
         super().__init__(f"loss {loss}, norm of its gradient {grad_norm}")
@@ -43,7 +44,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     """Train on the micro-batches of the next step, read one after the other; None: there are no more.
 
     Raises:
-        NotFinite: and no step is taken.
+        NotFinite: the loss or its gradient is not, and in fp16 it cannot be helped by multiplying the gradient by less.
     """
     accelerator, stage = working.accelerator, working.stage
     loss_sum, weight_sum, rows = torch.zeros((), device=accelerator.device), 0.0, list[int]()
@@ -66,11 +67,27 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     if abs(weight - 1) > 1e-3:
         raise RuntimeError(f"{weight:.3f} times the examples of a step were computed, not each one once")
     grad_norm = float(accelerator.clip_grad_norm_(working.model.parameters(), stage.max_grad_norm or math.inf))
-    if not math.isfinite(value + grad_norm):  # the same on every process, so all of them stop, before the weights are lost
-        raise NotFinite(value, grad_norm, rows)
-
     rates = {group["name"]: group["lr"] for group in working.optimizer.param_groups}
+    # The same on every process, so all of them stop, before the weights are lost; in fp16 once a smaller scale cannot help.
+    helpless = not math.isfinite(grad_norm) and gradient_scale(accelerator) <= LEAST_SCALE
+    if not math.isfinite(value) or helpless:
+        raise NotFinite(value, grad_norm, rows)
+    changed = _update(working)
+    if changed and not math.isfinite(grad_norm):  # each number of the gradient is finite, and their norm is not
+        raise NotFinite(value, grad_norm, rows)
+    return Step(value, grad_norm if changed else None, rates)
+
+
+def _update(working: Working) -> bool:
+    """Let the optimizer and the schedule take their step; whether they did. In fp16 a gradient that overflows is not used.
+
+    torch's scaler then leaves the weights alone and halves its scale, which is the sign: Accelerate's `step_was_skipped` takes the
+    call of a fused optimizer, which does the leaving by itself, for a step.
+    """
+    scale = gradient_scale(working.accelerator)
     working.optimizer.step()
-    working.schedule.step()
+    changed = gradient_scale(working.accelerator) >= scale
+    if changed:
+        working.schedule.step()
     working.optimizer.zero_grad()
-    return Step(value, grad_norm, rates)
+    return changed

@@ -27,6 +27,7 @@ from hftl.models.fast_training import use_fast_training
 from hftl.recipe import ImageData
 from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment
+from hftl.training.machine import begin_scaling
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
 
@@ -88,6 +89,8 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
     prepared = accelerator.prepare(bare, optimizer, schedule)
-    if checkpoint is not None:
+    if checkpoint is None:
+        begin_scaling(accelerator)
+    else:
         load_training_state(checkpoint, accelerator)
     return Working(stage, chain, accelerator, bare, *prepared)
