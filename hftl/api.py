@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hftl.data.audit import Audit
     from hftl.doctor import Check
     from hftl.evaluation.compare import Comparison
-    from hftl.evaluation.metrics import Predictions
+    from hftl.evaluation.evaluated import Evaluated
     from hftl.inference import Prediction, Predictor
     from hftl.sharing.export import Export
     from hftl.sharing.hub import Pushed
@@ -368,15 +368,18 @@ class Run:
         return json_normalize(self.paths.read_history())
 
     def predictions(self, split: Literal["validation", "test"] = "test") -> DataFrame:
-        """A row for each example of a split: `id`, `label`, `prediction`, and the probability of each class as "p(CLASS)".
+        """A row for each example of a split: `id`, `label`, `prediction`, the probability of each class as "p(CLASS)", its size.
 
         Raises:
             RunError: there are none, as of a test split that is still sealed.
         """
+        from hftl.evaluation.evaluated import frame_of
         from hftl.evaluation.metrics import Predictions, stored_label_names
 
         path = self.paths.predictions(split)
-        return _as_frame(Predictions.load(path), stored_label_names(path))
+        if not path.is_file() and self.finished:
+            raise RunError(f"{self.path}: no predictions for {split}: it has no such split, or it is still sealed (`Run.test`)")
+        return frame_of(Predictions.load(path), stored_label_names(path))
 
     # --- the model
 
@@ -463,21 +466,42 @@ class Run:
             write_card(self.paths)
         return self
 
-    def evaluate(self, split: str = "validation") -> dict[str, Any]:
-        """The metrics of the saved model on a split of the run's own data, computed again; opening test again is written down.
+    def evaluate(self, split: str | None = None, *, data: Any = None, name: str | None = None, say: Say = tell) -> Evaluated:
+        """The metrics of the saved model, with intervals: on a split of the run's own data again, or on other labelled rows.
+
+        Other rows have the columns and the classes of the run. Predictions and metrics are written into its folder
+        evaluations/NAME and onto the card; those of the run's own splits stay as they are, and rows that the run was trained on are
+        counted. Of a published run nothing is written.
+
+        Args:
+            split: which split; of the run's own data "validation" where it is None. Opening test again is written down.
+            data: other rows: a source, as `hftl.TextData` takes it.
+            name: what their evaluation is called; None: as the source is.
+            say: is told what is worth knowing.
 
         Raises:
-            RunError: the run is not finished, or the data are not those of the run.
+            RunError: the run is not finished, has such an evaluation, the data are not those of the run; or other rows are those of
+                its test split.
+            DataError: other rows that cannot be used, or with classes that the model does not know.
         """
+        from hftl.evaluation.evaluated import Evaluated
         from hftl.evaluation.metrics import compute_metrics, stored_label_names
         from hftl.sharing.card import write_card
         from hftl.training.finished import evaluate
+        from hftl.training.other_rows import evaluate_on
 
         own = self.paths.published_as is None  # a published run is left as it is
-        predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
+        if data is not None:
+            evaluated = evaluate_on(self.paths, data, split=split, name=name, write=own, say=say)
+        else:
+            split = split or "validation"
+            recorded = self.metrics.get(split, {}) if self.finished else {}
+            predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
+            label_names = stored_label_names(self.paths.predictions("validation"))
+            evaluated = Evaluated(split, compute_metrics(predictions, label_names), predictions, label_names, recorded)
         if own and is_main_process():
-            write_card(self.paths)  # an opening of the test split is shown on it
-        return compute_metrics(predictions, stored_label_names(self.paths.predictions("validation")))
+            write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
+        return evaluated
 
     def card(self, *facts: str, say: Say = tell) -> str:
         """Write the model card again, from the run directory alone, and give its text.
@@ -611,22 +635,6 @@ def _cell(values: Mapping[str, Any], key: str) -> str:
     interval = values.get(f"{key}_interval")
     shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
     return f"<td>{values[key]:.4f}{shown}</td>"
-
-
-def _as_frame(predictions: Predictions, names: Sequence[str]) -> DataFrame:
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "id": predictions.ids,
-            "label": [names[index] for index in predictions.labels],
-            "prediction": [names[index] for index in predictions.predicted],
-            **{f"p({name})": predictions.probabilities[:, place] for place, name in enumerate(names)},
-        }
-    )
-    if predictions.sizes is not None:
-        frame[predictions.size_unit] = predictions.sizes
-    return frame
 
 
 # --- several runs, and others' ------------------------------------------------------------------------------------------------

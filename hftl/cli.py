@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,9 +19,6 @@ from hftl.launch import is_main_process, start_missing_processes
 from hftl.recipe import Recipe, override
 from hftl.terminal import open_standard_streams, tell
 from hftl.terminal import show as show_on
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     name="hftl",
@@ -157,15 +154,34 @@ def test(run: RunArgument) -> None:
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    split: Annotated[str, typer.Option(help="train, validation or test. Opening test again is written down.")] = "validation",
+    run: RunOrRepo,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Other labelled rows, of the run's columns and classes.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation (the default) or test; of --data, one of its splits. Opening test again is written down.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What that of --data is called; default: as its source.", show_default=False),
+    ] = None,
 ) -> None:
-    """Evaluate a finished run's model again, beside the numbers on record."""
-    evaluated = api.load(run)
-    recorded = evaluated.metrics.get(split, {}) if evaluated.finished else {}
-    now = evaluated.evaluate(split)
+    """Evaluate a finished run's model again, beside the numbers on record; or on other rows, which are kept beside them.
+
+    hftl evaluate runs/photos
+
+    hftl evaluate runs/photos --data photos_of_may/ --name may
+    """
+    evaluated = api.load(run).evaluate(split, data=data, name=name)
     if is_main_process():
-        out.print(_comparison(now, recorded, split), highlight=False)
+        out.print(evaluated, highlight=False)
+        if evaluated.folder is not None:
+            _say(f"\n  {evaluated.folder}/  predictions and metrics; they are on the card")
 
 
 @app.command()
@@ -476,21 +492,6 @@ def _check_arguments(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in argument):
             raise RunError(f"{argument!a}: not UTF-8 text, and hftl writes names into files that are. Rename it")
-
-
-def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"{split}, n = {now['n']:,}", title_justify="left")
-    for column in ("metric", "now", "on record", "95 % interval"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, value in now.items():
-        if isinstance(value, float):
-            low_high = now.get(f"{name}_interval")
-            known = recorded.get(name)
-            interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
-            table.add_row(name.replace("_", " "), f"{value:.4f}", "not recorded" if known is None else f"{known:.4f}", interval)
-    return table
 
 
 def _say(line: str) -> None:

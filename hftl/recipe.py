@@ -35,7 +35,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-from hftl.memory import keep
+from hftl.memory import ROWS, keep
 from hftl.names import Chooser
 from hftl.secrets import environment_secrets, find_secrets
 
@@ -1009,10 +1009,11 @@ LOCAL = "local:"
 def local_name(path: str) -> str:
     """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
 
-    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
+    A run's model is always in a folder called "model", and rows that were in memory in one called "rows", so the name of the run
+    goes with it: "runs/digits/model" is "digits/model".
     """
     *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
-    return f"{parent}/{name}" if name == "model" and parent else name or path
+    return f"{parent}/{name}" if name in ("model", ROWS) and parent else name or path
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

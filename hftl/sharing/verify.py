@@ -166,6 +166,8 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     # What an earlier hftl did not state is no claim, and on no card or figure of it.
     shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
+    evaluations, of_evaluations = _recompute_evaluations(run)
+    claims += of_evaluations
     claims += _compare_proofs(run)
     claims += _compare_facts(recipe, data)
     claims += _compare_openings(run, recipe, stated, data)
@@ -177,7 +179,9 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         named = recipe.card.dataset or recipe.card.dataset_name
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
     if run.card.is_file():
-        claims += _compare_cards(run, render_card(run, repo_id=published, metrics=shown), hand_written(recipe))
+        claims += _compare_cards(
+            run, render_card(run, repo_id=published, metrics=shown, evaluations=evaluations), hand_written(recipe)
+        )
     else:
         notes.append("no README.md: there is no card to compare")
     return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
@@ -300,6 +304,24 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
         return
     found = split_facts(predictions.ids, predictions.labels.tolist(), names)
     yield from _compare_values("data.json", split, facts, found)
+
+
+def _recompute_evaluations(run: RunDirectory) -> tuple[dict[str, Any], list[Claim]]:
+    """The metrics on other rows, by the evaluation's name, and what is stated of them, of the counts and of the fingerprints."""
+    recomputed, claims = dict[str, Any](), list[Claim]()
+    for name in run.evaluations:
+        folder = run.evaluation(name)
+        predictions, names = Predictions.load(folder / "predictions.parquet"), stored_label_names(folder / "predictions.parquet")
+        facts, stated = read_json(folder / "data.json"), read_json(folder / "metrics.json")
+        classes = stored_label_names(run.predictions("validation"))
+        claims.append(_same("evaluations", f"{name}, classes", _shown(list(names)), _shown(list(classes))))
+        skipped = facts.get("skipped")
+        recomputed[name] = compute_metrics(predictions, names, skipped=len(skipped) if isinstance(skipped, list) else None)
+        claims += _compare_values("evaluations", name, stated, recomputed[name])
+        rows = split_facts(predictions.ids, predictions.labels.tolist(), names)
+        rows["without"] = [label for label, number in rows["per_class"].items() if not number]
+        claims += _compare_values("evaluations", f"{name}, rows", {key: facts.get(key) for key in rows}, rows)
+    return recomputed, claims
 
 
 def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
