@@ -124,8 +124,6 @@ def _table(source: Any, content: str, label: str, pictures: bool) -> pa.Table:
         table = _as_arrow(source, content, label, pictures)
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(f"cannot be kept as Parquet: {' '.join(str(error).split())}") from None
-    if len(set(table.column_names)) < len(table.column_names):
-        raise ValueError(f"two columns have one name: {', '.join(table.column_names)}")
     for place, field in enumerate(table.schema):  # a category is its value
         if pa.types.is_dictionary(field.type):
             values = table.column(place).cast(field.type.value_type)
