@@ -153,7 +153,8 @@ def test_a_picture_that_is_none_is_named_by_its_row(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_read_never_writes_rows(tmp_path: Path) -> None:
-    text = "name: x\ndata: {kind: text, source: [[a, b], [c, d]]}\nmodel: {family: transformer, checkpoint: x}\nstages: {all: {lr: 0.1}}\n"
+    text = "name: x\ndata: {kind: text, source: [[a, b], [c, d]]}\nmodel: {family: transformer, checkpoint: x}\n"
+    text += "stages: {all: {lr: 0.1}}\n"
     with pytest.raises(hftl.RecipeError, match=r"data\.source: input should be a valid string"):
         parse_recipe(text, source="recipe.yaml")
     with pytest.raises(hftl.RecipeError, match=r"data\.source: input should be a valid string"):
