@@ -17,7 +17,8 @@ from typing import Any
 def run_cell(source: str, names: dict[str, Any], number: int) -> list[dict[str, Any]]:
     """Execute a cell; what it printed and what it shows, as nbformat 4 has it."""
     body = ast.parse(source).body
-    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    last = body[-1] if body and isinstance(body[-1], ast.Expr) else None
+    body = body[:-1] if last is not None else body
     printed, value = io.StringIO(), None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         exec(compile(ast.Module(body, []), f"<cell {number}>", "exec"), names)  # noqa: S102  # that is what it is for

@@ -373,7 +373,7 @@ def test_fine_tune_trains_the_default_recipe_and_the_run_has_it(tmp_path: Path, 
     run = hftl.fine_tune((table["review"].tolist(), table["label"]), BERT_NANO, overrides=shorter, console=quiet())
     assert run.path == Path("runs/bert-nano") and run.finished
     assert list(run.recipe.stages) == ["head", "all"] and run.recipe.stages["all"].lr == 5e-4
-    assert run.recipe.data.max_length == 32 and run.recipe.run.batch_size == 16
+    assert run.recipe.model_dump()["data"]["max_length"] == 32 and run.recipe.run.batch_size == 16
     with pytest.raises(hftl.RunError, match="holds a finished run"):
         hftl.fine_tune((table["review"].tolist(), table["label"]), BERT_NANO)
 
