@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 
-from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
+from hftl.recipe import CosineSchedule, ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 
 FEW_ROWS = 1_000
 LARGE, MIDDLE = 60_000_000, 20_000_000
@@ -39,15 +39,16 @@ def default_recipe(name: str, data: TextData | ImageData, model: Transformer | T
         data=data,
         model=model,
         stages={
-            "head": Stage(unfreeze="head", lr=head, epochs=_epochs(HEAD_STEPS, per_epoch, least=1), warmup=0.1),
+            "head": Stage(
+                unfreeze="head", lr=head, epochs=_epochs(HEAD_STEPS, per_epoch, least=1), schedule=LinearSchedule(warmup=0.1)
+            ),
             "all": Stage(
                 unfreeze="all",
                 lr=everything,
                 layer_decay=0.8,
                 head_lr_multiplier=2,
                 epochs=_epochs(ALL_STEPS, per_epoch, least=2),
-                schedule="cosine" if isinstance(model, Timm) else "linear",
-                warmup=0.1,
+                schedule=CosineSchedule(warmup=0.1) if isinstance(model, Timm) else LinearSchedule(warmup=0.1),
             ),
         },
         run=RunSettings(batch_size=batch_size),

@@ -53,7 +53,10 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]),
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
 SourceSplit = Literal["train", "validation", "test"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -98,9 +101,8 @@ class _Section(BaseModel):
             for name, field in cls.model_fields.items()
         ]
         cls.__signature__ = inspect.Signature(parameters)
-        lines = [
-            f"    {name}: {' '.join((field.description or '').split())}".rstrip(" :") for name, field in cls.model_fields.items()
-        ]
+        docs = {name: " ".join((field.description or "").split()) for name, field in cls.model_fields.items()}
+        lines = [f"    {name}: {doc}" if doc else f"    {name}" for name, doc in docs.items()]
         cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
 
     @classmethod
