@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from hftl.errors import RunError
+from hftl.files import fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 ROWS = "rows"
 """The folder for them in the cache, and in a run."""
 _NAME = re.compile(r"\w[\w.-]*")
+_AT_ONCE = 1_000  # rows of a data set that are in memory
 
 
 def keep(source: Any, *, content: str, label: str, pictures: bool) -> str:
@@ -43,8 +46,6 @@ def keep(source: Any, *, content: str, label: str, pictures: bool) -> str:
         ValueError: it is none of these, or Arrow cannot hold it.
         OSError: the cache folder cannot be written.
     """
-    import pyarrow.parquet as pq
-
     from hftl.store import cache_folder
 
     splits = source if isinstance(source, Mapping) else {"train": source}
@@ -53,16 +54,15 @@ def keep(source: Any, *, content: str, label: str, pictures: bool) -> str:
     for name in splits:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of a split: letters, digits, and _ . - after the first")
-    tables = {name: _table(split, content, label, pictures) for name, split in splits.items()}
     folder = cache_folder() / ROWS
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = folder / f".{uuid4().hex}.partial"
     beside.mkdir(mode=0o700)
     try:
         digest = hashlib.sha256()
-        for name, table in sorted(tables.items()):
-            pq.write_table(table, beside / f"{name}.parquet")
-            digest.update(f"{name}\n".encode() + hashlib.sha256((beside / f"{name}.parquet").read_bytes()).digest())
+        for name, split in sorted(splits.items()):
+            _write(beside / f"{name}.parquet", _tables(split, content, label, pictures))
+            digest.update(f"{name} {fingerprint(beside / f'{name}.parquet')['sha256']}\n".encode())
         place = folder / digest.hexdigest()[:32]
         _rename(beside, place)
     finally:
@@ -94,15 +94,20 @@ def copy_beside(source: str, run: Path) -> str:
             _rename(beside, place)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    if _read(place) != _read(kept):
+    if not _same(place, kept):
         raise RunError(f"{place}: holds other rows than those that were given now. Choose another place for the run")
     return str(place)
 
 
-def _read(folder: Path) -> dict[str, pa.Table]:
+def _same(folder: Path, other: Path) -> bool:
+    """Whether two folders hold the same rows: the same files or, where pyarrow is another one by now, equal tables."""
     import pyarrow.parquet as pq
 
-    return {path.name: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+    names, others = ({path.name for path in place.glob("*.parquet")} for place in (folder, other))
+    return names == others and all(
+        fingerprint(folder / name) == fingerprint(other / name) or pq.read_table(folder / name) == pq.read_table(other / name)
+        for name in names
+    )
 
 
 def _rename(beside: Path, place: Path) -> None:
@@ -117,13 +122,32 @@ def _rename(beside: Path, place: Path) -> None:
 # --- to Arrow -----------------------------------------------------------------------------------------------------------------
 
 
-def _table(source: Any, content: str, label: str, pictures: bool) -> pa.Table:
+def _write(path: Path, tables: Iterator[pa.Table]) -> None:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        table = _as_arrow(source, content, label, pictures)
+        first = next(tables, None)
+        if first is None:
+            raise ValueError("no rows")
+        with pq.ParquetWriter(path, first.schema) as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table)
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(f"cannot be kept as Parquet: {' '.join(str(error).split())}") from None
+
+
+def _tables(source: Any, content: str, label: str, pictures: bool) -> Iterator[pa.Table]:
+    """The rows in Arrow: a data set, which may be larger than the memory, in portions; anything else whole."""
+    if _is(source, "datasets", "Dataset"):
+        yield from _of_dataset(source)
+    else:
+        yield _without_categories(_as_arrow(source, content, label, pictures))
+
+
+def _without_categories(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
     for place, field in enumerate(table.schema):  # a category is its value
         if pa.types.is_dictionary(field.type):
             values = table.column(place).cast(field.type.value_type)
@@ -134,8 +158,6 @@ def _table(source: Any, content: str, label: str, pictures: bool) -> pa.Table:
 def _as_arrow(source: Any, content: str, label: str, pictures: bool) -> pa.Table:
     import pyarrow as pa
 
-    if _is(source, "datasets", "Dataset"):
-        return _of_dataset(source)
     if _is(source, "pandas", "DataFrame"):
         if any(not isinstance(name, str) for name in source.columns):
             raise ValueError(f"a column's name is no text: {', '.join(map(repr, source.columns))}")
@@ -182,8 +204,8 @@ def _called(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-def _of_dataset(source: Any) -> pa.Table:
-    """A data set with its features (class names), its pictures as they are stored."""
+def _of_dataset(source: Any) -> Iterator[pa.Table]:
+    """A data set with its features (class names), its pictures as they are stored, also those that are files."""
     from datasets import Image
     from datasets.table import embed_table_storage
 
@@ -191,8 +213,9 @@ def _of_dataset(source: Any) -> pa.Table:
     for name, feature in source.features.items():
         if isinstance(feature, Image):
             source = source.cast_column(name, Image(decode=False))
-    flat = source.flatten_indices() if source._indices is not None else source
-    return embed_table_storage(flat.with_format("arrow")[:].cast(flat.features.arrow_schema))
+    schema, rows = source.features.arrow_schema, source.with_format("arrow")
+    for start in range(0, len(source), _AT_ONCE):
+        yield embed_table_storage(rows[start : start + _AT_ONCE].cast(schema))
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.terminal": ("hftl.errors",),
     "hftl.cores": (),
     # Of a recipe that is handed data in memory the name of where they are kept.
-    "hftl.memory": ("hftl.errors", "hftl.store"),
+    "hftl.memory": ("hftl.errors", "hftl.files", "hftl.store"),
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.memory"),
     "hftl.defaults": ("hftl.recipe",),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),

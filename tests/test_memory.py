@@ -129,6 +129,7 @@ def test_pictures_of_a_dataset_and_of_a_dataframe_are_read_as_data(tmp_path: Pat
         ([TEXTS], "list is no source"),
         (TEXTS, "list is no source"),
         ({}, "no split in it"),
+        (datasets.Dataset.from_dict({"text": [], "label": []}), "no rows"),
         ({"a/b": (TEXTS, LABELS)}, "'a/b' cannot be the name of a split"),
         (([1, "two"], ["a", "b"]), "cannot be kept as Parquet"),
         (pd.DataFrame({"text": TEXTS, 7: LABELS}), "a column's name is no text: 'text', 7"),

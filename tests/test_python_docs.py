@@ -23,8 +23,7 @@ def blocks(name: str) -> list[str]:
 @pytest.mark.slow
 def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(defaults, "HEAD_STEPS", 1)
-    monkeypatch.setattr(defaults, "ALL_STEPS", 1)
+    monkeypatch.setattr(defaults, "_epochs", lambda *_, **__: 1)
     first, page = blocks("README.md")[0], blocks("docs/python.md")
     assert first and len(page) >= 4
     names: dict[str, object] = {"__name__": "docs"}
@@ -36,7 +35,7 @@ def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_the_notebook_runs_in_a_fresh_process(tmp_path: Path) -> None:
     script = str(NOTEBOOK.with_name("execute.py"))
-    code = "from hftl import defaults; defaults.HEAD_STEPS = defaults.ALL_STEPS = 1; import runpy, sys; "
+    code = "from hftl import defaults; defaults._epochs = lambda *_, **__: 1; import runpy, sys; "
     code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", code, script, str(NOTEBOOK)], cwd=tmp_path, capture_output=True, text=True, timeout=240
