@@ -374,7 +374,7 @@ class Run:
             RunError: there are none, as of a test split that is still sealed.
         """
         from hftl.evaluation.evaluated import frame_of
-        from hftl.evaluation.metrics import Predictions, stored_label_names
+        from hftl.evaluation.predictions import Predictions, stored_label_names
 
         path = self.paths.predictions(split)
         if not path.is_file() and self.finished:
@@ -485,7 +485,8 @@ class Run:
             DataError: other rows that cannot be used, or with classes that the model does not know.
         """
         from hftl.evaluation.evaluated import Evaluated
-        from hftl.evaluation.metrics import compute_metrics, stored_label_names
+        from hftl.evaluation.metrics import compute_metrics
+        from hftl.evaluation.predictions import stored_label_names
         from hftl.sharing.card import write_card
         from hftl.training.finished import evaluate
         from hftl.training.other_rows import evaluate_on

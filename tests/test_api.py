@@ -22,7 +22,7 @@ from rich.console import Console
 
 import hftl
 from hftl.defaults import default_recipe
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing import hub

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.errors import printable
-from hftl.evaluation.metrics import Predictions
+from hftl.evaluation.predictions import Predictions
 from hftl.terminal import Shown
 from hftl.wording import count, listed, quoted
 

@@ -19,7 +19,8 @@ from hftl.data.source import LabelledRows, count_seen, load_labelled_rows, load_
 from hftl.environment import now
 from hftl.errors import DataError, RunError
 from hftl.evaluation.evaluated import Evaluated
-from hftl.evaluation.metrics import compute_metrics, stored_label_names
+from hftl.evaluation.metrics import compute_metrics
+from hftl.evaluation.predictions import stored_label_names
 from hftl.files import PARTIAL, flush, read_json, write_json
 from hftl.memory import is_kept
 from hftl.models import load_classifier
