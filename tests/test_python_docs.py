@@ -1,16 +1,16 @@
-"""What README.md, docs/python.md and the notebook show in Python runs as it stands, but for shorter default stages."""
+"""What README.md, docs/python.md and the notebook show in Python runs as it stands, on fewer reviews and in shorter stages."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
-from hftl import defaults
+import hftl
+from hftl import defaults, samples
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "notebooks" / "first_run.ipynb"
@@ -20,43 +20,61 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (REPOSITORY / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.slow
-def test_the_python_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in; 80 reviews to train on and 40 to test stand for all of them, and an epoch for each stage."""
+    few = tmp_path / "reviews"
+    few.mkdir()
+    for split, rows in (("train", 80), ("test", 40)):
+        lines = Path(samples.REVIEWS, f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (few / f"{split}.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
+    monkeypatch.setattr(samples, "REVIEWS", str(few))
     monkeypatch.setattr(defaults, "_epochs", lambda *_, **__: 1)
-    first, page = blocks("README.md")[0], blocks("docs/python.md")
-    assert first and len(page) >= 4
-    names: dict[str, object] = {"__name__": "docs"}
-    for block in dict.fromkeys([*page, first]):  # README begins with the page's first
-        exec(compile(block, "<a block of the documents>", "exec"), names)  # noqa: S102
-    assert (tmp_path / "runs/bert-nano-reviews/README.md").is_file() and (tmp_path / "runs/reviews/evaluations").is_dir()
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def test_readme_begins_with_the_python_that_the_page_on_python_begins_with() -> None:
+    assert blocks("README.md")[0] == blocks("docs/python.md")[0]
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_in_a_fresh_process(tmp_path: Path) -> None:
-    script = str(NOTEBOOK.with_name("execute.py"))
-    code = "from hftl import defaults; defaults._epochs = lambda *_, **__: 1; import runpy, sys; "
-    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code, script, str(NOTEBOOK)], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "6 cells of first_run.ipynb ran\n"
+def test_the_python_of_the_documents_runs(shorter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = blocks("docs/python.md")
+    assert len(page) >= 4
+    names: dict[str, object] = {"__name__": "docs"}
+    for block in page:
+        exec(compile(block, "<a block of docs/python.md>", "exec"), names)  # noqa: S102
+    assert (shorter / "runs/bert-nano-reviews/README.md").is_file()
+    assert (shorter / "runs/reviews/evaluations/two-sentences/metrics.json").is_file()
+    printed = capsys.readouterr().out
+    assert 'Run("runs/bert-nano-reviews"): test accuracy 0.' in printed and "holds: all" in printed and "McNemar" in printed
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(shorter: Path) -> None:
+    run_cell = runpy.run_path(str(NOTEBOOK.with_name("execute.py")))["run_cell"]
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(cells, start=1):
+        shown = run_cell("".join(cell["source"]), names, number)
+        kinds = [[output["output_type"], *sorted(output.get("data", ()))] for output in shown]
+        kept = [[output["output_type"], *sorted(output.get("data", ()))] for output in cell["outputs"]]
+        assert kinds == kept, f"cell {number} shows something else than what is kept in the notebook"
+    assert (shorter / "runs/bert-nano-reviews/evaluations/four-sentences").is_dir()
 
 
 def test_the_notebook_is_kept_with_what_its_cells_show_and_no_place_of_a_machine() -> None:
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) == 6 and all(cell["outputs"] for cell in cells)
-    assert [cell["execution_count"] for cell in cells] == [1, 2, 3, 4, 5, 6]
-    shown = NOTEBOOK.read_text(encoding="utf-8")
-    assert "test accuracy 0." in shown and "<table>" in shown and "0 of them do not hold" in shown
-    assert not re.search(r"/(tmp|home|root|work|Users)/", shown)
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) == 6 and [cell["execution_count"] for cell in cells] == [1, 2, 3, 4, 5, 6]
+    assert "test accuracy 0." in text and "<table>" in text and "0 of them do not hold" in text
+    assert not re.search(r"/(tmp|home|root|work|Users)/", text)
 
 
-def test_each_command_has_its_row_and_each_name_of_the_page_exists() -> None:
-    import hftl
-
+def test_every_name_on_the_page_exists() -> None:
     text = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
     assert set(re.findall(r"hftl\.([A-Za-z_]+)\(", text)) <= set(hftl.__all__)
     assert set(re.findall(r"run\.([a-z_]+)\(", text)) <= set(dir(hftl.Run))
