@@ -80,7 +80,7 @@ def test_the_auto_classes_know_the_glove_families_once_the_models_are_imported()
 import hftl
 from transformers import CONFIG_MAPPING
 first = "hftl_textcnn" in CONFIG_MAPPING
-import hftl.models
+import hftl.models.glove
 print(first, "hftl_textcnn" in CONFIG_MAPPING)
 """
     assert python(code).stdout.split() == ["False", "True"]
