@@ -1,56 +1,50 @@
 """hftl: from a pretrained model and labelled data to a classifier that can be trusted and shared.
 
-Write a `Recipe`, look at its plan, train it: see recipes/ for whole examples. With hftl imported, transformers' Auto classes know
-the GloVe families; torch is not loaded for that, so the command line answers at once and `hftl doctor` works where torch does not.
+Write a `Recipe`, look at its plan, train it: see recipes/ and docs/python.md for whole examples. Importing hftl changes nothing in
+the process, and loads nothing: a name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
 
-from hftl.cli import is_main_process, main, train_recipe
-from hftl.errors import DataError, HftlError, RecipeError, RunError
-from hftl.recipe import (
-    SGD,
-    Adafactor,
-    Adam,
-    AdamW,
-    BagOfEmbeddings,
-    BiLSTM,
-    Card,
-    ConstantSchedule,
-    CosineSchedule,
-    CrossEntropyLoss,
-    ExponentialSchedule,
-    FocalLoss,
-    ImageData,
-    Lamb,
-    LinearSchedule,
-    Lion,
-    NAdam,
-    OneCycleSchedule,
-    PolynomialSchedule,
-    RAdam,
-    Recipe,
-    RMSprop,
-    RunSettings,
-    SlantedTriangularSchedule,
-    Stage,
-    StepSchedule,
-    TextCNN,
-    TextData,
-    Timm,
-    Transformer,
-    load_recipe,
-    override,
-)
-from hftl.run import RunDirectory
+if TYPE_CHECKING:
+    from hftl.api import Run, audit, compare, fine_tune, load, load_recipe, plan, pull, train
+    from hftl.cli import main
+    from hftl.errors import DataError, HftlError, RecipeError, RunError
+    from hftl.recipe import (
+        SGD,
+        Adafactor,
+        Adam,
+        AdamW,
+        BagOfEmbeddings,
+        BiLSTM,
+        Card,
+        ConstantSchedule,
+        CosineSchedule,
+        CrossEntropyLoss,
+        ExponentialSchedule,
+        FocalLoss,
+        ImageData,
+        Lamb,
+        LinearSchedule,
+        Lion,
+        NAdam,
+        OneCycleSchedule,
+        PolynomialSchedule,
+        RAdam,
+        Recipe,
+        RMSprop,
+        RunSettings,
+        SlantedTriangularSchedule,
+        Stage,
+        StepSchedule,
+        TextCNN,
+        TextData,
+        Timm,
+        Transformer,
+        override,
+    )
 
 __version__ = "0.1.0"
 
@@ -80,7 +74,7 @@ __all__ = [
     "RMSprop",
     "Recipe",
     "RecipeError",
-    "RunDirectory",
+    "Run",
     "RunError",
     "RunSettings",
     "SlantedTriangularSchedule",
@@ -90,49 +84,37 @@ __all__ = [
     "TextData",
     "Timm",
     "Transformer",
+    "__version__",
+    "audit",
+    "compare",
+    "fine_tune",
+    "load",
     "load_recipe",
     "main",
     "override",
-    "train_recipe",
+    "plan",
+    "pull",
+    "train",
 ]
 
+_MODULES = {
+    "hftl.api": ("Run", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "train"),
+    "hftl.cli": ("main",),
+    "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),
+}
+"""Where a name is defined; every other one is a section of a recipe."""
 
-def _say_recipe_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A mistake in a recipe script is found while the script is read, before `main` can catch it: one message, exit code 2."""
-    if not isinstance(error, RecipeError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    if is_main_process():
-        print(f"RecipeError: {error}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(error.exit_code)
+if not TYPE_CHECKING:  # type checkers and editors take the names from the imports above
 
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
 
-sys.excepthook = _say_recipe_errors
-
-_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
-
-
-class _AfterAutoClasses(MetaPathFinder):
-    """Registers the GloVe families the moment transformers' Auto classes have been imported."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _AUTO_CLASSES:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            importlib.import_module("hftl.models.glove")
-
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
-        return spec
+        if name not in __all__:
+            raise AttributeError(f"module 'hftl' has no attribute {name!r}")
+        module = next((module for module, names in _MODULES.items() if name in names), "hftl.recipe")
+        value = globals()[name] = getattr(import_module(module), name)
+        return value
 
 
-if _AUTO_CLASSES in sys.modules:
-    importlib.import_module("hftl.models.glove")
-else:
-    sys.meta_path.insert(0, _AfterAutoClasses())
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,29 +1,24 @@
-"""The command line: parses, calls, prints. It holds no logic of its own."""
+"""The command line: parses, calls `hftl.api`, prints. It holds no logic of its own, and calls nothing beneath that door."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from hftl import signals
-from hftl.errors import DataError, HftlError, RunError, from_system, printable
-from hftl.files import read_json
-from hftl.launch import RANKS, start_missing_processes
-from hftl.recipe import Recipe, load_recipe, override
-from hftl.run import RunDirectory
-from hftl.terminal import open_standard_streams
+from hftl import api, signals
+from hftl.errors import DataError, HftlError, RecipeError, RunError, from_system, printable
+from hftl.launch import is_main_process, start_missing_processes
+from hftl.recipe import Recipe, override
+from hftl.terminal import open_standard_streams, tell
 from hftl.terminal import show as show_on
-from hftl.wording import size
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     name="hftl",
@@ -83,19 +78,14 @@ def plan(
 
         hftl plan recipes/bert_imdb.py stages.all.layer_decay=0.9
     """
-    from hftl.training.experiment import make_plan, prepare_experiment
-    from hftl.training.machine import process_state
-    from hftl.training.plan import plan_footer, plan_table
-
-    chosen = _recipe(recipe, overrides)
-    experiment = prepare_experiment(chosen)
-    made = make_plan(experiment, source=recipe, measure=process_state().device)
+    lines: list[str] = []
+    made = api.plan(api.load_recipe(recipe, overrides or ()), source=recipe, say=lines.append)
     if json:
         out.print_json(data=made.to_dict(), ensure_ascii=True)
     else:
-        show_on(out, plan_table(made), "", plan_footer(made), sep="\n")
-    for line in experiment.said_of_facts:
-        show_on(err, line)
+        show_on(out, made)
+    for line in lines:
+        tell(line)
 
 
 @app.command()
@@ -110,12 +100,8 @@ def audit(
 
         hftl audit recipes/bert_imdb.py data.on_duplicate=drop
     """
-    from hftl.data.audit import audit_table
-    from hftl.training.experiment import audit as audit_data
-    from hftl.training.experiment import prepare_experiment
-
     try:
-        found = audit_data(prepare_experiment(_recipe(recipe, overrides)), {})
+        found = api.audit(api.load_recipe(recipe, overrides or ()))
     except DataError as error:
         if not json:
             raise
@@ -124,7 +110,7 @@ def audit(
     if json:
         out.print_json(data=found.to_dict(), ensure_ascii=True)
     else:
-        out.print(audit_table(found), highlight=False)
+        out.print(found, highlight=False)
 
 
 @app.command()
@@ -143,15 +129,16 @@ def train(
 
     On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
     """
-    repeated = RunDirectory(Path(recipe))
-    if resume and Path(recipe).suffix not in {".py", ".yaml", ".yml"} and not repeated.recipe.is_file():
+    given = api.load(recipe) if Path(recipe).is_dir() else None
+    is_run = given is not None and given.paths.recipe.is_file()
+    if resume and Path(recipe).suffix not in {".py", ".yaml", ".yml"} and not is_run:
         raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
-    if repeated.recipe.is_file() and not repeated.finished and not resume and run_dir is None:
+    if given is not None and is_run and not given.finished and not resume and run_dir is None:
         raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
-    chosen = _recipe(recipe, _sealed(overrides, no_test))
-    if run_dir is None and resume and repeated.recipe.is_file():
-        run_dir = repeated.path
-    train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
+    chosen = api.load_recipe(recipe, _sealed(overrides, no_test))
+    if run_dir is None and resume and given is not None:
+        run_dir = given.path
+    _train(chosen, run_dir=run_dir, resume=resume, source=recipe)
 
 
 @app.command()
@@ -160,36 +147,41 @@ def test(run: RunArgument) -> None:
 
     hftl test runs/trial-3
     """
-    from hftl.sharing.card import write_card
-    from hftl.sharing.publication import refuse_pulled
-    from hftl.training.finished import open_test
-
-    directory = RunDirectory(run)
-    refuse_pulled(directory, "its results are the author's")
-    open_test(directory, say=_say)
+    tested = api.load(run).test(say=_say)
     if is_main_process():
-        write_card(directory)
-        _say(f"\n  {directory.card}  the model card")
+        _say(f"\n  {tested.paths.card}  the model card")
 
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    split: Annotated[str, typer.Option(help="train, validation or test. Opening test again is written down.")] = "validation",
+    run: RunOrRepo,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Other labelled rows, of the run's columns and classes.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation (the default) or test; of --data, one of its splits. Opening test again is written down.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What that of --data is called; default: as its source.", show_default=False),
+    ] = None,
 ) -> None:
-    """Evaluate a finished run's model again, beside the numbers on record."""
-    from hftl.evaluation.metrics import compute_metrics
-    from hftl.evaluation.predictions import stored_label_names
-    from hftl.sharing.card import write_card
-    from hftl.training.finished import evaluate as evaluate_run
+    """Evaluate a finished run's model again, beside the numbers on record; or on other rows, which are kept beside them.
 
-    directory = RunDirectory(run)
-    predictions = evaluate_run(directory, split=split)
+    hftl evaluate runs/photos
+
+    hftl evaluate runs/photos --data photos_of_may/ --name may
+    """
+    evaluated = api.load(run).evaluate(split, data=data, name=name)
     if is_main_process():
-        recorded = read_json(directory.metrics).get(split, {})
-        now = compute_metrics(predictions, stored_label_names(directory.predictions("validation")))
-        out.print(_comparison(now, recorded, split), highlight=False)
-        write_card(directory)  # an opening of the test split is shown on it
+        out.print(evaluated, highlight=False)
+        if evaluated.folder is not None:
+            _say(f"\n  {evaluated.folder}/  predictions and metrics; they are on the card")
 
 
 @app.command()
@@ -213,18 +205,14 @@ def compare(
 
         hftl compare runs/trial-3 runs/trial-4 --split validation
     """
-    from hftl.evaluation.compare import compare as compare_runs
-    from hftl.evaluation.compare import report, write_flips
-
-    found = compare_runs([RunDirectory(run) for run in runs], split=split)
+    found = api.compare(*runs, split=split)
     if json:
         out.print_json(data=found.to_dict(), ensure_ascii=True)
     else:
-        for line in report(found):
-            _say(line)
+        show_on(out, found)
     if output is not None:
-        write_flips(found, output)
-        show_on(err, f"{len(found.table)} rows in {output}")
+        found.write_flips(output)
+        tell(f"{len(found.table)} rows in {output}")
 
 
 @app.command()
@@ -254,14 +242,8 @@ def predict(
     """
     from rich.table import Table
 
-    from hftl.inference import check_output, write_predictions
-    from hftl.inference import predict as predict_inputs
-
+    predictions = api.load(model, model_only=True).predict([_input(given) for given in inputs], output=output)
     if output is not None:
-        check_output(output)
-    predictions = predict_inputs(_run(model, model_only=True).path, inputs, say=lambda line: show_on(err, line))
-    if output is not None:
-        write_predictions(predictions, output)
         _say(f"{len(predictions)} predictions in {output}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
@@ -282,15 +264,8 @@ def show(
     ),
 ) -> None:
     """Show what training will see: a grid of augmented pictures, or texts as the model's tokens."""
-    from hftl.training.experiment import describe_texts, prepare_experiment, write_augmentation_grid
-
-    experiment = prepare_experiment(_recipe(recipe, overrides))
-    if experiment.recipe.data.kind == "image":
-        how = write_augmentation_grid(experiment, output)
-        _say(f"{output}: each row is one training picture and how training will see it ({how})")
-    else:
-        for line in describe_texts(experiment):
-            _say(line)
+    for line in api.show(api.load_recipe(recipe, overrides or ()), output):
+        _say(line)
 
 
 @app.command()
@@ -307,22 +282,11 @@ def card(
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
     """
-    from hftl.facts import contradictions
-    from hftl.ledger import count_openings
-    from hftl.sharing.card import add_facts, check_front_matter, write_card
-    from hftl.sharing.publication import refuse_pulled
-
-    directory = RunDirectory(run)
-    refuse_pulled(directory, "its card is the author's")
-    if facts:
-        add_facts(directory, facts)
-    if directory.finished and (problem := count_openings(directory)) is not None:
-        _say(problem)
-    _say(str(write_card(directory)))
-    for problem in check_front_matter(directory.card.read_text(encoding="utf-8")):
-        _say(f"  to be pushed it needs: {problem}")
-    for wrong in contradictions(directory.load_recipe(), read_json(directory.data) if directory.data.is_file() else {}):
-        _say(f"  to be pushed it needs: {wrong.where}: {wrong.what}; {wrong.help[0]}")
+    written = api.load(run)
+    lines: list[str] = []
+    written.card(*(facts or ()), say=lines.append)
+    for line in (str(written.paths.card), *lines):
+        _say(line)
 
 
 @app.command()
@@ -346,9 +310,7 @@ def push(
 
         hftl push runs/hotdog me/hotdog-resnet18 --dry-run
     """
-    from hftl.sharing.hub import push as push_run
-
-    pushed = push_run(RunDirectory(run), repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=_say)
+    pushed = api.load(run).push(repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=_say)
     if pushed.address is not None:
         _say(f"  check:  hftl verify {repo_id}\n  use:    hftl predict {repo_id} ...")
 
@@ -361,11 +323,8 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch a published run as a run directory, once every file agrees with its manifest."""
-    from hftl.sharing.hub import parse_hub_id
-    from hftl.sharing.hub import pull as pull_run
-
-    directory = pull_run(repo, output or Path("runs") / parse_hub_id(repo)[0].rpartition("/")[2])
-    _say(f"{directory.path}\n  check:  hftl verify {directory.path}\n  use:    hftl predict {directory.path} ...")
+    pulled = api.pull(repo, output)
+    _say(f"{pulled.path}\n  check:  hftl verify {pulled.path}\n  use:    hftl predict {pulled.path} ...")
 
 
 @app.command()
@@ -384,20 +343,8 @@ def verify(
 
         hftl verify me/hotdog-resnet18 --data photos/
     """
-    from hftl.sharing.hub import parse_hub_id, repository_files
-    from hftl.sharing.verify import report
-    from hftl.sharing.verify import verify as verify_run
-
-    directory = _run(run)
-    if Path(run).exists():
-        verdict = verify_run(directory)
-    else:
-        verdict = verify_run(directory, repo_id=parse_hub_id(run)[0], beside=repository_files(run, directory))
-    if data is not None:
-        from hftl.reproduce import reproduce
-
-        verdict = verdict.with_claims(reproduce(directory, data))
-    for line in report(verdict, everything=everything):
+    verdict = api.load(run).verify(data=data)
+    for line in verdict.lines(everything=everything):
         _say(line)
     if verdict.failed:
         raise typer.Exit(1)
@@ -415,21 +362,13 @@ def export(
 
     hftl export runs/quickstart
     """
-    from hftl.sharing.export import export_onnx, usage
-
-    directory = RunDirectory(run)
-    done = export_onnx(directory, output or run / "onnx")
-    _say(f"{done.file}  {size(done.size)}, opset {done.opset}, SHA-256 {done.sha256}")
-    compared = f"{done.batches} batches compared with onnxruntime: largest difference of a logit {done.largest_difference:.1g}"
-    _say(f"{compared}\n\n{usage(directory, done)}")
+    show_on(out, api.load(run).export(format, output))
 
 
 @app.command()
 def doctor() -> None:
     """Look for what keeps training from working here: versions, number formats, memory, the Hub's settings."""
-    from hftl.doctor import examine
-
-    checks = examine()
+    checks = api.examine()
     for check in checks:
         mark = {True: "[green]ok  [/green]", False: "[red]bad [/red]", None: "[dim]-   [/dim]"}[check.ok]
         out.print(f"{mark} {check.name:<24} {_plain(check.found)}", highlight=False)
@@ -439,40 +378,41 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def train_recipe(
-    recipe: Recipe, *, run_dir: Path | None = None, resume: bool = False, source: str = "recipe", console: Console | None = None
-) -> RunDirectory:
-    """Train a recipe into its run directory and write its model card; what `hftl train` and every recipe script do."""
-    from hftl.sharing.card import write_card
-    from hftl.training.engine import train as train_run
-    from hftl.training.finished import complete
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, by which an editor completes and checks a recipe.yaml.
 
-    run = RunDirectory(run_dir or Path("runs") / recipe.name)
-    console = console or err
-    try:
-        if not (resume and run.finished):
-            train_run(recipe, run, resume=resume, console=console, source=source)
-        elif is_main_process():  # killed when only the card was missing, or figures were removed
-            complete(recipe, run, say=lambda line: show_on(console, line))
-    except signals.Stopped as stopped:
-        if is_main_process() and run.finished:  # asked to stop when all but the card was there
-            write_card(run)
-        elif is_main_process() and run.recipe.is_file() and not stopped.saved:
-            show_on(console, f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume")
-        raise
+        hftl schema > recipe.schema.json
+
+    A recipe.yaml names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`
+    """
+    out.print_json(data=Recipe.model_json_schema(), ensure_ascii=True)
+
+
+def _train(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:
+    run = api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err)
     if is_main_process():
-        write_card(run)
-        show_on(console, f"\n  {run.card}  the model card\n  {run.figures}/  learning curves, confusion matrix, calibration")
         given = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
-        for line in (f"try:    hftl predict {run.path} {given}", f"share:  hftl push {run.path} OWNER/NAME --dry-run"):
-            show_on(console, f"  {line}")
-    return run
+        for line in (
+            f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, confusion matrix, calibration",
+            f"  try:    hftl predict {run.path} {given}",
+            f"  share:  hftl push {run.path} OWNER/NAME --dry-run",
+        ):
+            show_on(err, line)
 
 
-def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None, argv: Sequence[str] | None = None) -> None:
+def main(
+    recipe: Recipe | Callable[[], Recipe] | None = None,
+    *,
+    demo: Callable[[], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
     """Run the command line; with a recipe, be the script of that recipe: `python recipes/bert_imdb.py [key=value ...]`.
 
-    `demo` is run instead where the script is called without arguments in a single process.
+    Args:
+        recipe: a function that returns it, called here, so that a mistake in it is one message and exit code 2; or the recipe.
+        demo: is run instead where the script is called without arguments in a single process.
+        argv: the arguments; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_standard_streams()
@@ -485,30 +425,28 @@ def main(recipe: Recipe | None = None, *, demo: Callable[[], None] | None = None
     if demo is not None and not arguments and os.environ.get("WORLD_SIZE", "1") == "1":
         _exit_cleanly(demo)
         return
+    _exit_cleanly(lambda: _script(recipe if isinstance(recipe, Recipe) else _made(recipe), argv)(arguments))
+
+
+def _made(recipe: Callable[[], Recipe]) -> Recipe:
+    """What a script's function returns; its file is named where that is no recipe."""
+    try:
+        return recipe()
+    except RecipeError as error:
+        raise RecipeError(sys.argv[0], error.problems) from None
+
+
+def _script(recipe: Recipe, argv: Sequence[str] | None) -> typer.Typer:
+    """The command line of one recipe's script."""
     script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     source = sys.argv[0] if argv is None else recipe.name
 
     @script.command(help=f"Train the recipe `{recipe.name}`. See its plan first with: hftl plan {source}")
     def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False) -> None:
         chosen = override(recipe, _sealed(overrides, no_test), source=source)
-        train_recipe(chosen, run_dir=run_dir, resume=resume, source=source)
+        _train(chosen, run_dir=run_dir, resume=resume, source=source)
 
-    _exit_cleanly(lambda: script(arguments))
-
-
-def _recipe(name: str, overrides: Sequence[str] | None) -> Recipe:
-    """The recipe that an argument names, with the overrides in it."""
-    if name.startswith("hub:"):
-        from hftl.sharing.hub import fetch_recipe
-
-        return override(fetch_recipe(name), overrides or [], source=name)
-    path = Path(name)
-    run = RunDirectory(path.parent if path.name == "recipe.yaml" else path)
-    if run.recipe.is_file() and (author := run.published_as) is not None:  # pulled
-        from hftl.sharing.hub import strangers_recipe
-
-        return override(strangers_recipe(run, author), overrides or [], source=name)
-    return override(load_recipe(name), overrides or [], source=name)
+    return script
 
 
 def _sealed(overrides: Sequence[str] | None, no_test: bool) -> list[str]:
@@ -516,20 +454,14 @@ def _sealed(overrides: Sequence[str] | None, no_test: bool) -> list[str]:
     return [*(overrides or []), *(["run.test=sealed"] if no_test else [])]
 
 
-def _run(name: str, *, model_only: bool = False) -> RunDirectory:
-    """The run, or the model folder, that an argument names: a folder here, or a published one in the Hub's cache."""
-    if Path(name).exists():
-        return RunDirectory(Path(name))
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
-    from hftl.sharing.hub import TO_PREDICT, fetch
-
-    return fetch(name, TO_PREDICT) if model_only else fetch(name)
+_FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")
+"""One word that ends as a file or a folder does: mistyped rather than meant as a text."""
 
 
-def is_main_process() -> bool:
-    """True on the one process that speaks: of several, that of rank 0. A rank without their number is left over from something."""
-    return next((os.environ.get(rank, "0") == "0" for rank, size in RANKS if size in os.environ), True)
+def _input(given: str) -> str | Path:
+    """What a word of the command line names: a file or folder, or a text. ("" would be the folder one is in.)"""
+    is_path = given and (os.path.exists(given) or _FILE_LIKE.fullmatch(given))
+    return Path(given) if is_path else given  # Path.exists raises for a long text
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:
@@ -560,21 +492,6 @@ def _check_arguments(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in argument):
             raise RunError(f"{argument!a}: not UTF-8 text, and hftl writes names into files that are. Rename it")
-
-
-def _comparison(now: dict[str, Any], recorded: dict[str, Any], split: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"{split}, n = {now['n']:,}", title_justify="left")
-    for column in ("metric", "now", "on record", "95 % interval"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, value in now.items():
-        if isinstance(value, float):
-            low_high = now.get(f"{name}_interval")
-            known = recorded.get(name)
-            interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
-            table.add_row(name.replace("_", " "), f"{value:.4f}", "not recorded" if known is None else f"{known:.4f}", interval)
-    return table
 
 
 def _say(line: str) -> None:

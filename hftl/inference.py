@@ -8,9 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,14 +35,13 @@ from hftl.errors import DataError, Problem, printable
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions
 from hftl.files import written_whole
+from hftl.memory import stored_picture
 from hftl.models import load_classifier
 from hftl.models.family import Classifier
 from hftl.recipe import ImageData, TextData
 from hftl.run import RunDirectory
 from hftl.wording import count, listed
 
-# One word that ends as a file or a folder does: mistyped rather than meant as a text.
-FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 
@@ -52,7 +50,7 @@ class Prediction:
     """What the model says about one input."""
 
     input: str
-    """The text, or the picture's file."""
+    """The text, or the picture's file; of a picture or array in memory its place among the inputs, such as "input 3"."""
     label: str
     probability: float
     probabilities: dict[str, float]
@@ -61,41 +59,54 @@ class Prediction:
 Say = Callable[[str], object]
 
 
-def predict(model_or_run: Path, inputs: Sequence[str], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
-    """Classify inputs with a run's model or a saved model folder.
+class Predictor:
+    """A run's model, or that of a saved model folder, in memory and ready to answer.
 
-    An input is a text, a file (.txt: a text a line; a picture; a CSV, JSONL or Parquet table with the column that the run was
-    trained on, or a "text" or "image" column), or a folder of texts (.txt: a text a file) or pictures. The files of a folder are
-    those that training would read; `say` gets a line about the others.
+    Args:
+        model_or_run: a run directory, or a folder as `save_pretrained` writes it.
 
     Raises:
         RunError: there is no model there.
-        DataError: inputs that cannot be read, all of them in one report.
     """
-    disable_progress_bars()  # of datasets
-    run = RunDirectory(model_or_run)
-    classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
-    of_run = run.load_recipe().data if run.recipe.is_file() else None
-    if isinstance(classifier.preprocessor, TimmWrapperImageProcessor):
-        data = of_run if isinstance(of_run, ImageData) else ImageData(source=str(model_or_run))
-        names, dataset = _pictures(inputs, _columns("image", of_run), say)
-        samples: Samples = ImageSamples(
-            dataset, classifier.preprocessor, augmentation="none", background=data.background, seed=0, train=False
-        )
-    else:
-        names, dataset = _texts(inputs, _columns("text", of_run), say)
-        samples = TextSamples(dataset, classifier.preprocessor, max_length=_max_length(classifier))
-    accelerator = Accelerator()
-    logits = predict_logits(
-        classifier.model.to(accelerator.device), evaluation_batches(samples, batch_size=batch_size), accelerator, size=len(samples)
-    )
-    probabilities = Predictions(list(samples.ids), np.zeros(len(samples), dtype=np.int64), logits).probabilities
-    id2label = cast(dict[int, str], classifier.model.config.id2label)
-    labels = [id2label[index] for index in range(logits.shape[1])]
-    return [
-        Prediction(name, labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
-        for name, row in zip(names, probabilities, strict=True)
-    ]
+
+    def __init__(self, model_or_run: Path) -> None:
+        disable_progress_bars()  # of datasets
+        run = RunDirectory(model_or_run)
+        self.classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
+        self._data = run.load_recipe().data if run.recipe.is_file() else None
+        self._accelerator = Accelerator()
+        self._model = self.classifier.model.to(self._accelerator.device)
+
+    def predict(self, inputs: Sequence[Any], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
+        """Classify inputs, preprocessed as in training.
+
+        For a model of texts an input is a text (str), or a file or folder (`pathlib.Path`): .txt has a text a line, a CSV, JSONL or
+        Parquet table the column that the run was trained on, or "text"; in a folder each .txt is a text. For a model of pictures
+        it is a file, a folder or a table likewise (str or Path), a PIL picture, or an array of uint8, (H, W), (H, W, 3) or
+        (H, W, 4). The files of a folder are those that training would read; `say` gets a line about the others.
+
+        Raises:
+            DataError: inputs that cannot be read, all of them in one report.
+        """
+        classifier, of_run = self.classifier, self._data
+        if isinstance(classifier.preprocessor, TimmWrapperImageProcessor):
+            background = of_run.background if isinstance(of_run, ImageData) else (255, 255, 255)
+            names, dataset = _pictures(inputs, _columns("image", of_run), say)
+            samples: Samples = ImageSamples(
+                dataset, classifier.preprocessor, augmentation="none", background=background, seed=0, train=False
+            )
+        else:
+            names, dataset = _texts(inputs, _columns("text", of_run), say)
+            samples = TextSamples(dataset, classifier.preprocessor, max_length=_max_length(classifier))
+        batches = evaluation_batches(samples, batch_size=batch_size)
+        logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
+        probabilities = Predictions(list(samples.ids), np.zeros(len(samples), dtype=np.int64), logits).probabilities
+        id2label = cast(dict[int, str], classifier.model.config.id2label)
+        labels = [id2label[index] for index in range(logits.shape[1])]
+        return [
+            Prediction(name, labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
+            for name, row in zip(names, probabilities, strict=True)
+        ]
 
 
 def check_output(path: Path) -> None:
@@ -149,29 +160,26 @@ def _columns(kind: str, of_run: TextData | ImageData | None) -> list[str]:
     return list(dict.fromkeys([*own, kind]))
 
 
-def _texts(inputs: Sequence[str], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
+def _texts(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
     texts: list[str] = []
     problems: list[Problem] = []
-    for given in inputs:
-        path = _path(given)
-        if path is not None and path.is_dir():
+    for place, given in enumerate(inputs):
+        if isinstance(given, str):
+            texts.append(str(given))
+        elif not isinstance(given, os.PathLike):
+            what = f"expected a text (str) or a file (pathlib.Path), found {type(given).__name__}"
+            problems.append(Problem(f"input {place}", what))
+        elif not os.path.exists(given):
+            problems.append(Problem(str(given), "no such file or folder; a text of one word is written with a space after it"))
+        elif (path := Path(given)).is_dir():
             texts += [_read(file, problems) for file in _files(path, _is_text, ".txt", problems, say)]
-        elif path is not None and path.suffix.lower() in TABLES:
+        elif path.suffix.lower() in TABLES:
             texts += _strings(path, columns, "without a text", problems).values()
-        elif path is not None:
-            texts += lines_of(_read(path, problems))
-        elif FILE_LIKE.fullmatch(given):
-            problems.append(Problem(given, "no such file or folder; a text of one word is written with a space after it"))
         else:
-            texts.append(given)
+            texts += lines_of(_read(path, problems))
     if problems or not texts:
         raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
     return texts, Dataset.from_dict({"id": [str(place) for place in range(len(texts))], "text": texts, "label": [0] * len(texts)})
-
-
-def _path(given: str) -> Path | None:
-    """The file or folder that an input names; None: it is a text. ("" would be the folder one is in.)"""
-    return Path(given) if given and os.path.exists(given) else None  # Path.exists raises for a long text
 
 
 def _is_text(file: Path) -> bool:
@@ -216,30 +224,43 @@ def _read(file: Path, problems: list[Problem]) -> str:
     return "" if text is None else text.replace("\r\n", "\n")  # a file from Windows is the same text
 
 
-def _pictures(inputs: Sequence[str], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
-    files: list[str] = []
+def _pictures(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> tuple[list[str], Dataset]:
+    names: list[str] = []
+    pictures: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    for given in inputs:
-        path = _path(given)
-        if path is None:
-            problems.append(Problem(given or '""', "no such file or folder"))
-        elif path.is_dir():
-            files += map(str, _files(path, is_picture, "picture", problems, say))
+
+    def add(files: Iterable[Path]) -> None:
+        for file in map(str, files):
+            names.append(file)
+            pictures.append({"bytes": None, "path": file})
+
+    for place, given in enumerate(inputs):
+        if not isinstance(given, str | os.PathLike):
+            names.append(f"input {place}")
+            try:
+                pictures.append(stored_picture(given))
+            except ValueError as error:
+                problems.append(Problem(names.pop(), str(error)))
+        elif not str(given) or not os.path.exists(given):  # "" would be the folder one is in
+            problems.append(Problem(str(given) or '""', "no such file or folder"))
+        elif (path := Path(given)).is_dir():
+            add(_files(path, is_picture, "picture", problems, say))
         elif path.suffix.lower() in TABLES:
             for row, name in _strings(path, columns, "without the path of a picture", problems).items():
                 if _inside(path.parent / name, path.parent):
-                    files.append(str(path.parent / name))
+                    add([path.parent / name])
                 else:
                     problems.append(Problem(f"{path}, row {row}", f"{name}: a path that leaves the folder of the table"))
         else:
-            files.append(given)
-    for name in files:
+            add([path])
+    for name, picture in zip(names, pictures, strict=True):
         try:
-            inspect(name)
+            inspect(picture["bytes"] or name)
         except BadImage as error:
             problems.append(Problem(name, str(error)))
-    if problems or not files:
+    if problems or not names:
         raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
-    dataset = Dataset.from_dict({"id": files, "image": files, "label": [0] * len(files)})
+    ids = [f"{place} {name}" for place, name in enumerate(names)]  # a file may be given twice
+    dataset = Dataset.from_dict({"id": ids, "image": pictures, "label": [0] * len(names)})
     dataset = dataset.cast_column("label", ClassLabel(names=["unknown"]))
-    return files, dataset.cast_column("image", ImageFeature(decode=False))
+    return names, dataset.cast_column("image", ImageFeature(decode=False))

@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from hftl import cores
 from hftl.errors import RunError
 from hftl.signals import LAUNCHER, deferred
@@ -38,6 +36,11 @@ RANKS = (
 """How launchers number processes and say how many there are: torch's and Accelerate's, then those of mpirun."""
 # What Accelerate's launcher is called on a command line; what follows is its own.
 LAUNCH_COMMANDS = {"launch", "launch.py", "accelerate-launch", "accelerate.commands.launch"}
+
+
+def is_main_process() -> bool:
+    """True on the one process that speaks: of several, that of rank 0. A rank without their number is left over from something."""
+    return next((os.environ.get(rank, "0") == "0" for rank, size in RANKS if size in os.environ), True)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def start_missing_processes() -> None:
     asked_by_launcher = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
     if not asked_by_launcher or any(rank in os.environ for rank, _ in RANKS):
         return
+    import psutil  # here, so that nothing else of the command line needs it
+
     parent = psutil.Process().parent()
     count, machine = processes_asked_for(parent.cmdline() if parent else [])
     spec = sys.modules["__main__"].__spec__

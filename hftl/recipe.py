@@ -6,6 +6,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import yaml
 from pydantic import (
@@ -34,6 +35,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.memory import ROWS, keep
 from hftl.names import Chooser
 from hftl.secrets import environment_secrets, find_secrets, is_random
 
@@ -51,7 +53,10 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 LearningRate = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_zero)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]),
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96)]
 SourceSplit = Literal["train", "validation", "test"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -63,7 +68,14 @@ _within: ContextVar[bool] = ContextVar("_within", default=False)
 class _Section(BaseModel):
     # Numbers become strings where a string is asked for: `Card(language=...)` in Python may be given what a table holds. No field
     # has a use for an infinite number.
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # the strings below the fields
+        json_schema_extra=lambda schema, section: schema.update(description=section.__doc__.partition("\n\nArgs:")[0]),
+    )
 
     if not TYPE_CHECKING:  # type checkers and editors keep the fields as the arguments
 
@@ -71,6 +83,7 @@ class _Section(BaseModel):
             if _within.get():  # part of a larger section, which reports all problems at once
                 super().__init__(**values)
                 return
+            values = self._with_rows_kept(values)
             token = _within.set(True)
             try:
                 super().__init__(**values)
@@ -79,13 +92,39 @@ class _Section(BaseModel):
             finally:
                 _within.reset(token)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Have `help(hftl.Stage)` say what each field is, in place of how pydantic checks it."""
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(name, keyword, default=inspect.Parameter.empty if field.is_required() else field.default)
+            for name, field in cls.model_fields.items()
+        ]
+        cls.__signature__ = inspect.Signature(parameters)
+        docs = {name: " ".join((field.description or "").split()) for name, field in cls.model_fields.items()}
+        lines = [f"    {name}: {doc}" if doc else f"    {name}" for name, doc in docs.items()]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
+
+    @classmethod
+    def _with_rows_kept(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values with a name in place of data that were handed over in memory; never of what a file says."""
+        return values
+
 
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
 
+if TYPE_CHECKING:
+    Rows: TypeAlias = Any
+else:
+    Rows = Annotated[str, Field(min_length=1)]
+
+
 class _Data(_Section):
-    source: str = Field(min_length=1)
-    """A Hub id ("stanfordnlp/imdb"), or a local CSV, JSONL or Parquet file, or a folder of them, or an image folder."""
+    source: Rows
+    """A Hub id ("stanfordnlp/imdb"), or a local CSV, JSONL or Parquet file, or a folder of them, or an image folder. In Python also
+    data in memory: a DataFrame of pandas or polars, a `datasets.Dataset` or `DatasetDict`, or a pair (contents, labels) of lists;
+    they are kept as Parquet, in the run's folder `rows` once it is trained."""
     revision: str | None = None
     """Commit, tag or branch of a Hub data set."""
     config: str | None = None
@@ -115,6 +154,24 @@ class _Data(_Section):
     on_duplicate: Literal["error", "drop", "keep"] = "error"
     """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
     them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
+
+    @classmethod
+    def _with_rows_kept(cls, values: dict[str, Any]) -> dict[str, Any]:
+        source = values.get("source")
+        if source is None or isinstance(source, str | int | float):
+            return values
+        if isinstance(source, os.PathLike):
+            return {**values, "source": os.fspath(source)}
+        kind = str(cls.model_fields["kind"].default)
+
+        def column(key: str) -> str:
+            return str(values.get(key, cls.model_fields[key].default))
+
+        try:
+            kept = keep(source, content=column(f"{kind}_column"), label=column("label_column"), pictures=kind == "image")
+        except ValueError as error:
+            raise RecipeError.single("source", str(error), source=_source(cls, values)) from None
+        return {**values, "source": kept}
 
 
 class TextData(_Data):
@@ -884,7 +941,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a script that defines `recipe`, from a YAML file, or from a run directory's recipe.yaml.
+    """Read a recipe from a script that defines `recipe`, or a function of that name, from a YAML file, or from a run directory.
 
     Raises:
         RecipeError: no such file, another kind of file, or an invalid recipe.
@@ -915,12 +972,16 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(source, [Problem("recipe", f'"{path.suffix}" is not a kind of recipe: allowed are .py and .yaml')])
     try:
         found = runpy.run_path(str(path), run_name="hftl_recipe").get("recipe")
+        found = found() if isinstance(found, types.FunctionType) else found
     except SyntaxError as error:
         raise RecipeError(source, [Problem(f"line {error.lineno}", f"not valid Python: {error.msg}")]) from None
     except RecipeError as error:
         raise RecipeError(source, error.problems) from None
     if not isinstance(found, Recipe):
-        raise RecipeError(source, [Problem("recipe", "the script defines no `recipe = hftl.Recipe(...)`")])
+        raise RecipeError(
+            source,
+            [Problem("recipe", "the script defines no `recipe = hftl.Recipe(...)`", ("nor a function `recipe` that returns one",))],
+        )
     return found
 
 
@@ -963,6 +1024,17 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     return changed
 
 
+def moved(recipe: Recipe, source: str) -> Recipe:
+    """The same recipe where the same rows lie in another place, `source`: the facts about them still are."""
+    there = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+
+    def at(value: Any) -> Any:
+        return source if value == recipe.data.source else value
+
+    there._about = {fact: {**then, "data.source": at(then.get("data.source"))} for fact, then in recipe._about.items()}
+    return there
+
+
 LOCAL = "local:"
 """How a published recipe names what lay on its author's machine: "local:photos"."""
 
@@ -970,10 +1042,11 @@ LOCAL = "local:"
 def local_name(path: str) -> str:
     """What a local file, folder or checkpoint is called when its place is not told: "data/photos/" and "local:photos" are "photos".
 
-    A run's model is always in a folder called "model", so the name of the run goes with it: "runs/digits/model" is "digits/model".
+    A run's model is always in a folder called "model", and rows that were in memory in one called "rows", so the name of the run
+    goes with it: "runs/digits/model" is "digits/model".
     """
     *_, parent, name = ["", *re.split(r"[\\/]", path.removeprefix(LOCAL).rstrip("\\/"))]
-    return f"{parent}/{name}" if name == "model" and parent else name or path
+    return f"{parent}/{name}" if name in ("model", ROWS) and parent else name or path
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

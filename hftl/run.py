@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 # A killed process's workers hold its lock until they notice, after five seconds.
 LOCK_SECONDS = 10.0
+
+
+EVALUATION = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+"""What an evaluation on other rows may be called, as a regular expression."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,22 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
+
+    def evaluation(self, name: str) -> Path:
+        """The folder of an evaluation on other rows: predictions.parquet, data.json and metrics.json.
+
+        Raises:
+            RunError: it cannot be the name of one.
+        """
+        if not re.fullmatch(EVALUATION, name):
+            raise RunError(f'"{name}" cannot name an evaluation: letters, digits, and _ . - after the first; at most 96 of them')
+        return self.path / "evaluations" / name
+
+    @property
+    def evaluations(self) -> list[str]:
+        """The names of those that there are, in alphabetical order."""
+        names = (path.parent.name for path in self.path.glob("evaluations/*/metrics.json"))
+        return sorted(name for name in names if re.fullmatch(EVALUATION, name))
 
     @property
     def test_openings(self) -> Path:
@@ -230,12 +251,20 @@ def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str])
 
 def write_manifest(run: RunDirectory) -> None:
     """Seal what the numbers rest on, the model and the predictions, at the end of training; all of it is on the disk then."""
-    evidence = sorted([*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet")])
+    others = [path for name in run.evaluations for path in run.evaluation(name).iterdir()]
+    evidence = sorted([*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet"), *others])
     sealed = {}
     for path in evidence:
         if path.is_file():
             flush(path)
             sealed[path.relative_to(run.path).as_posix()] = fingerprint(path)
+    write_json(run.manifest, {"files": sealed})
+
+
+def seal(run: RunDirectory, folder: Path) -> None:
+    """Put the files of one more folder, which are on the disk, into a run's manifest."""
+    sealed = read_json(run.manifest)["files"]
+    sealed |= {path.relative_to(run.path).as_posix(): fingerprint(path) for path in sorted(folder.iterdir())}
     write_json(run.manifest, {"files": sealed})
 
 

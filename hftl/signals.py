@@ -56,6 +56,11 @@ def install() -> None:
         signal.signal(number, _on_signal)
 
 
+def is_installed() -> bool:
+    """Whether this process is a command of hftl, which ends with the shell's exit code; otherwise it is somebody's own program."""
+    return signal.getsignal(signal.SIGINT) is _on_signal
+
+
 def _heeded() -> list[signal.Signals]:
     """Those that this process was not told to ignore by `nohup`; a shell's `&` ignores SIGINT, and asks for nothing by it."""
     return [number for number in SIGNALS if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.jupyter import JupyterMixin
 from rich.text import Text
 
 from hftl.errors import printable
@@ -52,6 +54,30 @@ def show(console: Console, *objects: Any, **options: Any) -> bool:
         os.close(nowhere)
         return False
     return True
+
+
+def tell(line: str) -> None:
+    """A line on stderr, for whoever calls hftl from Python and wants to know what happens."""
+    show(Console(stderr=True, soft_wrap=True), line)
+
+
+class Shown(JupyterMixin):
+    """What is shown as a table or as lines: by a notebook, by `print` and `repr`, and by a rich console."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        text = Console(file=io.StringIO(), width=_WIDE, color_system=None, force_jupyter=False)
+        with text.capture() as captured:
+            text.print(self, soft_wrap=True)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    __str__ = __repr__
+
+
+_WIDE = 200
+"""Columns of a table as text, which nobody's window limits."""
 
 
 def _broken_pipe() -> NoReturn:

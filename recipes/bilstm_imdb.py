@@ -14,43 +14,46 @@ them); the second embedding learns those. With the default vectors from the Hub:
 
 import hftl
 
-recipe = hftl.Recipe(
-    name="bilstm-imdb",
-    # 123 reviews are in train and in test: they are left out of train.
-    data=hftl.TextData(source="stanfordnlp/imdb", max_length=600, validation_fraction=0.1, on_duplicate="drop"),
-    model=hftl.BiLSTM(
-        vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
-        hidden_size=64,
-        layers=1,
-        pooling="max",
-        trainable_dim=50,
-        max_words=20_000,
-        word_dropout=0.2,
-    ),
-    stages={
-        # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
-        "new": hftl.Stage(
-            unfreeze=("trainable_embedding", "lstm.0", "head"), lr=3e-3, epochs=2, schedule=hftl.ConstantSchedule(warmup=0.1)
+
+def recipe() -> hftl.Recipe:
+    return hftl.Recipe(
+        name="bilstm-imdb",
+        # 123 reviews are in train and in test: they are left out of train.
+        data=hftl.TextData(source="stanfordnlp/imdb", max_length=600, validation_fraction=0.1, on_duplicate="drop"),
+        model=hftl.BiLSTM(
+            vectors="hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt",
+            hidden_size=64,
+            layers=1,
+            pooling="max",
+            trainable_dim=50,
+            max_words=20_000,
+            word_dropout=0.2,
         ),
-        "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=1, schedule=hftl.LinearSchedule(warmup=0.05)),
-    },
-    run=hftl.RunSettings(batch_size=32, seed=0),
-    card=hftl.Card(
-        title="GloVe BiLSTM on IMDb film reviews",
-        summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",
-        intended_use="Sentiment of English film reviews, where a small model is wanted.",
-        limitations="Other domains and languages were not measured.",
-        training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
-        license="apache-2.0",
-        language="en",
-        dataset="stanfordnlp/imdb",
-        dataset_name="IMDb",
-        dataset_fingerprint={
-            "train": "bc485aedbaff86e495e27f892013544193f3f3a4b288929ed0e5ee6fac23419e",
-            "test": "84634f59979f2e3f039782d47c8b76d3284eacd13887881b5245216615e25c1d",
+        stages={
+            # The GloVe vectors stay as they are while the second embedding, random at first, learns what they do not know.
+            "new": hftl.Stage(
+                unfreeze=("trainable_embedding", "lstm.0", "head"), lr=3e-3, epochs=2, schedule=hftl.ConstantSchedule(warmup=0.1)
+            ),
+            "all": hftl.Stage(unfreeze="all", lr=1e-3, epochs=1, schedule=hftl.LinearSchedule(warmup=0.05)),
         },
-    ),
-)
+        run=hftl.RunSettings(batch_size=32, seed=0),
+        card=hftl.Card(
+            title="GloVe BiLSTM on IMDb film reviews",
+            summary="Tells positive from negative English film reviews, with a bidirectional LSTM over word vectors.",
+            intended_use="Sentiment of English film reviews, where a small model is wanted.",
+            limitations="Other domains and languages were not measured.",
+            training_data="The Large Movie Review Dataset (Maas et al. 2011), 25,000 labelled reviews.",
+            license="apache-2.0",
+            language="en",
+            dataset="stanfordnlp/imdb",
+            dataset_name="IMDb",
+            dataset_fingerprint={
+                "train": "bc485aedbaff86e495e27f892013544193f3f3a4b288929ed0e5ee6fac23419e",
+                "test": "84634f59979f2e3f039782d47c8b76d3284eacd13887881b5245216615e25c1d",
+            },
+        ),
+    )
+
 
 if __name__ == "__main__":
     hftl.main(recipe)

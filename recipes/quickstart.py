@@ -27,35 +27,41 @@ from pathlib import Path
 from rich.console import Console
 
 import hftl
-from hftl.files import read_json, read_json_lines
-from hftl.run import RunDirectory
 from hftl.samples import CLOTHES, MOBILENET
 
-recipe = hftl.Recipe(
-    name="clothes",
-    data=hftl.ImageData(source=CLOTHES, image_size=160),
-    model=hftl.Timm(checkpoint=MOBILENET),
-    stages={
-        # What enters a frozen stage's first layer is computed once, so that its epochs take a second or two.
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2),
-        "top": hftl.Stage(
-            unfreeze="last 3", lr=2e-4, layer_decay=0.7, head_lr_multiplier=2, epochs=3, schedule=hftl.LinearSchedule(warmup=0.1)
+
+def recipe() -> hftl.Recipe:
+    return hftl.Recipe(
+        name="clothes",
+        data=hftl.ImageData(source=CLOTHES, image_size=160),
+        model=hftl.Timm(checkpoint=MOBILENET),
+        stages={
+            # What enters a frozen stage's first layer is computed once, so that its epochs take a second or two.
+            "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2),
+            "top": hftl.Stage(
+                unfreeze="last 3",
+                lr=2e-4,
+                layer_decay=0.7,
+                head_lr_multiplier=2,
+                epochs=3,
+                schedule=hftl.LinearSchedule(warmup=0.1),
+            ),
+            "all": hftl.Stage(
+                unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule=hftl.CosineSchedule(warmup=0.1)
+            ),
+        },
+        run=hftl.RunSettings(batch_size=32, seed=0),
+        card=hftl.Card(
+            title="Quickstart: clothes",
+            summary="Tells photos of five kinds of clothes apart. It is the sample that hftl's quickstart trains; a demonstration.",
+            intended_use="To see what a run of hftl leaves behind. Not for any decision.",
+            limitations="One garment in the middle of the picture, laid out or hung up. Only five kinds.",
+            training_data="300 photos of Alexey Grigorev's clothing dataset (CC0), 60 a class.",
+            license="apache-2.0",
+            dataset_name="hftl's sample of the clothing dataset",
         ),
-        "all": hftl.Stage(
-            unfreeze="all", lr=5e-4, layer_decay=0.8, head_lr_multiplier=2, epochs=4, schedule=hftl.CosineSchedule(warmup=0.1)
-        ),
-    },
-    run=hftl.RunSettings(batch_size=32, seed=0),
-    card=hftl.Card(
-        title="Quickstart: clothes",
-        summary="Tells photos of five kinds of clothes apart. It is the sample that hftl's quickstart trains; a demonstration.",
-        intended_use="To see what a run of hftl leaves behind. Not for any decision.",
-        limitations="One garment in the middle of the picture, laid out or hung up. Only five kinds.",
-        training_data="300 photos of Alexey Grigorev's clothing dataset (CC0), 60 a class.",
-        license="apache-2.0",
-        dataset_name="hftl's sample of the clothing dataset",
-    ),
-)
+    )
+
 
 FROM_SCRATCH = (
     *("model.pretrained=false", "stages.head.unfreeze=all", "stages.top.unfreeze=all"),
@@ -74,51 +80,44 @@ EXAMPLES = {
 
 def main() -> None:
     """The four steps of `make quickstart`; the first one, the installation, is the Makefile's."""
-    from hftl.inference import predict  # here, so that the recipe can be read without torch
-
-    console = Console(soft_wrap=True)
+    console, quiet = Console(soft_wrap=True), Console(file=io.StringIO())
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
     reviews = hftl.load_recipe(Path(__file__).with_name("film_reviews.py"))
-    photos, untrained, texts = (
-        RunDirectory(Path("runs") / name) for name in ("quickstart", "quickstart-from-scratch", "quickstart-reviews")
-    )
-    for earlier in (photos, untrained, texts):  # the demonstration may be repeated; `hftl train` writes its recipes elsewhere
-        shutil.rmtree(earlier.path, ignore_errors=True)
+    folders = [Path("runs") / name for name in ("quickstart", "quickstart-from-scratch", "quickstart-reviews")]
+    for earlier in folders:  # the demonstration may be repeated; `hftl train` writes its recipes elsewhere
+        shutil.rmtree(earlier, ignore_errors=True)
 
     say("[2/4] photos: MobileNetV2, pretrained on ImageNet, learns five kinds of clothes from 60 photos of each, in 3 stages")
-    hftl.train_recipe(recipe, run_dir=photos.path, console=console, source="recipes/quickstart.py")
+    photos = hftl.train(recipe(), run_dir=folders[0], console=console, source="recipes/quickstart.py")
 
     say("\n[3/4] for comparison: the same network from random weights, for as many epochs")
-    scratch = hftl.override(recipe, FROM_SCRATCH)
-    hftl.train_recipe(scratch, run_dir=untrained.path, console=Console(file=io.StringIO()))
+    scratch = hftl.override(recipe(), FROM_SCRATCH)
+    untrained = hftl.train(scratch, run_dir=folders[1], console=quiet)
     say(f"  test accuracy {accuracy(photos)} · from random weights {accuracy(untrained)}")
     say(f"  {best_by_stage(photos)}")
 
     say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 2 stages")
-    hftl.train_recipe(reviews, run_dir=texts.path, console=Console(file=io.StringIO()), source="recipes/film_reviews.py")
+    texts = hftl.train(reviews, run_dir=folders[2], console=quiet, source="recipes/film_reviews.py")
     say(f"  test accuracy {accuracy(texts)}")
     say(f"  {best_by_stage(texts)}")
-    for answer in predict(texts.path, list(EXAMPLES)):
+    for answer in texts.predict(list(EXAMPLES)):
         say(f"  {answer.label} {answer.probability:.2f}  {answer.input}")
-    say(f"\n  {photos.card}, {texts.card}  the model cards")
+    say(f"\n  {photos.paths.card}, {texts.paths.card}  the model cards")
 
 
-def accuracy(run: RunDirectory) -> str:
+def accuracy(run: hftl.Run) -> str:
     """That of the test split, with its interval, beside the rows and the majority class."""
-    test = read_json(run.metrics)["test"]
+    test = run.metrics["test"]
     low, high = test["accuracy_interval"]
     return f"{test['accuracy']:.3f} [{low:.2f}, {high:.2f}] (n = {test['n']}, majority {test['majority_accuracy']:.2f})"
 
 
-def best_by_stage(run: RunDirectory) -> str:
+def best_by_stage(run: hftl.Run) -> str:
     """The best accuracy of each stage on the validation split, which chose the weights."""
-    best: dict[str, float] = {}
-    for event in read_json_lines(run.history):
-        if event["event"] == "evaluation":
-            best[event["stage"]] = max(event["validation"]["accuracy"], best.get(event["stage"], 0.0))
+    best = run.history.groupby("stage", sort=False)["validation.accuracy"].max()
     return "validation accuracy by stage: " + ", ".join(f"{stage} {value:.2f}" for stage, value in best.items())
 
 

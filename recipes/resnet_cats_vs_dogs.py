@@ -14,32 +14,40 @@ With the Hub's defaults:
 
 import hftl
 
-recipe = hftl.Recipe(
-    name="resnet-cats-vs-dogs",
-    data=hftl.ImageData(
-        source="microsoft/cats_vs_dogs",
-        label_column="labels",
-        test_fraction=0.1,
-        validation_fraction=0.1,
-        augmentation="light",
-        on_bad_image="skip",  # the published set holds a few files that are no pictures; they are counted on the card
-    ),
-    model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
-    stages={
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
-        "top": hftl.Stage(
-            unfreeze="last 3", lr=3e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=3, schedule=hftl.CosineSchedule(warmup=0.1)
+
+def recipe() -> hftl.Recipe:
+    return hftl.Recipe(
+        name="resnet-cats-vs-dogs",
+        data=hftl.ImageData(
+            source="microsoft/cats_vs_dogs",
+            label_column="labels",
+            test_fraction=0.1,
+            validation_fraction=0.1,
+            augmentation="light",
+            on_bad_image="skip",  # the published set holds a few files that are no pictures; they are counted on the card
         ),
-    },
-    run=hftl.RunSettings(batch_size=32, seed=0),
-    card=hftl.Card(
-        title="ResNet-18: cats and dogs",
-        summary="Tells photos of cats from photos of dogs.",
-        intended_use="Demonstration of transfer learning with a part of the network frozen throughout.",
-        dataset="microsoft/cats_vs_dogs",
-        dataset_name="Cats vs. Dogs",
-    ),
-)
+        model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
+        stages={
+            "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
+            "top": hftl.Stage(
+                unfreeze="last 3",
+                lr=3e-4,
+                layer_decay=0.7,
+                head_lr_multiplier=3,
+                epochs=3,
+                schedule=hftl.CosineSchedule(warmup=0.1),
+            ),
+        },
+        run=hftl.RunSettings(batch_size=32, seed=0),
+        card=hftl.Card(
+            title="ResNet-18: cats and dogs",
+            summary="Tells photos of cats from photos of dogs.",
+            intended_use="Demonstration of transfer learning with a part of the network frozen throughout.",
+            dataset="microsoft/cats_vs_dogs",
+            dataset_name="Cats vs. Dogs",
+        ),
+    )
+
 
 if __name__ == "__main__":
     hftl.main(recipe)

@@ -12,28 +12,31 @@ Measured: not yet by the code as it is; `make claims` does it with the command b
 
 import hftl
 
-recipe = hftl.Recipe(
-    name="resnet-hotdog",
-    # In the collection that was measured 69 photos are in train and in test: they are left out of train.
-    data=hftl.ImageData(
-        source="truepositive/hotdog_nothotdog", augmentation="standard", validation_fraction=0.1, on_duplicate="drop"
-    ),
-    model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
-    stages={
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
-        "all": hftl.Stage(
-            unfreeze="all", lr=5e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule=hftl.CosineSchedule(warmup=0.1)
+
+def recipe() -> hftl.Recipe:
+    return hftl.Recipe(
+        name="resnet-hotdog",
+        # In the collection that was measured 69 photos are in train and in test: they are left out of train.
+        data=hftl.ImageData(
+            source="truepositive/hotdog_nothotdog", augmentation="standard", validation_fraction=0.1, on_duplicate="drop"
         ),
-    },
-    run=hftl.RunSettings(batch_size=32, seed=0),
-    card=hftl.Card(
-        title="ResNet-18: hot dog or not",
-        summary="Tells photos of hot dogs from photos of other things.",
-        intended_use="Demonstration of transfer learning on a small set of photos.",
-        limitations="Drawings, crowded tables and food that looks like a hot dog were not measured apart.",
-        dataset_name="hotdog",
-    ),
-)
+        model=hftl.Timm(checkpoint="timm/resnet18.tv_in1k"),
+        stages={
+            "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=1),
+            "all": hftl.Stage(
+                unfreeze="all", lr=5e-4, layer_decay=0.7, head_lr_multiplier=3, epochs=6, schedule=hftl.CosineSchedule(warmup=0.1)
+            ),
+        },
+        run=hftl.RunSettings(batch_size=32, seed=0),
+        card=hftl.Card(
+            title="ResNet-18: hot dog or not",
+            summary="Tells photos of hot dogs from photos of other things.",
+            intended_use="Demonstration of transfer learning on a small set of photos.",
+            limitations="Drawings, crowded tables and food that looks like a hot dog were not measured apart.",
+            dataset_name="hotdog",
+        ),
+    )
+
 
 if __name__ == "__main__":
     hftl.main(recipe)

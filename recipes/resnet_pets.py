@@ -14,41 +14,44 @@ With the Hub's defaults:
 
 import hftl
 
-recipe = hftl.Recipe(
-    name="resnet-pets",
-    data=hftl.ImageData(source="timm/oxford-iiit-pet", augmentation="standard", validation_fraction=0.15),
-    model=hftl.Timm(checkpoint="timm/resnet50.a1_in1k"),
-    stages={
-        # 3,128 pets / 32 a step = 98 steps an epoch.
-        "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2, loss=hftl.CrossEntropyLoss(label_smoothing=0.1)),
-        "top": hftl.Stage(
-            unfreeze="last 3",
-            lr=5e-4,
-            layer_decay=0.7,
-            head_lr_multiplier=2,
-            epochs=3,
-            schedule=hftl.LinearSchedule(warmup=0.1),
-            loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
+
+def recipe() -> hftl.Recipe:
+    return hftl.Recipe(
+        name="resnet-pets",
+        data=hftl.ImageData(source="timm/oxford-iiit-pet", augmentation="standard", validation_fraction=0.15),
+        model=hftl.Timm(checkpoint="timm/resnet50.a1_in1k"),
+        stages={
+            # 3,128 pets / 32 a step = 98 steps an epoch.
+            "head": hftl.Stage(unfreeze="head", lr=3e-3, epochs=2, loss=hftl.CrossEntropyLoss(label_smoothing=0.1)),
+            "top": hftl.Stage(
+                unfreeze="last 3",
+                lr=5e-4,
+                layer_decay=0.7,
+                head_lr_multiplier=2,
+                epochs=3,
+                schedule=hftl.LinearSchedule(warmup=0.1),
+                loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
+            ),
+            "all": hftl.Stage(
+                unfreeze="all",
+                lr=5e-4,
+                layer_decay=0.7,
+                head_lr_multiplier=2,
+                epochs=5,
+                schedule=hftl.CosineSchedule(warmup=0.1),
+                loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
+            ),
+        },
+        run=hftl.RunSettings(batch_size=32, seed=0, metric="macro_f1"),
+        card=hftl.Card(
+            title="ResNet-50: breeds of cats and dogs",
+            summary="Names the breed of a cat or a dog, out of 37.",
+            intended_use="Photos with one animal in the middle.",
+            dataset="timm/oxford-iiit-pet",
+            dataset_name="Oxford-IIIT Pet",
         ),
-        "all": hftl.Stage(
-            unfreeze="all",
-            lr=5e-4,
-            layer_decay=0.7,
-            head_lr_multiplier=2,
-            epochs=5,
-            schedule=hftl.CosineSchedule(warmup=0.1),
-            loss=hftl.CrossEntropyLoss(label_smoothing=0.1),
-        ),
-    },
-    run=hftl.RunSettings(batch_size=32, seed=0, metric="macro_f1"),
-    card=hftl.Card(
-        title="ResNet-50: breeds of cats and dogs",
-        summary="Names the breed of a cat or a dog, out of 37.",
-        intended_use="Photos with one animal in the middle.",
-        dataset="timm/oxford-iiit-pet",
-        dataset_name="Oxford-IIIT Pet",
-    ),
-)
+    )
+
 
 if __name__ == "__main__":
     hftl.main(recipe)

@@ -49,7 +49,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from hftl import cli
+from hftl import api
 from hftl.errors import HftlError
 from hftl.evaluation import report
 from hftl.evaluation.predictions import Predictions
@@ -411,7 +411,7 @@ def train(case: Case, run: RunDirectory, resume: bool, tell: Callable[[str], Any
     setattr(Journal, "advance", telling(Journal.advance, STEP, tell))  # noqa: B010
     setattr(experiment, "matrix_rate", lambda *_: 1e11)  # noqa: B010  # so that plans can be compared, and for the time
     try:
-        cli.train_recipe(case.recipe, run_dir=run.path, resume=resume, console=Console(file=io.StringIO()))
+        api.train(case.recipe, run_dir=run.path, resume=resume, console=Console(file=io.StringIO()))
     except HftlError as error:
         errors_of(run).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
         return error.exit_code

@@ -35,6 +35,7 @@ GROUND = (
     "hftl.run",
 )
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
+OUTSIDE = ("hftl.signals", "hftl.terminal", "hftl.launch", "hftl.memory", "hftl.defaults")
 EVERYTHING = ("hftl",)
 
 # Module or package -> what of hftl it may import beside its own package; the longest name that fits counts.
@@ -48,7 +49,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.system": (),
     "hftl.terminal": ("hftl.errors",),
     "hftl.cores": (),
-    "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets"),
+    # Of a recipe that is handed data in memory the name of where they are kept.
+    "hftl.memory": ("hftl.errors", "hftl.files", "hftl.store"),
+    "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.memory"),
+    "hftl.defaults": ("hftl.recipe",),
     "hftl.facts": ("hftl.errors", "hftl.recipe"),
     "hftl.files": ("hftl.errors", "hftl.system"),
     "hftl.environment": ("hftl.cores",),
@@ -57,11 +61,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.fonts": (),
     "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals", "hftl.system", "hftl.cores"),
+    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,
-    "hftl.evaluation": (*GROUND, "hftl.fonts"),
-    "hftl.training": (*WINGS, "hftl.store", "hftl.ledger", "hftl.signals", "hftl.terminal", "hftl.cores", "hftl.system"),
-    "hftl.inference": (*WINGS, "hftl.training"),
+    "hftl.evaluation": (*GROUND, "hftl.fonts", "hftl.terminal"),
+    "hftl.training": (
+        *WINGS,
+        "hftl.store",
+        "hftl.ledger",
+        "hftl.signals",
+        "hftl.terminal",
+        "hftl.cores",
+        "hftl.system",
+        "hftl.memory",
+    ),
+    "hftl.inference": (*WINGS, "hftl.training", "hftl.memory"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
     "hftl.sharing.card": GROUND,
@@ -74,6 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.sharing.card",
         "hftl.sharing.contents",
         "hftl.sharing.publication",
+        "hftl.terminal",
     ),
     # A push that is stopped says what became of it.
     "hftl.sharing.hub": (*GROUND, "hftl.ledger", "hftl.sharing", "hftl.signals"),
@@ -86,14 +100,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.models",
         "hftl.sharing.publication",
     ),
-    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.card", "hftl.sharing.publication"),
+    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.card", "hftl.sharing.publication", "hftl.terminal"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # What helps when something else is broken or missing.
     "hftl.doctor": ("hftl.errors", "hftl.environment", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),
     "hftl.launch": ("hftl.errors", "hftl.signals", "hftl.cores"),
-    "hftl.cli": EVERYTHING,
+    # The one door, and the command line, which goes through it alone.
+    "hftl.api": (
+        *WINGS,
+        *("hftl.training", "hftl.inference", "hftl.sharing", "hftl.reproduce", "hftl.ledger", "hftl.doctor"),
+        *OUTSIDE,
+    ),
+    "hftl.cli": ("hftl.api", "hftl.errors", "hftl.recipe", "hftl.signals", "hftl.launch", "hftl.terminal"),
     "hftl.__main__": ("hftl.cli",),
 }
 
@@ -108,6 +128,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.system": frozenset({"filelock"}),
     "hftl.cores": frozenset(),
     "hftl.recipe": frozenset({"pydantic", "yaml"}),
+    "hftl.memory": frozenset({"pyarrow", "datasets", "PIL"}),  # each where it is used
+    "hftl.cli": frozenset({"typer", "rich"}),
     "hftl.facts": frozenset(),
     "hftl.files": frozenset(),
     "hftl.environment": frozenset(),
@@ -257,7 +279,7 @@ def test_a_library_that_may_have_to_be_replaced_is_behind_one_module(library: st
     assert users == [only]
 
 
-@pytest.mark.parametrize("module", ["hftl.doctor", "hftl.sharing.card", "hftl.recipe"])
+@pytest.mark.parametrize("module", ["hftl.doctor", "hftl.sharing.card", "hftl.recipe", "hftl.api", "hftl.cli"])
 def test_what_must_work_beside_a_broken_installation_loads_no_heavy_library(module: str) -> None:
     heavy = ["torch", "torchvision", "transformers", "datasets", "timm", "accelerate", "albumentations"]
     code = f"import {module}, sys; print(*(name for name in {heavy} if name in sys.modules))"
@@ -277,6 +299,8 @@ def test_the_table_itself_refuses_what_it_should() -> None:
     assert not may_import("hftl.sharing.card", "hftl.evaluation.metrics")
     assert not may_import("hftl.sharing.hub", "hftl.evaluation.report")
     assert not may_import("hftl.errors", "hftl")
+    assert may_import("hftl.api", "hftl.sharing.hub")
+    assert not may_import("hftl.cli", "hftl.sharing.hub") and not may_import("hftl.cli", "hftl.run")
     assert entry("hftl.utils", MAY_IMPORT) is None
 
 

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from hftl.data.decoding import BadImage, inspect
 from hftl.data.reading import open_source
 from hftl.errors import DataError, HftlError, RecipeError
-from hftl.inference import predict
+from hftl.inference import Predictor
 from hftl.models import glove
 from hftl.models.checkpoint import Checkpoint, check_folder
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
@@ -277,7 +277,7 @@ def test_an_expression_that_takes_for_ever_is_an_error_of_seconds(saved: dict[st
     evil = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "pre_tokenizer": evil}))
     with pytest.raises(HftlError, match="its tokenizer cannot read the texts"):
-        predict(folder, ["a" * 60 + "!"])
+        Predictor(folder).predict(["a" * 60 + "!"])
 
 
 # --- files that are none ----------------------------------------------------------------------------------------------------------

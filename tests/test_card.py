@@ -31,7 +31,7 @@ from hftl.errors import RunError
 from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json, write_text
-from hftl.inference import predict
+from hftl.inference import Predictor
 from hftl.models import build_classifier, save_classifier
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, parse_recipe
 from hftl.run import RunDirectory
@@ -872,7 +872,7 @@ def test_every_line_for_texts_gives_what_predict_gives(
     write_text(run.recipe, recipe.to_yaml())
     monkeypatch.chdir(tmp_path)
     short, long = "Put a text here.", "a good film " + 40 * "a bad film, "
-    expected = predict(run.path, [short, long])
+    expected = Predictor(run.path).predict([short, long])
     through_pipeline, by_hand = runnable(render_card(run))
     for text, one in zip((short, long), expected, strict=True):
         code = through_pipeline.replace('"Put a text here."', repr(text))
@@ -893,7 +893,7 @@ def test_every_line_for_pictures_gives_what_predict_gives_or_the_card_says_for_w
     write_text(run.recipe, recipe.model_copy(update={"data": data}).to_yaml())
     monkeypatch.chdir(tmp_path)
     files = odd_pictures(tmp_path)
-    expected = {one.input: one for one in predict(run.path, files)}
+    expected = {one.input: one for one in Predictor(run.path).predict(files)}
     card = render_card(run)
     through_pipeline, by_timm = runnable(card)
     apart = {}
@@ -1031,7 +1031,7 @@ def test_no_path_of_this_machine_is_on_the_card(fresh: Fresh, tmp_path: Path, fa
 def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
     run = fresh("textcnn")
     card = render_card(run, repo_id="me/reviews")
-    assert "import hftl  # the architecture" in card and "trust_remote_code" not in card
+    assert "import hftl.models.glove  # the architecture" in card and "trust_remote_code" not in card
     known = (
         "Vocabulary: 12,000 words. 11,159 of them have a word vector; they are 86.2 % of all words in the training texts, and "
         '3.1 % are outside the vocabulary. The most frequent words without a vector: "terrible" "1/10".'
@@ -1039,8 +1039,8 @@ def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
     assert known in card
     write_json(run.model / "config.json", {"auto_map": {"AutoModelForSequenceClassification": "modeling.TextCNN"}})
     card = render_card(run, repo_id="me/reviews")
-    assert "import hftl  # the architecture" in card  # the way without foreign code comes first
-    assert card.index("import hftl") < card.index("trust_remote_code")
+    assert "import hftl.models.glove  # the architecture" in card  # the way without foreign code comes first
+    assert card.index("import hftl.models.glove") < card.index("trust_remote_code")
     assert 'model="me/reviews", trust_remote_code=True, revision="COMMIT")' in card
     assert "Read it first, and pin the commit that you have read: put its hash" in card
     assert 'model="RUN/model", trust_remote_code=True)' in render_card(run)  # a folder has no commits

@@ -204,7 +204,9 @@ def test_a_mistake_in_a_recipe_script_is_one_message(hftl: Hftl, tmp_path: Path,
     model = "" if "model" in section else ", model=hftl.Transformer(checkpoint='x')"
     script = tmp_path / "script.py"
     script.write_text(
-        f"import hftl\nrecipe = hftl.Recipe(name='x', data=hftl.TextData(source='x'), {section}{model})\nhftl.main(recipe)\n"
+        "import hftl\ndef recipe():\n"
+        f"    return hftl.Recipe(name='x', data=hftl.TextData(source='x'), {section}{model})\n"
+        "if __name__ == '__main__':\n    hftl.main(recipe)\n"
     )
     by_command = refused(hftl, tmp_path / "run", script)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)

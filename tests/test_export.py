@@ -34,7 +34,7 @@ from transformers import (
 
 from hftl.errors import RunError
 from hftl.files import write_text
-from hftl.inference import predict
+from hftl.inference import Predictor
 from hftl.models import build_classifier, save_classifier, transformer
 from hftl.models.family import Classifier
 from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer
@@ -361,7 +361,7 @@ def run_lines(lines: str, script: Path) -> list[tuple[str, str, float]]:
 
 
 def same_as_predict(found: list[tuple[str, str, float]], run: RunDirectory, inputs: list[str]) -> None:
-    expected = predict(run.path, inputs)
+    expected = Predictor(run.path).predict(inputs)
     assert [row[:2] for row in found] == [(one.input, one.label) for one in expected]
     np.testing.assert_allclose([row[2] for row in found], [one.probability for one in expected], atol=2e-3)
 

@@ -18,7 +18,7 @@ from conftest import REPOSITORY, Hftl
 from digits import write_digits
 from rich.console import Console
 
-from hftl.cli import train_recipe
+from hftl.api import train
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.facts import continued, contradictions, how_known, settle
@@ -445,7 +445,7 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str
     changes = [f"data.source={write_tickets(folder / 'tickets')}", f"model.checkpoint={BERT_NANO}", "data.max_length=32"]
     said = io.StringIO()
     recipe = override(load_recipe(REPOSITORY / "recipes" / "bert_imdb.py"), changes)
-    run = train_recipe(recipe, run_dir=folder / "run", console=Console(file=said, width=1000))
+    run = train(recipe, run_dir=folder / "run", console=Console(file=said, width=1000)).paths
     return run, said.getvalue()
 
 

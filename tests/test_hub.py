@@ -26,7 +26,7 @@ from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
 from safetensors.torch import load_file, save_file
 from test_families import small_vectors
 
-from hftl.cli import train_recipe
+from hftl.api import train
 from hftl.errors import RunError
 from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions
@@ -75,7 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDirecto
     def run(family: str) -> RunDirectory:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
-            made[family] = train_recipe(family_recipe(family, folder), run_dir=folder / "run")
+            made[family] = train(family_recipe(family, folder), run_dir=folder / "run").paths
         return made[family]
 
     return run

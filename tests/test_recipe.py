@@ -386,3 +386,33 @@ def test_a_recipe_is_written_without_anchors() -> None:
 def test_a_missing_recipe_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no such file"):
         load_recipe(tmp_path / "nothing.py")
+
+
+# --- for people and editors ---------------------------------------------------------------------------------------------------
+
+
+def test_help_and_editors_show_what_each_field_is() -> None:
+    import pydoc
+
+    shown = pydoc.plain(pydoc.render_doc(hftl.Stage))
+    assert "layer_decay: Group i of n, input first, gets" in shown and "Annotated" not in shown.split("Methods")[0]
+    assert "Stage(*, lr, unfreeze='all', epochs=1," in shown
+    assert hftl.Stage.model_fields["max_grad_norm"].description
+    assert (
+        hftl.Recipe.model_json_schema()["description"]
+        == "A whole experiment.\n\nRaises:\n    RecipeError: from the functions of this module, with every problem in one report."
+    )
+
+
+def test_the_schema_has_every_section_and_a_yaml_may_name_it() -> None:
+    schema = hftl.Recipe.model_json_schema()
+    assert {"Stage", "TextData", "ImageData", "Timm", "RunSettings", "Card"} <= set(schema["$defs"])
+    assert schema["$defs"]["Stage"]["properties"]["lr"]["description"].startswith("Learning rate")
+    assert schema["required"] == ["name", "data", "model", "stages"] and schema["additionalProperties"] is False
+    text = small_recipe_text()
+    assert parse_recipe(f"# yaml-language-server: $schema=recipe.schema.json\n{text}", source="x") == parse_recipe(text, source="x")
+
+
+def small_recipe_text() -> str:
+    data, model = hftl.TextData(source="x"), hftl.Transformer(checkpoint="x")
+    return hftl.Recipe(name="x", data=data, model=model, stages={"all": hftl.Stage(lr=0.1)}).to_yaml()

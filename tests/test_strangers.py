@@ -26,7 +26,7 @@ from run_factory import make_recipe, make_run
 from safetensors.numpy import load_file, save_file
 from test_families import small_vectors
 
-from hftl.cli import train_recipe
+from hftl.api import train
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.report import drawn_by, write_figures
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     recipe = Recipe(
         name="words", data=data, model=model, stages=stages, run=RunSettings(batch_size=16, precision="fp32"), card=card
     )
-    return train_recipe(recipe, run_dir=folder / "run")
+    return train(recipe, run_dir=folder / "run").paths
 
 
 @pytest.fixture

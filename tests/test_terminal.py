@@ -13,8 +13,8 @@ import pytest
 from conftest import Hftl
 from rich.console import Console
 
-from hftl.cli import is_main_process
 from hftl.environment import environment_record
+from hftl.launch import is_main_process
 from hftl.terminal import show
 
 REPOSITORY = Path(__file__).resolve().parent.parent

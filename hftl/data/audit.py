@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +37,7 @@ from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
 from hftl.data.source import Splits
 from hftl.errors import printable
 from hftl.names import CONFLICT, DUPLICATE
+from hftl.terminal import Shown
 from hftl.wording import count, listed, percent
 
 IMBALANCE = 5
@@ -58,8 +59,8 @@ _NEARLY_ALL = 0.95
 _NO_PROSE = re.compile(r"https?://\S+|[\w./\\:-]+\.\w{1,5}|[0-9a-fA-F-]{8,}")  # an address, a file's path, an identifier
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Shown):
     """What was found; every value is JSON-ready.
 
     `splits`: for each split `n`, `per_class`, `imbalance` (rows of the largest class over those of the smallest that has any),
@@ -97,6 +98,9 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """For audit.json."""
         return asdict(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield audit_table(self)
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""

@@ -13,12 +13,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
+from hftl.data.classes import nearest
 from hftl.data.columns import Strings, blocks, on_disk, pick
 from hftl.data.content import content_of
 from hftl.data.duplicates import (
@@ -28,20 +29,20 @@ from hftl.data.duplicates import (
     find_duplicates,
     number_contents,
     pick_looks,
+    picture_fingerprints,
     rows_to_drop,
     set_fingerprints,
+    text_fingerprints,
 )
-from hftl.data.layout import Role
+from hftl.data.layout import Role, find_name
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
-from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_column
+from hftl.data.rows import NO_SPLIT, SHOWN, TEST_SEED, Source, Table, content_column
 from hftl.data.splitting import divide
 from hftl.data.targets import class_numbers, class_problems
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
-
-if TYPE_CHECKING:
-    pass
+from hftl.wording import listed
 
 
 @dataclass(frozen=True)
@@ -223,3 +224,84 @@ def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any
     what = f"the first {rows:,} rows of a shuffle buffer of {buffer:,} rows, not a uniform sample"
     whole = [role for role, count in taken.items() if count < rows]
     return {"streamed": {"rows": rows, "buffer": buffer, "seed": TEST_SEED, "what": what, "taken": taken, "whole": whole}}
+
+
+# --- other rows for a finished model ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows for a model that is trained already, with its classes."""
+
+    dataset: Dataset
+    """As those of `Splits`."""
+    fingerprints: np.ndarray
+    """16 bytes for the content of every row; zeros for an empty text. (N, 2) uint64"""
+    facts: dict[str, Any]
+    """JSON-ready: where they are from, counts, classes without a row, what was left out."""
+
+
+def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, split: str | None) -> LabelledRows:
+    """Read all rows of one split of a source, to evaluate a model of `label_names` on them.
+
+    Args:
+        data: the section that the model was trained by, with another source.
+        label_names: the model's classes, in their order.
+        split: which split of the source; None: it has one.
+
+    Raises:
+        DataError: everything that is wrong with the rows, in one report; also classes that the model does not know.
+    """
+    source = open_source(data)
+    found = list(source.splits)
+    chosen = found[0] if split is None and len(found) == 1 else find_name(split or "", found)
+    if chosen is None:
+        what = f'no split "{split}".{did_you_mean(split, found)}' if split else "several splits, and one is evaluated: name it"
+        raise DataError.single("split", what, f"splits there are: {', '.join(found)}", source=data.source)
+    table = read_tables(source, {"train": chosen}, data)["train"]
+    tables: dict[Role, Table] = {"train": table}
+    problems = _column_problems("train", table, data)
+    names, numbers, label_problems = class_numbers(tables, data)
+    scan = content_of(data).scan(tables)
+    problems += [*label_problems, *scan.problems]
+    unreadable = scan.unreadable.get("train", {})
+    there = [name for place, name in enumerate(names) if (numbers["train"] == place).any()]
+    unknown = [name for name in there if name not in label_names]
+    if unknown:
+        spelt = [f'the model writes "{near}" for "{name}"' for name in unknown[:SHOWN] if (near := nearest(name, label_names))]
+        what = f"classes that the model does not know: {listed(unknown, SHOWN)}"
+        problems.append(Problem(f'split "{chosen}"', what, (*spelt, f"its classes: {listed(label_names, SHOWN)}")))
+    rows = np.delete(np.arange(len(table.ids), dtype=np.int32), list(unreadable))
+    if not problems and not len(rows):
+        problems.append(Problem(f'split "{chosen}"', "no row that can be read"))
+    if problems:
+        raise DataError(data.source, problems)
+    place_of = {name: place for place, name in enumerate(label_names)}
+    labels = np.array([place_of.get(name, -1) for name in names], dtype=np.int32)[numbers["train"]]
+    whole = _assemble(table, labels, label_names, data.kind)
+    fingerprints = scan.fingerprints["train"][rows]
+    facts = {
+        "source": data.source,
+        "revision": source.revision,
+        "format": source.format,
+        "split": chosen if len(found) > 1 else None,
+        **split_facts(Strings(dataset := pick(whole, rows), "id"), memoryview(labels[rows]), label_names),
+        "contents": _digest_of_any_order(fingerprints),
+        "without": [name for name in label_names if name not in there],
+        "skipped": [{"id": table.ids[row], "why": reason.why} for row, reason in sorted(unreadable.items())],
+        "notes": len(scan.notes.get("train", {})),
+    }
+    return LabelledRows(dataset, fingerprints, facts)
+
+
+def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
+    """How many of some rows are also in each split of a run, by what they hold; empty texts are in none."""
+    of_run: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    seen: dict[Role, int] = {}
+    for role, dataset in of_run.items():
+        if dataset is not None:
+            in_pictures = role in splits.looks
+            own = picture_fingerprints(splits.looks[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
+            seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
+    return seen

@@ -16,15 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 from scipy.stats import binom
 
-from hftl.errors import Problem, RunError
+from hftl.errors import Problem, RunError, printable
 from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
 from hftl.evaluation.metrics import OF_MARGINS, accuracy_by_size, auc_influence, quick_metrics
 from hftl.evaluation.predictions import Integers, Predictions, losses, stored_label_names
@@ -32,6 +34,10 @@ from hftl.files import read_json, written_whole
 from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference
 from hftl.run import RunDirectory
+from hftl.terminal import Shown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ class Pair:
     """Where the recipes differ, as lines ``key: first -> second``; name and card apart."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Runs on the rows that all of them have."""
 
     split: str
@@ -86,6 +92,20 @@ class Comparison:
         """JSON-ready, without the table."""
         values = {name: getattr(self, name) for name in ("split", "runs", "rows", "shared", "size_unit")}
         return {**values, "flips": len(self.table), "pairs": [asdict(pair) for pair in self.pairs]}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from (Text(printable(line)) for line in report(self))
+
+    @property
+    def flips(self) -> DataFrame:
+        """The rows that some runs get right and others wrong."""
+        frame: DataFrame = self.table.to_pandas()
+        return frame
+
+    def write_flips(self, path: Path) -> None:
+        """Write the rows that flipped as Parquet, whole or not at all."""
+        with written_whole(path) as beside:
+            pq.write_table(self.table, beside)
 
 
 def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Comparison:
@@ -336,12 +356,6 @@ def _flipped(titles: Sequence[str], shared: Sequence[Predictions], names: Sequen
     if first.sizes is not None:
         columns["size"] = first.sizes[rows]
     return pa.table(columns)
-
-
-def write_flips(comparison: Comparison, path: Path) -> None:
-    """Write the rows that flipped as Parquet, whole or not at all."""
-    with written_whole(path) as beside:
-        pq.write_table(comparison.table, beside)
 
 
 # --- in words -----------------------------------------------------------------------------------------------------------------

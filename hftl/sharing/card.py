@@ -115,13 +115,20 @@ def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
     run.write_recipe(changed)
 
 
-def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
+def render_card(
+    run: RunDirectory,
+    *,
+    repo_id: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    evaluations: Mapping[str, Any] | None = None,
+) -> str:
     """The model card of a finished run, as Markdown with front matter.
 
     Args:
         run: where the run's files are.
         repo_id: where the model can be had on the Hub; None: the card shows how to use the run directory.
         metrics: as in metrics.json, to render the card of numbers computed again; None: what metrics.json says.
+        evaluations: the same for those on other rows, by name.
 
     Raises:
         RunError: the run is not finished, or `repo_id` cannot be the name of a repository.
@@ -131,14 +138,20 @@ def render_card(run: RunDirectory, *, repo_id: str | None = None, metrics: Mappi
     recipe = run.load_recipe()
     metrics = read_json(run.metrics) if metrics is None else metrics
     try:
-        return _environment().get_template(TEMPLATE).render(_facts(run, recipe, repo_id, metrics))
+        return _environment().get_template(TEMPLATE).render(_facts(run, recipe, repo_id, metrics, evaluations))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         # Files that a stranger wrote, or that were damaged; hftl's own always have what the template asks for.
         what = f"its files are not those of a run that hftl wrote ({type(error).__name__}: {error})"
         raise RunError(f"{run.path}: {what}") from error
 
 
-def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(
+    run: RunDirectory,
+    recipe: Recipe,
+    repo_id: str | None,
+    metrics: Mapping[str, Any],
+    evaluations: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """What the template is rendered from."""
     files = (run.plan, run.data, run.environment, run.audit)
     plan, data, environment, audit = (read_json(path) if path.is_file() else {} for path in files)
@@ -190,6 +203,7 @@ def _facts(run: RunDirectory, recipe: Recipe, repo_id: str | None, metrics: Mapp
         "bootstrapped": _in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
         "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
+        "evaluations": _evaluations(run, evaluations),
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(_front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
@@ -473,6 +487,18 @@ def _results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[
     if split == "test":
         rows += [_result(metrics["validation"], "validation", key) for key in ("accuracy", "macro_f1", "log_loss")]
     return rows
+
+
+def _evaluations(run: RunDirectory, recomputed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Those on other rows: what they are called, the rows without their place on this machine, and the metrics."""
+    found = []
+    for name in run.evaluations:
+        folder = run.evaluation(name)
+        facts = read_json(folder / "data.json")
+        source = str(facts["source"]) if facts["format"] == "hub" else local_name(str(facts["source"]))
+        metrics = read_json(folder / "metrics.json") if recomputed is None else recomputed[name]
+        found.append({"name": name, "source": source, "facts": facts, "metrics": metrics})
+    return found
 
 
 def _result(values: Mapping[str, Any], split: str, key: str) -> dict[str, Any]:

@@ -22,25 +22,29 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
 from transformers import PreTrainedModel
 from transformers.utils import logging as hub_logging
 
-from hftl.errors import RunError
+from hftl import wording
+from hftl.errors import RunError, printable
 from hftl.files import write_json
 from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.card import read_picture
 from hftl.sharing.publication import is_model_file
+from hftl.terminal import Shown
 
 FILE = "model.onnx"
 OUTPUT = "logits"
@@ -66,8 +70,8 @@ Batch: TypeAlias = dict[str, Tensor]
 Logits: TypeAlias = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Export:
+@dataclass(frozen=True, repr=False)
+class Export(Shown):
     """What was written, and how far it is from the saved model."""
 
     file: Path
@@ -81,6 +85,14 @@ class Export:
     """How many were compared with the saved model."""
     largest_difference: float
     """Of a logit from the saved model's, over all batches; absolute."""
+    usage: str = ""
+    """Lines of Python that run the file, see `usage`."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(printable(f"{self.file}  {wording.size(self.size)}, opset {self.opset}, SHA-256 {self.sha256}"))
+        difference = f"largest difference of a logit {self.largest_difference:.1g}"
+        yield Text(f"{self.batches} batches compared with onnxruntime: {difference}\n")
+        yield Text(printable(self.usage))
 
 
 def export_onnx(run: RunDirectory, folder: Path) -> Export:
@@ -122,7 +134,8 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return Export(folder / FILE, opset, size, sha256, len(batches), apart)
+    done = Export(folder / FILE, opset, size, sha256, len(batches), apart)
+    return replace(done, usage=usage(run, done))
 
 
 def saved_logits(model: nn.Module, batch: Batch) -> Logits:

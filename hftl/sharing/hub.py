@@ -42,6 +42,7 @@ from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import foreign as what_is_foreign
 from hftl.sharing.publication import (
+    EVALUATION_FILES,
     MODEL_FILES,
     RUN_FILES,
     Publication,
@@ -283,7 +284,7 @@ def parse_hub_id(name: str) -> tuple[str, str | None]:
     return check_repo_id(repo_id), revision or None
 
 
-def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> RunDirectory:
+def fetch(name: str, wanted: Sequence[str] = (*MODEL_FILES, *RUN_FILES, *EVALUATION_FILES)) -> RunDirectory:
     """A published run, or the `wanted` files of it, in the Hub's cache. It is shared: nothing may be written into it.
 
     Raises:

@@ -26,10 +26,10 @@ from hftl.errors import Problem, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
-from hftl.recipe import Recipe, secrets_beside
-from hftl.run import RunDirectory
+from hftl.recipe import LOCAL, Recipe, secrets_beside
+from hftl.run import EVALUATION, RunDirectory
 from hftl.secrets import find_secrets
-from hftl.sharing.card import check_front_matter, check_repo_id, local_places, render_card
+from hftl.sharing.card import check_front_matter, check_repo_id, local_name, local_places, render_card
 from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
@@ -49,6 +49,9 @@ RUN_FILES = (
     *("figures/learning_curves.png", "figures/calibration.png"),
     *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
 )
+EVALUATION_FILES = ("evaluations/*/predictions.parquet", "evaluations/*/data.json", "evaluations/*/metrics.json")
+"""Of evaluations on other rows; * is one name (`hftl.run.EVALUATION`)."""
+_EVALUATION_FILE = re.compile(rf"evaluations/{EVALUATION}/(predictions\.parquet|data\.json|metrics\.json)")
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".txt", ".py")
 
 
@@ -79,7 +82,12 @@ def is_model_file(name: str) -> bool:
 
 def is_published(name: str) -> bool:
     """Whether a path of a repository is one that hftl writes there."""
-    return is_model_file(name) or name in RUN_FILES
+    return is_model_file(name) or is_run_file(name)
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a path is one of those beside the model that are published."""
+    return name in RUN_FILES or _EVALUATION_FILE.fullmatch(name) is not None
 
 
 def is_foreign(name: str) -> bool:
@@ -93,7 +101,7 @@ def check_plain(run: RunDirectory) -> None:
     Raises:
         RunError: with all of them.
     """
-    folders = {"model", "figures", "predictions"}  # which may be links themselves
+    folders = {"model", "figures", "predictions", "evaluations"}  # which may be links themselves
     names = [name for name in all_files(run.path) if is_published(name) or name.split("/")[0] in folders]
     problems = [Problem(name, why) for name in names if (why := _not_plain(run, name)) is not None]
     if problems:
@@ -145,6 +153,12 @@ def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
     for path in (copy.data, copy.audit):
         if path.is_file():
             write_text(path, to_json(_renamed(read_json(path), names)))
+    for evaluation in copy.evaluations:
+        path = copy.evaluation(evaluation) / "data.json"
+        facts = read_json(path)
+        source = str(facts.get("source"))
+        if facts.get("format") != "hub":
+            write_text(path, to_json(_renamed(facts, {source: LOCAL + local_name(source)})))
     problems += _secrets_and_places(folder, secrets_beside(recipe))
     if problems:
         raise _refused(run, problems)
@@ -168,17 +182,17 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
     model = run.model.relative_to(run.path).as_posix()
     for name in all_files(run.path):
         in_model = name.removeprefix("" if model == "." else f"{model}/") if model == "." or name.startswith(f"{model}/") else ""
-        published = in_model if is_model_file(in_model) else name if name in RUN_FILES else None
+        published = in_model if is_model_file(in_model) else name if is_run_file(name) else None
         if name == "manifest.json":  # the repository has one of its own
             continue
-        if published is None and name not in {model, "figures", "predictions"}:
+        if published is None and name not in {model, "figures", "predictions", "evaluations"}:
             left_out.append(name)
             continue
         try:
             # Of the code there is one version, whatever lies in the run; verify says where that is another.
             with GLOVE_CODE.open("rb") if published == GLOVE_CODE.name else open_plain(run.path, name) as source:
                 target = folder / (published or name)
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as stream:
                     shutil.copyfileobj(source, stream, 2**20)
         except RunError as error:
@@ -243,7 +257,8 @@ def wrong_files(run: RunDirectory, *, cached: bool = False) -> dict[str, str]:
         elif fingerprint(path) != expected:
             wrong[name] = "changed since it was sealed: its SHA-256 is another"
     present = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
-    covered = {name for name in present if (is_published(name) if published else name.startswith(("model/", "predictions/")))}
+    own = ("model/", "predictions/", "evaluations/")
+    covered = {name for name in present if (is_published(name) if published else name.startswith(own))}
     wrong |= dict.fromkeys(sorted(covered - set(sealed) - {"manifest.json"}), "not on the manifest")
     needed = {"README.md", "metrics.json", "recipe.yaml", "config.json", "predictions/validation.parquet"} if published else set()
     wrong |= dict.fromkeys(sorted(needed - present), "missing")

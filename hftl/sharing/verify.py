@@ -23,8 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 
-from hftl.errors import RunError
+from hftl.errors import RunError, printable
 from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
@@ -35,6 +37,7 @@ from hftl.run import RunDirectory, split_facts
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
+from hftl.terminal import Shown
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])", re.IGNORECASE)
 HEADLINES = ("metrics.json", "the model")
@@ -72,8 +75,8 @@ class Claim:
         return "" if claimed is None or recomputed is None else f"{recomputed - claimed:+.4g}"
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """All claims, in the order of the card's reader."""
 
     claims: tuple[Claim, ...]
@@ -97,6 +100,33 @@ class Verdict:
     @property
     def failed(self) -> tuple[Claim, ...]:
         return tuple(claim for claim in self.claims if not claim.holds)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from (Text(printable(line)) for line in self.lines())
+
+    def lines(self, *, everything: bool = False) -> Iterator[str]:
+        """The metrics and whatever does not hold, or every claim; then a count of each kind."""
+        heading = None
+        for claim in map(_on_one_line, self.claims):
+            plain = claim.kind in HEADLINES and claim.difference and "[" not in claim.where
+            if claim.holds and not plain and not everything:
+                continue
+            split, dot, name = claim.where.partition(".") if claim.kind in (*HEADLINES, "data.json") else ("", "", claim.where)
+            if heading != (heading := f"{claim.kind}{', ' if dot else ''}{split if dot else ''}"):
+                yield f"{heading:<34}{'claim':>12}{'recomputed':>12}{'difference':>12}"
+            mark = "ok" if claim.holds else "no"
+            if max(len(claim.claimed), len(claim.recomputed)) > 11:
+                yield from (f"  {mark}  {name}", f"        claim  {claim.claimed}", f"        found  {claim.recomputed}")
+            else:
+                yield f"  {mark}  {name.replace('_', ' '):<28}{claim.claimed:>12}{claim.recomputed:>12}{claim.difference:>12}"
+        yield ""
+        for kind, (count, wrong) in self.counts.items():
+            yield f"{kind:<18}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
+        if self.hand_written:
+            yield f"{'by hand':<18}{self.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
+        yield from (f"- {note}" for note in self.notes)
+        claims, wrong = len(self.claims), len(self.failed)
+        yield f"DOES NOT HOLD: {wrong:,} of {claims:,} claims" if wrong else f"holds: all {claims:,} claims"
 
 
 def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[str] | None = None, figures: bool = True) -> Verdict:
@@ -136,6 +166,8 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     # What an earlier hftl did not state is no claim, and on no card or figure of it.
     shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
+    evaluations, of_evaluations = _recompute_evaluations(run)
+    claims += of_evaluations
     claims += _compare_proofs(run)
     claims += _compare_facts(recipe, data)
     claims += _compare_openings(run, recipe, stated, data)
@@ -147,7 +179,9 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         named = recipe.card.dataset or recipe.card.dataset_name
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
     if run.card.is_file():
-        claims += _compare_cards(run, render_card(run, repo_id=published, metrics=shown), hand_written(recipe))
+        claims += _compare_cards(
+            run, render_card(run, repo_id=published, metrics=shown, evaluations=evaluations), hand_written(recipe)
+        )
     else:
         notes.append("no README.md: there is no card to compare")
     return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
@@ -234,31 +268,6 @@ def _first_failed(verdict: Verdict) -> Iterator[str]:
         yield f"  {claim.kind}, {claim.where}: {claim.claimed}; recomputed: {claim.recomputed}"
 
 
-def report(verdict: Verdict, *, everything: bool = False) -> Iterator[str]:
-    """The verdict as lines: the metrics and whatever does not hold, or every claim; then a count of each kind."""
-    heading = None
-    for claim in map(_on_one_line, verdict.claims):
-        plain = claim.kind in HEADLINES and claim.difference and "[" not in claim.where
-        if claim.holds and not plain and not everything:
-            continue
-        split, dot, name = claim.where.partition(".") if claim.kind in (*HEADLINES, "data.json") else ("", "", claim.where)
-        if heading != (heading := f"{claim.kind}{', ' if dot else ''}{split if dot else ''}"):
-            yield f"{heading:<34}{'claim':>12}{'recomputed':>12}{'difference':>12}"
-        mark = "ok" if claim.holds else "no"
-        if max(len(claim.claimed), len(claim.recomputed)) > 11:
-            yield from (f"  {mark}  {name}", f"        claim  {claim.claimed}", f"        found  {claim.recomputed}")
-        else:
-            yield f"  {mark}  {name.replace('_', ' '):<28}{claim.claimed:>12}{claim.recomputed:>12}{claim.difference:>12}"
-    yield ""
-    for kind, (count, wrong) in verdict.counts.items():
-        yield f"{kind:<18}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
-    if verdict.hand_written:
-        yield f"{'by hand':<18}{verdict.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
-    yield from (f"- {note}" for note in verdict.notes)
-    claims, wrong = len(verdict.claims), len(verdict.failed)
-    yield f"DOES NOT HOLD: {wrong:,} of {claims:,} claims" if wrong else f"holds: all {claims:,} claims"
-
-
 def _on_one_line(claim: Claim) -> Claim:
     """A stranger's file names and lines may hold line breaks that would look like lines of the report."""
     parts = (" ".join(text.split()) for text in (claim.where, claim.claimed, claim.recomputed))
@@ -295,6 +304,24 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
         return
     found = split_facts(predictions.ids, predictions.labels.tolist(), names)
     yield from _compare_values("data.json", split, facts, found)
+
+
+def _recompute_evaluations(run: RunDirectory) -> tuple[dict[str, Any], list[Claim]]:
+    """The metrics on other rows, by the evaluation's name, and what is stated of them, of the counts and of the fingerprints."""
+    recomputed, claims = dict[str, Any](), list[Claim]()
+    for name in run.evaluations:
+        folder = run.evaluation(name)
+        predictions, names = Predictions.load(folder / "predictions.parquet"), stored_label_names(folder / "predictions.parquet")
+        facts, stated = read_json(folder / "data.json"), read_json(folder / "metrics.json")
+        classes = stored_label_names(run.predictions("validation"))
+        claims.append(_same("evaluations", f"{name}, classes", _shown(list(names)), _shown(list(classes))))
+        skipped = facts.get("skipped")
+        recomputed[name] = compute_metrics(predictions, names, skipped=len(skipped) if isinstance(skipped, list) else None)
+        claims += _compare_values("evaluations", name, stated, recomputed[name])
+        rows = split_facts(predictions.ids, predictions.labels.tolist(), names)
+        rows["without"] = [label for label, number in rows["per_class"].items() if not number]
+        claims += _compare_values("evaluations", f"{name}, rows", {key: facts.get(key) for key in rows}, rows)
+    return recomputed, claims
 
 
 def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:

@@ -17,6 +17,7 @@ from hftl.data.source import Splits
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL, read_json
+from hftl.memory import ROWS
 from hftl.recipe import Adafactor, Recipe, difference, refuse_secrets
 from hftl.run import RunDirectory
 from hftl.system import LOCK
@@ -44,7 +45,8 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
-        if run.path.exists() and any(path.suffix != PARTIAL and path.name != LOCK for path in run.path.iterdir()):
+        # The rows that were in memory are there before the run is, see `hftl.memory`.
+        if run.path.exists() and any(path.suffix != PARTIAL and path.name not in {LOCK, ROWS} for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             if not run.recipe.is_file():

@@ -94,7 +94,7 @@ def predict_split(
     return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
 
 
-def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], None]) -> None:
+def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], object]) -> None:
     """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
     cut_short = any(read_json_lines(run.test_openings)) and "test" not in (read_json(run.metrics) if run.finished else {})
     problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by)
@@ -102,7 +102,7 @@ def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[
         say(problem)
 
 
-def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: Callable[[str], None]) -> None:
+def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: Callable[[str], object]) -> None:
     """Write what follows from the predictions of a run, metrics.json last, and say how good the model is and where it is worst."""
     write_manifest(run)
     if (problem := count_openings(run)) is not None:

@@ -54,7 +54,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
 
 
 @others_alive()
-def open_test(run: RunDirectory, *, say: Callable[[str], None]) -> None:
+def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
     """Open the sealed test split of a finished run, once, and put its results beside those of validation.
 
     Raises:
@@ -103,7 +103,7 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
 
 
 def _evaluate(
-    run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], None]
+    run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], object]
 ) -> Predictions:
     recipe = run.load_recipe()
     if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hftl.files import read_json, to_json
 from hftl.models.chain import Chain
 from hftl.run import RunDirectory
+from hftl.terminal import Shown
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import optimizer_numbers
 from hftl.wording import duration, percent, size
@@ -68,8 +71,8 @@ class StagePlan:
     groups: tuple[GroupPlan, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """The whole table."""
 
     model: str
@@ -88,6 +91,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from (plan_table(self), "", Text(plan_footer(self)))
 
 
 def plan_on_record(plan: Plan, run: RunDirectory) -> tuple[Plan, list[str]]:
