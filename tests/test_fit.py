@@ -128,7 +128,7 @@ def test_a_step_is_the_mean_loss_over_its_micro_batches_one_update_and_its_rates
     for batch in expected_batches:
         batch = batch.to(torch.device("cpu"))
         with torch.no_grad():
-            losses += F.cross_entropy(working.bare(**batch.inputs).logits, batch.labels, reduction="none").tolist()
+            losses += F.cross_entropy(working.bare(**batch.inputs).logits, batch.targets, reduction="none").tolist()
         if batch.completes_step:
             break
     step = take_step(working, batches, make_loss(working.stage.loss, None))
