@@ -1,12 +1,18 @@
-"""Augmentation of pictures: policies by name, or a pipeline of Albumentations' own that a recipe carries as data."""
+"""Augmentation of pictures: policies by name, or a pipeline of Albumentations' own that a recipe carries as data.
+
+Albumentations 2.0.8 is the last release under the MIT licence and is imported here alone. Random erasing: arXiv:1708.04896.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
 
 import albumentations as A
 import cv2
@@ -15,6 +21,9 @@ from albumentations.augmentations.crops.transforms import CropSizeError
 from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
 
 from hftl.errors import Problem, RecipeError, did_you_mean
+
+# OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
+cv2.setNumThreads(0)
 
 POLICIES = ("none", "light", "standard", "strong")
 

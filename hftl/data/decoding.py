@@ -9,6 +9,7 @@ import hashlib
 import io
 import stat
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ _UNREADABLE = (
     AssertionError,  # a PNG with a palette's transparency and no palette
 )
 """What Pillow's decoders raise on broken files."""
+
+# What they warn of, once a file and in the middle of a progress bar: damaged EXIF and tags, in pictures that they read.
+# For the whole process and not around each call, since `warnings.catch_warnings` is not safe in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused by PIXEL_LIMIT
 
 
 class BadImage(HftlError):

@@ -11,15 +11,12 @@ Decoding is what pictures cost, and it is the same in every epoch: `ImageSamples
 
 N samples, B of them in a batch, H x W pixels of the model's input.
 
-Pillow decodes (it finds truncated files; OpenCV does not). Albumentations 2.0.8 is the last release under the MIT licence and is
-imported here alone. Random erasing: arXiv:1708.04896.
+Pillow decodes (it finds truncated files; OpenCV does not).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -27,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
@@ -50,11 +46,6 @@ from hftl.data.rows import Table
 from hftl.errors import Problem
 from hftl.recipe import ImageData
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
-
-# OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
-cv2.setNumThreads(0)
-
 T = TypeVar("T")
 
 _BATCH = 128  # pictures that are decoded between two marks of progress: some 50 to 250 MB
@@ -62,12 +53,6 @@ _BATCH = 128  # pictures that are decoded between two marks of progress: some 50
 _SIZE_BYTES = 8  # before each kept picture: its height and width, uint32
 
 _DECODING = 1  # part of the keys of what is kept: change it whenever what `decode` gives changes
-
-# What they warn of, once a file and in the middle of a progress bar: damaged EXIF and tags, in pictures that they read.
-# For the whole process and not around each call, since `warnings.catch_warnings` is not safe in threads.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused by PIXEL_LIMIT
 
 _AT_ONCE = 512
 """Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""

@@ -80,7 +80,7 @@ PICTURES = (
     *(".jpe", ".jfif", ".mpo", ".apng", ".dib", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi", ".sgi", ".ras", ".dds", ".ico"),
 )
-"""Endings of what Pillow's own decoders read; hftl.data.image has the formats."""
+"""Endings of what Pillow's own decoders read; hftl.data.decoding has the formats."""
 NO_ENDING = "no ending"
 """The place in counts by ending of files that have none."""
 

@@ -1,4 +1,4 @@
-"""Predictions, and the metrics that are computed from them alone.
+"""The metrics of a split, from its predictions alone.
 
 Point values are a line of NumPy each; intervals say how far they would move on another sample of the same size.
 `hftl.evaluation.streaming` has the same as metrics of the library `evaluate`. Everything is finite or None: no nan reaches a JSON
