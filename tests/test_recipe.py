@@ -121,7 +121,7 @@ def test_every_mistake_is_in_one_report_with_the_nearest_guess() -> None:
     assert message.startswith("4 problems in recipes/x.py")
     assert 'data.max_lenght: unknown key "max_lenght". Did you mean "max_length"?' in message
     assert "stages.all.lr: 0.0 does not freeze a group; leave the group out of `unfreeze` instead." in message
-    assert "run.precision: input should be 'auto', 'fp32' or 'bf16'; found 'fp17'" in message
+    assert "run.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16'; found 'fp17'" in message
     assert "data.max_length: input should be a valid integer" in message
 
 
