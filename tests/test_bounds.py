@@ -26,7 +26,7 @@ from hftl.data.decoding import BadImage, inspect
 from hftl.data.reading import open_source
 from hftl.errors import DataError, HftlError, RecipeError
 from hftl.inference import Predictor
-from hftl.models import glove
+from hftl.models import glove, vectors
 from hftl.models.checkpoint import Checkpoint, check_folder
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
 from hftl.models.vectors import read_vectors
@@ -85,7 +85,7 @@ def test_a_line_of_word_vectors_is_not_read_to_an_end_that_never_comes(write: Ca
 def test_an_archive_of_vectors_is_read_to_a_hundred_times_its_size(
     packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(glove, "_ALWAYS_READ", 10_000)
+    monkeypatch.setattr(vectors, "_ALWAYS_READ", 10_000)
     content, path = b"the 0 0 0 0\n" * 400_000, str(tmp_path / f"v.{packed}")  # 4.8 MB, of which 300 times less stay
     if packed == "gz":
         Path(path).write_bytes(gzip.compress(content))
