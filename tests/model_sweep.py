@@ -441,7 +441,7 @@ def batch_of(experiment: Experiment, split: Dataset, *, train: bool) -> tuple[di
     samples = make_samples(experiment.recipe, experiment.classifier, split, train=train)
     first = range(min(8, len(samples)))
     batch = samples.collate([samples[0, index] for index in first])
-    return samples.to_device(batch, torch.device("cpu")), torch.from_numpy(samples.targets[: len(first)])
+    return samples.to_device(batch, torch.device("cpu")), torch.from_numpy(samples.targets[: len(first)].astype("int64"))
 
 
 @torch.no_grad()
