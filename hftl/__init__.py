@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hftl.api import Run, audit, compare, fine_tune, load, load_recipe, plan, pull, train
+    from hftl.api import Run, Study, ablate, audit, compare, fine_tune, load, load_recipe, plan, pull, repeat, train
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
@@ -80,11 +80,13 @@ __all__ = [
     "SlantedTriangularSchedule",
     "Stage",
     "StepSchedule",
+    "Study",
     "TextCNN",
     "TextData",
     "Timm",
     "Transformer",
     "__version__",
+    "ablate",
     "audit",
     "compare",
     "fine_tune",
@@ -94,11 +96,14 @@ __all__ = [
     "override",
     "plan",
     "pull",
+    "repeat",
     "train",
 ]
 
 _MODULES = {
-    "hftl.api": ("Run", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "train"),
+    "hftl.api": (
+        *("Run", "Study", "ablate", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "repeat", "train"),
+    ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hftl import signals
 from hftl.defaults import default_recipe
 from hftl.errors import HftlError, RunError, printable
-from hftl.files import read_json
+from hftl.files import read_json, read_text
 from hftl.launch import is_main_process
 from hftl.memory import ROWS, as_list, copy_beside, is_kept
 from hftl.names import METRICS
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hftl.sharing.export import Export
     from hftl.sharing.hub import Pushed
     from hftl.sharing.verify import Verdict
+    from hftl.studies.cost import StudyPlan
     from hftl.training.plan import Plan
 
 Say = Callable[[str], object]
@@ -654,6 +655,201 @@ def compare(*runs: Run | str | Path, split: Literal["validation", "test"] | None
     from hftl.evaluation.compare import compare as compare_runs
 
     return compare_runs([run.paths if isinstance(run, Run) else RunDirectory(Path(run)) for run in runs], split=split)
+
+
+# --- studies: several fits of one recipe --------------------------------------------------------------------------------------
+
+
+class Study:
+    """A study that was carried out: its table, its figures and its page. The functions below make one; so does its directory.
+
+    Args:
+        path: the study's directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from hftl.studies.study import StudyDirectory
+
+        self.paths = StudyDirectory(Path(path))
+
+    @property
+    def path(self) -> Path:
+        """The study's directory."""
+        return self.paths.path
+
+    @property
+    def table(self) -> DataFrame:
+        """A row for each trial.
+
+        Raises:
+            RunError: the study is not done.
+        """
+        from pandas import read_csv
+
+        if not self.paths.table.is_file():
+            raise RunError(f"{self.path}: no table here: the study is not done; the same command goes on with it")
+        return read_csv(self.paths.table)
+
+    @property
+    def figures(self) -> list[Path]:
+        """The figures, as PNG files."""
+        return sorted(self.paths.figures.glob("*.png"))
+
+    @property
+    def page(self) -> str:
+        """What came out, as Markdown.
+
+        Raises:
+            RunError: the study is not done.
+        """
+        if not self.paths.page.is_file():
+            raise RunError(f"{self.path}: no page here: the study is not done; the same command goes on with it")
+        return read_text(self.paths.page)
+
+    def trial(self, name: str) -> Run:
+        """A trial as a run: one that was finished has a model, the others have their history and validation predictions."""
+        return Run(self.paths.trial(name))
+
+    def __repr__(self) -> str:
+        return f'Study("{printable(str(self.path))}")'
+
+    def _repr_markdown_(self) -> str:
+        return self.shown()
+
+    def shown(self) -> str:
+        """The page without its figures, as a notebook and the terminal show it."""
+        return "\n".join(line for line in self.page.splitlines() if not line.startswith("!["))
+
+
+def ablate(
+    recipe: Recipe,
+    over: Sequence[str] = ("staged", "flat", "head-x10", "decay"),
+    *,
+    seeds: int = 3,
+    budget: Literal["equal-steps", "equal-cost"] = "equal-steps",
+    open_test: bool = False,
+    study_dir: str | Path | None = None,
+    source: str = "recipe",
+    say: Say = tell,
+) -> Study:
+    """Does staging pay here? Fit a recipe's arms with several seeds on the same rows and compare them, the test split sealed.
+
+    Args:
+        recipe: what is varied.
+        over: the arms, the first one is what the others are compared with: names of `hftl.studies.arms`, or own ones as
+            ``"name=key=value,key=value"``.
+        seeds: fits of each arm, from `run.seed` on; all are judged by the same validation rows.
+        budget: "equal-steps": arms by name train for as many epochs as the recipe; "equal-cost": each arm's last stage has the
+            epochs that make it cost about what the first arm does.
+        open_test: finish every trial and open the test split, once each, which each run writes down.
+        study_dir: where the study is written, or continued; None: studies/NAME-ablate.
+        source: what the recipe is called in errors.
+        say: is told of each trial.
+
+    Raises:
+        RecipeError, DataError: the recipe or an arm cannot be used.
+        RunError: the folder holds another study, or every trial failed.
+    """
+    from hftl.studies.ablate import ablate as run_ablation
+    from hftl.studies.ablate import ablation
+
+    arms, question = ablation(recipe, over, seeds=seeds, budget=budget, open_test=open_test, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-ablate")
+    with _interruptible():
+        cells = run_ablation(study.paths, recipe, arms, question, say=say)
+    if open_test:
+        for cell in cells:
+            _finish_trial(study, cell.name, say=say)
+    return study
+
+
+def repeat(
+    recipe: Recipe,
+    *,
+    seeds: int | None = None,
+    folds: int | None = None,
+    study_dir: str | Path | None = None,
+    source: str = "recipe",
+    say: Say = tell,
+) -> Study:
+    """How much is luck? Fit a recipe with several seeds, or on several folds of its training rows, the test split sealed.
+
+    Args:
+        recipe: what is fitted.
+        seeds: from `run.seed` on, on the same rows.
+        folds: stratified by label, equal contents on one side.
+        study_dir: where the study is written, or continued; None: studies/NAME-repeat.
+        source: what the recipe is called in errors.
+        say: is told of each trial.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used; neither or both of `seeds` and `folds` are given.
+        RunError: the folder holds another study, or every trial failed.
+    """
+    from hftl.studies.ablate import repeat as run_repetition
+    from hftl.studies.ablate import repetition
+
+    question = repetition(seeds=seeds, folds=folds, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
+    with _interruptible():
+        run_repetition(study.paths, recipe, question, say=say)
+    return study
+
+
+def plan_ablation(
+    recipe: Recipe,
+    over: Sequence[str] = ("staged", "flat", "head-x10", "decay"),
+    *,
+    seeds: int = 3,
+    budget: Literal["equal-steps", "equal-cost"] = "equal-steps",
+    source: str = "recipe",
+) -> StudyPlan:
+    """What `ablate` would cost. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe or an arm cannot be used.
+    """
+    from hftl.studies.ablate import ablation
+    from hftl.studies.ablate import plan_ablation as plan_arms
+
+    return plan_arms(*ablation(recipe, over, seeds=seeds, budget=budget, open_test=False, source=source))
+
+
+def plan_repetition(recipe: Recipe, *, seeds: int | None = None, folds: int | None = None, source: str = "recipe") -> StudyPlan:
+    """What `repeat` would cost. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used.
+    """
+    from hftl.studies.ablate import repetition
+    from hftl.studies.cost import plan_study
+
+    question = repetition(seeds=seeds, folds=folds, source=source)
+    (times,) = question.settings.values()
+    return plan_study("repeat", {recipe.name: recipe}, times=times)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C in somebody's own program raises KeyboardInterrupt, as in `train`; what was fitted is kept."""
+    try:
+        yield
+    except signals.Stopped as stopped:
+        if stopped.signal is signal.SIGINT and not signals.is_installed():
+            raise KeyboardInterrupt("the same call goes on with the study") from None
+        raise
+
+
+def _finish_trial(study: Study, name: str, *, say: Say) -> Run:
+    """Finish a trial: its model, its card, and its test split, opened once."""
+    from rich.console import Console
+
+    run = study.trial(name)
+    if not run.finished:
+        run = train(run.recipe, run_dir=run.path, resume=True, console=Console(quiet=True))
+    if "test" not in run.metrics:
+        run.test(say=say)
+    return run
 
 
 def pull(name: str, folder: str | Path | None = None) -> Run:

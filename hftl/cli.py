@@ -215,6 +215,70 @@ def compare(
         tell(f"{len(found.table)} rows in {output}")
 
 
+StudyDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--study-dir", metavar="DIR", help="Where the study is written, or continued; default: studies/NAME.", show_default=False
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the trials and what they cost by a few real steps. Fits nothing.")]
+
+
+@app.command()
+def ablate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    over: Annotated[
+        str,
+        typer.Option(metavar="ARM,ARM...", help="staged, flat, head-x10, decay, head; the others are compared with the first."),
+    ] = "staged,flat,head-x10,decay",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=KEY=VALUE,...", help="One more arm, by changes. May be repeated.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Fits of each arm.")] = 3,
+    budget: Annotated[
+        Literal["equal-steps", "equal-cost"], typer.Option(help="equal-cost: epochs that cost about what the first arm does.")
+    ] = "equal-steps",
+    open_test: Annotated[bool, typer.Option("--open-test", help="Finish every trial and open its test split, once each.")] = False,
+    study_dir: StudyDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Does staging pay here? Fit variants of a recipe with several seeds and compare them on the same rows, test sealed.
+
+    The same command again goes on with a study that was stopped.
+
+        hftl ablate recipes/resnet_hotdog.py --over staged,flat --arm fast=stages.all.lr=1e-3 --seeds 3
+    """
+    chosen, arms = api.load_recipe(recipe, overrides or ()), [*filter(None, over.split(",")), *(arm or [])]
+    if dry_run:
+        show_on(out, api.plan_ablation(chosen, arms, seeds=seeds, budget=budget, source=recipe))
+        return
+    _show_study(
+        api.ablate(chosen, arms, seeds=seeds, budget=budget, open_test=open_test, study_dir=study_dir, source=recipe, say=tell)
+    )
+
+
+@app.command()
+def repeat(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    seeds: Annotated[int | None, typer.Option(help="So many seeds, on the same rows.", show_default=False)] = None,
+    folds: Annotated[int | None, typer.Option(help="So many folds of the training rows.", show_default=False)] = None,
+    study_dir: StudyDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """How much is luck? Fit a recipe with several seeds, or on folds: mean, spread, and what one more seed would give.
+
+    hftl repeat recipes/bert_imdb.py --seeds 5
+    """
+    chosen = api.load_recipe(recipe, overrides or ())
+    if dry_run:
+        show_on(out, api.plan_repetition(chosen, seeds=seeds, folds=folds, source=recipe))
+        return
+    _show_study(api.repeat(chosen, seeds=seeds, folds=folds, study_dir=study_dir, source=recipe, say=tell))
+
+
 @app.command()
 def predict(
     model: Annotated[
@@ -387,6 +451,14 @@ def schema() -> None:
     A recipe.yaml names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`
     """
     out.print_json(data=Recipe.model_json_schema(), ensure_ascii=True)
+
+
+def _show_study(study: api.Study) -> None:
+    """The page of a study as a terminal shows it."""
+    from rich.markdown import Markdown
+
+    show_on(Console(), Markdown(printable(study.shown())))
+    _say(f"\n  {study.paths.page}  the page\n  {study.paths.table}  a row for each trial\n  {study.paths.figures}/")
 
 
 def _train(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:

@@ -142,6 +142,11 @@ class _Data(_Section):
     """Share of train, stratified by label, that becomes the validation split when the source has none."""
     test_fraction: Fraction = 0.0
     """Share of train, stratified by label, set aside as the test split when the source has none."""
+    fold: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] | None = None
+    """"2/5": the second of five parts of train, stratified by label, is the validation split, and the other four are trained on."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Decides which rows of train become validation, and which of more rows are used; None: `run.seed` does. A study keeps it while
+    `run.seed` changes, so that all its trials are judged by the same rows."""
     max_train_samples: Positive | None = None
     """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
     max_validation_samples: Positive | None = None

@@ -35,6 +35,10 @@ EVALUATION = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 """What an evaluation on other rows may be called, as a regular expression."""
 
 
+class InUse(RunError):
+    """Another process writes this run."""
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Paths of one run; see docs/run_directory.md for what is in each."""
@@ -185,7 +189,7 @@ class RunDirectory:
                 return system.take(self.path)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RunError(
+                    raise InUse(
                         f"{self.path}: another process is training this run at this moment; wait for it, or end it"
                     ) from None
                 time.sleep(0.2)

@@ -77,6 +77,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     if data.label_column == content_column(data):
         what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
         raise DataError(data.source, [Problem("data.label_column", what)])
+    seed = seed if data.split_seed is None else data.split_seed
     source = open_source(data)
     roles = choose_splits(source, data)
     tables = read_tables(source, roles, data)
@@ -194,6 +195,8 @@ def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str)
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed: int) -> dict[str, str]:
     made = "made from train: {:g} %, stratified, {}"
     validation = "given" if "validation" in tables else made.format(100 * data.validation_fraction, f"seed {seed}")
+    if data.fold is not None:
+        validation = f"fold {data.fold} of train, stratified, seed {seed}"
     if "test" in tables:
         return {"validation": validation, "test": "given"}
     test = made.format(100 * data.test_fraction, "the same for every seed") if data.test_fraction else "none"

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hftl.data.duplicates import (
-    repeated,
-)
+from hftl.data.duplicates import repeated
 from hftl.data.layout import ROLES, Role
 from hftl.data.rows import TEST_SEED
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
-
-if TYPE_CHECKING:
-    pass
 
 
 def divide(
@@ -36,6 +30,9 @@ def divide(
         ("validation", data.validation_fraction, seed),
     ]
     for role, share, own_seed in shares:
+        if role == "validation" and data.fold is not None:
+            rows["validation"], rows["train"] = _fold(data, rows, labels, contents, own_seed)
+            continue
         if role in rows or share == 0:
             continue
         train = rows["train"]
@@ -61,6 +58,29 @@ def divide(
             least = np.minimum(counts, 1) if role == "train" and limit >= np.count_nonzero(counts) else 0 * counts
             rows[role] = _stratified(rows[role], of, limit, own_seed, least=least, most=counts)
     return {role: rows[role] for role in ROLES if role in rows}
+
+
+def _fold(
+    data: TextData | ImageData, rows: Mapping[Role, np.ndarray], labels: np.ndarray, contents: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train's fold k of n, and of the others: each fold an equal share, by class, of what the folds before it have left."""
+    number, folds = (int(part) for part in str(data.fold).split("/"))
+    left, counts = rows["train"], np.bincount(labels[rows["train"]])
+    problem = None
+    if "validation" in rows:
+        problem = Problem("data.fold", "the source has a validation split of its own; folds are made where it has none")
+    elif not 1 <= number <= folds or folds < 2:
+        problem = Problem("data.fold", f'"{data.fold}": of two folds or more, counted from 1, such as "2/5"')
+    elif (least := int(counts[counts > 0].min())) < folds:
+        problem = Problem("data.fold", f"the smallest class has {least} rows, fewer than the {folds} folds")
+    if problem is not None:
+        raise DataError(data.source, [problem])
+    for fold in range(1, number + 1):
+        most = np.bincount(labels[left], minlength=len(counts))
+        total = round(len(left) / (folds - fold + 1))
+        taken = _stratified(left, labels, total, seed, least=0 * most, most=most, contents=contents)
+        left = np.setdiff1d(left, taken)
+    return taken, np.setdiff1d(rows["train"], taken)
 
 
 def _stratified(

@@ -83,7 +83,7 @@ def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
         RunError: the run has no history.
     """
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs want each key as a literal
-        return [_save(_draw(run, name, metrics), run.figures / name) for name in figure_names(metrics)]
+        return [save_figure(_draw(run, name, metrics), run.figures / name) for name in figure_names(metrics)]
 
 
 def drawn_again(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Picture:
@@ -439,7 +439,8 @@ def _width(text: str) -> int:
     return sum(1 + wide[letter] for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf"))
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     with written_whole(path) as beside:
         figure.savefig(beside, format="png", metadata={"Software": drawn_by()})
     return path

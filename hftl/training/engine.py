@@ -24,6 +24,7 @@ from rich.console import Console
 from hftl.data.loader import Samples, training_batches
 from hftl.errors import RunError
 from hftl.evaluation.metrics import quick_metrics
+from hftl.evaluation.predictions import Predictions
 from hftl.facts import continued, with_facts
 from hftl.models.boundary import Boundary
 from hftl.names import as_rank
@@ -110,6 +111,8 @@ class Evaluation:
     metrics: Mapping[str, float]
     kept: bool
     """They are the best weights so far."""
+    predictions: Predictions
+    """Of the epoch, in the order of the split."""
 
 
 Report = Callable[[Evaluation], None]
@@ -227,7 +230,8 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     """Evaluate the epoch, give its weights to the host where they are better, and see whether it was the stage's last."""
     stage, recipe, epoch = working.stage, run.recipe, run.progress.epoch + 1
     working.share_buffers()
-    validation = quick_metrics(predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked))
+    predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
+    validation = quick_metrics(predictions)
     rank = _rank(validation, recipe)
     kept = run.progress.is_kept(rank, keep=recipe.run.keep)
     if kept:
@@ -249,7 +253,7 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     if epoch == stage.epochs or (patience is not None and epoch - run.progress.best_epoch >= patience):
         run.progress = replace(run.progress, stage_done=True)
         _end_stage(working, run)
-    return Evaluation(stage.name, epoch, run.progress.step, validation[recipe.run.metric], validation, kept)
+    return Evaluation(stage.name, epoch, run.progress.step, validation[recipe.run.metric], validation, kept, predictions)
 
 
 def _end_stage(working: Working, run: OpenRun) -> None:

@@ -6,7 +6,7 @@ Data and models never import each other; this is where they meet.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,16 +100,39 @@ class Experiment:
         model.eval()  # type: ignore[no-untyped-call]
         return found
 
+    @cached_property
+    def findings(self) -> Audit:
+        """What is worth knowing about the data.
 
-def prepare_experiment(recipe: Recipe) -> Experiment:
+        Raises:
+            DataError: nearly every token of the training texts is unknown to the model.
+        """
+        return audit(self, self.samples)
+
+    def with_stages(self, recipe: Recipe) -> Experiment:
+        """The same data and the same model for a recipe that differs in its stages and how it is run, by another name.
+
+        What has been made of the data stays: a study reads, checks and tokenises them once for all trials that share them.
+        """
+        settled, said = settle(recipe, {**self.splits.facts, "model": self.classifier.facts})
+        other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
+        made = ("samples", "typical", "forward", "findings")  # of what depends on data and model alone
+        vars(other).update({name: vars(self)[name] for name in made if name in vars(self)})
+        return other
+
+
+def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
+
+    Args:
+        splits: the recipe's data, where they have been read already.
 
     Raises:
         DataError, RecipeError: the data or the checkpoint cannot be used, or a fact of the card contradicts them.
     """
     check_places(recipe)
     disable_progress_bars()  # of datasets: the run's own lines say what happens
-    splits = load_splits(recipe.data, seed=recipe.run.seed)
+    splits = splits or load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
     classifier = build_classifier(recipe, splits.label_names, texts=content_of(recipe.data).words(splits.train))
     settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})

@@ -364,8 +364,10 @@ EXTRAS = ("tensorboard", "trackio", "mlflow", "wandb")
 """Trackers that hftl was run with, each an extra of its name."""
 
 
-def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
+def make_accelerator(recipe: Recipe, run: RunDirectory | None) -> Accelerator:
     """Accelerate as the launcher set it up (processes, device, FSDP), with the recipe's number format and trackers.
+
+    `run` is where trackers write; None: nothing is written.
 
     Raises:
         RecipeError: the machine cannot do what the recipe asks for, or a tracker is unknown or not installed.
@@ -390,7 +392,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory) -> Accelerator:
         mixed_precision=precision,
         step_scheduler_with_optimizer=False,
         log_with=list(recipe.run.trackers) or None,
-        project_dir=str(run.path),
+        project_dir=None if run is None else str(run.path),
     )
     settle_fsdp(accelerator)
     return accelerator

@@ -34,7 +34,7 @@ from hftl.training.checks import (
     claim,
     number_format,
 )
-from hftl.training.experiment import Experiment, audit, facts, make_plan
+from hftl.training.experiment import Experiment, facts, make_plan
 from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
 from hftl.training.origin import base_record, check_same_base, other_versions
@@ -209,7 +209,7 @@ def _check(experiment: Experiment, directory: RunDirectory, accelerator: Acceler
         check_optimizers(experiment.stages, accelerator)
         if accelerator.is_main_process:
             check_space(experiment, plan, directory)
-            findings = None if directory.audit.is_file() else audit(experiment, experiment.samples)
+            findings = None if directory.audit.is_file() else experiment.findings
     return _Ready(plan, recorded | {"base": base}, begun, findings, said)
 
 

@@ -1,0 +1,126 @@
+"""A grid of trials: each arm with each seed, or on each fold, all judged by the rows that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hftl.environment import now
+from hftl.errors import RunError
+from hftl.evaluation.predictions import Predictions
+from hftl.recipe import Recipe
+from hftl.studies.study import StudyDirectory, trial_name
+from hftl.studies.trials import Experiments, Say, Trial, lighten, run_trial
+from hftl.wording import count, duration
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a grid."""
+
+    arm: str
+    part: str
+    """"seed0", or "fold2"."""
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return trial_name((self.arm, self.part))
+
+
+def seeded(arms: Mapping[str, Recipe], seeds: int) -> list[Cell]:
+    """Each arm with each of so many seeds, from the recipe's own on; the division of the rows stays that of the recipe."""
+    cells = []
+    for offset in range(seeds):
+        for arm, recipe in arms.items():
+            own = recipe.run.seed
+            split_seed = own if recipe.data.split_seed is None else recipe.data.split_seed
+            data = recipe.data.model_copy(update={"split_seed": split_seed})
+            run = recipe.run.model_copy(update={"seed": own + offset, "test": "sealed", "trackers": ()})
+            cells.append(Cell(arm, f"seed{own + offset}", recipe.model_copy(update={"data": data, "run": run})))
+    return cells
+
+
+def folded(arms: Mapping[str, Recipe], folds: int) -> list[Cell]:
+    """Each arm on each of so many folds of its training rows."""
+    cells = []
+    for fold in range(1, folds + 1):
+        for arm, recipe in arms.items():
+            split_seed = recipe.run.seed if recipe.data.split_seed is None else recipe.data.split_seed
+            data = recipe.data.model_copy(update={"fold": f"{fold}/{folds}", "split_seed": split_seed})
+            run = recipe.run.model_copy(update={"test": "sealed", "trackers": ()})
+            cells.append(Cell(arm, f"fold{fold}", recipe.model_copy(update={"data": data, "run": run})))
+    return cells
+
+
+def run_grid(
+    study: StudyDirectory, cells: list[Cell], *, say: Say, keep: Callable[[Cell], bool] = lambda cell: False
+) -> dict[str, list[Trial]]:
+    """Run the trials that are not done, and return all by arm, in the order of the cells.
+
+    Args:
+        keep: whether a trial's checkpoints stay, so that it can be finished.
+
+    Raises:
+        RunError: every trial failed, with the reasons.
+    """
+    experiments = Experiments()
+    begun = now()
+    trials: dict[str, list[Trial]] = {}
+    for number, cell in enumerate(cells, start=1):
+        run = study.trial(cell.name)
+        is_new = not (run.path / "trial.json").is_file()
+        trial = run_trial(run, cell.recipe, experiments)
+        if not keep(cell):
+            lighten(run)
+        trials.setdefault(cell.arm, []).append(trial)
+        if is_new:
+            say(f"trial {number} of {len(cells)}  {trial.name}: {told(trial, cell.recipe)}")
+    study.note({"time": begun, "until": now(), "trials": len(cells)})
+    failed = [trial for row in trials.values() for trial in row if trial.state == "failed"]
+    if len(failed) == len(cells):
+        reasons = dict.fromkeys(str(trial.reason) for trial in failed)
+        raise RunError(
+            "\n".join([f"{study.path}: {count(len(cells), 'trial')}, and all failed:", *(f"  {each}" for each in reasons)])
+        )
+    return trials
+
+
+def told(trial: Trial, recipe: Recipe) -> str:
+    """A trial in a line."""
+    if trial.value is None:
+        return f"failed: {trial.reason}"
+    ended = {"complete": "", "pruned": f", pruned after {count(trial.epochs, 'epoch')}", "failed": ""}[trial.state]
+    return f"{recipe.run.metric} {trial.value:.4f}{ended}, {duration(trial.seconds)}"
+
+
+def correct_rows(study: StudyDirectory, trials: list[Trial]) -> NDArray[np.bool_]:
+    """(S, N): which rows of validation each complete trial gets right."""
+    return np.stack([_correct(study, trial) for trial in trials if trial.state == "complete"])
+
+
+def _correct(study: StudyDirectory, trial: Trial) -> NDArray[np.bool_]:
+    predictions = Predictions.load(study.trial(trial.name).predictions("validation"))
+    return np.asarray(predictions.predicted == predictions.labels)
+
+
+def rows_of(trials: Mapping[str, list[Trial]], cells: list[Cell]) -> Iterator[dict[str, Any]]:
+    """The table with a row for each trial."""
+    by_name = {trial.name: trial for row in trials.values() for trial in row}
+    for cell in cells:
+        trial = by_name[cell.name]
+        yield {
+            "arm": cell.arm,
+            "part": cell.part,
+            "state": trial.state,
+            cell.recipe.run.metric: trial.value,
+            "epochs": trial.epochs,
+            "steps": trial.steps,
+            "seconds": trial.seconds,
+            "flops": trial.flops,
+            "reason": trial.reason,
+        }

@@ -1,0 +1,176 @@
+"""Trials: single fits of a study, on data and a model that are read and built once for all that share them."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from hftl.data.source import Splits
+from hftl.errors import DataError, RecipeError, RunError
+from hftl.evaluation.metrics import quick_metrics
+from hftl.evaluation.predictions import Predictions
+from hftl.files import read_json, write_json
+from hftl.recipe import Recipe
+from hftl.run import InUse, RunDirectory
+from hftl.training.checkpoint import CheckpointError
+from hftl.training.engine import Evaluation, fit
+from hftl.training.experiment import Experiment, prepare_experiment
+from hftl.training.finish import predict_split
+from hftl.training.open_run import OpenRun, claim_computer, open_run
+
+State = Literal["complete", "pruned", "failed"]
+Say = Callable[[str], object]
+Watcher = Callable[[Evaluation], None]
+"""Is told of each epoch of a trial; raises `Pruned` to end it."""
+
+
+class Pruned(Exception):
+    """A trial is not worth its next epoch."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial came to; trial.json in its folder."""
+
+    name: str
+    state: State
+    value: float | None
+    """Of the recipe's metric on validation, in the best epoch; None: it failed before its first evaluation."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of that epoch."""
+    epochs: int = 0
+    """That were trained, over all stages."""
+    steps: int = 0
+    seconds: float = 0.0
+    """Of training, over all sessions; what is computed once for several trials is in those of the first."""
+    flops: float = 0.0
+    """Floating point operations that were planned for it."""
+    reason: str | None = None
+    """Why it failed, or was pruned."""
+
+
+class Experiments:
+    """The experiment of each trial's recipe; what the recipe before it had as well, data or model, is not read or built again."""
+
+    def __init__(self) -> None:
+        self._splits: tuple[object, Splits] | None = None
+        self._experiment: tuple[object, Experiment] | None = None
+        self._initial: dict[str, torch.Tensor] = {}
+
+    def of(self, recipe: Recipe) -> Experiment:
+        """The experiment of a recipe, its model as it is before training.
+
+        Raises:
+            RecipeError, DataError: the data or the checkpoint cannot be used.
+        """
+        of_data = (recipe.data, recipe.run.seed)
+        of_model = (recipe.data, recipe.model, recipe.run.seed)
+        if self._experiment is not None and self._experiment[0] == of_model:
+            experiment = self._experiment[1].with_stages(recipe)
+            experiment.classifier.model.load_state_dict(self._initial)
+            return experiment
+        self._experiment = None  # two models at once may be more than the machine holds
+        splits = self._splits[1] if self._splits is not None and self._splits[0] == of_data else None
+        experiment = prepare_experiment(recipe, splits=splits)
+        self._splits = (of_data, experiment.splits)
+        self._experiment = (of_model, experiment)
+        self._initial = {name: tensor.clone() for name, tensor in experiment.classifier.model.state_dict().items()}
+        return experiment
+
+
+def read_trial(run: RunDirectory) -> Trial | None:
+    """What a trial came to; None: it is not done.
+
+    Raises:
+        RunError: its trial.json cannot be read.
+    """
+    path = run.path / "trial.json"
+    if not path.is_file():
+        return None
+    try:
+        return Trial(**read_json(path))
+    except TypeError:
+        raise RunError(f"{path}: not as hftl writes it; remove {run.path}, and the trial is run again") from None
+
+
+def run_trial(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None = None) -> Trial:
+    """Fit a recipe in a trial's folder, or go on where an earlier session was stopped; one that is done is read.
+
+    The test split is not opened: a trial is fitted, and not finished. The folder keeps its checkpoints, so that
+    `hftl.training.engine.train` can finish it, until `lighten` takes them.
+
+    Raises:
+        RunError: the disk is full, or another process works on the trial.
+        Stopped: a signal asked for it; the same call goes on.
+    """
+    if (done := read_trial(run)) is not None:
+        return done
+    try:
+        trial = _fit(run, recipe, experiments, watcher)
+    except (CheckpointError, InUse):  # the next trial would find the same disk; and this one is somebody else's
+        raise
+    except (RecipeError, DataError, RunError) as error:
+        run.path.mkdir(parents=True, exist_ok=True)
+        trial = Trial(run.path.name, "failed", None, reason=_one_line(error))
+    write_json(run.path / "trial.json", asdict(trial))
+    return trial
+
+
+def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None) -> Trial:
+    resume = run.recipe.is_file()
+    computer = claim_computer(recipe, run, resume=resume)
+    experiment = experiments.of(recipe)
+    best: Predictions | None = None
+    state: State = "complete"
+    reason = None
+
+    def report(evaluation: Evaluation) -> None:
+        nonlocal best
+        if evaluation.kept:
+            best = evaluation.predictions
+        if watcher is not None:
+            watcher(evaluation)
+
+    with open_run(experiment, run, resume=resume, console=Console(quiet=True), computer=computer) as opened:
+        try:
+            fit(experiment, opened, report)
+        except Pruned as pruned:
+            state, reason = "pruned", str(pruned) or None
+        predictions = best or _of_best_weights(experiment, opened)
+        progress = opened.progress
+        if state == "complete":
+            predictions.save(run.predictions("validation"), experiment.splits.label_names)
+    metrics = quick_metrics(predictions)
+    return Trial(
+        run.path.name,
+        state,
+        metrics[recipe.run.metric],
+        metrics,
+        epochs=sum(record["event"] == "evaluation" for record in run.read_history()),
+        steps=progress.step,
+        seconds=round(progress.seconds, 2),
+        flops=float(read_json(run.plan)["flops"]),
+        reason=reason,
+    )
+
+
+def _of_best_weights(experiment: Experiment, opened: OpenRun) -> Predictions:
+    """The predictions of the best epoch, which an earlier session has seen."""
+    accelerator = opened.accelerator
+    model = accelerator.prepare_model(copy.deepcopy(opened.host).to(accelerator.device), evaluation_mode=True)
+    return predict_split(model, experiment.samples["validation"], opened.recipe, accelerator, opened.stop_if_asked)
+
+
+def lighten(run: RunDirectory) -> None:
+    """Take the checkpoints of a trial that has not won."""
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

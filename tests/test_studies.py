@@ -1,0 +1,302 @@
+"""Studies: many fits of one recipe, the test split sealed, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hftl
+from hftl.data.source import load_splits
+from hftl.errors import DataError, RecipeError, RunError
+from hftl.evaluation.compare import mcnemar
+from hftl.evaluation.seeds import paired_difference, spread
+from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
+from hftl.samples import BERT_NANO, REVIEWS
+from hftl.studies.arms import ARMS, arms_of
+from hftl.studies.study import StudyDirectory, trial_name
+
+RECIPE = Recipe(
+    name="studied",
+    data=TextData(source=REVIEWS, max_length=24, max_train_samples=24, max_validation_samples=16, max_test_samples=12),
+    model=Transformer(checkpoint=BERT_NANO),
+    stages={
+        "head": Stage(unfreeze="head", lr=1e-3, epochs=2, schedule="constant"),
+        "all": Stage(unfreeze="all", lr=1e-4, layer_decay=0.5, epochs=1, schedule="constant"),
+    },
+    run=RunSettings(batch_size=8, precision="fp32"),
+)
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_over_three_seeds_says_where_one_more_is_expected() -> None:
+    found = spread([0.80, 0.85, 0.90])
+    assert found.mean == pytest.approx(0.85) and found.deviation == pytest.approx(0.05)
+    assert found.new_seed is not None  # 4.303 * 0.05 * sqrt(4 / 3) = 0.248
+    assert found.new_seed == pytest.approx((0.602, 1.0), abs=1e-3)
+
+
+def test_two_seeds_tell_too_little_and_one_tells_nothing_of_luck() -> None:
+    assert spread([0.8, 0.9]).new_seed is None
+    assert spread([0.8]).deviation is None
+
+
+def test_a_metric_that_can_be_negative_is_not_cut_at_zero() -> None:
+    found = spread([-0.1, 0.0, 0.1])
+    assert found.new_seed is not None and found.new_seed[0] < -0.4
+
+
+def test_the_paired_difference_has_the_variance_of_rows_and_of_seeds() -> None:
+    # d: seed 0 is (1, 0, 0, 0), seed 1 is (1, 1, 0, 0); the means over seeds are 1, 1/2, 0, 0 and over rows 1/4, 1/2.
+    first = np.array([[False, True, False, True], [False, False, False, True]])
+    second = np.array([[True, True, False, True], [True, True, False, True]])
+    found = paired_difference(first, second)
+    assert found.difference == pytest.approx(3 / 8)
+    of_rows = (0.625**2 + 0.125**2 + 2 * 0.375**2) / 3 / 4  # 0.0573
+    of_seeds = 2 * 0.125**2 / 1 / 2  # 0.0156
+    freedom = (of_rows + of_seeds) ** 2 / (of_rows**2 / 3 + of_seeds**2 / 1)
+    assert freedom == pytest.approx(3.97, abs=0.01)
+    assert found.interval is not None  # t(3.97) = 2.786
+    assert found.interval[1] - found.difference == pytest.approx(2.786 * math.sqrt(of_rows + of_seeds), rel=1e-3)
+    assert 0.2 < found.p < 0.3
+
+
+def test_with_one_seed_p_is_mcnemars() -> None:
+    first, second = np.array([[True, False, False, False, True]]), np.array([[False, True, True, True, True]])
+    assert paired_difference(first, second).p == mcnemar(1, 3)
+
+
+def test_recipes_that_are_right_about_the_same_rows_do_not_differ() -> None:
+    right = np.array([[True, False, True]] * 2)
+    found = paired_difference(right, right)
+    assert (found.difference, found.interval, found.p) == (0.0, None, 1.0)
+
+
+# --- arms ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_arms_by_name_train_for_as_many_epochs_as_the_recipe() -> None:
+    arms = arms_of(RECIPE, ARMS)
+    assert arms["staged"] == RECIPE
+    assert {arm: sum(stage.epochs for stage in recipe.stages.values()) for arm, recipe in arms.items()} == dict.fromkeys(ARMS, 3)
+    stage = {arm: next(iter(recipe.stages.values())) for arm, recipe in arms.items()}
+    assert (stage["flat"].lr, stage["flat"].layer_decay, stage["flat"].head_lr_multiplier) == (1e-4, 1.0, 1.0)
+    assert (stage["head-x10"].layer_decay, stage["head-x10"].head_lr_multiplier) == (1.0, 10.0)
+    assert stage["decay"].layer_decay == 0.5
+    assert (stage["head"].unfreeze, stage["head"].lr) == ("head", 1e-3)
+
+
+def test_an_own_arm_is_a_name_and_changes() -> None:
+    arms = arms_of(RECIPE, ["staged", "slow=stages.all.lr=1e-5,stages.all.unfreeze=[layer.3, head],run.batch_size=4"])
+    assert arms["slow"].stages["all"].lr == 1e-5 and arms["slow"].run.batch_size == 4
+    assert arms["slow"].stages["all"].unfreeze == ("layer.3", "head")
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (["staged", "flot"], "flat"),
+        (["staged"], "two arms or more"),
+        (["staged", "flat", "flat"], "two arms have this name"),
+        (["staged", "same=run.batch_size=8"], "the same recipe as staged"),
+        (["staged", "odd=stages.all.rate=1"], "stages.all.rate"),
+        (["staged", "odd=stages.all.lr"], "key=value"),
+        (["staged", "../odd=stages.all.lr=1"], "cannot be a name"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused_with_a_reason(over: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        arms_of(RECIPE, over)
+
+
+def test_what_a_user_calls_a_recipe_becomes_the_name_of_a_folder() -> None:
+    assert trial_name(("my recipe/../..", "seed1")) == "my-recipe-seed1"
+    assert trial_name(("学习",)) == "trial"
+
+
+# --- division -----------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_are_disjoint_cover_train_and_hold_each_class_alike() -> None:
+    seen: list[str] = []
+    for fold in range(1, 5):
+        data = TextData(source=REVIEWS, fold=f"{fold}/4", split_seed=3)
+        splits = load_splits(data, seed=fold)  # a seed of the run's has no say
+        facts = splits.facts["splits"]["validation"]
+        assert facts["n"] == 150 and set(facts["per_class"].values()) == {75}
+        assert not set(splits.validation["id"]) & set(splits.train["id"])
+        seen += splits.validation["id"]
+    assert len(seen) == len(set(seen)) == 600
+
+
+@pytest.mark.parametrize("fold", ["5/4", "1/1", "1/700"])
+def test_a_fold_that_is_none_is_refused(fold: str) -> None:
+    with pytest.raises(DataError, match=r"data\.fold"):
+        load_splits(TextData(source=REVIEWS, fold=fold), seed=0)
+
+
+def test_the_split_seed_decides_the_rows_and_the_seed_of_the_run_does_not() -> None:
+    one = load_splits(TextData(source=REVIEWS, split_seed=1), seed=5).validation["id"]
+    assert load_splits(TextData(source=REVIEWS, split_seed=1), seed=6).validation["id"] == one
+    assert load_splits(TextData(source=REVIEWS), seed=5).validation["id"] != one
+
+
+# --- whole studies ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[hftl.Study, list[str]]:
+    said: list[str] = []
+    folder = tmp_path_factory.mktemp("ablation") / "study"
+    return hftl.ablate(RECIPE, ["staged", "flat"], seeds=2, study_dir=folder, say=said.append), said
+
+
+def test_an_ablation_fits_each_arm_with_each_seed_on_the_same_rows(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, said = ablation
+    assert [(row.arm, row.part, row.state) for row in study.table.itertuples()] == [
+        ("staged", "seed0", "complete"),
+        ("flat", "seed0", "complete"),
+        ("staged", "seed1", "complete"),
+        ("flat", "seed1", "complete"),
+    ]
+    assert len(said) == 4 and said[0].startswith("trial 1 of 4  staged-seed0: accuracy 0.")
+    rows = [study.trial(name).predictions("validation")["id"].tolist() for name in ("staged-seed0", "flat-seed1")]
+    assert rows[0] == rows[1]
+    heads = [study.trial(name).predictions("validation")["p(positive)"].tolist() for name in ("flat-seed0", "flat-seed1")]
+    assert heads[0] != heads[1]
+
+
+def test_trials_are_light_and_their_test_split_is_shut(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, _ = ablation
+    for name in ("staged-seed0", "flat-seed1"):
+        trial = study.trial(name)
+        assert not trial.finished and not trial.paths.checkpoints.exists() and not trial.paths.model.exists()
+        assert not trial.paths.test_openings.exists() and trial.recipe.run.test == "sealed"
+    assert not (study.path / "trials" / "staged-seed0" / "predictions" / "test.parquet").exists()
+
+
+def test_the_page_says_what_came_out(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, _ = ablation
+    assert "| arm | n | mean |" in study.page and "![arms](figures/arms.png)" in study.page
+    assert "not settled against staged" in study.page or "than staged" in study.page
+    assert "All of this is validation." in study.page and "![" not in study.shown()
+    assert [path.name for path in study.figures] == ["arms.png"]
+
+
+def test_the_same_call_reads_what_is_done_and_one_more_seed_fits_no_other_again(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, _ = ablation
+    said: list[str] = []
+    again = hftl.ablate(RECIPE, ["staged", "flat"], seeds=2, study_dir=study.path, say=said.append)
+    assert said == [] and again.page == study.page
+    hftl.ablate(RECIPE, ["staged", "flat"], seeds=3, study_dir=study.path, say=said.append)
+    assert [line.split(":")[0] for line in said] == ["trial 5 of 6  staged-seed2", "trial 6 of 6  flat-seed2"]
+
+
+def test_another_question_does_not_get_the_same_folder(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, _ = ablation
+    with pytest.raises(RunError, match="over: .*decay"):
+        hftl.ablate(RECIPE, ["staged", "decay"], seeds=2, study_dir=study.path)
+    with pytest.raises(RunError, match=r"kind: ablate -> repeat"):
+        hftl.repeat(RECIPE, seeds=2, study_dir=study.path)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="not empty"):
+        hftl.repeat(RECIPE, seeds=2, study_dir=tmp_path)
+
+
+def test_a_trial_that_fails_is_in_the_table_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
+    arms = ["staged", "wide=stages.all.lr=9,stages.head.lr=9,stages.all.max_grad_norm=null,stages.all.optimizer=sgd"]
+    arms[1] = "unknown=stages.all.unfreeze=layer9"
+    study = hftl.ablate(RECIPE, arms, seeds=1, study_dir=tmp_path / "study", say=lambda line: None)
+    states = dict(zip(study.table["arm"], study.table["state"], strict=True))
+    assert states == {"staged": "complete", "unknown": "failed"}
+    assert "layer9" in study.table["reason"].iloc[1] and "layer9" in study.page
+
+
+def test_a_study_of_which_every_trial_failed_says_why(tmp_path: Path) -> None:
+    recipe = hftl.override(RECIPE, ["stages.all.unfreeze=layer9"])
+    with pytest.raises(RunError, match=r"(?s)all failed.*layer9"):
+        hftl.repeat(recipe, seeds=2, study_dir=tmp_path / "study", say=lambda line: None)
+
+
+def test_an_ablation_that_may_opens_the_test_split_of_each_trial_once(tmp_path: Path) -> None:
+    study = hftl.ablate(RECIPE, ["staged", "head"], seeds=1, open_test=True, study_dir=tmp_path / "study", say=lambda line: None)
+    for name in ("staged-seed0", "head-seed0"):
+        trial = study.trial(name)
+        assert trial.metrics["test"]["n"] == 12
+        assert len(trial.paths.test_openings.read_text().splitlines()) == 1
+    again = hftl.ablate(RECIPE, ["staged", "head"], seeds=1, open_test=True, study_dir=study.path, say=lambda line: None)
+    assert len(again.trial("staged-seed0").paths.test_openings.read_text().splitlines()) == 1
+
+
+def test_a_repetition_over_folds_judges_every_row_of_train_once(tmp_path: Path) -> None:
+    recipe = hftl.override(RECIPE, ["data.max_validation_samples=null", "data.max_length=8", "stages.head.epochs=1"])
+    recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
+    study = hftl.repeat(recipe, folds=2, study_dir=tmp_path / "study", say=lambda line: None)
+    rows = [set(study.trial(f"studied-fold{fold}").predictions("validation")["id"]) for fold in (1, 2)]
+    assert not rows[0] & rows[1] and len(rows[0] | rows[1]) == 600
+    assert "the mean of 2" in study.page
+
+
+def test_a_stopped_study_loses_no_trial_and_goes_on_inside_the_one_that_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hftl.studies import trials
+    from hftl.training.engine import Evaluation
+
+    fits: list[str] = []
+    original = trials.fit
+
+    def stopped(experiment, run, report):  # type: ignore[no-untyped-def]
+        def report_and_stop(evaluation: Evaluation) -> None:
+            report(evaluation)
+            fits.append(f"{run.directory.path.name} {evaluation.stage} {evaluation.epoch}")
+            if len(fits) == 4:
+                raise KeyboardInterrupt
+
+        return original(experiment, run, report_and_stop)
+
+    monkeypatch.setattr(trials, "fit", stopped)
+    recipe = hftl.override(RECIPE, ["run.checkpoint_minutes=0"])
+    with pytest.raises(KeyboardInterrupt):
+        hftl.repeat(recipe, seeds=2, study_dir=tmp_path / "study", say=lambda line: None)
+    study = hftl.repeat(recipe, seeds=2, study_dir=tmp_path / "study", say=lambda line: None)
+    assert fits == [
+        *(f"studied-seed0 {epoch}" for epoch in ("head 1", "head 2", "all 1")),
+        *(f"studied-seed1 {epoch}" for epoch in ("head 1", "head 2", "all 1")),
+    ]
+    whole = hftl.repeat(recipe, seeds=2, study_dir=tmp_path / "whole", say=lambda line: None)
+    assert study.table["accuracy"].tolist() == whole.table["accuracy"].tolist()
+    for name in ("studied-seed0", "studied-seed1"):
+        one, other = (each.trial(name).predictions("validation") for each in (study, whole))
+        assert one["p(positive)"].tolist() == other["p(positive)"].tolist()
+
+
+def test_the_plan_of_a_study_counts_trials_and_a_shared_boundary_once() -> None:
+    from hftl.studies.cost import plan_study
+
+    arms = arms_of(RECIPE, ["staged", "head"])
+    plan = plan_study("study", arms, times=2)
+    staged, head = plan.arms
+    prefix = staged.plan.train_examples * sum(flops for group, flops in _forward().items() if group != "head")
+    assert staged.own == staged.plan.flops and head.own == pytest.approx(head.plan.flops - prefix)
+    assert plan.rate > 0 and plan.seconds == 2 * (staged.flops + head.flops) / plan.rate
+    assert "4 trials" in str(plan)
+
+
+def _forward() -> dict[str, int]:
+    from hftl.training.experiment import prepare_experiment
+
+    return prepare_experiment(RECIPE).forward
+
+
+def test_no_study_no_page(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not done"):
+        hftl.Study(tmp_path).page  # noqa: B018
+    assert StudyDirectory(tmp_path).sessions() == []
