@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import hftl
 from hftl.errors import RecipeError
 from hftl.recipe import (
-    CHOICES,
     SGD,
     AdamW,
     BiLSTM,
@@ -181,7 +180,7 @@ def test_a_word_is_its_section_with_defaults() -> None:
 
 @pytest.mark.parametrize("union", [Optimizer, Schedule, Loss], ids=["optimizer", "schedule", "loss"])
 def test_every_kind_is_reached_by_its_word_and_is_exported(union: Any) -> None:
-    (key,) = (key for key in CHOICES if type(getattr(Stage(lr=1), key)) in typing.get_args(union))
+    (key,) = (key for key in Stage.choices if type(getattr(Stage(lr=1), key)) in typing.get_args(union))
     assert len(typing.get_args(union)) >= 2
     for section in typing.get_args(union):
         word = section().kind
@@ -400,7 +399,7 @@ def test_help_and_editors_show_what_each_field_is() -> None:
     assert hftl.Stage.model_fields["max_grad_norm"].description
     assert (
         hftl.Recipe.model_json_schema()["description"]
-        == "A whole experiment.\n\nRaises:\n    RecipeError: from the functions of this module, with every problem in one report."
+        == "A whole experiment.\n\nRaises:\n    RecipeError: from the functions of this package, with every problem in one report."
     )
 
 

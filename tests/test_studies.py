@@ -198,7 +198,7 @@ def test_the_same_call_reads_what_is_done_and_one_more_seed_fits_no_other_again(
 
 def test_another_question_does_not_get_the_same_folder(ablation: tuple[hftl.Study, list[str]]) -> None:
     study, _ = ablation
-    with pytest.raises(RunError, match="over: .*decay"):
+    with pytest.raises(RunError, match=r"over: .*decay"):
         hftl.ablate(RECIPE, ["staged", "decay"], seeds=2, study_dir=study.path)
     with pytest.raises(RunError, match=r"kind: ablate -> repeat"):
         hftl.repeat(RECIPE, seeds=2, study_dir=study.path)

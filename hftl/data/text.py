@@ -356,6 +356,7 @@ class Texts:
         return str(dataset[place]["text"])
 
     def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
-        """Two texts of 13 and 9 tokens."""
+        """Two texts of 13 and 9 tokens, or the longest that there may be and one less."""
         tokens = (samples[0, index % len(samples)]["input_ids"] for index in range(2))
-        return [{"input_ids": np.resize(ids, length)} for ids, length in zip(tokens, (13, 9), strict=True)]
+        lengths = min(13, samples.max_length), max(1, min(9, samples.max_length - 1))
+        return [{"input_ids": np.resize(ids, length)} for ids, length in zip(tokens, lengths, strict=True)]

@@ -1,0 +1,87 @@
+"""The recipe: one whole experiment as typed, frozen data.
+
+A recipe is built in Python (a script under recipes/) or read from YAML, changed by dotted key (`stages.all.lr=3e-5`), checked
+as a whole, and written back as YAML into the run directory. The YAML is data only: no code, no class paths.
+
+    section                                                        what every section is; `problems`: what is wrong with one
+    data, model, optimizer, schedule, loss, stage, settings, card  the sections
+    recipe                                                         all of them together
+    text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
+"""
+
+from hftl.recipe.card import ABOUT, AUTHOR, Card
+from hftl.recipe.data import ImageData, TextData
+from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, Loss
+from hftl.recipe.model import BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
+from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, NAdam, Optimizer, RAdam, RMSprop
+from hftl.recipe.overrides import override
+from hftl.recipe.places import LOCAL, check_places, local_name, without_places
+from hftl.recipe.reading import load_recipe, parse_recipe
+from hftl.recipe.recipe import Recipe, difference, flat, moved, of_another, refuse_secrets, same_content, secrets_beside
+from hftl.recipe.schedule import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    OneCycleSchedule,
+    PolynomialSchedule,
+    Schedule,
+    SlantedTriangularSchedule,
+    StepSchedule,
+)
+from hftl.recipe.settings import RunSettings
+from hftl.recipe.stage import Stage
+
+__all__ = [
+    "ABOUT",
+    "AUTHOR",
+    "LOCAL",
+    "SGD",
+    "Adafactor",
+    "Adam",
+    "AdamW",
+    "BagOfEmbeddings",
+    "BiLSTM",
+    "Card",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "CrossEntropyLoss",
+    "ExponentialSchedule",
+    "FocalLoss",
+    "ImageData",
+    "Lamb",
+    "LinearSchedule",
+    "Lion",
+    "Loss",
+    "NAdam",
+    "OneCycleSchedule",
+    "Optimizer",
+    "PolynomialSchedule",
+    "Pretrained",
+    "RAdam",
+    "RMSprop",
+    "Recipe",
+    "RunSettings",
+    "Schedule",
+    "SlantedTriangularSchedule",
+    "Stage",
+    "StepSchedule",
+    "TextCNN",
+    "TextData",
+    "Timm",
+    "Transformer",
+    "WordVectors",
+    "check_places",
+    "difference",
+    "flat",
+    "load_recipe",
+    "local_name",
+    "moved",
+    "of_another",
+    "override",
+    "parse_recipe",
+    "refuse_secrets",
+    "same_content",
+    "secrets_beside",
+    "without_places",
+]

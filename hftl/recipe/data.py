@@ -1,0 +1,110 @@
+"""The section `data`: which rows are read, how they are divided, and what is made of a text or a picture."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from hftl.errors import RecipeError
+from hftl.memory import keep
+from hftl.recipe.section import Count, Fraction, Positive, Section
+
+Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+if TYPE_CHECKING:
+    Rows: TypeAlias = Any
+else:
+    Rows = Annotated[str, Field(min_length=1)]
+
+
+class _Data(Section):
+    source: Rows
+    """A Hub id ("stanfordnlp/imdb"), or a local CSV, JSONL or Parquet file, or a folder of them, or an image folder. In Python also
+    data in memory: a DataFrame of pandas or polars, a `datasets.Dataset` or `DatasetDict`, or a pair (contents, labels) of lists;
+    they are kept as Parquet, in the run's folder `rows` once it is trained."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub data set."""
+    config: str | None = None
+    """Name of a Hub data set's configuration."""
+    label_column: str = "label"
+    train_split: str | None = None
+    """None: the split called "train", "Training", "train_set" or the like (hftl.data.layout has the table)."""
+    validation_split: str | None = None
+    """None: the split called "validation", "val", "valid" or "dev" where there is one, otherwise made from train. Never the test
+    split."""
+    test_split: str | None = None
+    """None: the split called "test" or "testing" where there is one, otherwise made from train by `test_fraction`. "none": leave
+    the source's own alone, where it has no labels, and the part of train that `test_fraction` sets aside shut until `hftl test`."""
+    validation_fraction: Fraction = 0.1
+    """Share of train, stratified by label, that becomes the validation split when the source has none."""
+    test_fraction: Fraction = 0.0
+    """Share of train, stratified by label, set aside as the test split when the source has none."""
+    fold: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] | None = None
+    """"2/5": the second of five parts of train, stratified by label, is the validation split, and the other four are trained on."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Decides which rows of train become validation, and which of more rows are used; None: `run.seed` does. A study keeps it while
+    `run.seed` changes, so that all its trials are judged by the same rows."""
+    max_train_samples: Positive | None = None
+    """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
+    max_validation_samples: Positive | None = None
+    max_test_samples: Positive | None = None
+    stream_samples: Positive | None = None
+    """For a Hub data set that does not fit the disk: of each split that is used, take that many rows from its stream, and keep only
+    these on disk. They are the first of a shuffle buffer, the same for every `run.seed`, and not a uniform sample. Kept on disk,
+    instead of an endless stream that is dealt out to the processes, because known rows are what the audit, the sealed test split
+    and exact resume rest on; each process then reads its own share of them through the memory map."""
+    on_duplicate: Literal["error", "drop", "keep"] = "error"
+    """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
+    them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
+
+    @classmethod
+    def _with_rows_kept(cls, values: dict[str, Any]) -> dict[str, Any]:
+        source = values.get("source")
+        if source is None or isinstance(source, str | int | float):
+            return values
+        if isinstance(source, os.PathLike):
+            return {**values, "source": os.fspath(source)}
+        kind = str(cls.model_fields["kind"].default)
+
+        def column(key: str) -> str:
+            return str(values.get(key, cls.model_fields[key].default))
+
+        try:
+            kept = keep(source, content=column(f"{kind}_column"), label=column("label_column"), pictures=kind == "image")
+        except ValueError as error:
+            raise RecipeError.single("source", str(error), source=cls._title(values)) from None
+        return {**values, "source": kept}
+
+
+class TextData(_Data):
+    """Texts and labels."""
+
+    kind: Literal["text"] = "text"
+    text_column: str = "text"
+    max_length: Positive = 256
+    """Longest input in tokens, special tokens included; the rest of a text is cut off."""
+
+
+class ImageData(_Data):
+    """Pictures and labels."""
+
+    kind: Literal["image"] = "image"
+    image_column: str = "image"
+    image_size: Positive | None = None
+    """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
+    augmentation: str | dict[str, Any] = "none"
+    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`). A pipeline gets
+    the whole picture; what it returns is resized and cropped as for evaluation, unless it makes the model's input size itself."""
+    augmentation_views: Count = 0
+    """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; frozen layers compute
+    each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
+    background: tuple[Colour, Colour, Colour] = (255, 255, 255)
+    """RGB colour, 0 to 255, on which transparent pictures are composed."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
+
+
+AnyData = Annotated[TextData | ImageData, Field(discriminator="kind")]

@@ -1,0 +1,92 @@
+"""The section `model`: a family of networks, and which one of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from hftl.recipe.section import Count, Positive, Section
+
+
+class Pretrained(Section):
+    """What the families of pretrained models share."""
+
+    checkpoint: str = Field(min_length=1)
+    """A Hub id or a local folder."""
+    revision: str | None = None
+    pretrained: bool = True
+    """False: the same architecture with random weights, for a baseline."""
+
+
+class Transformer(Pretrained):
+    """A pretrained transformer with a classification head (`AutoModelForSequenceClassification`)."""
+
+    family: Literal["transformer"] = "transformer"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout everywhere in the model; None: what the checkpoint's config says."""
+
+
+class Timm(Pretrained):
+    """A timm classifier (`TimmWrapperForImageClassification`). `checkpoint` may also be a timm architecture name with
+    `pretrained` false."""
+
+    family: Literal["timm"] = "timm"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the classifier."""
+
+
+class WordVectors(Section):
+    """What the networks over word vectors share."""
+
+    model_type: ClassVar[str]
+    """Of the network, in config.json."""
+    vectors: str = Field(min_length=1)
+    """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
+    Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt"."""
+    max_words: Positive = 60_000
+    """Size of the vocabulary: the most frequent words of the training texts."""
+    min_count: Positive = 2
+    """Words seen less often in the training texts, and not in `vectors`, are treated as unknown."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Of the features that enter the head, and between LSTM layers."""
+    word_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the words of a training text that the network does not see, drawn anew each time."""
+    trainable_dim: Count = 0
+    """Width of a second, randomly initialised embedding beside the vectors, in dimensions; 0: none."""
+
+
+class TextCNN(WordVectors):
+    """Convolutions over word vectors, max over time (Kim 2014, arXiv:1408.5882)."""
+
+    model_type = "hftl_textcnn"
+    family: Literal["textcnn"] = "textcnn"
+    kernel_widths: tuple[Positive, ...] = Field(default=(3, 4, 5), min_length=1, max_length=64)
+    channels: Positive = 100
+    """Feature maps per kernel width."""
+
+
+class BiLSTM(WordVectors):
+    """A bidirectional LSTM over word vectors."""
+
+    model_type = "hftl_bilstm"
+    family: Literal["bilstm"] = "bilstm"
+    hidden_size: Positive = 100
+    layers: Annotated[int, Field(ge=1, le=256)] = 2
+    pooling: Literal["ends", "max", "mean"] = "ends"
+    """"ends": forward and backward states at the first and last word; "max", "mean": over the words, padding left out."""
+
+
+class BagOfEmbeddings(WordVectors):
+    """The mean of the embeddings of a text's words and n-grams, and a linear layer (fastText's classifier: Joulin et al. 2017,
+    arXiv:1607.01759)."""
+
+    model_type = "hftl_bag"
+    family: Literal["bag"] = "bag"
+    ngrams: Annotated[int, Field(ge=1, le=5)] = 2
+    """Words of the longest n-gram; 1: words alone."""
+    buckets: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Rows of the table that n-grams are hashed into; each has as many numbers as a word vector."""
+
+
+AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM | BagOfEmbeddings, Field(discriminator="family")]

@@ -1,0 +1,86 @@
+"""Overrides: a recipe changed by dotted keys, as the command line gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.recipe.card import Card
+from hftl.recipe.reading import build_recipe
+from hftl.recipe.recipe import Recipe, carry_facts
+from hftl.recipe.stage import Stage
+from hftl.recipe.text import read_yaml
+
+
+def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None = None) -> Recipe:
+    """A copy of `recipe` with `key=value` assignments applied: ``override(recipe, ["stages.all.lr=3e-5"])``.
+
+    A value is what is written, and its field says whether that is a number or a text: ``data.revision=0123456`` keeps its zero.
+    ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``.
+    ``stages.all.schedule=cosine`` takes the place of the whole schedule, ``stages.all.schedule.warmup=0.1`` of one option. Facts of
+    the card that are given here are about what the changed recipe names; the others stay about what they were about
+    (`Recipe.lapsed`).
+
+    Raises:
+        RecipeError: no "=", an unknown key, or a value that does not fit.
+    """
+    source = source or f'recipe "{recipe.name}"'
+    values = recipe.model_dump(mode="json")
+    for name, stage in recipe.stages.items():  # without defaults: those of one kind are no options of another
+        values["stages"][name] |= {key: getattr(stage, key).model_dump(mode="json", exclude_defaults=True) for key in Stage.choices}
+    problems: list[Problem] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            problems.append(Problem(assignment, "an override is written key=value, for example data.max_length=128"))
+            continue
+        problems.extend(_assign(values, key, _value(key, text.strip())))
+    try:
+        changed = build_recipe(values, source)
+    except RecipeError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise RecipeError(source, problems)
+    keys = [assignment.partition("=")[0] for assignment in assignments]
+    given = {key.removeprefix("card.").partition(".")[0] for key in keys if key == "name" or key.startswith("card.")}
+    given |= set(Card.model_fields) if "card" in keys else set()
+    carry_facts(recipe, changed, given=given)
+    return changed
+
+
+def _value(key: str, text: str) -> Any:
+    """What the text of an override stands for, before its field has read it."""
+    numbers = "augmentation" in key.split(".")  # see `hftl.recipe.text`
+    if not numbers and not text.startswith(("{", "[", '"', "'")):
+        return None if text.lower() in {"", "~", "null"} else text
+    try:
+        value = read_yaml(text, numbers=numbers)
+    except yaml.YAMLError:
+        return text  # "[draft] Pets" is a title
+    return text if isinstance(value, dict | list) and not text.startswith(("{", "[")) else value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
+    place, where, rest = values, "", key
+    while "." in rest and rest not in place:
+        part = rest.partition(".")[0]
+        if isinstance(place.get(part), str) and part in Stage.choices and where.startswith("stages."):
+            place[part] = {"kind": place[part]}
+        # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
+        names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
+        if not names:
+            allowed = list(place)
+            if part in place:
+                yield Problem(key, f"{part} is a value, and has no keys of its own")
+                return
+            what = f'no stage "{part}".' if where == "stages" else f'no section "{part}"{f" in {where}" if where else ""}.'
+            yield Problem(key, what + did_you_mean(part, allowed), (f"allowed: {', '.join(allowed)}",) if allowed else ())
+            return
+        name = max(names, key=len)
+        place, where, rest = place[name], f"{where}.{name}" if where else name, rest.removeprefix(f"{name}.")
+    # An unknown last part is found by validation, with all other problems; a new stage or class name is legal there.
+    is_word = isinstance(value, str) and rest in Stage.choices and where.startswith("stages.")
+    place[rest] = {"kind": value} if is_word else value

@@ -1,0 +1,96 @@
+"""What pydantic finds wrong with a recipe, in our words: one line for each place, by its dotted key."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ValidationError
+
+from hftl.errors import Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from hftl.recipe.section import Section
+
+
+def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem]:
+    """A problem for each place that pydantic found something wrong with; `root` is the section that was being built."""
+    seen: set[str] = set()
+    for item in error.errors(include_url=False):
+        keys, section = _walk(item["loc"], root)
+        where = ".".join(keys) or root.__name__.lower()
+        # A field that may be one of several types reports each failed attempt: one line a place is enough.
+        if where in seen and item["type"] != "extra_forbidden":
+            continue
+        seen.add(where)
+        if item["type"] == "extra_forbidden":
+            allowed = list(section.model_fields) if section else []
+            homes = tuple(section.homes_of(keys[-1])) if section else ()
+            guess = "" if homes else did_you_mean(keys[-1], allowed)
+            yield Problem(where, f'unknown key "{keys[-1]}".{guess}', (*homes, f"allowed: {', '.join(allowed)}"))
+        elif item["type"] == "missing":
+            yield Problem(where, "missing, and it has no default")
+        elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+            tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
+            union = section.model_fields[keys[-1]].annotation if section else None
+            allowed = [str(word) for member in _options(union) for word in kind_words(member)]
+            found = item["ctx"].get("tag")
+            guess, help = did_you_mean(str(found).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
+            if not found:
+                yield Problem(f"{where}.{tag}", "missing", help)
+            elif section and keys[-1] in section.choices:  # given as a word more often than by its key
+                yield Problem(where, f'no {keys[-1]} "{found}".{guess}', help)
+            else:
+                yield Problem(f"{where}.{tag}", f'"{found}" is not one of them.{guess}', help)
+        elif item["type"] == "model_attributes_type" and section and keys[-1] in section.choices:
+            words = ", ".join(kind_words(member)[0] for member in _options(section.model_fields[keys[-1]].annotation))
+            yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
+        elif item["type"] == "value_error":
+            yield Problem(where, str(item["ctx"]["error"]))
+        else:
+            yield Problem(where, f"{item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}")
+
+
+def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], type[Section] | None]:
+    """Dotted keys of a pydantic location without the union tags in it, and the section that holds its last key."""
+    keys: list[str] = []
+    annotation: Any = root
+    section: type[Section] | None = None
+    for part in loc:
+        options = _options(annotation)
+        tagged = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel) and part in kind_words(o)), None)
+        if len(options) > 1 and tagged is not None:
+            annotation = tagged
+            continue
+        model: Any = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        mapping = next((o for o in options if typing.get_origin(o) is dict), None)
+        if model is not None:
+            keys.append(str(part))
+            section = model
+            annotation = model.model_fields[str(part)].annotation if part in model.model_fields else None
+        elif str(part).startswith(("literal[", "dict[", "[key]")):
+            continue  # pydantic's name for the member of a union that it tried
+        elif mapping is not None:
+            keys.append(str(part))
+            section, annotation = None, typing.get_args(mapping)[1]
+        elif isinstance(part, int):
+            keys.append(str(part))
+    return keys, section
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) is Annotated:
+        return _options(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def kind_words(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The words that a section has for its `kind` or `family`; empty: it has neither."""
+    for field in ("kind", "family"):
+        if field in model.model_fields:
+            return typing.get_args(model.model_fields[field].annotation)
+    return ()

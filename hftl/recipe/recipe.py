@@ -1,0 +1,227 @@
+"""The whole recipe: its sections, what must fit between them, and what its facts are about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from typing import Any, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from hftl.errors import Problem, RecipeError
+from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
+from hftl.recipe.data import AnyData, ImageData
+from hftl.recipe.model import AnyModel
+from hftl.recipe.places import LOCAL, is_same, local_name
+from hftl.recipe.section import Name, Section, leaves
+from hftl.recipe.settings import RunSettings
+from hftl.recipe.stage import Stage
+from hftl.recipe.text import write_yaml
+from hftl.secrets import environment_secrets, find_secrets, is_random
+
+
+class Recipe(Section):
+    """A whole experiment.
+
+    Raises:
+        RecipeError: from the functions of this package, with every problem in one report.
+    """
+
+    name: Name
+    """Name of the run directory."""
+    data: AnyData
+    model: AnyModel
+    stages: dict[Name, Stage] = Field(min_length=1)
+    """In the order in which they run."""
+    run: RunSettings = RunSettings()
+    card: Card = Card()
+
+    # For each fact the values of the recipe that it was given in, and the facts that overrides gave. Kept by copies, not by YAML.
+    _about: dict[str, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def model_post_init(self, context: Any) -> None:
+        self._about = dict.fromkeys(self._facts(), self._subject())
+
+    def __eq__(self, other: object) -> bool:
+        """Two recipes are equal that say the same, wherever they have it from."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The facts, and "name", that were given by `override` rather than by the script."""
+        return self._given
+
+    def _facts(self) -> list[str]:
+        return ["name", *(fact for fact, value in self.card if value not in (None, ()))]
+
+    def _subject(self) -> dict[str, Any]:
+        """What a fact that is given now is about: the values of the keys in `ABOUT`, and the ids it goes by."""
+        values: dict[str, Any] = dict(leaves(self.model_dump(mode="json", exclude={"stages", "run"})))
+        values["stages"] = {name: stage.unfreeze for name, stage in self.stages.items()}
+        for claim, key in (("card.dataset", "data.source"), ("card.base_model", "model.checkpoint")):
+            then = self._about.get(claim.removeprefix("card."), values)
+            if then.get(key) != values.get(key):
+                values[claim] = None  # of the former one
+        return values
+
+    def lapsed(self, fingerprint: Mapping[str, str] | None = None) -> dict[str, dict[str, tuple[Any, Any]]]:
+        """The facts that are not about what the recipe names now -> each key that has changed since: (then, now).
+
+        A copy of the data set counts as that data set where `fingerprint`, of what was read, is the one on the card, or where an
+        override claims it by `card.dataset`; another checkpoint as the same model where one claims it by `card.base_model`.
+        """
+        now, known = self._subject(), self.card.dataset_fingerprint
+
+        def same_name(then: Mapping[str, Any], key: str, claim: str) -> bool:
+            return bool({then.get(key), then[claim]} & {now.get(key), now[claim]} - {None})
+
+        found: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for fact, then in self._about.items():
+            same: tuple[str, ...] = ()
+            recognised = (
+                known is not None
+                and fingerprint is not None
+                and then["data.source"] == self._about.get("dataset_fingerprint", now)["data.source"]
+                and same_content(known, fingerprint)
+            )
+            claimed = then["data.source"] != now["data.source"] and same_name(then, "data.source", "card.dataset")
+            if claimed or recognised:
+                same += (*READ, "data.revision")
+            if same_name(then, "model.checkpoint", "card.base_model"):
+                same += ("model.checkpoint",)
+            changed = [key for key in ABOUT[fact] if key not in same and not is_same(key, now.get(key), then.get(key))]
+            # A place that is published under its name alone stays what it was.
+            changed = [key for key in changed if now.get(key) != f"{LOCAL}{local_name(str(then.get(key)))}"]
+            if changed:
+                found[fact] = {key: (then.get(key), now.get(key)) for key in changed}
+        return found
+
+    @model_validator(mode="after")
+    def _model_fits_data(self) -> Self:
+        if (self.model.family == "timm") != (self.data.kind == "image"):
+            raise ValueError(
+                f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"; pictures go with timm'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_an_augmentation(self) -> Self:
+        if isinstance(self.data, ImageData) and self.data.augmentation_views and self.data.augmentation == "none":
+            raise ValueError("data.augmentation_views: without data.augmentation there is one view of a picture; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_of_its_kind(self) -> Self:
+        pictures = isinstance(self.data, ImageData)
+        if pictures and self.run.tokens_per_batch is not None:
+            raise ValueError(
+                "run.tokens_per_batch: pictures have no tokens; leave it out. What a process computes at once is set by"
+                " run.gradient_accumulation, and in evaluation by run.evaluation_batch_size"
+            )
+        if not pictures and self.run.evaluation_batch_size is not None:
+            raise ValueError(
+                "run.evaluation_batch_size: evaluation batches of texts are filled by tokens; leave it out, or set"
+                " run.tokens_per_batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for key, value in leaves(self.model_dump(mode="json")):
+            try:
+                json.dumps([key, value], ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError:  # the command line passes bytes that are not UTF-8 on as half characters
+                raise ValueError(f"{ascii(key)[1:-1]} holds {value!a}, of which no file can hold every character") from None
+        return self
+
+    @classmethod
+    def _title(cls, values: Mapping[str, Any]) -> str:
+        name = values.get("name")
+        return f'recipe "{name}"' if isinstance(name, str) else "recipe"
+
+    @property
+    def opens_test(self) -> bool:
+        """Whether training opens the test split at its end; otherwise `hftl test` does, once."""
+        return self.run.test == "open" and self.data.test_split != "none"
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; `load_recipe` reads it back equal, but for facts that are about something else (`lapsed`)."""
+        values = self.model_dump(mode="json")
+        values["card"] |= {fact: Card.model_fields[fact].default for fact in self.lapsed() if fact != "name"}
+        return write_yaml(values)
+
+
+def flat(recipe: Recipe) -> list[tuple[str, Any]]:
+    """Each dotted key of a recipe with its value, as JSON has it."""
+    return list(leaves(recipe.model_dump(mode="json")))
+
+
+def secrets_beside(recipe: Recipe) -> dict[str, str]:
+    """Value -> a name for it, of the secrets of the environment that the recipe's own names are not taken for.
+
+    With SOME_API_KEY=stanfordnlp/imdb the `data.source` of that name is a name. What looks random is a secret wherever it stands.
+    """
+    names = [str(value) for key, value in flat(recipe) if key not in PROSE]
+    return {
+        value: variable
+        for value, variable in environment_secrets().items()
+        if is_random(value) or not any(value in name for name in names)
+    }
+
+
+def refuse_secrets(recipe: Recipe) -> None:
+    """Refuse a recipe that may not be written into a run, nor sent.
+
+    Raises:
+        RecipeError: it holds secrets; they are named, and not shown.
+    """
+    known = secrets_beside(recipe)
+    found = {f"{key} holds {kind}": None for key, value in flat(recipe) for _, kind in find_secrets(str(value), known=known)}
+    if found:
+        help = ("a recipe is written into runs and published. Tokens belong into HF_TOKEN",)
+        raise RecipeError("recipe", [Problem("recipe", what, help) for what in found])
+
+
+def carry_facts(before: Recipe, after: Recipe, *, given: Set[str]) -> None:
+    """Let the facts of a changed recipe be about what they were about before; those in `given` are about the changed one."""
+    after._given = before.given | given
+    kept = {fact: then for fact, then in before._about.items() if fact in after._about and fact not in given}
+    after._about = kept
+    after._about = kept | dict.fromkeys([fact for fact in after._facts() if fact not in kept], after._subject())
+
+
+def same_content(known: Mapping[Any, str], read: Mapping[str, str]) -> bool:
+    """Whether the splits that were read are those of a data set's fingerprint; `known` may have more of them."""
+    return "train" in read and all(known.get(split) == digest for split, digest in read.items())
+
+
+def of_another(recipe: Recipe, author: str) -> Recipe:
+    """A recipe whose model somebody else has trained: what they say of that model is not about one's own."""
+    theirs = Recipe(**recipe.model_dump(mode="json"))
+    theirs._about = {fact: {**then, AUTHOR: author} for fact, then in theirs._about.items()}
+    return theirs
+
+
+def moved(recipe: Recipe, source: str) -> Recipe:
+    """The same recipe where the same rows lie in another place, `source`: the facts about them still are."""
+    there = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+
+    def at(value: Any) -> Any:
+        return source if value == recipe.data.source else value
+
+    there._about = {fact: {**then, "data.source": at(then.get("data.source"))} for fact, then in recipe._about.items()}
+    return there
+
+
+def difference(before: Recipe, after: Recipe) -> list[str]:
+    """The dotted keys whose values differ, as lines ``key: old -> new``."""
+    old, new = dict(leaves(before.model_dump(mode="json"))), dict(leaves(after.model_dump(mode="json")))
+    missing = "(absent)"
+    order = [", ".join(recipe.stages) for recipe in (before, after)]
+    moved = [f"stages: {order[0]} -> {order[1]}"] if order[0] != order[1] else []
+    return moved + [
+        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
+        for key in {**old, **new}
+        if old.get(key, missing) != new.get(key, missing)
+    ]

@@ -1,0 +1,91 @@
+"""The schedules of a stage's learning rates, and their options."""
+
+from __future__ import annotations
+
+import typing
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hftl.recipe.section import Choice, Fraction, Positive
+
+
+class _Schedule(Choice):
+    key = "schedule"
+
+    @classmethod
+    def kinds(cls) -> tuple[type[Choice], ...]:
+        return typing.get_args(Schedule)
+
+
+class _Warmed(_Schedule):
+    warmup: Fraction = 0.0
+    """Share of the stage's steps over which the rates rise from 0."""
+
+
+class LinearSchedule(_Warmed):
+    """Down to 0 in a line."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class ConstantSchedule(_Warmed):
+    """The same rates throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class CosineSchedule(_Warmed):
+    """Down to 0 along half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class StepSchedule(_Warmed):
+    """Times `gamma` after every `every` epochs."""
+
+    kind: Literal["step"] = "step"
+    every: Positive = 1
+    """Epochs between two drops."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class ExponentialSchedule(_Warmed):
+    """Times the same factor at every step; `gamma` in all, from the first step to the last."""
+
+    kind: Literal["exponential"] = "exponential"
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class PolynomialSchedule(_Warmed):
+    """Down to `end` along the curve ``(1 - t) ** power``, with t from 0 to 1 over the stage."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Annotated[float, Field(gt=0.0)] = 2.0
+    """1 is linear; more falls faster at first."""
+    end: Fraction = 0.0
+    """The last rate, as a share of the first."""
+
+
+class OneCycleSchedule(_Schedule):
+    """Up from 1/25 over three tenths of the steps, and down to almost nothing (Smith 2018, arXiv:1708.07120)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+
+
+class SlantedTriangularSchedule(_Schedule):
+    """Up from 1/32 over a tenth of the steps, and down to 1/32 (Howard & Ruder 2018, arXiv:1801.06146)."""
+
+    kind: Literal["slanted_triangular"] = "slanted_triangular"
+
+
+Schedule = (
+    LinearSchedule
+    | ConstantSchedule
+    | CosineSchedule
+    | StepSchedule
+    | ExponentialSchedule
+    | PolynomialSchedule
+    | OneCycleSchedule
+    | SlantedTriangularSchedule
+)

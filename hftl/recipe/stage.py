@@ -1,0 +1,57 @@
+"""The section of a stage: one entry of the training plan."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from hftl.recipe.loss import CrossEntropyLoss, Loss
+from hftl.recipe.optimizer import AdamW, Optimizer
+from hftl.recipe.schedule import LinearSchedule, Schedule
+from hftl.recipe.section import LearningRate, Positive, Section, word_or_section
+
+if TYPE_CHECKING:  # what a stage may be given; it keeps the section
+    AnyOptimizer = str | Optimizer
+    AnySchedule = str | Schedule
+    AnyLoss = str | Loss
+else:
+    AnyOptimizer, AnySchedule, AnyLoss = (word_or_section(union) for union in (Optimizer, Schedule, Loss))
+
+
+class Stage(Section):
+    """One entry of the training plan: what trains, at which rates, for how long."""
+
+    choices = ("optimizer", "schedule", "loss")
+
+    lr: LearningRate
+    """Learning rate of the last layer group before multipliers."""
+    unfreeze: str | tuple[str, ...] = "all"
+    """"head", "last 4" (groups, the head counted), "all", or the names of layer groups."""
+    epochs: Positive = 1
+    batch_size: Positive | None = None
+    """Examples an optimizer step sees over all processes; None: `run.batch_size`."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Group i of n, input first, gets ``lr * layer_decay ** (n - 1 - i)``."""
+    head_lr_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
+    optimizer: AnyOptimizer = AdamW()
+    """A word such as "sgd", or a section with options: `hftl.SGD(momentum=0.8)`, in YAML ``{kind: sgd, momentum: 0.8}``."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Off for biases, norms and embeddings."""
+    schedule: AnySchedule = LinearSchedule()
+    """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
+    loss: AnyLoss = CrossEntropyLoss()
+    """A word, "cross_entropy" or "focal", or a section: `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
+    early_stopping: Positive | None = None
+    """Stop the stage after that many epochs without a better validation metric; None: never."""
+
+    @classmethod
+    def homes_of(cls, key: str) -> Iterator[str]:
+        for union in (Optimizer, Schedule, Loss):
+            yield from typing.get_args(union)[0].homes_of(key)
