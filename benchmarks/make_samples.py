@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hftl.data.decoding import inspect
-from hftl.data.duplicates import keep_looks, near_pictures
+from hftl.data.decoding import inspect, keep_looks
+from hftl.data.near import near_pictures
 from hftl.samples import CLOTHES, MOBILENET
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"

@@ -95,7 +95,8 @@ def _review_phases(folder: Path, arguments: argparse.Namespace) -> Phases:
     from transformers import AutoTokenizer
 
     from hftl.data.audit import audit_splits
-    from hftl.data.loader import evaluation_batches, padding_share, training_batches
+    from hftl.data.batches import padding_share
+    from hftl.data.loader import evaluation_batches, training_batches
     from hftl.data.source import load_splits
     from hftl.data.text import TextSamples, text_facts
     from hftl.recipe import TextData

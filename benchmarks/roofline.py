@@ -16,7 +16,7 @@ from ours import TimedRun, make_recipe
 from rich.console import Console
 from side import Clock, read_spec, write_result
 
-from hftl.data.loader import plan_epoch
+from hftl.data.batches import plan_epoch
 from hftl.training.engine import train
 from hftl.training.experiment import Experiment, make_samples, prepare_experiment
 from hftl.training.machine import has_native_bf16, matrix_rate

@@ -236,7 +236,8 @@ def fine_tune(
 
 def _model_section(checkpoint: str) -> Transformer | Timm:
     """The section for a checkpoint: timm's where its settings, or its name on the Hub, are."""
-    from hftl.models.checkpoint import Checkpoint, check_folder
+    from hftl.models.checkpoint import Checkpoint
+    from hftl.models.foreign import check_folder
 
     if checkpoint.startswith("timm/"):
         return Timm(checkpoint=checkpoint)

@@ -40,8 +40,8 @@ from transformers import (
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError
 from hftl.models import build_classifier, load_classifier, save_classifier
+from hftl.models.answers import ANOTHER
 from hftl.models.boundary import NotSeparable
-from hftl.models.transformer import ANOTHER
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.training.experiment import Experiment, make_plan, make_samples
 from hftl.training.proof import group_hashes, prove

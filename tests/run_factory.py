@@ -17,7 +17,6 @@ from hftl.evaluation.metrics import compute_metrics, quick_metrics
 from hftl.evaluation.predictions import Predictions, SizeUnit
 from hftl.files import append_json_line, read_json, write_json, write_text
 from hftl.recipe import (
-    CHOICES,
     BiLSTM,
     Card,
     ImageData,
@@ -165,7 +164,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
                 "epochs": stage.epochs,
                 "batch_size": size,
                 "steps": stage.epochs * -(-train_examples // size),
-                **{key: getattr(stage, key).kind for key in CHOICES},
+                **{key: getattr(stage, key).kind for key in Stage.choices},
                 "trainable_parameters": trainable,
                 "trainable_share": trainable / total,
                 "optimizer_bytes": 8 * trainable,

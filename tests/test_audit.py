@@ -20,16 +20,9 @@ from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
-from hftl.data.decoding import inspect
-from hftl.data.duplicates import (
-    keep_looks,
-    near_groups,
-    near_pictures,
-    near_texts,
-    normalise,
-    pick_looks,
-    picture_fingerprints,
-)
+from hftl.data.decoding import inspect, keep_looks, pick_looks
+from hftl.data.duplicates import normalise, picture_fingerprints
+from hftl.data.near import near_groups, near_pictures, near_texts
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import script_facts
 from hftl.errors import DataError

@@ -27,7 +27,8 @@ from hftl.data.reading import open_source
 from hftl.errors import DataError, HftlError, RecipeError
 from hftl.inference import Predictor
 from hftl.models import glove, vectors
-from hftl.models.checkpoint import Checkpoint, check_folder
+from hftl.models.checkpoint import Checkpoint
+from hftl.models.foreign import check_folder
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
 from hftl.models.vectors import read_vectors
 from hftl.recipe import BiLSTM, RunSettings, TextCNN, TextData

@@ -9,19 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hftl.data.loader import (
-    Batch,
+from hftl.data.batches import (
     Position,
     deal,
-    evaluation_batches,
     micro_batches,
     padded_width,
     padding_share,
     plan_epoch,
     steps_per_epoch,
-    training_batches,
     width_multiple,
 )
+from hftl.data.loader import Batch, evaluation_batches, training_batches
 
 NO_LIMIT = 10**9
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torch import nn
 
-from hftl.data.loader import Batch, evaluation_batches, plan_epoch, steps_per_epoch, training_batches, transfer
+from hftl.data.batches import plan_epoch, steps_per_epoch
+from hftl.data.loader import Batch, evaluation_batches, training_batches, transfer
 from hftl.errors import RecipeError, printable
 from hftl.evaluation.metrics import compute_metrics, quick_metrics
 from hftl.evaluation.predictions import Predictions

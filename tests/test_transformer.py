@@ -47,7 +47,7 @@ from transformers import (
 )
 
 from hftl.errors import RecipeError, RunError
-from hftl.models import transformer
+from hftl.models import answers, transformer
 from hftl.models.chain import Chain
 from hftl.models.family import Classifier
 from hftl.recipe import Transformer
@@ -358,7 +358,7 @@ def test_gpt2_without_a_padding_token_pads_with_its_end_of_text(tmp_path: Path) 
 
 def test_roberta_holds_two_positions_fewer_than_its_table_has_rows(tmp_path: Path) -> None:
     config = {**SMALL, "max_position_embeddings": 34, "pad_token_id": 1}
-    assert transformer._max_positions(small_model(RobertaConfig(**config))) == 32
+    assert answers.max_positions(small_model(RobertaConfig(**config))) == 32
     tokens = torch.full((1, 32), 5)
     small_model(RobertaConfig(**config))(tokens)  # 32 fit
     with pytest.raises(RuntimeError, match="index 34 is out of bounds"):
@@ -451,7 +451,7 @@ def test_asking_a_model_leaves_its_weights_its_mode_and_the_random_numbers_as_th
     built.model.train()
     state = torch.get_rng_state()
     tokenizer: Any = built.preprocessor
-    assert transformer._check_answers(tokenizer, built.model, "classifier") == []
+    assert answers.check_answers(tokenizer, built.model, "classifier") == []
     assert torch.equal(torch.get_rng_state(), state)
     assert built.model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in built.model.state_dict().items())

@@ -22,18 +22,10 @@ from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
 from hftl.data.columns import Strings, integers, pick
-from hftl.data.duplicates import (
-    NEAR_PICTURE,
-    NEAR_TEXT,
-    first_rows,
-    near_groups,
-    near_pictures,
-    near_texts,
-    normalise,
-    pick_looks,
-    thing,
-)
+from hftl.data.decoding import pick_looks
+from hftl.data.duplicates import first_rows, normalise, thing
 from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
+from hftl.data.near import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
 from hftl.data.source import Splits
 from hftl.errors import printable
 from hftl.names import CONFLICT, DUPLICATE

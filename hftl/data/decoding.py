@@ -11,6 +11,7 @@ import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hftl.data.columns import array_on_disk, blocks
 from hftl.errors import HftlError
 
 PIXEL_LIMIT = 89_478_485
@@ -168,6 +170,39 @@ class Look:
     "Implementation and benchmarking of perceptual image hash functions")."""
     thumbnail: np.ndarray
     """(16, 16, 3) uint8, upright, stretched to a square."""
+
+
+LOOK = np.dtype(
+    [
+        *(("width", np.int32), ("height", np.int32)),
+        *(("transparent", np.bool_), ("deep", np.bool_), ("animated", np.bool_), ("noted", np.bool_)),
+        *(("hash", np.uint64), ("sha256", np.uint8, 32), ("thumbnail", np.uint8, (16, 16, 3))),
+    ]
+)
+"""A `Look` as a row of an array, without its note; zeros for a picture that cannot be read."""
+
+
+def keep_looks(looks: Iterable[Look | None], count: int) -> np.ndarray:
+    """What was seen of `count` pictures, on disk: a `Look` takes a kilobyte. (N,) of `LOOK`"""
+    kept = array_on_disk((count,), LOOK)
+    for row, look in enumerate(looks):
+        if look is not None:
+            header, sha256 = look.header, np.frombuffer(look.sha256, dtype=np.uint8)
+            facts = (header.width, header.height, header.transparent, header.deep, look.animated, look.note is not None)
+            kept[row] = (*facts, look.hash, sha256, look.thumbnail)
+    return kept
+
+
+def pick_looks(looks: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Rows, which ascend, of arrays that are laid end to end; on disk."""
+    picked = array_on_disk((len(rows),), LOOK)
+    start = done = 0
+    for part in looks:
+        for some in blocks(rows[(rows >= start) & (rows < start + len(part))] - start):
+            picked[done : done + len(some)] = part[some]
+            done += len(some)
+        start += len(part)
+    return picked
 
 
 def read_header(source: bytes | str | Path) -> Header:

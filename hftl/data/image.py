@@ -38,8 +38,8 @@ from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
 from hftl.data.columns import integers
 from hftl.data.content import Reading, Scan
-from hftl.data.decoding import EXTREME_ASPECT, BadImage, Look, Note, decode, decoded_pixels, inspect, read, read_header
-from hftl.data.duplicates import LeftOut, keep_looks, no_fingerprints, picture_fingerprints
+from hftl.data.decoding import EXTREME_ASPECT, BadImage, Look, Note, decode, decoded_pixels, inspect, keep_looks, read, read_header
+from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.rows import Table

@@ -22,13 +22,13 @@ from datasets import ClassLabel, Dataset, Value
 from hftl.data.classes import nearest
 from hftl.data.columns import Strings, blocks, on_disk, pick
 from hftl.data.content import content_of
+from hftl.data.decoding import pick_looks
 from hftl.data.duplicates import (
     LeftOut,
     duplicate_facts,
     duplicate_problems,
     find_duplicates,
     number_contents,
-    pick_looks,
     picture_fingerprints,
     rows_to_drop,
     set_fingerprints,

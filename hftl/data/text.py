@@ -23,11 +23,12 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
 from hftl.data.layout import Role
-from hftl.data.loader import Samples, transfer, width_multiple
+from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Table
 from hftl.errors import Problem, RecipeError
 from hftl.recipe import TextData

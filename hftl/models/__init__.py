@@ -10,8 +10,9 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
-from hftl.models.checkpoint import CONFIG, Checkpoint, check_folder, run_error
+from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family
+from hftl.models.foreign import check_folder
 from hftl.names import WORD_MODELS
 from hftl.recipe import Recipe, TextData
 

@@ -36,8 +36,9 @@ from transformers import (
 from hftl.errors import Problem, RecipeError
 from hftl.models import glove_modeling, transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
-from hftl.models.checkpoint import CONFIG, Checkpoint, Written, beyond_memory, quiet_loading, run_error
+from hftl.models.checkpoint import CONFIG, Checkpoint, Written, quiet_loading, run_error
 from hftl.models.family import Classifier, Family
+from hftl.models.foreign import beyond_memory
 from hftl.models.vectors import WHERE, file_name, read_vectors
 from hftl.names import WORD_MODELS
 from hftl.recipe import Recipe, WordVectors

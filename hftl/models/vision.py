@@ -30,21 +30,16 @@ from hftl.models.chain import Chain, ChainError, LayerGroup, chain_of_layers
 from hftl.models.checkpoint import (
     CONFIG,
     MALFORMED,
-    MOST_CLASSES,
     WEIGHTS,
     Checkpoint,
     Understood,
-    check_counts,
-    check_folder,
-    check_label_names,
-    check_size,
     find_checkpoint,
-    is_whole,
     quiet_loading,
     refused,
     run_error,
 )
 from hftl.models.family import Classifier, Family
+from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
 from hftl.names import WEIGHT_PLACES
 from hftl.recipe import ImageData, Recipe, Timm
 

@@ -22,7 +22,8 @@ import numpy as np
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.serving import ServingSamples
-from hftl.models.checkpoint import Checkpoint, check_folder, run_error
+from hftl.models.checkpoint import Checkpoint, run_error
+from hftl.models.foreign import check_folder
 from hftl.run import RunDirectory
 from hftl.secrets import environment_secrets, redact
 from hftl.sharing.publication import Publication, is_model_file

@@ -34,8 +34,9 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from transformers import PreTrainedModel
 
 from hftl import store
+from hftl.data.batches import MANY, SHORT, SHORT_WIDTH, WIDTH
 from hftl.data.content import content_of
-from hftl.data.loader import MANY, SHORT, SHORT_WIDTH, WIDTH, Samples, evaluation_batches, transfer
+from hftl.data.loader import Samples, evaluation_batches, transfer
 from hftl.models.boundary import ACTIVATION, Boundary, Doorway
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe

@@ -18,10 +18,11 @@ from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
+from hftl.data.batches import POOL, POOLS, padding_share
 from hftl.data.columns import integers
 from hftl.data.content import content_of
 from hftl.data.layout import Role
-from hftl.data.loader import POOL, POOLS, Samples, padding_share
+from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import DataError, Problem, RecipeError

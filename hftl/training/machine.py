@@ -24,7 +24,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl import cores
-from hftl.data.loader import TOKENS_PER_BATCH, WorkerError
+from hftl.data.batches import TOKENS_PER_BATCH
+from hftl.data.loader import WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.recipe import Recipe, RunSettings, Transformer
 from hftl.run import RunDirectory

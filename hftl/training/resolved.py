@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hftl.data.loader import steps_per_epoch
+from hftl.data.batches import steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Loss, Optimizer, Recipe, Schedule
