@@ -692,6 +692,17 @@ class Study:
         return read_csv(self.paths.table)
 
     @property
+    def best(self) -> Recipe:
+        """The recipe that did best on validation; its test split is as the study's recipe has it.
+
+        Raises:
+            RunError: the study is not done, or chooses nothing.
+        """
+        if not self.paths.best.is_file():
+            raise RunError(f"{self.path}: no best.yaml here: the study is not done, or chooses nothing")
+        return read_recipe(self.paths.best)
+
+    @property
     def figures(self) -> list[Path]:
         """The figures, as PNG files."""
         return sorted(self.paths.figures.glob("*.png"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,13 @@ def test_the_page_says_what_came_out(ablation: tuple[hftl.Study, list[str]]) -> 
     assert [path.name for path in study.figures] == ["arms.png"]
 
 
+def test_the_best_arm_is_a_recipe_that_may_open_the_test_split(ablation: tuple[hftl.Study, list[str]]) -> None:
+    study, _ = ablation
+    means = study.table.groupby("arm")["accuracy"].mean()
+    best = arms_of(RECIPE, ["staged", "flat"])[max(means.index[::-1], key=lambda arm: means[arm])]
+    assert study.best == best and study.best.opens_test
+
+
 def test_the_same_call_reads_what_is_done_and_one_more_seed_fits_no_other_again(ablation: tuple[hftl.Study, list[str]]) -> None:
     study, _ = ablation
     said: list[str] = []
@@ -248,10 +257,9 @@ def test_a_stopped_study_loses_no_trial_and_goes_on_inside_the_one_that_was_cut_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hftl.studies import trials
-    from hftl.training.engine import Evaluation
+    from hftl.training.engine import Evaluation, fit
 
     fits: list[str] = []
-    original = trials.fit
 
     def stopped(experiment, run, report):  # type: ignore[no-untyped-def]
         def report_and_stop(evaluation: Evaluation) -> None:
@@ -260,7 +268,7 @@ def test_a_stopped_study_loses_no_trial_and_goes_on_inside_the_one_that_was_cut_
             if len(fits) == 4:
                 raise KeyboardInterrupt
 
-        return original(experiment, run, report_and_stop)
+        return fit(experiment, run, report_and_stop)
 
     monkeypatch.setattr(trials, "fit", stopped)
     recipe = hftl.override(RECIPE, ["run.checkpoint_minutes=0"])
@@ -276,6 +284,13 @@ def test_a_stopped_study_loses_no_trial_and_goes_on_inside_the_one_that_was_cut_
     for name in ("studied-seed0", "studied-seed1"):
         one, other = (each.trial(name).predictions("validation") for each in (study, whole))
         assert one["p(positive)"].tolist() == other["p(positive)"].tolist()
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_cost_a_study_at_most_the_running_epoch_of_a_trial() -> None:
+    command = [sys.executable, str(Path(__file__).parent / "study_campaign.py"), "--kills", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0 and "nothing was lost" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_plan_of_a_study_counts_trials_and_a_shared_boundary_once() -> None:
@@ -297,6 +312,7 @@ def _forward() -> dict[str, int]:
 
 
 def test_no_study_no_page(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not done"):
-        hftl.Study(tmp_path).page  # noqa: B018
+    for what in ("page", "table", "best"):
+        with pytest.raises(RunError, match="not done"):
+            getattr(hftl.Study(tmp_path), what)
     assert StudyDirectory(tmp_path).sessions() == []

@@ -14,6 +14,8 @@ import pandas as pd
 from hftl.errors import RecipeError
 from hftl.evaluation.compare import holm
 from hftl.evaluation.seeds import PairedDifference, Spread, paired_difference, spread
+from hftl.files import write_text
+from hftl.names import as_rank
 from hftl.recipe import Recipe
 from hftl.studies.arms import arms_of, with_stages
 from hftl.studies.cost import StudyPlan, plan_study
@@ -82,7 +84,11 @@ def ablate(study: StudyDirectory, recipe: Recipe, arms: Mapping[str, Recipe], qu
             arms = at_equal_cost(arms, Experiments())
         cells = seeded(arms, question.settings["seeds"])
         trials = run_grid(study, cells, say=say, keep=lambda cell: question.settings["test"] == "open")
-        _write(study, recipe, cells, trials, title=f"{recipe.name}: {listed(arms)}")
+        summary = _write(study, recipe, cells, trials, title=f"{recipe.name}: {listed(arms)}")
+        metric = recipe.run.metric
+        means = {row.arm: as_rank(metric, row.spread.mean) for row in summary if row.spread is not None}
+        best = max(means, key=lambda arm: means[arm])
+        write_text(study.best, arms[best].to_yaml())
     return cells
 
 
@@ -120,11 +126,14 @@ def cells_of_repetition(recipe: Recipe, question: Question) -> list[Cell]:
     return seeded(arms, settings["seeds"]) if "seeds" in settings else folded(arms, settings["folds"])
 
 
-def _write(study: StudyDirectory, recipe: Recipe, cells: list[Cell], trials: Mapping[str, list[Trial]], *, title: str) -> None:
+def _write(
+    study: StudyDirectory, recipe: Recipe, cells: list[Cell], trials: Mapping[str, list[Trial]], *, title: str
+) -> list[ArmSummary]:
     write_table(study, pd.DataFrame(list(rows_of(trials, cells))))
     summary = summarise(study, trials)
     draw_arms(study, trials, metric=recipe.run.metric)
     write_page(study, title=title, sentences=list(in_words(summary, recipe, trials)), table=shown(summary), figures=["arms.png"])
+    return summary
 
 
 @dataclass(frozen=True)

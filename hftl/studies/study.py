@@ -4,6 +4,7 @@
       recipe.yaml     the recipe that the study is about
       study.yaml      what is asked of it: data
       trials/<name>/  a run directory for each fit, light until it wins: no model, no checkpoint, one trial.json
+      best.yaml       the recipe that did best on validation
       table.csv       what came out, a row each
       figures/        the same as figures
       README.md       the page that says it in words
@@ -59,6 +60,11 @@ class StudyDirectory:
         """The run directory of a trial."""
         assert re.fullmatch(NAME, name), name
         return RunDirectory(self.trials / name)
+
+    @property
+    def best(self) -> Path:
+        """The recipe that did best on validation."""
+        return self.path / "best.yaml"
 
     @property
     def table(self) -> Path:
