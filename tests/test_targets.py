@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ LOGITS = np.array([[2, -1], [0, 1], [1, 3]], dtype=np.float32)
 class Several(OneLabel):
     """Any number of labels an example, as far as a file of predictions asks: (N, K) of 0 and 1, each logit by itself."""
 
-    columns = {"answers": pa.list_(pa.int64()), "truth": pa.list_(pa.int64())}
+    columns: Mapping[str, pa.DataType] = {"answers": pa.list_(pa.int64()), "truth": pa.list_(pa.int64())}
 
     def shape(self, count: int, classes: int) -> tuple[int, ...]:
         return (count, classes)
@@ -53,7 +54,7 @@ def test_a_second_kind_of_target_answers_stores_and_reads_its_own_predictions(
 ) -> None:
     monkeypatch.setattr(targets, "target_named", lambda kind: OneLabel() if kind == "one_label" else Several())
     monkeypatch.setattr("hftl.evaluation.predictions.target_named", targets.target_named)
-    monkeypatch.setitem(targets.TARGETS, "several", "nowhere")  # type: ignore[index]  # a table of the code
+    monkeypatch.setitem(targets.TARGETS, "several", "nowhere")
     truth = np.array([[1, 0], [1, 1], [1, 1]])
     predictions = Predictions(IDS, truth, LOGITS, kind="several")
     assert predictions.predicted.tolist() == [[1, 0], [0, 1], [1, 1]]

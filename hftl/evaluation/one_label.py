@@ -44,7 +44,7 @@ class OneLabel:
         """Labels outside 0..K-1."""
         bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if bad.size:
-            yield Problem("labels", f"outside 0..{classes - 1} for {quoted((ids[i] for i in bad), 5)}")
+            yield Problem("labels", f"outside 0..{classes - 1} for {quoted((ids[i] for i in bad.tolist()), 5)}")
 
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """Softmax, in float64."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import Splits
+from hftl.data.targets import kind_of
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
@@ -89,7 +90,7 @@ def predict_split(
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
     labels, sizes = samples.targets.astype(np.int64), np.asarray(samples.sizes, dtype=np.int64)
-    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
+    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind_of(labels))
 
 
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], object]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 from datasets import disable_progress_bars
 
+from hftl.data.labelled import LabelledRows, count_seen, load_labelled_rows
 from hftl.data.layout import Role
-from hftl.data.source import LabelledRows, count_seen, load_labelled_rows, load_splits
+from hftl.data.source import load_splits
 from hftl.environment import now
 from hftl.errors import DataError, RunError
 from hftl.evaluation.evaluated import Evaluated
