@@ -487,7 +487,6 @@ class Run:
             DataError: other rows that cannot be used, or with classes that the model does not know.
         """
         from hftl.evaluation.evaluated import Evaluated
-        from hftl.evaluation.metrics import compute_metrics
         from hftl.evaluation.predictions import stored_label_names
         from hftl.sharing.card import write_card
         from hftl.training.finished import evaluate
@@ -501,7 +500,7 @@ class Run:
             recorded = self.metrics.get(split, {}) if self.finished else {}
             predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
             label_names = stored_label_names(self.paths.predictions("validation"))
-            evaluated = Evaluated(split, compute_metrics(predictions, label_names), predictions, label_names, recorded)
+            evaluated = Evaluated(split, predictions.metrics(label_names), predictions, label_names, recorded)
         if own and is_main_process():
             write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
         return evaluated

@@ -42,6 +42,9 @@ Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
 CHOOSERS: tuple[str, ...] = get_args(Chooser)
 
+ONE_LABEL = "one_label"
+"""The kind of target of which every example has one of several classes; a file that names no kind is about it."""
+
 DUPLICATE, CONFLICT = "duplicate", "conflict"
 """Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
 

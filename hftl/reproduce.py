@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.files import read_json
 from hftl.run import RunDirectory
@@ -38,7 +37,7 @@ def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
     for split, values in read_json(run.metrics).items():
         stored = Predictions.load(run.predictions(split))
         predicted = evaluate(run, split=split, source=source, opened_by=opened_by)
-        now = compute_metrics(predicted, stored_label_names(run.predictions(split)))
+        now = predicted.metrics(stored_label_names(run.predictions(split)))
         for name, value in now.items():
             if isinstance(value, float) and isinstance(values.get(name), float):
                 holds = abs(value - values[name]) <= TOLERANCE

@@ -9,7 +9,8 @@ import pytest
 from digits import write_digits
 
 import hftl
-from hftl.data.source import count_seen, load_labelled_rows, load_splits
+from hftl.data.labelled import count_seen, load_labelled_rows
+from hftl.data.source import load_splits
 
 
 def pictures(source: Path, **settings: object) -> hftl.ImageData:

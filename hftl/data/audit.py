@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
-from hftl.data.columns import Strings, integers, pick
+from hftl.data.columns import Strings, pick
 from hftl.data.decoding import pick_looks
 from hftl.data.duplicates import first_rows, normalise, thing
 from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
 from hftl.data.near import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
 from hftl.data.source import Splits
+from hftl.data.targets import targets_of
 from hftl.errors import printable
 from hftl.names import CONFLICT, DUPLICATE
 from hftl.terminal import Shown
@@ -319,8 +320,8 @@ def _without_words(splits: Splits, role: Role) -> list[str]:
     dataset: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     split = dataset[role]
     assert split is not None
-    labels, names = integers(split, "label"), splits.label_names
-    every, empty = (np.bincount(of, minlength=len(names)) for of in (labels, labels[splits.contents[role] < 0]))
+    labels, names = targets_of(split), splits.label_names
+    every, empty = (splits.target.counts(of, names) for of in (labels, labels[splits.contents[role] < 0]))
     return [names[place] for place in np.flatnonzero((every > 0) & (every == empty))]
 
 
@@ -378,7 +379,7 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
         links, threshold = near_texts(pick(texts, rows)), NEAR_TEXT
     roles = list(datasets)
     role_of = np.repeat(np.arange(len(roles), dtype=np.int8), [len(dataset) for dataset in datasets.values()])
-    labels = np.concatenate([integers(dataset, "label") for dataset in datasets.values()])
+    labels = np.concatenate([targets_of(dataset) for dataset in datasets.values()])
     ids = [Strings(dataset, "id") for dataset in datasets.values()]
     starts = np.cumsum([0, *(len(dataset) for dataset in datasets.values())])
 

@@ -36,13 +36,13 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
-from hftl.data.columns import integers
 from hftl.data.content import Reading, Scan
 from hftl.data.decoding import EXTREME_ASPECT, BadImage, Look, Note, decode, decoded_pixels, inspect, keep_looks, read, read_header
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.rows import Table
+from hftl.data.targets import targets_of
 from hftl.errors import Problem
 from hftl.recipe import ImageData
 
@@ -88,7 +88,7 @@ class ImageSamples:
         views: int = 0,
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
-        self.targets = integers(dataset, "label")
+        self.targets = targets_of(dataset)
         self.lengths: None = None
         self.label_names: tuple[str, ...] = tuple(dataset.features["label"].names)
         self._pictures = dataset.select_columns("image")

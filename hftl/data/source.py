@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Value
+from datasets import Dataset, Value
 
-from hftl.data.classes import nearest
-from hftl.data.columns import Strings, blocks, on_disk, pick
+from hftl.data.columns import Strings, blocks, pick
 from hftl.data.content import content_of
 from hftl.data.decoding import pick_looks
 from hftl.data.duplicates import (
@@ -29,20 +28,16 @@ from hftl.data.duplicates import (
     duplicate_problems,
     find_duplicates,
     number_contents,
-    picture_fingerprints,
     rows_to_drop,
     set_fingerprints,
-    text_fingerprints,
 )
-from hftl.data.layout import Role, find_name
+from hftl.data.layout import Role
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
-from hftl.data.rows import NO_SPLIT, SHOWN, TEST_SEED, Source, Table, content_column
+from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_column
 from hftl.data.splitting import divide
-from hftl.data.targets import class_numbers, class_problems
+from hftl.data.targets import COLUMN, OneLabel, Target, target_of
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
-from hftl.run import split_facts
-from hftl.wording import listed
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,7 @@ class Splits:
     """For each split a number for the content of every row, equal where the texts or pictures are; -1: an empty text. (N,)"""
     looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
     """For each split of pictures what reading every one of them has left, on disk; empty for texts. (N,) of `duplicates.LOOK`"""
+    target: Target = field(default_factory=OneLabel)
 
 
 def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
@@ -83,31 +79,33 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     tables = read_tables(source, roles, data)
     problems: list[Problem] = []
     for role, table in tables.items():
-        problems += _column_problems(role, table, data)
-    names, labels, label_problems = class_numbers(tables, data)
-    problems += label_problems
+        problems += column_problems(role, table, data)
+    target = target_of(data)
+    targets = target.read(tables, data)
+    names, labelled = targets.names, target.distinct(targets)
+    problems += targets.problems
     scan = content_of(data).scan(tables)
     problems += scan.problems
     contents = number_contents(scan.fingerprints)
     for role, found in contents.items():
-        found[labels[role] < 0] = -1
-    duplicates = find_duplicates(contents, labels)
+        found[labelled.of_rows[role] < 0] = -1
+    duplicates = find_duplicates(contents, labelled.of_rows)
     unreadable: Mapping[Role, Mapping[int, LeftOut]] = {role: scan.unreadable.get(role, {}) for role in tables}
     left_out = unreadable
     if data.on_duplicate == "error":
-        problems += duplicate_problems(duplicates, tables, labels, names, data.kind)
+        problems += duplicate_problems(duplicates, tables, labelled.of_rows, labelled.names, data.kind)
     elif data.on_duplicate == "drop":
-        dropped = rows_to_drop(duplicates, contents, tables, labels, names, data.kind)
+        dropped = rows_to_drop(duplicates, contents, tables, labelled.of_rows, labelled.names, data.kind)
         left_out = {role: {**unreadable[role], **dropped[role]} for role in tables}
     # Classes are counted over what is left.
     kept = {role: np.delete(np.arange(len(table.ids), dtype=np.int32), list(left_out[role])) for role, table in tables.items()}
-    problems += class_problems(tables, kept, labels, names)
+    problems += target.problems(tables, kept, targets)
     if problems:
         raise DataError(data.source, problems)
 
-    rows = divide(data, {role: (kept[role], labels[role]) for role in tables}, contents["train"], seed=seed)
+    rows = divide(data, {role: (kept[role], labelled.of_rows[role]) for role in tables}, contents["train"], seed=seed)
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
-    whole = {role: _assemble(table, labels[role], names, data.kind) for role, table in tables.items()}
+    whole = {role: assemble(table, target, targets.of_rows[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
     notes = [
         {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
@@ -120,14 +118,14 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         "config": data.config,
         "kind": data.kind,
         "format": source.format,
-        "fingerprint": set_fingerprints(scan.fingerprints, labels, names),
+        "fingerprint": set_fingerprints(scan.fingerprints, labelled.of_rows, labelled.names),
         "label_names": list(names),
         "splits": {
-            role: split_facts(Strings(split, "id"), memoryview(labels[origin[role]][rows[role]]), names)
+            role: target.facts(Strings(split, "id"), targets.of_rows[origin[role]][rows[role]], names)
             for role, split in result.items()
         },
         "contents": {role: _digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
-        **({"test_rows": _digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
+        **({"test_rows": digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
         **_how_divided(data, tables, seed),
         **_how_streamed(source, tables),
         "skipped": [
@@ -147,10 +145,12 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         facts,
         contents={role: contents[origin[role]][rows[role]] for role in rows},
         looks={role: pick_looks([scan.looks[origin[role]]], rows[role]) for role in rows if scan.looks},
+        target=target,
     )
 
 
-def _column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
+def column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
+    """No rows, no content, no labels; and what reading the table has found."""
     problems = []
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
@@ -173,23 +173,22 @@ def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_any_order(fingerprints: np.ndarray) -> str:
+def digest_of_any_order(fingerprints: np.ndarray) -> str:
     """SHA-256 of the fingerprints of rows, in hex, the same in whichever order the rows are. (N, 2)"""
     return _digest(fingerprints, np.lexsort(fingerprints.T))
 
 
-def _assemble(table: Table, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:
+def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:
     """All rows with the columns `id`, content and `label`."""
     assert table.content is not None
     ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
-    numbers = on_disk("label", pa.int64(), (pa.array(some, pa.int64()) for some in blocks(labels))).column("label")
+    values, feature = target.column(labels, names)
     # Of our own: datasets would take a copy of each column to find one.
     digest = hashlib.sha256(f"{table.content._fingerprint} {table.name} {names}".encode())
     digest.update(labels.data)
     whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
-    classes = ClassLabel(names=list(names))
-    whole = whole.add_column("label", numbers, feature=classes, new_fingerprint=digest.hexdigest()[:16])
-    return whole.select_columns(["id", kind, "label"])
+    whole = whole.add_column(COLUMN, values, feature=feature, new_fingerprint=digest.hexdigest()[:16])
+    return whole.select_columns(["id", kind, COLUMN])
 
 
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed: int) -> dict[str, str]:
@@ -227,84 +226,3 @@ def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any
     what = f"the first {rows:,} rows of a shuffle buffer of {buffer:,} rows, not a uniform sample"
     whole = [role for role, count in taken.items() if count < rows]
     return {"streamed": {"rows": rows, "buffer": buffer, "seed": TEST_SEED, "what": what, "taken": taken, "whole": whole}}
-
-
-# --- other rows for a finished model ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LabelledRows:
-    """Rows for a model that is trained already, with its classes."""
-
-    dataset: Dataset
-    """As those of `Splits`."""
-    fingerprints: np.ndarray
-    """16 bytes for the content of every row; zeros for an empty text. (N, 2) uint64"""
-    facts: dict[str, Any]
-    """JSON-ready: where they are from, counts, classes without a row, what was left out."""
-
-
-def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, split: str | None) -> LabelledRows:
-    """Read all rows of one split of a source, to evaluate a model of `label_names` on them.
-
-    Args:
-        data: the section that the model was trained by, with another source.
-        label_names: the model's classes, in their order.
-        split: which split of the source; None: it has one.
-
-    Raises:
-        DataError: everything that is wrong with the rows, in one report; also classes that the model does not know.
-    """
-    source = open_source(data)
-    found = list(source.splits)
-    chosen = found[0] if split is None and len(found) == 1 else find_name(split or "", found)
-    if chosen is None:
-        what = f'no split "{split}".{did_you_mean(split, found)}' if split else "several splits, and one is evaluated: name it"
-        raise DataError.single("split", what, f"splits there are: {', '.join(found)}", source=data.source)
-    table = read_tables(source, {"train": chosen}, data)["train"]
-    tables: dict[Role, Table] = {"train": table}
-    problems = _column_problems("train", table, data)
-    names, numbers, label_problems = class_numbers(tables, data)
-    scan = content_of(data).scan(tables)
-    problems += [*label_problems, *scan.problems]
-    unreadable = scan.unreadable.get("train", {})
-    there = [name for place, name in enumerate(names) if (numbers["train"] == place).any()]
-    unknown = [name for name in there if name not in label_names]
-    if unknown:
-        spelt = [f'the model writes "{near}" for "{name}"' for name in unknown[:SHOWN] if (near := nearest(name, label_names))]
-        what = f"classes that the model does not know: {listed(unknown, SHOWN)}"
-        problems.append(Problem(f'split "{chosen}"', what, (*spelt, f"its classes: {listed(label_names, SHOWN)}")))
-    rows = np.delete(np.arange(len(table.ids), dtype=np.int32), list(unreadable))
-    if not problems and not len(rows):
-        problems.append(Problem(f'split "{chosen}"', "no row that can be read"))
-    if problems:
-        raise DataError(data.source, problems)
-    place_of = {name: place for place, name in enumerate(label_names)}
-    labels = np.array([place_of.get(name, -1) for name in names], dtype=np.int32)[numbers["train"]]
-    whole = _assemble(table, labels, label_names, data.kind)
-    fingerprints = scan.fingerprints["train"][rows]
-    facts = {
-        "source": data.source,
-        "revision": source.revision,
-        "format": source.format,
-        "split": chosen if len(found) > 1 else None,
-        **split_facts(Strings(dataset := pick(whole, rows), "id"), memoryview(labels[rows]), label_names),
-        "contents": _digest_of_any_order(fingerprints),
-        "without": [name for name in label_names if name not in there],
-        "skipped": [{"id": table.ids[row], "why": reason.why} for row, reason in sorted(unreadable.items())],
-        "notes": len(scan.notes.get("train", {})),
-    }
-    return LabelledRows(dataset, fingerprints, facts)
-
-
-def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
-    """How many of some rows are also in each split of a run, by what they hold; empty texts are in none."""
-    of_run: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    seen: dict[Role, int] = {}
-    for role, dataset in of_run.items():
-        if dataset is not None:
-            in_pictures = role in splits.looks
-            own = picture_fingerprints(splits.looks[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
-            numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
-            seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
-    return seen

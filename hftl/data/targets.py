@@ -1,23 +1,138 @@
-"""What is to be predicted: the classes that labels name, in their own order, and what no class can be."""
+"""What is to be predicted: how it is read, named, counted and told apart, what a data set and a model's batch have of it.
+
+Reading, dividing and evaluating ask a `Target` and do not ask which kind it is. A further kind is a class beside `OneLabel` and a
+case in `target_of` and `kind_of`; `hftl.evaluation.targets` has the other half: how answers are made and judged.
+
+N rows, K classes.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset
 
 from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
+from hftl.data.columns import blocks, integers, on_disk
 from hftl.data.layout import Role
 from hftl.data.rows import NO_SPLIT, SHOWN, Table, is_whole, natural_key, row_problems
 from hftl.errors import Problem
+from hftl.names import ONE_LABEL
 from hftl.recipe import ImageData, TextData
+from hftl.run import split_facts
 from hftl.wording import listed
 
-if TYPE_CHECKING:
-    pass
+COLUMN = "label"
+"""Of the data sets that `hftl.data.source` makes."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the rows of some splits are labelled with."""
+
+    names: tuple[str, ...]
+    """The K classes, in their own order."""
+    of_rows: Mapping[Role, np.ndarray]
+    """The target of every row: of one label (N,) int32 class numbers, -1 where there is none."""
+    problems: list[Problem]
+    """What is refused."""
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Which targets occur: rows of one number are labelled alike. Splits are stratified by it, and differing numbers conflict."""
+
+    names: Sequence[str]
+    """Of each number."""
+    of_rows: Mapping[Role, np.ndarray]
+    """(N,) numbers from 0 on; -1: the row has no target."""
+
+
+class Target(Protocol):
+    """One kind of target."""
+
+    def read(self, tables: Mapping[Role, Table], data: TextData | ImageData) -> Targets:
+        """Read and name the labels of every row."""
+
+    def distinct(self, targets: Targets) -> Distinct:
+        """Number the targets that occur."""
+
+    def problems(self, tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], targets: Targets) -> list[Problem]:
+        """What is wrong with the classes once the rows that go are left out; `kept` are the others."""
+
+    def renamed(self, of_rows: np.ndarray, names: Sequence[str], others: Sequence[str]) -> np.ndarray:
+        """The targets of some rows by other class names, all of which `others` has."""
+
+    def counts(self, of_rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """(K,) how many rows are of each class."""
+
+    def facts(self, ids: Sequence[str], of_rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """What data.json has of a split, see `hftl.run.split_facts`."""
+
+    def column(self, of_rows: np.ndarray, names: Sequence[str]) -> tuple[Any, Any]:
+        """What a data set keeps: an Arrow column on disk, and its feature."""
+
+
+class OneLabel:
+    """One of K classes a row; see `Target`."""
+
+    def read(self, tables: Mapping[Role, Table], data: TextData | ImageData) -> Targets:
+        """Class names and class numbers."""
+        names, numbers, problems = class_numbers(tables, data)
+        return Targets(names, numbers, problems)
+
+    def distinct(self, targets: Targets) -> Distinct:
+        """The classes themselves."""
+        return Distinct(targets.names, targets.of_rows)
+
+    def problems(self, tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], targets: Targets) -> list[Problem]:
+        """One class alone, one a row, one that train lacks."""
+        return class_problems(tables, kept, targets.of_rows, targets.names)
+
+    def renamed(self, of_rows: np.ndarray, names: Sequence[str], others: Sequence[str]) -> np.ndarray:
+        """The number that each class has among the others; -1 stays."""
+        place_of = {name: place for place, name in enumerate(others)}
+        places = np.array([*(place_of.get(name, -1) for name in names), -1], dtype=np.int32)
+        return np.asarray(places[of_rows])
+
+    def counts(self, of_rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Rows without a class are not counted."""
+        return np.bincount(of_rows[of_rows >= 0], minlength=len(names))
+
+    def facts(self, ids: Sequence[str], of_rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """As `hftl.run.split_facts`."""
+        return split_facts(ids, of_rows.data, names)
+
+    def column(self, of_rows: np.ndarray, names: Sequence[str]) -> tuple[Any, Any]:
+        """Class numbers."""
+        numbers = on_disk(COLUMN, pa.int64(), (pa.array(some, pa.int64()) for some in blocks(of_rows))).column(COLUMN)
+        return numbers, ClassLabel(names=list(names))
+
+
+def target_of(data: TextData | ImageData) -> Target:
+    """The target that a section of a recipe describes."""
+    return OneLabel()
+
+
+def targets_of(dataset: Dataset) -> np.ndarray:
+    """What a data set of `hftl.data.source` has of its target: of one label (N,) int32 class numbers."""
+    return integers(dataset, COLUMN)
+
+
+def kind_of(targets: np.ndarray) -> str:
+    """The kind of what `targets_of` gives, by its name in `hftl.names`."""
+    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(f"targets of the shape {targets.shape} and type {targets.dtype} are of no kind")
+    return ONE_LABEL
+
+
+# --- one label ----------------------------------------------------------------------------------------------------------------
 
 
 def _class_name(value: Any) -> str | None:

@@ -30,6 +30,7 @@ from hftl.data.duplicates import no_fingerprints, text_fingerprints
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Table
+from hftl.data.targets import targets_of
 from hftl.errors import Problem, RecipeError
 from hftl.recipe import TextData
 from hftl.wording import listed
@@ -64,7 +65,7 @@ class TextSamples:
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         self.ids: Sequence[str] = Strings(dataset, "id")
-        self.targets = integers(dataset, "label")
+        self.targets = targets_of(dataset)
         self.max_length = max_length
         self._tokenizer = tokenizer
         before, after = _special_tokens(tokenizer, max_length)

@@ -27,9 +27,9 @@ from rich.text import Text
 from scipy.stats import binom
 
 from hftl.errors import Problem, RunError, printable
-from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
-from hftl.evaluation.metrics import OF_MARGINS, accuracy_by_size, auc_influence, quick_metrics
-from hftl.evaluation.predictions import Integers, Predictions, losses, stored_label_names
+from hftl.evaluation.metrics import accuracy_by_size
+from hftl.evaluation.predictions import Predictions, stored_label_names
+from hftl.evaluation.targets import Integers
 from hftl.files import read_json, written_whole
 from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference
@@ -135,7 +135,7 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
     problems = [problem for i in range(1, len(runs)) for problem in _row_problems(runs[0], runs[i], split, shared[0], shared[i])]
     _refuse(runs, problems)
     titles = _titles(runs)
-    sides = [_Side(*each, quick_metrics(each[2])) for each in zip(titles, runs, shared, strict=True)]
+    sides = [_Side(*each, each[2].quick_metrics()) for each in zip(titles, runs, shared, strict=True)]
     pairs = [_pair(first, second, names) for first, second in combinations(sides, 2)]
     corrected = holm([pair.p for pair in pairs])
     pairs = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
@@ -186,10 +186,11 @@ def _take(predictions: Predictions, ids: Sequence[str], order: Integers) -> Pred
     rows = np.array([place[id] for id in ids], dtype=np.int64)
     return Predictions(
         list(ids),
-        np.argsort(order)[predictions.labels[rows]],
+        predictions.target.reordered(predictions.labels[rows], order),
         np.ascontiguousarray(predictions.logits[rows][:, order]),
         sizes=None if predictions.sizes is None else predictions.sizes[rows],
         size_unit=predictions.size_unit,
+        kind=predictions.kind,
     )
 
 
@@ -211,7 +212,7 @@ def _row_problems(first: RunDirectory, other: RunDirectory, split: str, one: Pre
         why = "their fingerprints differ" if recorded else "a fingerprint of them is not recorded"
         help = ("train both on the same source, and compare those",)
         yield Problem("data", f"{other.path} may have read other {split} rows than {first.path}: {why}", help)
-    differ = np.flatnonzero(one.labels != two.labels)
+    differ = np.flatnonzero(~one.target.right(two.labels, one.labels))
     if differ.size:
         what = f"{differ.size:,} rows of the same id have another label in {other.path}, the first is {one.ids[int(differ[0])]}"
         yield Problem("labels", what, ("the runs read different versions, or orders, of the data",))
@@ -233,7 +234,7 @@ class _Side:
 
 def _pair(first: _Side, second: _Side, names: Sequence[str]) -> Pair:
     one, two = first.predictions, second.predictions
-    right, also = one.predicted == one.labels, two.predicted == two.labels
+    right, also = one.right, two.right
     alone, other_alone = right & ~also, also & ~right
     p = mcnemar(int(alone.sum()), int(other_alone.sum()))
     return Pair(
@@ -244,52 +245,19 @@ def _pair(first: _Side, second: _Side, names: Sequence[str]) -> Pair:
         int(other_alone.sum()),
         p,
         p,
-        tuple(_by_class(one.labels, alone, other_alone, names)),
+        tuple(_by_class(one, alone, other_alone, names)),
         None if one.sizes is None else tuple(_by_size(one.sizes, alone, other_alone)),
         tuple(_recipes_differ(first.run, second.run)),
     )
 
 
 def _differences(first: _Side, second: _Side) -> Iterator[Difference]:
-    one, two, values, others = first.predictions, second.predictions, first.values, second.values
-    loss_differences = losses(two.logits, two.labels) - losses(one.logits, one.labels)
-    intervals = {**_bootstrapped(one, two), "auc": _of_auc(one, two), "log_loss": _as_pair(mean_interval(loss_differences))}
+    values, others = first.values, second.values
+    intervals = first.predictions.target.paired_intervals(first.predictions, second.predictions)
     for metric in CHOOSERS:
         if metric in values and metric in others:
             a, b = values[metric], others[metric]
             yield Difference(metric, a, b, b - a, intervals[metric])
-
-
-def _bootstrapped(one: Predictions, two: Predictions) -> dict[str, tuple[float, float] | None]:
-    """Paired percentile intervals: both runs are looked at on the same 1,000 resamples of the rows.
-
-    A row enters by its class and the two answers alone, so rows that agree in the three are one cell.
-    """
-    classes = one.logits.shape[1]
-    cells, counts = np.unique(np.stack([one.labels, one.predicted, two.predicted]), axis=1, return_counts=True)
-    true, predicted, other = cells
-    found: dict[str, list[NDArray[np.float64]]] = {metric: [] for metric in ("accuracy", *OF_MARGINS)}
-    maps = margins_of_cells(true, predicted, classes=classes), margins_of_cells(true, other, classes=classes)
-    for drawn in resamples(counts, classes=classes):
-        (hits, n, answers), (other_hits, _, other_answers) = ([drawn @ of_margin for of_margin in of_run] for of_run in maps)
-        found["accuracy"].append((other_hits.sum(axis=1) - hits.sum(axis=1)) / len(one))
-        for name, metric in OF_MARGINS.items():
-            found[name].append(metric(other_hits, n, other_answers) - metric(hits, n, answers))
-    return {metric: _as_pair(percentiles(np.concatenate(values))) for metric, values in found.items()}
-
-
-def _of_auc(one: Predictions, two: Predictions) -> tuple[float, float] | None:
-    """DeLong's interval of the difference of two AUCs on the same rows."""
-    found = [auc_influence(predictions.probabilities, predictions.labels) for predictions in (one, two)]
-    if any(isinstance(influence, str) for influence in found):
-        return None
-    (area, influence), (other_area, other_influence) = (pair for pair in found if not isinstance(pair, str))
-    error = float(np.sqrt(((other_influence - influence) ** 2).sum()))
-    return None if error == 0 else (other_area - area - Z * error, other_area - area + Z * error)
-
-
-def _as_pair(interval: list[float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval[0], interval[1])
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
@@ -318,12 +286,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _by_class(
-    labels: Integers, alone: NDArray[np.bool_], other_alone: NDArray[np.bool_], names: Sequence[str]
+    predictions: Predictions, alone: NDArray[np.bool_], other_alone: NDArray[np.bool_], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     rows = [
         {
             "label": name,
-            "n": int((inside := labels == k).sum()),
+            "n": int((inside := predictions.target.has(predictions.labels, k)).sum()),
             "first": int(alone[inside].sum()),
             "second": int(other_alone[inside].sum()),
         }
@@ -346,13 +314,14 @@ def _recipes_differ(first: RunDirectory, second: RunDirectory) -> list[str]:
 
 
 def _flipped(titles: Sequence[str], shared: Sequence[Predictions], names: Sequence[str]) -> pa.Table:
-    right = np.stack([predictions.predicted == predictions.labels for predictions in shared])  # (runs, N)
+    right = np.stack([predictions.right for predictions in shared])  # (runs, N)
     rows = np.flatnonzero(right.any(axis=0) & ~right.all(axis=0))
     first = shared[0]
-    columns: dict[str, Any] = {"id": [first.ids[row] for row in rows], "label": [names[first.labels[row]] for row in rows]}
+    named = first.target.named
+    columns: dict[str, Any] = {"id": [first.ids[row] for row in rows], "label": named(first.labels[rows], names)}
     for title, predictions in zip(titles, shared, strict=True):
-        columns[f"{title}: prediction"] = [names[predictions.predicted[row]] for row in rows]
-        columns[f"{title}: probability"] = predictions.probabilities.max(axis=1)[rows]
+        columns[f"{title}: prediction"] = named(predictions.predicted[rows], names)
+        columns[f"{title}: probability"] = predictions.confidence[rows]
     if first.sizes is not None:
         columns["size"] = first.sizes[rows]
     return pa.table(columns)

@@ -88,8 +88,8 @@ def frame_of(predictions: Predictions, names: tuple[str, ...]) -> DataFrame:
     frame = pd.DataFrame(
         {
             "id": predictions.ids,
-            "label": [names[index] for index in predictions.labels],
-            "prediction": [names[index] for index in predictions.predicted],
+            "label": predictions.target.named(predictions.labels, names),
+            "prediction": predictions.target.named(predictions.predicted, names),
             **{f"p({name})": predictions.probabilities[:, place] for place, name in enumerate(names)},
         }
     )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import norm
 
-from hftl.evaluation.predictions import Floats, Integers
+from hftl.evaluation.targets import Floats, Integers
 
 RESAMPLES = 1_000
 

@@ -1,4 +1,4 @@
-"""The metrics of a split, from its predictions alone.
+"""The metrics of a split of one label an example, from its predictions alone.
 
 Point values are a line of NumPy each; intervals say how far they would move on another sample of the same size.
 `hftl.evaluation.streaming` has the same as metrics of the library `evaluate`. Everything is finite or None: no nan reaches a JSON
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import rankdata
 
 from hftl.evaluation.intervals import (
@@ -35,7 +35,8 @@ from hftl.evaluation.intervals import (
     resamples,
     wilson_interval,
 )
-from hftl.evaluation.predictions import Floats, Integers, Predictions, check_label_names, losses
+from hftl.evaluation.predictions import Predictions, check_label_names
+from hftl.evaluation.targets import Floats, Integers
 from hftl.names import CHOOSERS
 from hftl.wording import quoted
 
@@ -114,6 +115,11 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         "size_unit": predictions.size_unit,
         "by_size": None if predictions.sizes is None else accuracy_by_size(predictions.sizes, predicted == labels),
     }
+
+
+def losses(logits: NDArray[Any], labels: Integers) -> Floats:
+    """(N,) -log p(true class)."""
+    return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])
 
 
 def confusion_matrix(predicted: Sequence[int] | Integers, labels: Sequence[int] | Integers, *, classes: int) -> Integers:

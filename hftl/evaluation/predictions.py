@@ -17,15 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
 
 from hftl.errors import DataError, Problem, RunError
+from hftl.evaluation.targets import TARGETS, Floats, Integers, Target, target_named
 from hftl.files import parse_json, written_whole
+from hftl.names import ONE_LABEL
 from hftl.wording import quoted
-
-Floats = NDArray[np.float64]
-
-Integers = NDArray[np.int64]
 
 SizeUnit = Literal["tokens", "pixels"]
 
@@ -39,16 +36,12 @@ _LABEL_NAMES = b"hftl.label_names"
 
 _SIZE_UNIT = b"hftl.size_unit"
 
+_KIND = b"hftl.target"
+
 _WHAT = "not a file of predictions"
 
-_COLUMNS = {
-    "id": TEXT,
-    "label": TEXT,
-    "prediction": TEXT,
-    "label_index": pa.int64(),
-    "probability": pa.list_(pa.float64()),
-    "logits": pa.list_(pa.float32()),
-}
+_COLUMNS = {"probability": pa.list_(pa.float64()), "logits": pa.list_(pa.float32())}
+"""Beside `id` and those of the target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +50,12 @@ class Predictions:
 
     Args:
         ids: N names of examples, each once.
-        labels: (N,) int64 true class indices, each in 0..K-1.
+        labels: what is true of each: (N,) int64 class indices in 0..K-1 where an example has one label.
         logits: (N, K) float32.
         sizes: (N,) int64 how large each example is: tokens of the whole text, before the cut; width x height of the picture's
             file, in pixels. None: not recorded.
         size_unit: what `sizes` counts; None exactly when they are.
+        kind: of target, one of `hftl.evaluation.targets.TARGETS`.
 
     Raises:
         DataError: no example, shapes that do not fit, a repeated id, a label out of range, logits that are not finite, a size
@@ -73,15 +67,16 @@ class Predictions:
     logits: NDArray[np.float32]
     sizes: Integers | None = None
     size_unit: SizeUnit | None = None
+    kind: str = ONE_LABEL
 
     def __post_init__(self) -> None:
         count = len(self.ids)
         if (
             count == 0
-            or self.labels.shape != (count,)
             or self.logits.ndim != 2
             or self.logits.shape[0] != count
             or self.logits.shape[1] < 2
+            or self.labels.shape != self.target.shape(count, self.logits.shape[1])
         ):
             what = f"{count} ids, labels {self.labels.shape}, logits {self.logits.shape}"
             raise DataError.single("shapes", what, "needed are N >= 1 ids, labels (N,), logits (N, K >= 2)", source="predictions")
@@ -89,9 +84,7 @@ class Predictions:
         problems = []
         if len(set(self.ids)) != count:
             problems.append(Problem("ids", f"{count - len(set(self.ids))} of {count} are repeated; each example is predicted once"))
-        bad = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
-        if bad.size:
-            problems.append(Problem("labels", f"outside 0..{classes - 1} for {quoted((self.ids[i] for i in bad), 5)}"))
+        problems += self.target.problems(self.ids, self.labels, classes)
         bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if bad.size:
             help = ("the model has diverged on them; lower the learning rate, or look at these examples",)
@@ -115,34 +108,65 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def target(self) -> Target:
+        """What evaluation knows of this kind."""
+        return target_named(self.kind)
+
     @cached_property
     def probabilities(self) -> Floats:
-        """(N, K) softmax of the logits, in float64."""
-        return np.asarray(softmax(self.logits.astype(np.float64), axis=1))
+        """(N, K) of each class, in float64."""
+        return self.target.probabilities(self.logits)
 
     @cached_property
     def predicted(self) -> Integers:
-        """(N,) index of the largest logit; of equal ones the first."""
-        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+        """What the logits answer, as `labels` are written."""
+        return self.target.predicted(self.logits)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) whether the whole answer is."""
+        return self.target.right(self.predicted, self.labels)
+
+    @property
+    def confidence(self) -> Floats:
+        """(N,) the probability of the answer."""
+        return self.target.confidence(self.probabilities)
+
+    def quick_metrics(self) -> dict[str, float]:
+        """What may choose the weights, without intervals, for the end of each epoch; what is undefined is left out."""
+        return self.target.quick_metrics(self)
+
+    def metrics(self, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
+        """Every metric, JSON-ready: floats are finite, what is undefined is None.
+
+        Args:
+            label_names: the K classes.
+            skipped: how many more examples the source's split had that were left out on request; None: not recorded.
+
+        Raises:
+            DataError: there are not K label names.
+        """
+        return self.target.metrics(self, label_names, skipped=skipped)
 
     def save(self, path: Path, label_names: Sequence[str]) -> None:
         """Write a Parquet file from which every metric can be computed again.
 
-        Columns: `id`, `label` and `prediction` (class names), `label_index`, `probability` (K float64 in class order), `logits`
-        (K float32), and `size` (int64) where sizes are known. The class names, in order, are also in the schema's metadata, and so
-        is the unit of the sizes. The file appears whole or not at all.
+        Columns: `id`, those of the target (of one label `label` and `prediction`, class names, and `label_index`), `probability`
+        (K float64 in class order), `logits` (K float32), and `size` (int64) where sizes are known. The class names, in order, are
+        also in the schema's metadata, and so is the unit of the sizes. The file appears whole or not at all.
         """
         check_label_names(self, label_names)
         classes = self.logits.shape[1]
         columns = {
             "id": pa.array(self.ids, pa.string()),
-            "label": pa.array([label_names[i] for i in self.labels], pa.string()),
-            "prediction": pa.array([label_names[i] for i in self.predicted], pa.string()),
-            "label_index": pa.array(self.labels, pa.int64()),
+            **self.target.stored(self, label_names),
             "probability": _list_column(self.probabilities, pa.float64(), classes),
             "logits": _list_column(self.logits, pa.float32(), classes),
         }
         metadata = {_LABEL_NAMES: json.dumps(list(label_names), ensure_ascii=False).encode()}
+        if self.kind != ONE_LABEL:
+            metadata[_KIND] = self.kind.encode()
         if self.sizes is not None and self.size_unit is not None:
             columns["size"] = pa.array(self.sizes, pa.int64())
             metadata[_SIZE_UNIT] = self.size_unit.encode()
@@ -154,24 +178,25 @@ class Predictions:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote; a file of an older version has no sizes.
 
-        The columns that people read, `label`, `prediction` and `probability`, must follow from those that numbers are computed
-        from, `label_index` and `logits`; another column is refused, as it could hold the data.
+        The columns that people read, such as `label`, `prediction` and `probability`, must follow from those that numbers are
+        computed from, such as `label_index` and `logits`; another column is refused, as it could hold the data.
 
         Raises:
             RunError: no such file, or not a file of predictions as `save` writes them.
         """
         table = read_parquet(path, _WHAT)
-        names, unit = _check_schema(table.schema, path)
+        names, unit, kind = _check_schema(table.schema, path)
         logits = list_matrix(table["logits"], f"{path}: column logits")
         if logits.shape[1] != len(names):
             raise RunError(f"{path}: column logits holds {logits.shape[1]} numbers a row for {len(names)} classes")
         try:
             predictions = cls(
                 table["id"].to_pylist(),
-                table["label_index"].to_numpy(),
+                target_named(kind).read(table),
                 logits,
                 sizes=None if unit is None else table["size"].to_numpy(),
                 size_unit=unit,
+                kind=kind,
             )
         except DataError as error:
             raise RunError(f"{path}: {_WHAT}: {error}") from None
@@ -185,13 +210,8 @@ def stored_label_names(path: Path) -> tuple[str, ...]:
     Raises:
         RunError: no such file, or not a file of predictions.
     """
-    names, _ = _check_schema(read_parquet(path, _WHAT, rows=False).schema, path)
+    names, _, _ = _check_schema(read_parquet(path, _WHAT, rows=False).schema, path)
     return names
-
-
-def losses(logits: NDArray[Any], labels: Integers) -> Floats:
-    """(N,) -log p(true class)."""
-    return np.asarray(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels])
 
 
 def _list_column(values: NDArray[Any], type: pa.DataType, width: int) -> pa.Array:
@@ -246,10 +266,13 @@ def list_matrix(column: pa.ChunkedArray, what: str) -> NDArray[Any]:
     return np.array(pc.list_flatten(column).to_numpy()).reshape(len(column), *lengths)
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> tuple[tuple[str, ...], SizeUnit | None]:
-    """Class names and unit of the sizes, once the columns are exactly those that `Predictions.save` writes."""
+def _check_schema(schema: pa.Schema, path: Path) -> tuple[tuple[str, ...], SizeUnit | None, str]:
+    """Class names, unit of the sizes and kind of target, once the columns are exactly those that `Predictions.save` writes."""
     metadata = schema.metadata or {}
-    needed = {**_COLUMNS, **({"size": pa.int64()} if _SIZE_UNIT in metadata else {})}
+    kind = metadata.get(_KIND, ONE_LABEL.encode()).decode(errors="replace")
+    if kind not in TARGETS:
+        raise RunError(f'{path}: {_WHAT}: its target is "{kind}", none of {", ".join(TARGETS)}')
+    needed = {"id": TEXT, **target_named(kind).columns, **_COLUMNS, **({"size": pa.int64()} if _SIZE_UNIT in metadata else {})}
     missing = [name for name in needed if name not in schema.names]
     other = [
         f"{field.name} ({'string' if field.type == TEXT else field.type})"
@@ -267,22 +290,17 @@ def _check_schema(schema: pa.Schema, path: Path) -> tuple[tuple[str, ...], SizeU
     unit: Any = metadata[_SIZE_UNIT].decode(errors="replace") if _SIZE_UNIT in metadata else None
     if unit not in {None, *get_args(SizeUnit)}:
         raise RunError(f'{path}: {_WHAT}: its sizes are in "{unit}", none of {", ".join(get_args(SizeUnit))}')
-    return tuple(names), unit
+    return tuple(names), unit, kind
 
 
 def _check_columns_for_people(table: pa.Table, predictions: Predictions, names: Sequence[str], path: Path) -> None:
     """Refuse a file in which somebody reads another label, prediction or probability than the numbers are computed from."""
-    indices = {
-        name: pc.index_in(table[name], value_set=pa.array(names, pa.string())).fill_null(-1).to_numpy()
-        for name in ("label", "prediction")
-    }
     probabilities = list_matrix(table["probability"], f"{path}: column probability")
     if probabilities.shape != predictions.logits.shape:
         raise RunError(f"{path}: column probability holds {probabilities.shape[1]} numbers a row for {len(names)} classes")
     near = np.abs(probabilities - predictions.probabilities) <= ROUNDING
     differs = {
-        "column label does not follow from label_index": indices["label"] != predictions.labels,
-        "column prediction does not follow from the logits": indices["prediction"] != predictions.predicted,
+        **dict(predictions.target.contradictions(table, predictions, names)),
         "column probability does not follow from the logits": ~near.all(axis=1),  # so that a nan is not near
     }
     for what, rows in differs.items():

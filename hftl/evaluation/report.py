@@ -31,7 +31,8 @@ from hftl import fonts
 from hftl.errors import RunError
 from hftl.evaluation.intervals import wilson_interval
 from hftl.evaluation.metrics import calibration_bins
-from hftl.evaluation.predictions import Integers, Predictions
+from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.targets import Integers, Target, target_of_metrics
 from hftl.files import written_whole
 from hftl.run import RunDirectory
 
@@ -69,15 +70,16 @@ STYLE: dict[str, Any] = {
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
 LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
-CURVES, CALIBRATION = "learning_curves.png", "calibration.png"
+CURVES = "learning_curves.png"
 LETTER = 0.085  # inches; how wide a letter of a name is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
 
 def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
-    """Draw learning_curves.png, confusion_matrix_<split>.png and calibration.png into the run's figures; returns their paths.
+    """Draw learning_curves.png and what shows a target of this kind into the run's figures; returns their paths.
 
-    `metrics` are those of metrics.json. The split is test, or validation where there is no test split.
+    Of one label that is confusion_matrix_<split>.png and calibration.png. `metrics` are those of metrics.json. The split is test,
+    or validation where there is no test split.
 
     Raises:
         RunError: the run has no history.
@@ -122,7 +124,7 @@ def _version(package: str) -> str:
 
 def same_everywhere(metrics: Mapping[str, Any]) -> bool:
     """Whether the names of all classes are drawn with the font that comes with matplotlib, and not with one of this machine."""
-    return all(_drawable([row["label"] for row in values["per_class"]])[1] == [fonts.DEFAULT] for values in metrics.values())
+    return all(_drawable(_target_of(metrics).names_shown(values))[1] == [fonts.DEFAULT] for values in metrics.values())
 
 
 def _draw(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Figure:
@@ -132,15 +134,20 @@ def _draw(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Figure:
         if not any(record["event"] == "evaluation" for record in history):
             raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
         return learning_curves(history)
-    if name == CALIBRATION:
-        return calibration_figure(Predictions.load(run.predictions(split)), metrics[split], split)
-    split = name.removeprefix("confusion_matrix_").removesuffix(".png")
-    return confusion_figure(metrics[split], split)
+    for shown in (split, *metrics):
+        draw = _target_of(metrics).figures(shown).get(name)
+        if draw is not None:
+            return draw(run, metrics[shown])
+    raise KeyError(name)
 
 
-def figure_names(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+def figure_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     """The files that `write_figures` draws."""
-    return CURVES, f"confusion_matrix_{_split_shown(metrics)}.png", CALIBRATION
+    return CURVES, *_target_of(metrics).figures(_split_shown(metrics))
+
+
+def _target_of(metrics: Mapping[str, Any]) -> Target:
+    return target_of_metrics(metrics[_split_shown(metrics)])
 
 
 def _split_shown(metrics: Mapping[str, Any]) -> str:

@@ -27,13 +27,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hftl.errors import RunError, printable
-from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
 from hftl.files import read_json, read_json_lines
 from hftl.recipe import Recipe
-from hftl.run import RunDirectory, split_facts
+from hftl.run import RunDirectory
 from hftl.sharing.card import hand_written, read_freeze_proof, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
@@ -160,7 +159,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         path = run.predictions(split)
         predictions, names = Predictions.load(path), stored_label_names(path)
         skipped = _skipped(run, data, split) if "skipped" in stated[split] else None  # an older hftl did not state it
-        recomputed[split] = compute_metrics(predictions, names, skipped=skipped)
+        recomputed[split] = predictions.metrics(names, skipped=skipped)
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
     # What an earlier hftl did not state is no claim, and on no card or figure of it.
@@ -302,7 +301,7 @@ def _compare_split(split: str, predictions: Predictions, names: Sequence[str], d
     facts = splits.get(split) if isinstance(splits, Mapping) else None
     if not isinstance(facts, Mapping):
         return
-    found = split_facts(predictions.ids, predictions.labels.tolist(), names)
+    found = predictions.target.split_facts(predictions, names)
     yield from _compare_values("data.json", split, facts, found)
 
 
@@ -316,9 +315,9 @@ def _recompute_evaluations(run: RunDirectory) -> tuple[dict[str, Any], list[Clai
         classes = stored_label_names(run.predictions("validation"))
         claims.append(_same("evaluations", f"{name}, classes", _shown(list(names)), _shown(list(classes))))
         skipped = facts.get("skipped")
-        recomputed[name] = compute_metrics(predictions, names, skipped=len(skipped) if isinstance(skipped, list) else None)
+        recomputed[name] = predictions.metrics(names, skipped=len(skipped) if isinstance(skipped, list) else None)
         claims += _compare_values("evaluations", name, stated, recomputed[name])
-        rows = split_facts(predictions.ids, predictions.labels.tolist(), names)
+        rows = predictions.target.split_facts(predictions, names)
         rows["without"] = [label for label, number in rows["per_class"].items() if not number]
         claims += _compare_values("evaluations", f"{name}, rows", {key: facts.get(key) for key in rows}, rows)
     return recomputed, claims

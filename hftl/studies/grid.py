@@ -104,8 +104,7 @@ def correct_rows(study: StudyDirectory, trials: list[Trial]) -> NDArray[np.bool_
 
 
 def _correct(study: StudyDirectory, trial: Trial) -> NDArray[np.bool_]:
-    predictions = Predictions.load(study.trial(trial.name).predictions("validation"))
-    return np.asarray(predictions.predicted == predictions.labels)
+    return Predictions.load(study.trial(trial.name).predictions("validation")).right
 
 
 def rows_of(trials: Mapping[str, list[Trial]], cells: list[Cell]) -> Iterator[dict[str, Any]]:

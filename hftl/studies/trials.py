@@ -13,7 +13,6 @@ from rich.console import Console
 
 from hftl.data.source import Splits
 from hftl.errors import DataError, RecipeError, RunError
-from hftl.evaluation.metrics import quick_metrics
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.recipe import Recipe
@@ -146,7 +145,7 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
         progress = opened.progress
         if state == "complete":
             predictions.save(run.predictions("validation"), experiment.splits.label_names)
-    metrics = quick_metrics(predictions)
+    metrics = predictions.quick_metrics()
     return Trial(
         run.path.name,
         state,

@@ -23,7 +23,6 @@ from rich.console import Console
 
 from hftl.data.loader import Samples, training_batches
 from hftl.errors import RunError
-from hftl.evaluation.metrics import quick_metrics
 from hftl.evaluation.predictions import Predictions
 from hftl.facts import continued, with_facts
 from hftl.models.boundary import Boundary
@@ -231,7 +230,7 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     stage, recipe, epoch = working.stage, run.recipe, run.progress.epoch + 1
     working.share_buffers()
     predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
-    validation = quick_metrics(predictions)
+    validation = predictions.quick_metrics()
     rank = _rank(validation, recipe)
     kept = run.progress.is_kept(rank, keep=recipe.run.keep)
     if kept:

@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.batches import POOL, POOLS, padding_share
-from hftl.data.columns import integers
 from hftl.data.content import content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
+from hftl.data.targets import targets_of
 from hftl.data.text import TextSamples, text_facts
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
@@ -147,8 +147,8 @@ def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, tr
 
 def class_counts(experiment: Experiment) -> list[int]:
     """Training examples of each class, in the order of the class names."""
-    labels = integers(experiment.splits.train, "label")
-    counts: list[int] = np.bincount(labels, minlength=len(experiment.splits.label_names)).tolist()
+    splits = experiment.splits
+    counts: list[int] = splits.target.counts(targets_of(splits.train), splits.label_names).tolist()
     return counts
 
 
@@ -239,9 +239,9 @@ def _check_stages(experiment: Experiment, source: str) -> None:
             class_weights(stage, counts, splits.label_names)
         except RecipeError as error:
             problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
-    missing = set(range(len(splits.label_names))) - set(np.unique(integers(splits.validation, "label")).tolist())
-    if recipe.run.metric == "auc" and missing:
-        names = ", ".join(splits.label_names[index] for index in sorted(missing))
+    of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
+    if recipe.run.metric == "auc" and not of_validation.all():
+        names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
     try:
         make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)

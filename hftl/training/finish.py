@@ -18,11 +18,10 @@ from torch import nn
 
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import Splits
-from hftl.evaluation.metrics import compute_metrics
+from hftl.data.targets import kind_of
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
-from hftl.evaluation.verdict import verdict
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.ledger import count_openings, note_opening
 from hftl.models import save_classifier
@@ -91,7 +90,7 @@ def predict_split(
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
     labels, sizes = samples.targets.astype(np.int64), np.asarray(samples.sizes, dtype=np.int64)
-    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit)
+    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind_of(labels))
 
 
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], object]) -> None:
@@ -109,11 +108,11 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         say(problem)
     data, label_names = read_json(run.data), stored_label_names(run.predictions("validation"))
     skipped = Counter(entry["split"] for entry in data["skipped"])
-    metrics = {split: compute_metrics(predicted, label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
+    metrics = {split: predicted.metrics(label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
     recipe = run.load_recipe()
-    for line in verdict(
+    for line in predictions["validation"].target.verdict(
         metrics,
         openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         stage=list(recipe.stages)[-1],

@@ -12,7 +12,7 @@ from datasets import disable_progress_bars
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
-from hftl.evaluation.report import write_figures
+from hftl.evaluation.report import figure_names, write_figures
 from hftl.facts import continued, contradictions
 from hftl.files import read_json, read_json_lines
 from hftl.ledger import count_openings
@@ -80,8 +80,10 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
             note_versions(run)
+            before = figure_names(read_json(run.metrics))
             conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
-            (run.figures / "confusion_matrix_validation.png").unlink(missing_ok=True)  # the figures are of test now
+            for name in set(before) - set(figure_names(read_json(run.metrics))):  # the figures are of test now
+                (run.figures / name).unlink(missing_ok=True)
 
 
 @others_alive()

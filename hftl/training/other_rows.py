@@ -14,12 +14,12 @@ from typing import Any
 
 from datasets import disable_progress_bars
 
+from hftl.data.labelled import LabelledRows, count_seen, load_labelled_rows
 from hftl.data.layout import Role
-from hftl.data.source import LabelledRows, count_seen, load_labelled_rows, load_splits
+from hftl.data.source import load_splits
 from hftl.environment import now
 from hftl.errors import DataError, RunError
 from hftl.evaluation.evaluated import Evaluated
-from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import stored_label_names
 from hftl.files import PARTIAL, flush, read_json, write_json
 from hftl.memory import is_kept
@@ -71,7 +71,7 @@ def evaluate_on(
     _refuse_test_rows(run, rows, seen)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     predictions = predict_split(model, samples, recipe, accelerator)
-    metrics = compute_metrics(predictions, label_names, skipped=len(rows.facts["skipped"]))
+    metrics = predictions.metrics(label_names, skipped=len(rows.facts["skipped"]))
     facts = {"time": now(), **rows.facts, "seen": seen, **({} if seen_unknown is None else {"seen_unknown": seen_unknown})}
     if is_kept(str(facts["source"])):
         facts["source"] = "rows in memory"

@@ -1,0 +1,105 @@
+"""Labelled rows for a model that is trained already: read with its classes, and compared with what it was trained on.
+
+K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hftl.data.classes import nearest
+from hftl.data.columns import Strings, pick
+from hftl.data.content import content_of
+from hftl.data.duplicates import number_contents, picture_fingerprints, text_fingerprints
+from hftl.data.layout import Role, find_name
+from hftl.data.reading import open_source, read_tables
+from hftl.data.rows import SHOWN, Table
+from hftl.data.source import Splits, assemble, column_problems, digest_of_any_order
+from hftl.data.targets import target_of
+from hftl.errors import DataError, Problem, did_you_mean
+from hftl.recipe import ImageData, TextData
+from hftl.wording import listed
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows for a model that is trained already, with its classes."""
+
+    dataset: Dataset
+    """As those of `Splits`."""
+    fingerprints: np.ndarray
+    """16 bytes for the content of every row; zeros for an empty text. (N, 2) uint64"""
+    facts: dict[str, Any]
+    """JSON-ready: where they are from, counts, classes without a row, what was left out."""
+
+
+def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, split: str | None) -> LabelledRows:
+    """Read all rows of one split of a source, to evaluate a model of `label_names` on them.
+
+    Args:
+        data: the section that the model was trained by, with another source.
+        label_names: the model's classes, in their order.
+        split: which split of the source; None: it has one.
+
+    Raises:
+        DataError: everything that is wrong with the rows, in one report; also classes that the model does not know.
+    """
+    source = open_source(data)
+    found = list(source.splits)
+    chosen = found[0] if split is None and len(found) == 1 else find_name(split or "", found)
+    if chosen is None:
+        what = f'no split "{split}".{did_you_mean(split, found)}' if split else "several splits, and one is evaluated: name it"
+        raise DataError.single("split", what, f"splits there are: {', '.join(found)}", source=data.source)
+    table = read_tables(source, {"train": chosen}, data)["train"]
+    tables: dict[Role, Table] = {"train": table}
+    problems = column_problems("train", table, data)
+    target = target_of(data)
+    targets = target.read(tables, data)
+    scan = content_of(data).scan(tables)
+    problems += [*targets.problems, *scan.problems]
+    unreadable = scan.unreadable.get("train", {})
+    counts = target.counts(targets.of_rows["train"], targets.names)
+    there = [name for name, rows in zip(targets.names, counts, strict=True) if rows]
+    unknown = [name for name in there if name not in label_names]
+    if unknown:
+        spelt = [f'the model writes "{near}" for "{name}"' for name in unknown[:SHOWN] if (near := nearest(name, label_names))]
+        what = f"classes that the model does not know: {listed(unknown, SHOWN)}"
+        problems.append(Problem(f'split "{chosen}"', what, (*spelt, f"its classes: {listed(label_names, SHOWN)}")))
+    rows = np.delete(np.arange(len(table.ids), dtype=np.int32), list(unreadable))
+    if not problems and not len(rows):
+        problems.append(Problem(f'split "{chosen}"', "no row that can be read"))
+    if problems:
+        raise DataError(data.source, problems)
+    labels = target.renamed(targets.of_rows["train"], targets.names, label_names)
+    whole = assemble(table, target, labels, label_names, data.kind)
+    fingerprints = scan.fingerprints["train"][rows]
+    facts = {
+        "source": data.source,
+        "revision": source.revision,
+        "format": source.format,
+        "split": chosen if len(found) > 1 else None,
+        **target.facts(Strings(dataset := pick(whole, rows), "id"), labels[rows], label_names),
+        "contents": digest_of_any_order(fingerprints),
+        "without": [name for name in label_names if name not in there],
+        "skipped": [{"id": table.ids[row], "why": reason.why} for row, reason in sorted(unreadable.items())],
+        "notes": len(scan.notes.get("train", {})),
+    }
+    return LabelledRows(dataset, fingerprints, facts)
+
+
+def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
+    """How many of some rows are also in each split of a run, by what they hold; empty texts are in none."""
+    of_run: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    seen: dict[Role, int] = {}
+    for role, dataset in of_run.items():
+        if dataset is not None:
+            in_pictures = role in splits.looks
+            own = picture_fingerprints(splits.looks[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
+            seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
+    return seen

@@ -1,0 +1,138 @@
+"""What evaluation knows of a kind of target: how logits answer, what is stored, which metrics, figures and words say how well.
+
+Predictions, figures, comparisons and verdicts ask a `Target` and do not ask which it is. A further kind is a module with one,
+`TARGET`, and a line in `TARGETS`. `hftl.data.targets` has the other half: how targets are read, counted and divided.
+
+Shapes: N examples, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hftl.errors import Problem, RunError
+from hftl.names import ONE_LABEL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hftl.evaluation.predictions import Predictions
+    from hftl.run import RunDirectory
+
+Floats = NDArray[np.float64]
+
+Integers = NDArray[np.int64]
+
+Interval = tuple[float, float] | None
+
+
+class Target(Protocol):
+    """One kind of target."""
+
+    columns: Mapping[str, pa.DataType]
+    """Of a file of predictions: those that say what is true and what was predicted, strings dictionary-encoded."""
+
+    # --- an example ---
+
+    def shape(self, count: int, classes: int) -> tuple[int, ...]:
+        """Of the labels of `count` examples."""
+
+    def problems(self, ids: Sequence[str], labels: Integers, classes: int) -> Iterator[Problem]:
+        """Labels of the right shape that cannot be."""
+
+    def probabilities(self, logits: NDArray[np.float32]) -> Floats:
+        """(N, K) what the logits say about each class."""
+
+    def predicted(self, logits: NDArray[np.float32]) -> Integers:
+        """What the logits answer, as labels are written."""
+
+    def right(self, predicted: Integers, labels: Integers) -> NDArray[np.bool_]:
+        """(N,) whether the whole answer is right."""
+
+    def confidence(self, probabilities: Floats) -> Floats:
+        """(N,) the probability of the answer."""
+
+    def named(self, labels: Integers, label_names: Sequence[str]) -> list[str]:
+        """N labels in words."""
+
+    def has(self, labels: Integers, place: int) -> NDArray[np.bool_]:
+        """(N,) whether an example is of a class."""
+
+    def reordered(self, labels: Integers, order: Integers) -> Integers:
+        """The same labels where class `order[k]` is class k; `order` is (K,)."""
+
+    # --- a file ---
+
+    def stored(self, predictions: Predictions, label_names: Sequence[str]) -> dict[str, pa.Array]:
+        """The columns `columns`."""
+
+    def read(self, table: pa.Table) -> Integers:
+        """The labels of a table that has these columns."""
+
+    def contradictions(
+        self, table: pa.Table, predictions: Predictions, label_names: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """What of the columns that people read may differ from the numbers, and for each row whether it does."""
+
+    def split_facts(self, predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
+        """What data.json has to say about these rows, see `hftl.run.split_facts`."""
+
+    # --- a split ---
+
+    def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
+        """What may choose the weights, without intervals."""
+
+    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
+        """What metrics.json has of a split."""
+
+    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
+        """The files of figures that show a split, each with what draws it from a run and the split's metrics."""
+
+    def names_shown(self, values: Mapping[str, Any]) -> list[str]:
+        """The classes that the figures name, from the metrics of a split."""
+
+    def verdict(
+        self,
+        metrics: Mapping[str, Mapping[str, Any]],
+        *,
+        openings: Mapping[str, Any] | None,
+        stage: str,
+        weighted: bool,
+        enlarge: str | None,
+    ) -> Iterator[str]:
+        """How good the model is and where it is worst, see `hftl.evaluation.verdict`."""
+
+    # --- two models on the same rows ---
+
+    def paired_intervals(self, one: Predictions, two: Predictions) -> dict[str, Interval]:
+        """95 % intervals of the differences, second minus first, of what `quick_metrics` gives."""
+
+
+TARGETS: Mapping[str, str] = {
+    ONE_LABEL: "hftl.evaluation.one_label",
+}
+"""Kind of target -> the module that has it as `TARGET`; imported when it is asked for, since what it says needs predictions."""
+
+
+def target_of_metrics(values: Mapping[str, Any]) -> Target:
+    """The kind of target that the metrics of a split are about.
+
+    Raises:
+        RunError: they name a kind that there is not.
+    """
+    kind = values.get("target", ONE_LABEL)
+    if kind not in TARGETS:
+        raise RunError(f'metrics of the target "{kind}", none of {", ".join(TARGETS)}')
+    return target_named(kind)
+
+
+def target_named(kind: str) -> Target:
+    """What evaluation knows of a kind of target, by its name in `hftl.names`."""
+    target: Target = importlib.import_module(TARGETS[kind]).TARGET
+    return target
