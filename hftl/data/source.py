@@ -22,7 +22,7 @@ from datasets import ClassLabel, Dataset, Value
 from hftl.data.classes import nearest
 from hftl.data.columns import Strings, blocks, on_disk, pick
 from hftl.data.content import content_of
-from hftl.data.decoding import pick_looks
+from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import (
     LeftOut,
     duplicate_facts,
@@ -60,8 +60,8 @@ class Splits:
     facts: dict[str, Any]
     contents: Mapping[Role, np.ndarray] = field(default_factory=dict)
     """For each split a number for the content of every row, equal where the texts or pictures are; -1: an empty text. (N,)"""
-    looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
-    """For each split of pictures what reading every one of them has left, on disk; empty for texts. (N,) of `duplicates.LOOK`"""
+    image_scans: Mapping[Role, np.ndarray] = field(default_factory=dict)
+    """For each split the scans of its pictures, on disk; empty for texts. (N,) of `decoding.IMAGE_SCAN`"""
 
 
 def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
@@ -146,7 +146,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         names,
         facts,
         contents={role: contents[origin[role]][rows[role]] for role in rows},
-        looks={role: pick_looks([scan.looks[origin[role]]], rows[role]) for role in rows if scan.looks},
+        image_scans={role: pick_scans([scan.image_scans[origin[role]]], rows[role]) for role in rows if scan.image_scans},
     )
 
 
@@ -303,8 +303,10 @@ def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
     seen: dict[Role, int] = {}
     for role, dataset in of_run.items():
         if dataset is not None:
-            in_pictures = role in splits.looks
-            own = picture_fingerprints(splits.looks[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            in_pictures = role in splits.image_scans
+            own = (
+                picture_fingerprints(splits.image_scans[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            )
             numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
             seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
     return seen
