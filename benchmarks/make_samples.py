@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hftl.data.decoding import inspect, keep_looks
+from hftl.data.decoding import inspect, store_scans
 from hftl.data.near import near_pictures
 from hftl.samples import CLOTHES, MOBILENET
 
@@ -44,7 +44,7 @@ def write_clothes(collection: Path, folder: Path) -> None:
     assert len(classes) == 5, classes
     chosen = {name: choose(collection, name) for name in classes}
     together = [path for parts in chosen.values() for paths in parts.values() for path in paths]
-    assert not near_pictures(keep_looks(map(inspect, together), len(together))), "one picture looks like another"
+    assert not near_pictures(store_scans(map(inspect, together), len(together))), "one picture looks like another"
     shutil.rmtree(folder, ignore_errors=True)
     written = 0
     for name, parts in chosen.items():
@@ -74,7 +74,7 @@ def files(collection: Path, name: str, split: str) -> list[Path]:
 def choose(collection: Path, name: str) -> dict[str, list[Path]]:
     """The first so many of each split, those left out that look like one before them; test first."""
     order = [(split, path) for split in ("test", "train") for path in files(collection, name, split)]
-    seen = near_pictures(keep_looks((inspect(path) for _, path in order), len(order)))
+    seen = near_pictures(store_scans((inspect(path) for _, path in order), len(order)))
     repeats = {link.other for link in seen}
     left = {
         split: [path for number, (its, path) in enumerate(order) if its == split and number not in repeats]

@@ -217,7 +217,7 @@ def fine_tune(
         RunError: the directory holds another run.
         KeyboardInterrupt: Ctrl-C; ``hftl.load(run_dir).resume()`` goes on.
     """
-    from hftl.training.checks import claim
+    from hftl.training.checks import check_run_directory
     from hftl.training.experiment import prepare_experiment
 
     section = _model_section(model) if isinstance(model, str) else model
@@ -226,7 +226,7 @@ def fine_tune(
     name = name or _name_of(section, data)
     draft = override(default_recipe(name, data, section, rows=1, parameters=1), overrides)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
-    claim(RunDirectory(run_dir), draft, resume=False)  # before the data are read
+    check_run_directory(RunDirectory(run_dir), draft, resume=False)  # before the data are read
     experiment = prepare_experiment(draft)
     rows = len(experiment.splits.train)
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
@@ -259,11 +259,11 @@ def _rows_beside(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Iterator
     if not is_kept(recipe.data.source):
         yield recipe
         return
-    from hftl.training.checks import claim
+    from hftl.training.checks import check_run_directory
 
     there = moved(recipe, str(run.path / ROWS))
     if not (resume and run.finished):
-        claim(run, there, resume=resume)
+        check_run_directory(run, there, resume=resume)
     copy_beside(recipe.data.source, run.path)
     try:
         yield there

@@ -13,13 +13,13 @@ preprocessing. It is kept in the cache folder, where all runs of a user find it:
     KEY.RANDOM.gone/      what is being removed
 
 A kill at any moment leaves a whole entry, or a partial one that the next build by as many processes continues. `find` reads an
-entry once from end to end: one in which a bit has changed is removed, and computed again. What another user owns, or could have
-written, is not believed, and nobody else may read or write what is made here. The folder may be removed at any time, which costs
-time only.
+entry once from end to end: one in which a bit has changed is removed, and computed again. Files that another user owns or
+could have written are not read, and nobody else may read or write the files made here. The folder may be removed at any time,
+which costs time only.
 
 Readers and builders hold layout.json (`hftl.system.hold`, a shared lock), so that nothing is removed under them; everything that
-makes or renames a folder happens under the lock of the cache folder. What is to go gets another name under the lock, and is removed
-after it.
+makes or renames a folder happens under the lock of the cache folder. Entries to delete are renamed while the
+lock is held, and removed after it is released.
 
 N rows of L items each; L is the row's own. NumPy has no bfloat16: such values are stored as uint16, by the caller.
 """
@@ -155,13 +155,13 @@ def find(key: str) -> Rows | None:
     if not folder.is_dir():
         return None
     try:
-        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+        with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
             rows = _open(folder)
         if rows is None or (damaged := _damaged_file(folder)) is None:
             return rows
         log.warning("%s: %s was changed on the disk: its SHA-256 is another. What is in it is computed again", folder, damaged)
         rows = None  # let go of it: Windows renames no folder with open files in it
-        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+        with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
             gone = _set_aside([folder])
         _remove(gone)
     except OSError:  # of a folder that cannot be used, or was just removed; a Builder says so
@@ -175,7 +175,7 @@ def is_being_built(key: str) -> bool:
     if not cache.is_dir():
         return False
     try:
-        with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+        with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
             return any(_is_held(path) for path in cache.glob(f"{key}.*.partial"))
     except OSError:  # of a folder that cannot be used; a Builder says so
         return False
@@ -204,8 +204,8 @@ class Builder:
         rank: of this process.
         processes: that build together.
         extra: further arrays by name, the same in every process; stored beside the rows.
-        dealt: anything that says in which batches the rows come and to which process; a build that was interrupted under
-            another is started anew, since `done` counts batches.
+        batch_plan: identifies how rows were assigned to batches and processes; a build that was interrupted under another plan
+            is started anew, since `done` counts batches.
         budget: bytes that the whole cache folder may hold. For a new entry the least recently used ones that nobody holds are
             removed; where that is not enough, none is. None, for processes that join another one: there is room.
         spare: bytes that are to stay free on the disk, where there is a budget.
@@ -225,7 +225,7 @@ class Builder:
         rank: int = 0,
         processes: int = 1,
         extra: Mapping[str, npt.NDArray[Any]] | None = None,
-        dealt: str = "",
+        batch_plan: str = "",
         budget: float | None = None,
         spare: int = SPARE,
     ) -> None:
@@ -246,7 +246,7 @@ class Builder:
         }
         contents = {name: [array.dtype.str, array.shape, _digest(array)] for name, array in arrays.items()}
         starts = None if self._starts is None else _digest(self._starts)
-        build = key_of({"layout": layout, "extra": contents, "starts": starts, "processes": processes, "dealt": dealt})
+        build = key_of({"layout": layout, "extra": contents, "starts": starts, "processes": processes, "batch_plan": batch_plan})
         self._path = cache_folder() / f"{key}.{build[:8]}.partial"
         try:
             self._begin(layout, items * self._item_bytes, arrays, budget, spare)
@@ -270,7 +270,7 @@ class Builder:
         cache.mkdir(mode=_OURS, parents=True, exist_ok=True)
         _remove(cache.glob(f"{'[0-9a-f]' * 64}.*.gone"))  # a kill has left them
         while True:
-            with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+            with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
                 going = [] if budget is None else _in_the_way(cache, nbytes, budget, folder, spare)
                 for other in cache.glob(f"{self._key}.*.partial"):
                     # Without its layout it was killed while it was prepared; with another one it will not be continued.
@@ -342,7 +342,7 @@ class Builder:
         """Remove a build that is not to be finished."""
         self.close()
         try:
-            with alone(self._path.parent / _LOCK, seconds=LOCK_SECONDS):
+            with exclusive_lock(self._path.parent / _LOCK, seconds=LOCK_SECONDS):
                 gone = _set_aside([self._path])
         except FileNotFoundError:  # it was removed already
             return
@@ -366,7 +366,7 @@ class Builder:
         except FileNotFoundError:
             own = False  # removed, or another run that built the same was faster
         try:
-            with alone(cache / _LOCK, seconds=LOCK_SECONDS):
+            with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
                 rows = _open(cache / self._key)
                 gone = _set_aside([cache / self._key] if rows is None else [self._path] if own else [])  # damaged, or not needed
                 if rows is None:
@@ -513,7 +513,7 @@ _not_again: dict[Path, float] = {}
 
 
 @contextmanager
-def alone(lock: Path, *, seconds: float = math.inf) -> Iterator[None]:
+def exclusive_lock(lock: Path, *, seconds: float = math.inf) -> Iterator[None]:
     """One process of this machine at a time, by a lock on this file. It goes with a process that is killed. Not to be nested.
 
     Raises:

@@ -79,7 +79,7 @@ DOING = {
 }
 """What is told of when it begins: a function, by its module, to the words for it."""
 EARLY, LATE = (BUILD, SAVE, SAVE, "the freeze proof"), ("saving the model", "the manifest", "figures", CARD)
-"""What a kill is aimed at, since one at any time would hardly ever meet it: first the former, then, in a run's last sittings, the
+"""What a kill is aimed at, since one at any time would hardly ever meet it: first the former, then, in a run's last sessions, the
 latter."""
 MOST_A_RUN, MOST_EARLY = 15, 11
 DEFECT = 99
@@ -101,7 +101,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Kill:
-    """When a sitting is killed, and which of its processes: so many seconds after the first word, or after that thing was begun.
+    """When a session is killed, and which of its processes: so many seconds after the first word, or after that thing was begun.
 
     Where that does not come any more, after one of the late things.
     """
@@ -142,7 +142,7 @@ def campaign(folder: Path, arguments: argparse.Namespace, results: dict[str, Any
             warm(case)
         if case.name not in whole:
             whole[case.name] = RunDirectory(folder / f"whole-{case.name}")
-            ended = sitting(case, whole[case.name], None)
+            ended = session(case, whole[case.name], None)
             if ended.phase is not None or missing(whole[case.name]):
                 raise SystemExit(f"{case.name}: the run that nobody stops fails by itself")
         generator = random.Random(f"{arguments.seed}/{results['runs']}")
@@ -153,7 +153,7 @@ def campaign(folder: Path, arguments: argparse.Namespace, results: dict[str, Any
         problems += differences(whole[case.name], run)
         opened = len(list(read_json_lines(run.test_openings)))
         if opened > 1 + killed:
-            problems.append(f"the test split was opened {opened} times in {killed + 1} sittings")
+            problems.append(f"the test split was opened {opened} times in {killed + 1} sessions")
         results["hits"][case.name] = dict(hits)
         results["openings"][str(opened)] = results["openings"].get(str(opened), 0) + 1
         results["problems"] += [f"run {results['runs']} of seed {arguments.seed}, {case.name}: {problem}" for problem in problems]
@@ -264,7 +264,7 @@ def warm(case: Case) -> None:
 def kill_until_finished(
     case: Case, run: RunDirectory, generator: random.Random, hits: Counter[str], *, most: int
 ) -> tuple[int, list[str]]:
-    """Train `run` to its end in as many sittings as the kills leave it; counts in `hits` where they came.
+    """Train `run` to its end in as many sessions as the kills leave it; counts in `hits` where they came.
 
     Returns:
         How many kills there were, and what was lost by them.
@@ -275,7 +275,7 @@ def kill_until_finished(
         kill = choose(case, generator, killed) if killed < most else None
         if kill is not None and kill.after == BUILD:
             shutil.rmtree(cache_of(run), ignore_errors=True)  # so that there is something to build
-        ended = sitting(case, run, kill)
+        ended = session(case, run, kill)
         problems += ended.problems
         if ended.phase is None or ended.problems:
             return killed, problems
@@ -295,7 +295,7 @@ def kill_until_finished(
 def choose(case: Case, generator: random.Random, killed: int) -> Kill:
     """At any time of a run, or within one of the things that it does seldom; the first one in a cache build.
 
-    A sitting that is killed too late has ended its run, so that waits are shorter than what they are aimed at.
+    A session that is killed too late has ended its run, so that waits are shorter than what they are aimed at.
     """
     ranks = generator.choice([(0,), (1,), (0, 1)]) if case.processes == 2 else (0,)
     group, anytime = generator.random() < 0.95, generator.random() < 0.25
@@ -308,7 +308,7 @@ def choose(case: Case, generator: random.Random, killed: int) -> Kill:
 
 @dataclass
 class Ended:
-    """How a sitting ended."""
+    """How a session ended."""
 
     phase: str | None = None
     """What it was doing when it was killed; None: it was not."""
@@ -317,7 +317,7 @@ class Ended:
     problems: list[str] = field(default_factory=list)
 
 
-def sitting(case: Case, run: RunDirectory, kill: Kill | None) -> Ended:
+def session(case: Case, run: RunDirectory, kill: Kill | None) -> Ended:
     """Start or continue the run in children of this process; one that nobody kills tells how long things take."""
     read, write = os.pipe()
     children = start(case, run, write)
@@ -380,7 +380,7 @@ def note_seconds(case: Case, told: list[tuple[float, str]]) -> None:
 
 
 def start(case: Case, run: RunDirectory, write: int) -> list[int]:
-    """Fork the processes of a sitting; the first one tells what it does."""
+    """Fork the processes of a session; the first one tells what it does."""
     resume = run.recipe.is_file()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -465,9 +465,9 @@ def differences(whole: RunDirectory, run: RunDirectory) -> list[str]:
 
 
 def course(run: RunDirectory) -> list[dict[str, Any]]:
-    """The history but for times and for what tells of the sittings."""
-    times, sittings = {"time", "seconds", "training_seconds"}, {"continued", "threads", "finished"}
-    return [{key: value for key, value in r.items() if key not in times} for r in run.read_history() if r["event"] not in sittings]
+    """The history but for times and for what tells of the sessions."""
+    times, sessions = {"time", "seconds", "training_seconds"}, {"continued", "threads", "finished"}
+    return [{key: value for key, value in r.items() if key not in times} for r in run.read_history() if r["event"] not in sessions]
 
 
 if __name__ == "__main__":

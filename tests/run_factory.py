@@ -242,7 +242,7 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
             "pixels_p5": 90_000.0,
             "pixels_p95": 480_000.0,
             "transparent": 3,
-            "deep": 0,
+            "high_bit_depth": 0,
         }
         facts["model"] = {
             "architecture": "resnet18",

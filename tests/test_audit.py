@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
-from hftl.data.decoding import inspect, keep_looks, pick_looks
+from hftl.data.decoding import inspect, pick_scans, store_scans
 from hftl.data.duplicates import normalise, picture_fingerprints
 from hftl.data.near import near_groups, near_pictures, near_texts
 from hftl.data.source import Splits, load_splits
@@ -317,7 +317,7 @@ def test_a_picture_that_was_saved_again_smaller_or_brighter_is_near_and_others_a
         encoded(Image.eval(original, lambda value: min(255, value + 10)), "WEBP"),
         *(encoded(picture(seed, 400, 300), "JPEG") for seed in range(1, 30)),
     ]
-    links = near_pictures(keep_looks(map(inspect, versions), len(versions)))
+    links = near_pictures(store_scans(map(inspect, versions), len(versions)))
     assert near_groups(links) == [[0, 1, 2, 3]]
     assert all(link.one < link.other and 0.95 <= link.similarity <= 1 for link in links)
 
@@ -331,25 +331,25 @@ def test_things_on_the_same_plain_background_are_not_near_and_neither_are_plain_
         draw.ellipse((150 - neck, 100 - neck, 150 + neck, 100 + neck), fill=(250, 250, 250))
         return encoded(canvas, "PNG")
 
-    looks = [inspect(garment(neck, colour)) for neck in (15, 60) for colour in ((20, 20, 60), (200, 30, 30))]
-    looks += [inspect(encoded(Image.new("RGB", (100, 100), colour), "PNG")) for colour in ("white", "red", "black")]
-    assert near_pictures(keep_looks(looks, len(looks))) == []
-    assert near_pictures(keep_looks([], 0)) == []
+    scans = [inspect(garment(neck, colour)) for neck in (15, 60) for colour in ((20, 20, 60), (200, 30, 30))]
+    scans += [inspect(encoded(Image.new("RGB", (100, 100), colour), "PNG")) for colour in ("white", "red", "black")]
+    assert near_pictures(store_scans(scans, len(scans))) == []
+    assert near_pictures(store_scans([], 0)) == []
 
 
-def test_looks_are_kept_as_they_are_and_picked_from_arrays_laid_end_to_end() -> None:
+def test_scans_are_kept_as_they_are_and_picked_from_arrays_laid_end_to_end() -> None:
     transparent = inspect(encoded(Image.new("RGBA", (40, 2), (9, 9, 9, 128)), "PNG"))
     plain = inspect(encoded(picture(1, 30, 20), "JPEG"))
-    kept = keep_looks([transparent, None, plain], 3)
+    kept = store_scans([transparent, None, plain], 3)
     assert isinstance(kept, np.memmap)
     for row, look in ((0, transparent), (2, plain)):
         assert (kept[row]["width"], kept[row]["height"], kept[row]["hash"]) == (look.header.width, look.header.height, look.hash)
         assert kept[row]["sha256"].tobytes() == look.sha256 and np.array_equal(kept[row]["thumbnail"], look.thumbnail)
     assert [kept[flag].tolist() for flag in ("transparent", "noted")] == [[True, False, False]] * 2  # 40 x 2: extreme
-    assert not (kept["deep"] | kept["animated"]).any()
+    assert not (kept["high_bit_depth"] | kept["animated"]).any()
     fingerprints = picture_fingerprints(kept)
     assert fingerprints[0].tobytes() == transparent.sha256[:16] and fingerprints[1].tolist() == [0, 0]
-    assert pick_looks([kept, kept], np.array([1, 2, 3]))["width"].tolist() == [0, 30, 40]
+    assert pick_scans([kept, kept], np.array([1, 2, 3]))["width"].tolist() == [0, 30, 40]
 
 
 # --- the audit ----------------------------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_sizes_and_oddities_of_pictures_are_counted(tmp_path: Path) -> None:
     picture(600, 640, 20).save(root / "validation/dog/ribbon.png")
     audit = audit_splits(load_pictures(root))
     train, validation = audit.splits["train"]["sizes"], audit.splits["validation"]["sizes"]
-    assert (train["transparent"], train["deep"], train["animated"], train["extreme"]) == (1, 1, 1, 0)
+    assert (train["transparent"], train["high_bit_depth"], train["animated"], train["extreme"]) == (1, 1, 1, 0)
     assert (train["width_median"], train["shortest_side"], validation["shortest_side"]) == (96.0, 80, 20)
     assert validation["extreme"] == 1 and validation["transparent"] == 0
     assert audit.notes == [

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AlbertConfig, AutoModelForSequenceClassification, OPTConfig, PreTrainedModel
 
 from hftl.models import glove, transformer
-from hftl.models.boundary import ACTIVATION, Boundary, Doorway, NotSeparable, find_boundary
+from hftl.models.boundary import ACTIVATION, Boundary, BoundaryHooks, NotSeparable, find_boundary
 from hftl.models.chain import Chain, LayerGroup
 from hftl.models.glove_modeling import (
     BiLSTMForSequenceClassification,
@@ -79,8 +79,8 @@ def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Ten
     live = copy.deepcopy(model)
     size = len(next(iter(inputs.values())))
     loss, gradients = loss_and_gradients(live, inputs, size)
-    doorway = Doorway(model, boundary)
-    activation = doorway.capture(inputs)
+    hooks = BoundaryHooks(model, boundary)
+    activation = hooks.capture(inputs)
     assert not activation.requires_grad  # no backward pass enters the prefix, whether it is computed or stored
     if boundary.per_token:
         activation = activation.masked_fill(inputs["attention_mask"][..., None] == 0, 0.0)
@@ -88,7 +88,9 @@ def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Ten
     for group in chain.names[1:first]:
         for name in chain.modules[group]:
             module = model.get_submodule(name)
-            if name not in boundary.answers and not isinstance(module, nn.Embedding):  # those answer; tables of words are looked up
+            if name not in boundary.stub_outputs and not isinstance(
+                module, nn.Embedding
+            ):  # those answer; tables of words are looked up
                 module.register_forward_hook(lambda *_, name=name: computed.append(name))
     stored_inputs = {**(inputs if boundary.per_token else {}), ACTIVATION: activation}
     stored_loss, stored_gradients = loss_and_gradients(model, stored_inputs, size)
@@ -97,7 +99,7 @@ def compare(model: PreTrainedModel, chain: Chain, inputs: Mapping[str, torch.Ten
     for name, gradient in gradients.items():
         torch.testing.assert_close(stored_gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
     assert not computed
-    doorway.close()
+    hooks.close()
     torch.testing.assert_close(loss_and_gradients(model, inputs, size)[0], loss, rtol=1e-5, atol=1e-6)
     return boundary
 
@@ -146,15 +148,15 @@ def head_of(name: str) -> Boundary:
 )
 def test_of_a_head_that_reads_one_token_one_vector_a_text_is_kept(name: str, door: str) -> None:
     found = head_of(name)
-    assert (found.door, found.per_token, found.shape) == (door, False, (16,))
+    assert (found.entry_module, found.per_token, found.shape) == (door, False, (16,))
 
 
 def test_of_a_textcnn_the_features_are_kept_and_of_a_resnet_the_pooled_ones() -> None:
-    assert (head_of("textcnn").door, head_of("textcnn").shape) == ("head.dropout", (12,))  # 3 widths x 4 channels
+    assert (head_of("textcnn").entry_module, head_of("textcnn").shape) == ("head.dropout", (12,))  # 3 widths x 4 channels
     built = build_vision("resnet18", pretrained=False, image_size=64)
     trains = in_training(built.model, built.chain, len(built.chain) - 1)
     found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
-    assert (found.door, found.shape) == ("timm_model.fc", (512,))
+    assert (found.entry_module, found.shape) == ("timm_model.fc", (512,))
 
 
 def test_dropout_that_timm_does_by_itself_before_the_classifier_stays_behind_the_door() -> None:
@@ -162,12 +164,12 @@ def test_dropout_that_timm_does_by_itself_before_the_classifier_stays_behind_the
     trains = in_training(built.model, built.chain, len(built.chain) - 1)
     found = find_boundary(built.model, built.chain, trains, {"pixel_values": torch.randn(2, 3, 64, 64)})
     # The input of `fc` is random in training, so what is kept is what pooling reads.
-    assert (found.door, found.shape) == ("timm_model.global_pool", (512, 2, 2))
+    assert (found.entry_module, found.shape) == ("timm_model.global_pool", (512, 2, 2))
 
 
 def test_what_is_kept_has_the_size_of_its_tokens_or_of_one_vector_a_text() -> None:
     for per_token, size in ((True, 25_000 * 230 * 768), (False, 25_000 * 768)):
-        boundary = Boundary("head", "classifier", per_token, (768,), {}, pictures=False, stand_in={})
+        boundary = Boundary("head", "classifier", per_token, (768,), {}, pictures=False, placeholder_inputs={})
         assert boundary.nbytes(examples=25_000, tokens=25_000 * 230, bf16=True) == 2 * size
         assert boundary.nbytes(examples=25_000, tokens=25_000 * 230, bf16=False) == 4 * size
 
@@ -190,7 +192,7 @@ def test_a_suffix_that_reads_the_prefix_in_two_places_is_not_separable() -> None
     chain = Chain(model, [LayerGroup(name, (name,)) for name in ("first", "second", "head")])
     with pytest.raises(NotSeparable, match="from what enters it alone come other logits"):
         find_boundary(model, chain, ("second", "head"), {"pixel_values": torch.randn(2, 4)})
-    assert find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)}).door == "head"
+    assert find_boundary(model, chain, ("head",), {"pixel_values": torch.randn(2, 4)}).entry_module == "head"
 
 
 def test_a_prefix_that_is_random_in_training_is_not_separable() -> None:
@@ -210,8 +212,8 @@ def test_an_activation_that_does_not_enter_is_an_error_and_not_another_result() 
     model = small_model(TRANSFORMERS["bert"])
     chain = transformer.chain(model)
     found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
-    doorway = Doorway(model, found)
-    activation = doorway.capture(TEXTS)
+    hooks = BoundaryHooks(model, found)
+    activation = hooks.capture(TEXTS)
     model.get_submodule("bert.encoder").layer = nn.ModuleList(model.get_submodule("bert.encoder").layer[2:])  # type: ignore[index]
     with pytest.raises(RuntimeError, match=r"bert.encoder.layer.1 was not called"):
         model(**TEXTS, activation=activation)
@@ -231,9 +233,9 @@ def test_a_doorway_leaves_the_names_of_the_weights_and_the_model_whole() -> None
     chain = transformer.chain(model)
     found = find_boundary(model, chain, in_training(model, chain, 2), TEXTS)
     names = list(model.state_dict())
-    doorway = Doorway(model, found)
+    hooks = BoundaryHooks(model, found)
     assert list(model.state_dict()) == names
-    doorway.close()
+    hooks.close()
     assert not any("forward" in module.__dict__ for module in model.modules())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     assert isinstance(AutoModelForSequenceClassification.from_config(model.config), type(model))  # type: ignore[no-untyped-call]

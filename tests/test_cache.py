@@ -23,7 +23,7 @@ from torch import nn
 from hftl import store
 from hftl.data.loader import Samples
 from hftl.files import read_json
-from hftl.models.boundary import Doorway
+from hftl.models.boundary import BoundaryHooks
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
@@ -86,14 +86,14 @@ def stop_when_asked_for_the(times: int, monkeypatch: pytest.MonkeyPatch) -> None
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The examples of each batch for which a prefix is computed, by whole runs from now on."""
     batches: list[int] = []
-    capture = Doorway.capture
+    capture = BoundaryHooks.capture
 
-    def counting(self: Doorway, inputs: Any) -> torch.Tensor:
+    def counting(self: BoundaryHooks, inputs: Any) -> torch.Tensor:
         activation = capture(self, inputs)
         batches.append(len(activation))
         return activation
 
-    monkeypatch.setattr(Doorway, "capture", counting)
+    monkeypatch.setattr(BoundaryHooks, "capture", counting)
     return batches
 
 
@@ -194,7 +194,7 @@ def test_a_later_stage_with_a_higher_boundary_starts_from_what_is_stored(tmp_pat
     computed: list[str] = []
     real = cache.Prefix._nearest
 
-    def nearest(prefix: cache.Prefix, samples: Samples, views: int) -> tuple[Samples, Doorway | None]:
+    def nearest(prefix: cache.Prefix, samples: Samples, views: int) -> tuple[Samples, BoundaryHooks | None]:
         found = real(prefix, samples, views)
         if prefix.boundary.group == "head":
             assert found[1] is not None and found[1].boundary.group == "layer.3"

@@ -472,12 +472,12 @@ def test_a_proof_that_is_not_there_is_not_recorded(copy: RunDirectory) -> None:
     assert "Whether each stage left its frozen groups as they were is not recorded." in card
 
 
-def test_a_run_in_several_sittings_says_so(copy: RunDirectory) -> None:
+def test_a_run_in_several_sessions_says_so(copy: RunDirectory) -> None:
     assert "Training time: 1 min 26 s, on AMD" in render_card(copy)
-    write_json(copy.environment, read_json(copy.environment) | {"sittings": 1})
+    write_json(copy.environment, read_json(copy.environment) | {"sessions": 1})
     assert "Training time: 1 min 26 s, on AMD" in render_card(copy)
-    write_json(copy.environment, read_json(copy.environment) | {"sittings": 3})
-    assert "Training time: 1 min 26 s, in 3 sittings, on AMD" in render_card(copy)
+    write_json(copy.environment, read_json(copy.environment) | {"sessions": 3})
+    assert "Training time: 1 min 26 s, in 3 sessions, on AMD" in render_card(copy)
 
 
 # --- what the audit found -----------------------------------------------------------------------------------------------------

@@ -574,7 +574,7 @@ def test_fault_13_the_same_bytes_in_two_splits_are_listed_and_an_option_drops_th
     message = refused_data(picture_recipe(broken))
     assert "train/cat/seen.jpg = test/cat/0.jpg" in message
     assert "train/dog/known.jpg = validation/dog/1.jpg" in message
-    assert "a result on rows that were trained on says nothing" in message and "data.on_duplicate=drop" in message
+    assert "scores on training rows are meaningless" in message and "data.on_duplicate=drop" in message
     facts = load_splits(ImageData(source=str(broken), on_duplicate="drop"), seed=0).facts
     assert {entry["id"]: entry["why"] for entry in facts["skipped"]} == {
         "train/cat/seen.jpg": "the same picture as test/cat/0.jpg",
@@ -1024,7 +1024,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ran
 def test_fault_36_three_processes_on_sets_that_they_cannot_share_evenly_give_the_metrics_of_one(
     text_run: RunDirectory, tmp_path: Path
 ) -> None:
-    # Seven examples in batches of 1, 2, 2 and 2: the first process has two of them, the others one and a filler.
+    # Seven examples in batches of 1, 2, 2 and 2: the first process has two of them, the others one and padding.
     run = RunDirectory(Path(shutil.copytree(text_run.path, tmp_path / "run")))
     run.recipe.write_text(override(run.load_recipe(), ["run.tokens_per_batch=16"]).to_yaml(), encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,6 +1,6 @@
 """Staged runs with the model in pieces: FSDP2, two processes, gloo. No GPU has run this.
 
-One small BERT, without dropout, in three stages. The run is killed while it evaluates and continued: its second sitting begins with
+One small BERT, without dropout, in three stages. The run is killed while it evaluates and continued: its second session begins with
 that evaluation. What comes out is compared with the run of one process, which is not in pieces.
 """
 

@@ -319,7 +319,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, Change]] = {
             "ok perhaps": lambda proof: proof["stages"][0].update(ok="yes"),
         }.items()
     },
-    "environment.json: sittings a text": (BOTH, "environment.json", value(lambda found: found.update(sittings="many"))),
+    "environment.json: sessions a text": (BOTH, "environment.json", value(lambda found: found.update(sessions="many"))),
     "test_openings.jsonl: by nobody": (BOTH, "test_openings.jsonl", content('{"time": "2026-11-20"}\n')),
     "metrics.json: nothing": (BOTH, "metrics.json", content("{}")),
     "metrics.json: no validation": (VERIFY, "metrics.json", value(lambda metrics: metrics.pop("validation"))),

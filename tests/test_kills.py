@@ -224,7 +224,7 @@ def test_fault_33_34_sigterm_to_two_processes_saves_once_and_they_continue_bit_f
     assert f"accelerate launch --cpu --num_processes 2 -m hftl train {run.path} --resume" in said
     code, said = finish(start(recipe_file, run, "--resume", processes=2))
     assert code == 0, said
-    assert read_json(run.environment)["sittings"] == 2
+    assert read_json(run.environment)["sessions"] == 2
     assert_same_weights(whole_of_two, run)
 
 

@@ -213,17 +213,17 @@ def test_test_split_none_also_shuts_the_part_that_test_fraction_sets_aside(tmp_p
 
 
 def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: Path) -> None:
-    from hftl.training.checks import claim
+    from hftl.training.checks import check_run_directory
 
     run, sealed = RunDirectory(tmp_path), override(RECIPE, ["run.test=sealed"])
     write_text(run.recipe, RECIPE.to_yaml())
-    claim(run, sealed, resume=True)
+    check_run_directory(run, sealed, resume=True)
     append_json_line(run.test_openings, {"time": "2026-11-20T10:00:00+00:00", "by": "hftl train"})
     with pytest.raises(RunError, match=r"run\.test: open -> sealed"):  # what was seen is not unseen
-        claim(run, sealed, resume=True)
+        check_run_directory(run, sealed, resume=True)
     write_text(run.recipe, sealed.to_yaml())
     with pytest.raises(RunError, match=r"run\.test: sealed -> open"):
-        claim(run, RECIPE, resume=True)
+        check_run_directory(run, RECIPE, resume=True)
 
 
 def test_the_recipe_says_which_values_there_are() -> None:

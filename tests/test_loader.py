@@ -70,9 +70,9 @@ def test_seven_examples_are_dealt_to_two_processes_and_two_micro_batches() -> No
     assert indices(1) == [[2, 6], [3]]
 
 
-def test_a_process_without_an_example_gets_a_filler_that_does_not_count() -> None:
+def test_a_process_without_an_example_gets_padding_that_does_not_count() -> None:
     step = np.array([8])
-    assert deal(step, step, epoch=3, processes=2, rank=1) == [Position(3, 8, counts=False)]
+    assert deal(step, step, epoch=3, processes=2, rank=1) == [Position(3, 8, is_padding=True)]
 
 
 def test_a_budget_of_tokens_cuts_a_step_into_micro_batches_of_similar_length() -> None:
@@ -230,7 +230,7 @@ def test_every_example_is_in_exactly_one_place_of_an_epoch(
         for part in parts:
             dealt = [deal(part, step, epoch=epoch, processes=processes, rank=rank) for rank in range(processes)]
             assert all(dealt)
-            seen += [position.index for share in dealt for position in share if position.counts]
+            seen += [position.index for share in dealt for position in share if not position.is_padding]
     assert sorted(seen) == list(range(size))
 
 

@@ -148,7 +148,8 @@ from hftl.run import RunDirectory
 from hftl.training.machine import process_state
 from hftl.training import together
 together.SEEN_WITHIN = 1.0  # seconds
-from hftl.training.together import check_one_recipe, check_same, check_same_folder, claim_together, main_first, one_answer
+from hftl.training.together import check_one_recipe, check_run_directory_together, check_same, check_same_folder
+from hftl.training.together import main_first, one_answer
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 state, came = process_state(minutes=1), []
@@ -180,8 +181,8 @@ note(lambda: check_same_folder(RunDirectory(folder / "new" / "run")))
 note(lambda: check_same_folder(RunDirectory(folder / f"mine-{rank}" / "run")))
 (folder / "file").touch()
 note(lambda: check_same_folder(RunDirectory(folder / "file" / "run")))
-note(lambda: claim_together(RunDirectory(folder / "new" / "run"), recipe, resume=rank == 1))
-note(lambda: claim_together(RunDirectory(folder / "new" / "run"), recipe, resume=False))
+note(lambda: check_run_directory_together(RunDirectory(folder / "new" / "run"), recipe, resume=rank == 1))
+note(lambda: check_run_directory_together(RunDirectory(folder / "new" / "run"), recipe, resume=False))
 (folder / f"came-{rank}.json").write_text(json.dumps(came))
 """
 

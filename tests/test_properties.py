@@ -512,7 +512,7 @@ BATCH_SIZES, SEEDS, EPOCHS = st.integers(1, 12), st.integers(0, 2**32 - 1), st.i
 
 
 def counted(batch: Batch) -> Iterator[tuple[int, float]]:
-    """Index and weight of what is no filler."""
+    """Index and weight of what is no padding."""
     return ((int(i), float(w)) for i, w in zip(batch.index, batch.weight, strict=True) if w > 0)
 
 

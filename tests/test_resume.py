@@ -89,7 +89,7 @@ def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
 
 @contextmanager
 def signal_at(monkeypatch: pytest.MonkeyPatch, *, step: int, number: int = signal.SIGTERM) -> Iterator[None]:
-    """Send this process a signal when it has taken its step `step` in this sitting."""
+    """Send this process a signal when it has taken its step `step` in this session."""
     taken, advance = list[None](), Journal.advance
 
     def counted(journal: Journal) -> None:
@@ -140,16 +140,16 @@ def test_a_run_that_is_stopped_after_every_single_step_ends_with_the_same_weight
     tmp_path: Path, whole: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 40 examples / 16 a step = 3 steps an epoch (the last of 8), 4 epochs: 12 steps; the 3rd, 9th and 12th are stages' edges.
-    sittings = 0
+    sessions = 0
     finished = False
     while not finished:
-        sittings += 1
+        sessions += 1
         with signal_at(monkeypatch, step=1), suppress(Stopped):
-            train(bert(), tmp_path / "run", resume=sittings > 1)
+            train(bert(), tmp_path / "run", resume=sessions > 1)
             finished = True
     stopped_run = RunDirectory(tmp_path / "run")
-    assert sittings == 13
-    assert read_json(stopped_run.environment)["sittings"] == 13
+    assert sessions == 13
+    assert read_json(stopped_run.environment)["sessions"] == 13
     assert len(stopped_run.test_openings.read_text().splitlines()) == 1
     assert_same_run(whole, stopped_run)
     assert not stopped_run.checkpoints.exists()

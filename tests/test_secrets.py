@@ -13,7 +13,7 @@ from hftl.errors import RecipeError
 from hftl.recipe import Card, Recipe, Stage, TextData, Transformer, override, refuse_secrets
 from hftl.run import RunDirectory
 from hftl.secrets import environment_secrets, find_secrets, is_random, redact
-from hftl.training.checks import claim
+from hftl.training.checks import check_run_directory
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"  # of the right form, and of nobody
 
@@ -104,7 +104,7 @@ def test_a_name_that_a_telling_variable_happens_to_hold_is_a_name(
     run = RunDirectory(tmp_path)
     run.write_recipe(recipe)
     assert run.load_recipe() == recipe
-    claim(RunDirectory(tmp_path / "new"), recipe, resume=False)  # what training asks first
+    check_run_directory(RunDirectory(tmp_path / "new"), recipe, resume=False)  # what training asks first
     with pytest.raises(RecipeError, match=r"card\.summary holds the value of SOME_API_KEY"):  # no name of this recipe
         monkeypatch.setenv("SOME_API_KEY", "correct horse")
         refuse_secrets(recipe_with(summary="a correct horse"))
@@ -118,7 +118,7 @@ def test_a_random_value_is_a_secret_wherever_in_a_recipe_it_stands(
     monkeypatch.setenv("WANDB_API_KEY", value)
     recipe = override(recipe_with(), [f"{key}={value}"])  # of a recipe that is only looked at nobody asks
     with pytest.raises(RecipeError, match=rf"{key} holds the value of WANDB_API_KEY") as caught:
-        claim(RunDirectory(tmp_path / "run"), recipe, resume=False)
+        check_run_directory(RunDirectory(tmp_path / "run"), recipe, resume=False)
     assert value not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The store: rows come back as they were written, a kill costs the unfinished part alone, nothing damaged is read."""
+"""The store: rows come back as they were written, a kill costs the unfinished part exclusive_lock, nothing damaged is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from hftl.errors import RunError
-from hftl.store import Builder, NoRoom, Removed, Rows, alone, cache_folder, find, is_being_built, key_of
+from hftl.store import Builder, NoRoom, Removed, Rows, cache_folder, exclusive_lock, find, is_being_built, key_of
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +197,7 @@ def test_a_build_that_was_killed_is_continued_at_the_last_mark(cache: Path) -> N
     assert entries(cache) == {key}
 
 
-@pytest.mark.parametrize("change", ["processes", "dtype", "lengths", "extra", "dealt"])
+@pytest.mark.parametrize("change", ["processes", "dtype", "lengths", "extra", "batch_plan"])
 def test_another_layout_starts_anew_and_clears_what_was_left(change: str, cache: Path) -> None:
     key = key_of({"a": 1})
     layout: dict[str, Any] = {"lengths": np.array([2, 3]), "row_shape": (4,), "dtype": np.int16, "processes": 1}
@@ -206,7 +206,13 @@ def test_another_layout_starts_anew_and_clears_what_was_left(change: str, cache:
     first.mark(1)
     del first
     assert Builder(key, **layout, extra={"labels": np.array([1])}).done == 1
-    others = {"processes": 2, "dtype": np.uint16, "lengths": np.array([3, 2]), "extra": {"labels": np.array([2])}, "dealt": "by 8"}
+    others = {
+        "processes": 2,
+        "dtype": np.uint16,
+        "lengths": np.array([3, 2]),
+        "extra": {"labels": np.array([2])},
+        "batch_plan": "by 8",
+    }
     second = Builder(key, **{**layout, "extra": {"labels": np.array([1])}, change: others[change]})
     assert second.done == 0
     assert len(entries(cache)) == 1
@@ -215,7 +221,7 @@ def test_another_layout_starts_anew_and_clears_what_was_left(change: str, cache:
 def test_a_build_that_another_run_works_on_is_left_alone(cache: Path) -> None:
     key = key_of({"a": 1})
     alive = Builder(key, lengths=2, row_shape=(), dtype=np.uint8)
-    faster = Builder(key, lengths=2, row_shape=(), dtype=np.uint8, dealt="otherwise")
+    faster = Builder(key, lengths=2, row_shape=(), dtype=np.uint8, batch_plan="otherwise")
     assert len(entries(cache)) == 2
     for builder in (faster, alive):
         for index in range(2):
@@ -524,8 +530,8 @@ def test_what_another_run_builds_of_the_same_entry_at_this_moment_counts(cache: 
     key = key_of({"a": 1})
     alive = Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8)
     with pytest.raises(NoRoom, match=r"do not fit into the cache's 15.0 kB, of which 10.1 kB are in use"):
-        Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, dealt="beside", budget=15_000)
-    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, dealt="beside", budget=25_000).done == 0
+        Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, batch_plan="beside", budget=15_000)
+    assert Builder(key, lengths=10, row_shape=(1000,), dtype=np.uint8, batch_plan="beside", budget=25_000).done == 0
     alive.close()
 
 
@@ -563,7 +569,7 @@ def test_of_two_runs_that_ask_for_the_last_room_one_gets_it(cache: Path) -> None
     code = """
         import sys
         import numpy as np
-        from hftl.store import Builder, NoRoom, alone, cache_folder, key_of
+        from hftl.store import Builder, NoRoom, exclusive_lock, cache_folder, key_of
         print("ready", flush=True)
         sys.stdin.readline()
         try:
@@ -619,8 +625,8 @@ def test_a_lock_is_one_processs_at_a_time_and_goes_with_it(tmp_path: Path) -> No
     code = """
         import sys, time
         from pathlib import Path
-        from hftl.store import alone
-        with alone(Path(sys.argv[1])):
+        from hftl.store import exclusive_lock
+        with exclusive_lock(Path(sys.argv[1])):
             print("held", flush=True)
             time.sleep(60)
     """
@@ -634,5 +640,5 @@ def test_a_lock_is_one_processs_at_a_time_and_goes_with_it(tmp_path: Path) -> No
     for each in (holder, waiting):
         each.process.kill()
         each.end()
-    with alone(lock):
+    with exclusive_lock(lock):
         pass

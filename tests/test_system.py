@@ -116,7 +116,7 @@ def more_files():
     return sums(Large(), 4) == alone
 
 def hangs():
-    loader.LOOK = 1
+    loader.POLL_SECONDS = 1
     with signals.deferred():
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return sums(Large(wait=60.0), 1)

@@ -155,7 +155,7 @@ def test_on_an_idle_machine_nothing_is_changed_or_said(machine: Machine) -> None
         assert threads.choose() == []
         for _ in range(100):
             machine.go_on(others=0.2, waited=0.1)
-            assert threads.look() == []
+            assert threads.adapt() == []
         assert torch.get_num_threads() == 2
 
 
@@ -173,25 +173,25 @@ def test_a_run_falls_back_when_its_threads_wait_and_comes_back_after_some_quiet(
     with Threads(CPU) as threads:
         assert threads.choose() == []
         machine.go_on(others=0.5, waited=0.5, seconds=WINDOW / 2)
-        assert threads.look() == []  # too short to tell
+        assert threads.adapt() == []  # too short to tell
         machine.go_on(others=0.5, waited=0.5, seconds=WINDOW / 2)
-        (line,) = threads.look()
+        (line,) = threads.adapt()
         assert "1 thread from here on: 2 have waited for each other" in line
         assert torch.get_num_threads() == 1
         machine.go_on(others=1.0, seconds=10 * QUIET)
-        assert threads.look() == []  # the neighbour is still there, though nobody waits any more
+        assert threads.adapt() == []  # the neighbour is still there, though nobody waits any more
         for _ in range(int(QUIET / WINDOW) - 1):
             machine.go_on(others=0.0)
-            assert threads.look() == []
+            assert threads.adapt() == []
         machine.go_on(others=0.0)
-        (line,) = threads.look()
+        (line,) = threads.adapt()
         assert line.startswith("2 threads from here on: others use 0.0 of 2 cores")
         machine.go_on(others=0.5, waited=0.5)
-        assert len(threads.look()) == 1
+        assert len(threads.adapt()) == 1
         machine.go_on(others=0.0, seconds=QUIET)  # it was too early: twice as long now
-        assert threads.look() == []
+        assert threads.adapt() == []
         machine.go_on(others=0.0, seconds=QUIET)
-        assert len(threads.look()) == 1
+        assert len(threads.adapt()) == 1
 
 
 def test_a_continued_run_keeps_the_number_that_it_had(machine: Machine) -> None:
@@ -208,14 +208,14 @@ def test_a_number_that_the_user_has_set_is_kept(machine: Machine, setting: str, 
     monkeypatch.setenv(setting, "2")
     with Threads(CPU) as threads:
         machine.go_on(others=2.0, waited=2.0)
-        assert [*threads.choose(), *threads.look()] == []
+        assert [*threads.choose(), *threads.adapt()] == []
         assert torch.get_num_threads() == 2
 
 
 def test_beside_a_gpu_the_threads_are_left_alone(machine: Machine) -> None:
     with Threads(GPU) as threads:
         machine.go_on(others=2.0, waited=2.0)
-        assert [*threads.choose(), *threads.look()] == []
+        assert [*threads.choose(), *threads.adapt()] == []
 
 
 def test_a_change_is_said_and_stands_in_the_history_and_in_the_environment(
@@ -269,7 +269,7 @@ began = time.monotonic()
 while time.monotonic() - began < 20 and torch.get_num_threads() == 2:
     for _ in range(20):
         a.add_(1.0)
-    threads.look()
+    threads.adapt()
 print(torch.get_num_threads(), flush=True)
 """
 

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from hftl.data.classes import FEW_ROWS, MANY_NUMBERS, are_class_numbers, listed_and, look_alikes, scale_of
 from hftl.data.columns import Strings, pick
-from hftl.data.decoding import pick_looks
+from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import first_rows, normalise, thing
 from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
 from hftl.data.near import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
@@ -97,7 +97,7 @@ class Audit(Shown):
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        found = (*self._of_classes(), *self._doubles(), *self._beside(), *self._gaps(), *self._contents())
+        found = (*self._of_classes(), *self._duplicate_lines(), *self._beside(), *self._gaps(), *self._contents())
         return [printable(line) for line in found]
 
     def _of_classes(self) -> Iterator[str]:
@@ -124,7 +124,7 @@ class Audit(Shown):
                 silent = split["without_words"]
                 yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
 
-    def _doubles(self) -> Iterator[str]:
+    def _duplicate_lines(self) -> Iterator[str]:
         what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
         done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(found["on_duplicate"], "refused")
         for both in found["across"]:
@@ -183,10 +183,13 @@ class Audit(Shown):
         yield from self._texts()
         for note in self.notes[:3]:
             yield f"{count(note['n'], 'picture')} such as {note['example']}: {note['note']}"
-        for kind, means in (("transparent", "composed on data.background"), ("deep", "of more than 8 bits a channel, scaled")):
+        for kind, means in (
+            ("transparent", "composed on data.background"),
+            ("high_bit_depth", "more than 8 bits a channel, scaled"),
+        ):
             pictures = sum(split.get("sizes", {}).get(kind, 0) for split in self.splits.values())
             if pictures:
-                yield f"{count(pictures, f'{kind} picture')}: {means}"
+                yield f"{count(pictures, kind.replace('_', '-') + ' picture')}: {means}"
 
     def _unknown(self) -> Iterator[str]:
         """Tokens that the model cannot tell apart, or that are single letters: the checkpoint is of another language."""
@@ -277,8 +280,8 @@ def audit_splits(
                 "imbalance": round(max(there) / min(there), 2),
                 "absent": [name for name, n in per_class.items() if not n],
             }
-            if splits.looks:
-                found[role]["sizes"] = _sizes(splits.looks[role])
+            if splits.image_scans:
+                found[role]["sizes"] = _sizes(splits.image_scans[role])
             elif lengths is not None:
                 found[role]["lengths"] = dict(lengths[role])
             if texts:
@@ -349,18 +352,18 @@ def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
     return {"looked_at": looked_at, **{name: round(count / looked_at, 4) if looked_at else 0.0 for name, count in share.items()}}
 
 
-def _sizes(looks: np.ndarray) -> dict[str, Any]:
-    pixels = looks["width"].astype(np.int64) * looks["height"]
+def _sizes(scans: np.ndarray) -> dict[str, Any]:
+    pixels = scans["width"].astype(np.int64) * scans["height"]
     return {
-        "width_median": float(np.median(looks["width"])),
-        "height_median": float(np.median(looks["height"])),
+        "width_median": float(np.median(scans["width"])),
+        "height_median": float(np.median(scans["height"])),
         "megapixels_median": round(float(np.median(pixels)) / 1e6, 4),
         "megapixels_p95": round(float(np.percentile(pixels, 95)) / 1e6, 4),
-        "shortest_side": int(np.minimum(looks["width"], looks["height"]).min()),
-        "transparent": int(looks["transparent"].sum()),
-        "deep": int(looks["deep"].sum()),
-        "animated": int(looks["animated"].sum()),
-        "extreme": int((looks["noted"] & ~looks["animated"]).sum()),
+        "shortest_side": int(np.minimum(scans["width"], scans["height"]).min()),
+        "transparent": int(scans["transparent"].sum()),
+        "high_bit_depth": int(scans["high_bit_depth"].sum()),
+        "animated": int(scans["animated"].sum()),
+        "extreme": int((scans["noted"] & ~scans["animated"]).sum()),
     }
 
 
@@ -372,8 +375,8 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
     contents = np.concatenate([splits.contents[role] for role in datasets])
     rows = first_rows(contents, 1 + int(contents.max()))
     rows = np.sort(rows[rows >= 0])
-    if splits.looks:
-        links, threshold = near_pictures(pick_looks([splits.looks[role] for role in datasets], rows)), NEAR_PICTURE
+    if splits.image_scans:
+        links, threshold = near_pictures(pick_scans([splits.image_scans[role] for role in datasets], rows)), NEAR_PICTURE
     else:
         texts = concatenate_datasets([dataset.select_columns("text") for dataset in datasets.values()])
         links, threshold = near_texts(pick(texts, rows)), NEAR_TEXT
@@ -467,9 +470,9 @@ def audit_table(audit: Audit) -> Group:
         row("pixels, median", (f"{found['width_median']:.0f} x {found['height_median']:.0f}" for found in sizes))
         row("megapixels, 95 % are below", (f"{found['megapixels_p95']:.3g}" for found in sizes))
         row("shortest side", (f"{found['shortest_side']:,}" for found in sizes))
-        for kind in ("transparent", "deep", "animated", "extreme"):
-            row(kind, (f"{found[kind]:,}" for found in sizes))
+        for kind in ("transparent", "high_bit_depth", "animated", "extreme"):
+            row(kind.replace("_", " "), (f"{found[kind]:,}" for found in sizes))
     row("repeats, in the source", (f"{within.get(name, 0):,}" for name in audit.splits))
     row("near repeats", (f"{near.get(name, 0):,}" for name in audit.splits))
-    lines = audit.lines() or ["nothing that deserves a look was found"]
+    lines = audit.lines() or ["no problems found"]
     return Group(table, "", *(Text(f"  {line}") for line in lines))

@@ -1,6 +1,6 @@
 """Which examples make step s of epoch e, and who computes them: arithmetic on lengths, before anything is loaded.
 
-A step is planned for the whole world first, then dealt out to processes and micro-batches, so that the same recipe sees the
+A step is planned for the whole world first, then divided among processes and micro-batches, so that the same recipe sees the
 same examples in the same steps on one process or eight.
 
 Texts are padded to the longest of a micro-batch, so texts of similar length share a step, and a budget of tokens says how many of
@@ -33,11 +33,11 @@ Length = TypeVar("Length", int, np.ndarray)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One place in a batch. A filler has `counts` False: it keeps a process busy and is left out of every sum."""
+    """One place in a batch. Padding keeps a process busy where there is no example for it, and is left out of every sum."""
 
     epoch: int
     index: int
-    counts: bool = True
+    is_padding: bool = False
 
 
 def padded_width(length: Length) -> Length:
@@ -109,12 +109,12 @@ def micro_batches(
 
 
 def deal(micro_batch: np.ndarray, step: np.ndarray, *, epoch: int, processes: int, rank: int) -> list[Position]:
-    """What process `rank` computes of a micro-batch of `step`; one filler where there is no example left for it.
+    """What process `rank` computes of a micro-batch of `step`; padding where there is no example left for it.
 
-    Of [4, 2, 0] with two processes rank 0 gets 4 and 0, rank 1 gets 2; of three processes and [4, 2] the last one gets a filler.
+    Of [4, 2, 0] with two processes rank 0 gets 4 and 0, rank 1 gets 2; of three processes and [4, 2] the last one gets padding.
     """
     share = [Position(epoch, index) for index in micro_batch[rank::processes].tolist()]
-    return share or [Position(epoch, int(step[0]), counts=False)]
+    return share or [Position(epoch, int(step[0]), is_padding=True)]
 
 
 def evaluation_plan(

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scan:
-    """What looking at every row of the source has found."""
+    """What is known of the rows of a source once each was read."""
 
     fingerprints: Mapping[Role, np.ndarray]
     """16 bytes for the content of every row; zeros for an empty text, and where there is none. (N, 2) uint64"""
-    looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
-    """Of pictures: what reading every one of them has left, on disk. (N,) of `duplicates.LOOK`"""
+    image_scans: Mapping[Role, np.ndarray] = field(default_factory=dict)
+    """For each split the scans of its pictures, on disk; empty for texts. (N,) of `decoding.IMAGE_SCAN`"""
     notes: Mapping[Role, Mapping[int, Note]] = field(default_factory=dict)
     """By row, what is odd about it and used all the same."""
     unreadable: Mapping[Role, Mapping[int, LeftOut]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Content(Protocol):
     """One kind of content, as one recipe reads it."""
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
-        """Look at every row of the source once."""
+        """Read every row of the source once."""
 
     def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> Samples:
         """A split as the model takes it, with the recipe's augmentation where `train`.

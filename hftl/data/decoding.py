@@ -84,7 +84,7 @@ def decode(
     return _decode(source, background, at_least)[0]
 
 
-def inspect(source: bytes | str | Path) -> Look:
+def inspect(source: bytes | str | Path) -> ImageScan:
     """Read a whole picture as fast as that can be done, and keep what it is known by.
 
     Raises:
@@ -95,7 +95,7 @@ def inspect(source: bytes | str | Path) -> Look:
     cells = image.resize((_CELLS, _CELLS), Image.Resampling.BOX)
     waves = (_COSINES @ np.asarray(cells.convert("L"), dtype=np.float64) @ _COSINES.T).ravel()
     bits = waves > np.sort(waves[1:])[31]  # the median of 63: the first of the 64 is the mean, and no wave
-    return Look(
+    return ImageScan(
         header=header,
         note=note,
         animated=note is not None and note.kind == _ANIMATED,
@@ -144,7 +144,7 @@ class Header:
     width: int
     height: int
     transparent: bool
-    deep: bool
+    high_bit_depth: bool
     """More than 8 bits a channel, or floating point."""
 
 
@@ -156,8 +156,8 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one reading of a whole picture leaves: enough to find it again, and to find those that look like it."""
+class ImageScan:
+    """What is known of a picture once it was read: enough to find it again, and to find those that look like it."""
 
     header: Header
     note: Note | None
@@ -172,32 +172,32 @@ class Look:
     """(16, 16, 3) uint8, upright, stretched to a square."""
 
 
-LOOK = np.dtype(
+IMAGE_SCAN = np.dtype(
     [
         *(("width", np.int32), ("height", np.int32)),
-        *(("transparent", np.bool_), ("deep", np.bool_), ("animated", np.bool_), ("noted", np.bool_)),
+        *(("transparent", np.bool_), ("high_bit_depth", np.bool_), ("animated", np.bool_), ("noted", np.bool_)),
         *(("hash", np.uint64), ("sha256", np.uint8, 32), ("thumbnail", np.uint8, (16, 16, 3))),
     ]
 )
-"""A `Look` as a row of an array, without its note; zeros for a picture that cannot be read."""
+"""An `ImageScan` as a row of an array, without its note; zeros for a picture that cannot be read."""
 
 
-def keep_looks(looks: Iterable[Look | None], count: int) -> np.ndarray:
-    """What was seen of `count` pictures, on disk: a `Look` takes a kilobyte. (N,) of `LOOK`"""
-    kept = array_on_disk((count,), LOOK)
-    for row, look in enumerate(looks):
-        if look is not None:
-            header, sha256 = look.header, np.frombuffer(look.sha256, dtype=np.uint8)
-            facts = (header.width, header.height, header.transparent, header.deep, look.animated, look.note is not None)
-            kept[row] = (*facts, look.hash, sha256, look.thumbnail)
-    return kept
+def store_scans(scans: Iterable[ImageScan | None], count: int) -> np.ndarray:
+    """The scans of `count` pictures as an array on disk: an `ImageScan` takes a kilobyte. (N,) of `IMAGE_SCAN`"""
+    stored = array_on_disk((count,), IMAGE_SCAN)
+    for row, scan in enumerate(scans):
+        if scan is not None:
+            header, sha256 = scan.header, np.frombuffer(scan.sha256, dtype=np.uint8)
+            facts = (header.width, header.height, header.transparent, header.high_bit_depth, scan.animated, scan.note is not None)
+            stored[row] = (*facts, scan.hash, sha256, scan.thumbnail)
+    return stored
 
 
-def pick_looks(looks: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Rows, which ascend, of arrays that are laid end to end; on disk."""
-    picked = array_on_disk((len(rows),), LOOK)
+def pick_scans(scans: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The given rows, in ascending order, of several arrays taken as one; on disk."""
+    picked = array_on_disk((len(rows),), IMAGE_SCAN)
     start = done = 0
-    for part in looks:
+    for part in scans:
         for some in blocks(rows[(rows >= start) & (rows < start + len(part))] - start):
             picked[done : done + len(some)] = part[some]
             done += len(some)
@@ -206,7 +206,7 @@ def pick_looks(looks: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 
 def read_header(source: bytes | str | Path) -> Header:
-    """Size and kind of a picture; the file's header alone is looked at.
+    """Size and kind of a picture; only the file's header is read.
 
     Raises:
         BadImage: it cannot be opened, or is no picture.

@@ -63,9 +63,9 @@ def text_fingerprints(texts: Dataset) -> Array:
     return fingerprints
 
 
-def picture_fingerprints(looks: Array) -> Array:
-    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N, 2) uint64, a view of `looks`."""
-    fingerprints: Array = looks["sha256"][:, :16].view(np.uint64)
+def picture_fingerprints(scans: Array) -> Array:
+    """128 bits of SHA-256 of every picture's file; zeros for one that cannot be read. (N, 2) uint64, a view of `scans`."""
+    fingerprints: Array = scans["sha256"][:, :16].view(np.uint64)
     return fingerprints
 
 
@@ -198,7 +198,7 @@ def duplicate_problems(
                 f'split "{first.name}" and split "{second.name}"',
                 f"{count} in both: {examples}{and_more(len(pairs), SHOWN)}",
                 (
-                    "a result on rows that were trained on says nothing;"
+                    "scores on training rows are meaningless;"
                     f" data.on_duplicate=drop leaves them out of {first.name} ({second.name} keeps its rows)",
                 ),
             )

@@ -42,7 +42,7 @@ from hftl.data.rows import (
 )
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
-from hftl.store import alone, key_of
+from hftl.store import exclusive_lock, key_of
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -131,7 +131,7 @@ def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
         names = list(streams)
         file = _splits_file(data, commit, stream)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with alone(file.with_suffix(".lock")):
+        with exclusive_lock(file.with_suffix(".lock")):
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(names), encoding="utf-8")
             partial.replace(file)
@@ -183,7 +183,7 @@ def _read_stream(
 ) -> Table:
     """The rows of a split that were taken, now or before; `only`: the source has no other."""
     file = folder / f"{name}.arrow"
-    with alone(file.with_suffix(".lock")):
+    with exclusive_lock(file.with_suffix(".lock")):
         if not file.is_file():
             try:
                 strange = _write_stream(file, name, open_stream(), data, stream)

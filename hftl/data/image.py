@@ -37,7 +37,18 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
 from hftl.data.content import Reading, Scan
-from hftl.data.decoding import EXTREME_ASPECT, BadImage, Look, Note, decode, decoded_pixels, inspect, keep_looks, read, read_header
+from hftl.data.decoding import (
+    EXTREME_ASPECT,
+    BadImage,
+    ImageScan,
+    Note,
+    decode,
+    decoded_pixels,
+    inspect,
+    read,
+    read_header,
+    store_scans,
+)
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
@@ -128,7 +139,7 @@ class ImageSamples:
         Raises:
             BadImage: a picture cannot be opened (any more).
         """
-        fields = [("width", np.int32), ("height", np.int32), ("transparent", np.bool_), ("deep", np.bool_)]
+        fields = [("width", np.int32), ("height", np.int32), ("transparent", np.bool_), ("high_bit_depth", np.bool_)]
         found = (astuple(self._of(index, read_header)) for index in range(len(self)))
         return np.fromiter(found, dtype=fields, count=len(self)).view(np.recarray)
 
@@ -260,7 +271,7 @@ class ImageSamples:
                     lengths=lengths,
                     row_shape=shape,
                     dtype=np.uint8,
-                    dealt=str(_BATCH),
+                    batch_plan=str(_BATCH),
                     budget=budget,
                     spare=spare,
                 )
@@ -349,8 +360,8 @@ class ImageSamples:
 def picture_facts(samples: ImageSamples) -> dict[str, Any]:
     """What a user should know about the pictures before training: sizes, and what `transformers.pipeline` reads differently.
 
-    `transparent` pictures are composed on the recipe's background here, those `deep` with more than 8 bits scaled; Pillow's own
-    conversion, which the pipeline uses, drops the alpha channel and clips.
+    `transparent` pictures are composed on the recipe's background here, those of `high_bit_depth` (more than 8 bits a
+    channel) scaled; Pillow's own conversion, which the pipeline uses, drops the alpha channel and clips.
     """
     headers = samples.headers
     return {
@@ -360,7 +371,7 @@ def picture_facts(samples: ImageSamples) -> dict[str, Any]:
         "pixels_p5": float(np.percentile(samples.sizes, 5)),
         "pixels_p95": float(np.percentile(samples.sizes, 95)),
         "transparent": int(headers.transparent.sum()),
-        "deep": int(headers.deep.sum()),
+        "high_bit_depth": int(headers.high_bit_depth.sum()),
     }
 
 
@@ -372,16 +383,16 @@ class Pictures:
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used."""
-        fingerprints, looks = no_fingerprints(tables), dict[Role, np.ndarray]()
+        fingerprints, scans = no_fingerprints(tables), dict[Role, np.ndarray]()
         noted: dict[Role, dict[int, Note]] = {role: {} for role in tables}
         unreadable: dict[Role, dict[int, LeftOut]] = {role: {} for role in tables}
 
-        def seen(role: Role, content: Dataset) -> Iterator[Look | None]:
+        def scans_of(role: Role, content: Dataset) -> Iterator[ImageScan | None]:
             rows = range(len(content))
             with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
                 for start in rows[::_AT_ONCE]:
                     some = rows[start : start + _AT_ONCE]
-                    for row, found in zip(some, pool.map(lambda row: _look(content[row]["image"]), some), strict=True):
+                    for row, found in zip(some, pool.map(lambda row: _scan_image(content[row]["image"]), some), strict=True):
                         if isinstance(found, BadImage):
                             unreadable[role][row] = LeftOut(found.kind, str(found))
                         elif found.note is not None:
@@ -389,10 +400,10 @@ class Pictures:
                         yield None if isinstance(found, BadImage) else found
 
         for role, table in tables.items():
-            looks[role] = keep_looks(() if table.content is None else seen(role, table.content), len(table.ids))
-            fingerprints[role] = picture_fingerprints(looks[role])
+            scans[role] = store_scans(() if table.content is None else scans_of(role, table.content), len(table.ids))
+            fingerprints[role] = picture_fingerprints(scans[role])
         problems = [] if self.data.on_bad_image == "skip" else _bad_image_problems(tables, unreadable)
-        return Scan(fingerprints, looks, noted, unreadable, problems)
+        return Scan(fingerprints, scans, noted, unreadable, problems)
 
     def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> ImageSamples:
         """Pictures as evaluation sees them, or as training does: augmented."""
@@ -433,7 +444,7 @@ class Pictures:
         return [samples[0, index % len(samples)] for index in range(2)]
 
 
-def _look(stored: Mapping[str, Any]) -> Look | BadImage:
+def _scan_image(stored: Mapping[str, Any]) -> ImageScan | BadImage:
     try:
         return inspect(stored["bytes"] if stored["bytes"] is not None else stored["path"])
     except BadImage as error:

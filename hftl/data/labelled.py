@@ -98,8 +98,10 @@ def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
     seen: dict[Role, int] = {}
     for role, dataset in of_run.items():
         if dataset is not None:
-            in_pictures = role in splits.looks
-            own = picture_fingerprints(splits.looks[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            in_pictures = role in splits.image_scans
+            own = (
+                picture_fingerprints(splits.image_scans[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
+            )
             numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
             seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
     return seen

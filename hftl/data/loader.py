@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # Seconds after which the wait for a worker looks whether a signal has come, and how often it does before it obeys: a step that is
 # nearly loaded is still finished and saved, a worker that hangs on a network disk is not waited for.
-LOOK, LOOKS = 5, 3
+POLL_SECONDS, POLLS = 5, 3
 
 
 class WorkerError(RunError):
@@ -87,7 +87,7 @@ class Batch:
     index: torch.Tensor
     """(B,) int64 places in the split."""
     weight: torch.Tensor
-    """(B,) float32: 1 / examples of the whole step in training, 1 in evaluation; 0 for a filler."""
+    """(B,) float32: 1 / examples of the whole step in training, 1 in evaluation; 0 for padding."""
     completes_step: bool = True
     to_device: Callable[[dict[str, torch.Tensor], torch.device], dict[str, torch.Tensor]] = transfer
     """Makes the model's inputs of what the loader handed over: `Samples.to_device`, and once that is done, `transfer`."""
@@ -121,7 +121,7 @@ def training_batches(
     lengths = None if samples.lengths is None else np.asarray(samples.lengths)
     steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)[start:]
 
-    def dealt() -> Iterator[tuple[list[Position], int, bool]]:
+    def planned() -> Iterator[tuple[list[Position], int, bool]]:
         for step in steps:
             parts = micro_batches(
                 step, accumulation=accumulation, processes=processes, lengths=lengths, tokens_per_batch=tokens_per_batch
@@ -129,10 +129,10 @@ def training_batches(
             for number, part in enumerate(parts, start=1):
                 yield deal(part, step, epoch=epoch, processes=processes, rank=rank), len(step), number == len(parts)
 
-    for_loader, for_batches = tee(dealt())
+    for_loader, for_batches = tee(planned())
     loader = _loader(samples, (positions for positions, _, _ in for_loader), workers)
     for tensors, (positions, size, last) in zip(loader, for_batches, strict=True):
-        weights = [position.counts / size for position in positions]
+        weights = [0.0 if position.is_padding else 1 / size for position in positions]
         yield _batch(samples, tensors, positions, weights, completes_step=last)
 
 
@@ -147,7 +147,7 @@ def evaluation_batches(
     epoch: int = 0,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """Every sample once over all processes, longest first, as many batches for each process (fillers make up the number).
+    """Every sample once over all processes, longest first, as many batches for each process (padding makes up the number).
 
     Pictures come `batch_size` at a time; texts as many as `tokens_per_batch` padded tokens hold, whatever their number. `epoch` is
     the view that samples show which differ by epoch, `start` the number of this process's batches that are left out.
@@ -156,18 +156,20 @@ def evaluation_batches(
         HftlError: a sample cannot be read any more.
     """
     batches = evaluation_plan(len(samples), samples.lengths, batch_size=batch_size, tokens_per_batch=tokens_per_batch)
-    filler = Position(epoch, int(batches[-1][-1]), counts=False)  # of a text the shortest
+    padding = Position(epoch, int(batches[-1][-1]), is_padding=True)  # the shortest text
     per_process = -(-len(batches) // processes)
 
-    def dealt() -> Iterator[list[Position]]:
+    def planned() -> Iterator[list[Position]]:
         for number in range(start, per_process):
             place = number * processes + rank
             batch = batches[place].tolist() if place < len(batches) else []
-            yield [Position(epoch, index) for index in batch] or [filler]
+            yield [Position(epoch, index) for index in batch] or [padding]
 
-    for_loader, for_batches = tee(dealt())
+    for_loader, for_batches = tee(planned())
     for tensors, positions in zip(_loader(samples, for_loader, workers), for_batches, strict=True):
-        yield _batch(samples, tensors, positions, [float(position.counts) for position in positions], completes_step=True)
+        yield _batch(
+            samples, tensors, positions, [0.0 if position.is_padding else 1.0 for position in positions], completes_step=True
+        )
 
 
 class _AtPositions(Dataset[dict[str, Any] | HftlError]):
@@ -219,7 +221,7 @@ def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -
         batch_sampler=batches,
         collate_fn=dataset.collate,
         num_workers=workers,
-        timeout=LOOK if workers else 0,
+        timeout=POLL_SECONDS if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin,
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
@@ -251,7 +253,7 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
         Stopped: a signal has come, and no batch for 10 to 15 seconds.
         WorkerError: the workers can hand nothing over any more.
     """
-    looks = 0
+    polls = 0
     while True:
         try:
             return next(loaded, None)
@@ -266,8 +268,8 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
             if thread is not None and not thread.is_alive():
                 raise _no_workers(workers, "the thread that takes their batches has ended") from error
         if (number := noted()) is not None:
-            looks += 1
-            if looks == LOOKS:
+            polls += 1
+            if polls == POLLS:
                 raise Stopped(number)
 
 

@@ -151,11 +151,11 @@ def _candidates(keys: Array) -> Array:
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def near_pictures(looks: Array) -> list[Link]:
-    """Links between pictures that are nearly the same; `looks` are rows of `LOOK`. Each content should be there once."""
-    hashes = looks["hash"].copy()
-    small = np.minimum(looks["width"], looks["height"]) < _SMALL
-    thumbnails = looks["thumbnail"]
+def near_pictures(scans: Array) -> list[Link]:
+    """Links between pictures that are nearly the same; `scans` are rows of `IMAGE_SCAN`. Each content should be there once."""
+    hashes = scans["hash"].copy()
+    small = np.minimum(scans["width"], scans["height"]) < _SMALL
+    thumbnails = scans["thumbnail"]
     links = []
     at_once = max(1, _PAIRS // max(1, len(hashes)))
     for start in range(0, len(hashes), at_once):

@@ -108,7 +108,7 @@ def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]
         problems.append(Problem(f"data.{open_roles[0]}_split", what, (f"write {' or '.join(ways)}",)))
     if len(set(roles.values())) < len(roles):
         listed = ", ".join(f"{role} = {name}" for role, name in roles.items())
-        problems.append(Problem("data", f"one split in two roles ({listed}): a result on rows that were trained on says nothing"))
+        problems.append(Problem("data", f"one split in two roles ({listed}): scores on training rows are meaningless"))
     if "validation" not in roles and not problems:
         if data.validation_fraction == 0:
             what = "the source has no validation split, and a share of 0 of train makes none"

@@ -21,7 +21,7 @@ from datasets import Dataset, Value
 
 from hftl.data.columns import Strings, blocks, pick
 from hftl.data.content import content_of
-from hftl.data.decoding import pick_looks
+from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import (
     LeftOut,
     duplicate_facts,
@@ -55,8 +55,8 @@ class Splits:
     facts: dict[str, Any]
     contents: Mapping[Role, np.ndarray] = field(default_factory=dict)
     """For each split a number for the content of every row, equal where the texts or pictures are; -1: an empty text. (N,)"""
-    looks: Mapping[Role, np.ndarray] = field(default_factory=dict)
-    """For each split of pictures what reading every one of them has left, on disk; empty for texts. (N,) of `duplicates.LOOK`"""
+    image_scans: Mapping[Role, np.ndarray] = field(default_factory=dict)
+    """For each split the scans of its pictures, on disk; empty for texts. (N,) of `decoding.IMAGE_SCAN`"""
     target: Target = field(default_factory=OneLabel)
 
 
@@ -144,7 +144,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         names,
         facts,
         contents={role: contents[origin[role]][rows[role]] for role in rows},
-        looks={role: pick_looks([scan.looks[origin[role]]], rows[role]) for role in rows if scan.looks},
+        image_scans={role: pick_scans([scan.image_scans[origin[role]]], rows[role]) for role in rows if scan.image_scans},
         target=target,
     )
 

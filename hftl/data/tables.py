@@ -53,7 +53,7 @@ from hftl.data.rows import (
 )
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
-from hftl.store import alone, key_of
+from hftl.store import exclusive_lock, key_of
 from hftl.wording import listed
 
 
@@ -256,7 +256,7 @@ def _as_arrow(files: Sequence[Path], columns: Sequence[str], data: TextData | Im
         Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / f"{key_of({'files': digest.hexdigest(), 'columns': columns})[:32]}.arrow"
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with alone(kept.with_suffix(".lock")):
+    with exclusive_lock(kept.with_suffix(".lock")):
         if not kept.is_file():
             features = Features.from_arrow_schema(_schema_of(files[0]))
             features = Features({column: features[column] for column in features if column in columns})

@@ -1,11 +1,12 @@
 """The boundary: the one place where what frozen layers compute enters the layers that train.
 
-All that the frozen prefix of a chain has to say to the rest is one tensor, the activation that enters the first training group.
-`find_boundary` finds the module that takes it, and tries out on a few examples that it is really all; a `Doorway` in a model
-then lets a call stop there (`capture`), or start there from a stored activation (``model(activation=...)``).
+The frozen prefix of a chain gives one tensor to the rest: the activation that enters the first training group.
+`find_boundary` finds the module that takes it, the entry module, and tries on a few examples whether nothing else is needed;
+`BoundaryHooks` then let a call of the model stop there (`capture`), or start there from a stored activation
+(``model(activation=...)``).
 
 Nothing of the model is rebuilt: names, weights and other libraries' wrappers stay. Started from an activation, the modules of the
-prefix answer without computing, and what they answer is thrown away at the door.
+prefix are stubs: they return what they returned once, and the entry module throws it away.
 
 Shapes: B examples, T tokens of the longest.
 """
@@ -41,16 +42,16 @@ class Boundary:
 
     group: str
     """The first training group."""
-    door: str
+    entry_module: str
     """The module whose first input is the activation."""
     per_token: bool
     """The activation is (B, T, *shape), of which the real tokens count; otherwise (B, *shape)."""
     shape: tuple[int, ...]
     """Of one token, or of one example."""
-    answers: Mapping[str, Any]
-    """For each module that is skipped what it answered once."""
+    stub_outputs: Mapping[str, Any]
+    """For each module that is skipped what it returned once."""
     pictures: bool
-    stand_in: Inputs
+    placeholder_inputs: Inputs
     """Inputs of one example, for calls that need none but the activation; empty where the tokens count."""
 
     def nbytes(self, *, examples: float, tokens: float, bf16: bool) -> float:
@@ -76,27 +77,27 @@ def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs:
     if getattr(getattr(model, "config", None), "layerdrop", 0.0):
         raise NotSeparable("whole layers are left out at random in training (layerdrop)")
     called = first_calls(model, lambda: model(**inputs))
-    doors = _outermost(name for name in chain.modules[group] if name in called)
-    doors = sorted(doors, key=called.__getitem__)[:1]
+    candidates = _outermost(name for name in chain.modules[group] if name in called)
+    candidates = sorted(candidates, key=called.__getitem__)[:1]
     if group == HEAD:
         # What comes before the first layer with weights, or with dropout, such as pooling, can be behind us too.
         layers = [name for name in chain.modules[HEAD] if name in called and _learns_or_drops(model.get_submodule(name))]
-        doors = [*sorted(layers, key=called.__getitem__)[:1], *doors]
+        candidates = [*sorted(layers, key=called.__getitem__)[:1], *candidates]
     frozen = _outermost(name for earlier in chain.names[:first] for name in chain.modules[earlier] if name in called)
-    answers = _answers(model, frozen, {name: tensor[:1] for name, tensor in inputs.items()})
+    outputs = _outputs(model, frozen, {name: tensor[:1] for name, tensor in inputs.items()})
     if "pixel_values" not in inputs:
         # Tables of words and positions are cheap, and may serve every layer; what they give to the first one is not used.
-        answers = {name: answer for name, answer in answers.items() if name not in chain.modules[chain.names[0]] and answer.passes}
+        outputs = {name: each for name, each in outputs.items() if name not in chain.modules[chain.names[0]] and each.is_layer}
     reasons = []
-    for door in dict.fromkeys(doors):
+    for entry_module in dict.fromkeys(candidates):
         try:
-            return _tried(model, group, door, {name: answer.value for name, answer in answers.items()}, inputs)
+            return _try_boundary(model, group, entry_module, {name: each.value for name, each in outputs.items()}, inputs)
         except NotSeparable as error:
-            reasons.append(f"{door}: {error}")
+            reasons.append(f"{entry_module}: {error}")
     raise NotSeparable("; ".join(reasons) or f"no module of {group} is called")
 
 
-class Doorway:
+class BoundaryHooks:
     """Lets a model stop at its boundary, or start there; a call without an activation does what it always did."""
 
     def __init__(self, model: nn.Module, boundary: Boundary) -> None:
@@ -109,14 +110,14 @@ class Doorway:
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._check_entered),
             model.register_forward_hook(self._end, always_call=True),
-            model.get_submodule(boundary.door).register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.get_submodule(boundary.entry_module).register_forward_pre_hook(self._enter, with_kwargs=True),
         ]
-        self._skipped = [model.get_submodule(name) for name in boundary.answers]
-        self._before = [module.__dict__.get("forward") for module in self._skipped]  # of another doorway, further on
+        self._skipped = [model.get_submodule(name) for name in boundary.stub_outputs]
+        self._before = [module.__dict__.get("forward") for module in self._skipped]  # of hooks at a later boundary
         device = next(model.parameters()).device
-        for module, answer in zip(self._skipped, boundary.answers.values(), strict=True):
+        for module, output in zip(self._skipped, boundary.stub_outputs.values(), strict=True):
             # Over the class's method: the module keeps its place, its name and its weights.
-            module.forward = self._answering(module.forward, _mapped(answer, lambda tensor: tensor.to(device)))
+            module.forward = self._stub(module.forward, _mapped(output, lambda tensor: tensor.to(device)))
 
     def close(self) -> None:
         """Leave the model as it was."""
@@ -129,13 +130,13 @@ class Doorway:
                 module.forward = before
 
     def capture(self, inputs: Inputs) -> torch.Tensor:
-        """The activation that the prefix computes: (B, T, *shape) or (B, *shape). Nothing behind the door is run.
+        """The activation that the prefix computes: (B, T, *shape) or (B, *shape). Nothing after the entry module is run.
 
-        The inputs may have an activation for an earlier doorway of the same model. A stored activation is later brought to the
-        number format that was seen here.
+        The inputs may have an activation for hooks at an earlier boundary of the same model. A stored activation is later converted
+        to the number format that was seen here.
 
         Raises:
-            NotSeparable: the door was not reached.
+            NotSeparable: the entry module was not called.
         """
         self._stops = True
         try:
@@ -152,14 +153,14 @@ class Doorway:
             return args, kwargs
         self._waiting = kwargs.get(ACTIVATION)
         kwargs = {name: value for name, value in kwargs.items() if name != ACTIVATION}
-        if self._waiting is not None and self.boundary.stand_in:
+        if self._waiting is not None and self.boundary.placeholder_inputs:
             size, device = len(self._waiting), self._waiting.device
-            kwargs = {name: one.to(device).expand(size, *one.shape[1:]) for name, one in self.boundary.stand_in.items()}
+            kwargs = {name: one.to(device).expand(size, *one.shape[1:]) for name, one in self.boundary.placeholder_inputs.items()}
         return args, kwargs
 
     def _check_entered(self, *_: object) -> None:
         if self._waiting is not None:
-            raise RuntimeError(f"{self.boundary.door} was not called, so that the stored activation was not used")
+            raise RuntimeError(f"{self.boundary.entry_module} was not called, so that the stored activation was not used")
 
     def _end(self, *_: object) -> None:
         self._waiting = None
@@ -174,54 +175,61 @@ class Doorway:
         entered: tuple[tuple[Any, ...], dict[str, Any]] = _with_first((args, kwargs), activation)
         return entered
 
-    def _answering(self, forward: Callable[..., Any], answer: Any) -> Callable[..., Any]:
-        def answer_or_compute(*args: Any, **kwargs: Any) -> Any:
+    def _stub(self, forward: Callable[..., Any], output: Any) -> Callable[..., Any]:
+        """A `forward` that computes nothing where the model starts from an activation."""
+
+        def stub_or_compute(*args: Any, **kwargs: Any) -> Any:
             if self._waiting is None:
                 return forward(*args, **kwargs)
             size = len(self._waiting)
-            if self.boundary.pictures:  # of the right shape, which modules before the door may count on
-                return _mapped(answer, lambda tensor: tensor[:1].expand(size, *tensor.shape[1:]))
-            return _with_first(answer, _first_tensor((args, kwargs)))
+            if self.boundary.pictures:  # of the right shape, on which modules before the entry module may rely
+                return _mapped(output, lambda tensor: tensor[:1].expand(size, *tensor.shape[1:]))
+            return _with_first(output, _first_tensor((args, kwargs)))
 
-        return answer_or_compute
+        return stub_or_compute
 
 
 class _Reached(Exception):
-    """The forward pass has come to the door."""
+    """The forward pass has reached the entry module."""
 
     def __init__(self, activation: torch.Tensor) -> None:
         self.activation = activation
 
 
-def _tried(model: nn.Module, group: str, door: str, answers: Mapping[str, Any], inputs: Inputs) -> Boundary:
-    """The boundary at a door, after a trial of what it is for."""
+def _try_boundary(model: nn.Module, group: str, entry_module: str, stub_outputs: Mapping[str, Any], inputs: Inputs) -> Boundary:
+    """The boundary at an entry module, once a stored activation was tried there.
+
+    Raises:
+        NotSeparable: the logits differ, or the activation is random in training.
+    """
     pictures = "pixel_values" in inputs
-    probe = Boundary(group, door, False, (), {}, pictures, {})
-    with _doorway(model, probe) as doorway, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    probe = Boundary(group, entry_module, False, (), {}, pictures, {})
+    with _boundary_hooks(model, probe) as hooks, torch.no_grad(), torch.random.fork_rng(devices=[]):
         drawn = []
         for seed in range(2):
             torch.manual_seed(seed)
-            drawn.append(doorway.capture(inputs))
+            drawn.append(hooks.capture(inputs))
         if not torch.equal(*drawn):
             raise NotSeparable("what enters it is random in training")
     with _evaluating(model), torch.no_grad():
         whole = model(**inputs).logits
-        with _doorway(model, probe) as doorway:
-            activation = doorway.capture(inputs)
-            shorter = activation if pictures else doorway.capture({name: tensor[:, :-1] for name, tensor in inputs.items()})
+        with _boundary_hooks(model, probe) as hooks:
+            activation = hooks.capture(inputs)
+            shorter = activation if pictures else hooks.capture({name: tensor[:, :-1] for name, tensor in inputs.items()})
         per_token = activation.shape != shorter.shape
         if per_token:
             mask = inputs["attention_mask"]
             if activation.shape[1] != mask.shape[1] or shorter.shape[1] != mask.shape[1] - 1:
                 raise NotSeparable(f"{tuple(activation.shape)} enters it, which is not one row a token")
             activation = activation * mask.view(*mask.shape, *[1] * (activation.ndim - 2))  # padding is not kept
-        stand_in: Inputs = {}
+        placeholder_inputs: Inputs = {}
         if pictures:
-            stand_in = {name: torch.zeros(1).expand(1, *tensor.shape[1:]) for name, tensor in inputs.items()}
+            placeholder_inputs = {name: torch.zeros(1).expand(1, *tensor.shape[1:]) for name, tensor in inputs.items()}
         elif not per_token:
-            stand_in = {name: tensor[:1, :1] for name, tensor in inputs.items()}
-        found = Boundary(group, door, per_token, tuple(activation.shape[1 + per_token :]), answers, pictures, stand_in)
-        with _doorway(model, found):
+            placeholder_inputs = {name: tensor[:1, :1] for name, tensor in inputs.items()}
+        shape = tuple(activation.shape[1 + per_token :])
+        boundary = Boundary(group, entry_module, per_token, shape, stub_outputs, pictures, placeholder_inputs)
+        with _boundary_hooks(model, boundary):
             try:
                 again = model(**(inputs if per_token else {}), **{ACTIVATION: activation}).logits
             except MALFORMED as error:
@@ -229,16 +237,16 @@ def _tried(model: nn.Module, group: str, door: str, answers: Mapping[str, Any], 
     # In float32 the two differ by what other shapes do to the order of sums.
     if whole.shape != again.shape or not torch.allclose(whole, again, rtol=1e-4, atol=1e-4 * float(whole.abs().max())):
         raise NotSeparable("from what enters it alone come other logits")
-    return found
+    return boundary
 
 
 @contextmanager
-def _doorway(model: nn.Module, boundary: Boundary) -> Any:
-    doorway = Doorway(model, boundary)
+def _boundary_hooks(model: nn.Module, boundary: Boundary) -> Any:
+    hooks = BoundaryHooks(model, boundary)
     try:
-        yield doorway
+        yield hooks
     finally:
-        doorway.close()
+        hooks.close()
 
 
 @contextmanager
@@ -253,21 +261,21 @@ def _evaluating(model: nn.Module) -> Any:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Output:
     value: Any
-    passes: bool
-    """It takes a floating point tensor and gives one, as a layer does."""
+    is_layer: bool
+    """The module takes a floating point tensor and returns one, as a layer does."""
 
 
-def _answers(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, _Answer]:
-    """What the modules answer for one example."""
-    answers: dict[str, _Answer] = {}
+def _outputs(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, _Output]:
+    """What the modules return for one example."""
+    outputs: dict[str, _Output] = {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            taken, given = _first_tensor((args, kwargs)), _first_tensor(output)
-            passes = taken is not None and given is not None and taken.is_floating_point() and given.is_floating_point()
-            answers.setdefault(name, _Answer(_mapped(output, lambda tensor: tensor.detach().clone()), passes))
+            tensors = (_first_tensor((args, kwargs)), _first_tensor(output))
+            is_layer = all(tensor is not None and tensor.is_floating_point() for tensor in tensors)
+            outputs.setdefault(name, _Output(_mapped(output, lambda tensor: tensor.detach().clone()), is_layer))
 
         return hook
 
@@ -278,7 +286,7 @@ def _answers(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str
     finally:
         for each in hooks:
             each.remove()
-    return answers
+    return outputs
 
 
 def _outermost(names: Iterable[str]) -> list[str]:

@@ -132,7 +132,7 @@ class Recipe(Section):
             try:
                 json.dumps([key, value], ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError:  # the command line passes bytes that are not UTF-8 on as half characters
-                raise ValueError(f"{ascii(key)[1:-1]} holds {value!a}, of which no file can hold every character") from None
+                raise ValueError(f"{ascii(key)[1:-1]} contains {value!a}, which has characters that UTF-8 cannot encode") from None
         return self
 
     @classmethod

@@ -48,7 +48,7 @@ class RunSettings(Section):
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 10.0
     """Minutes between two checkpoints inside an epoch; there is one after each epoch as well. 0: after every step."""
     timeout_minutes: Annotated[float, Field(gt=0.0)] = 30.0
-    """Of several processes: how long one waits for the others before it takes them for dead."""
+    """Minutes without an answer after which another process of the run counts as dead."""
     trackers: tuple[str, ...] = ()
     """Accelerate's trackers by name: "tensorboard", "trackio", "mlflow", "wandb" or another one. They get the keys of the recipe,
     the curves, the final metrics and the figures."""

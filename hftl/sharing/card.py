@@ -192,7 +192,7 @@ def _facts(
         "undone": _undone(history),
         "frozen": _frozen(plan, proofs),
         "cost": _cost(environment),
-        "sittings": environment.get("sittings", 0),
+        "sessions": environment.get("sessions", 0),
         "machine": _machine(environment),
         "packages": _packages(environment),
         "repeat": _repeat(recipe, data, repo_id),
@@ -719,7 +719,7 @@ def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _packages(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Library -> its version, and in brackets those of earlier sittings."""
+    """Library -> its version, and in brackets those of earlier sessions."""
     before = environment.get("packages_before", {})
     found = {name: str(version) for name, version in environment.get("packages", {}).items() if version}
     return {

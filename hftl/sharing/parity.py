@@ -44,7 +44,7 @@ class Parity:
     difference: float
     """Largest difference of a logit, relative as `TOLERANCE` is."""
     read_differently: tuple[str, ...]
-    """Ids of transparent or deep pictures whose pixels the pipeline reads in another way; they are not compared."""
+    """Ids of transparent and of high-bit-depth pictures whose pixels the pipeline reads in another way; they are left out."""
 
 
 def check_serving(run: RunDirectory, publication: Publication) -> Parity:

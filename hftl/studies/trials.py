@@ -21,7 +21,7 @@ from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
 from hftl.training.experiment import Experiment, prepare_experiment
 from hftl.training.finish import predict_split
-from hftl.training.open_run import OpenRun, claim_computer, open_run
+from hftl.training.open_run import OpenRun, open_run, prepare_computer
 
 State = Literal["complete", "pruned", "failed"]
 Say = Callable[[str], object]
@@ -123,7 +123,7 @@ def run_trial(run: RunDirectory, recipe: Recipe, experiments: Experiments, watch
 
 def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None) -> Trial:
     resume = run.recipe.is_file()
-    computer = claim_computer(recipe, run, resume=resume)
+    computer = prepare_computer(recipe, run, resume=resume)
     experiment = experiments.of(recipe)
     best: Predictions | None = None
     state: State = "complete"

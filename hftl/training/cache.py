@@ -37,7 +37,7 @@ from hftl import store
 from hftl.data.batches import MANY, SHORT, SHORT_WIDTH, WIDTH
 from hftl.data.content import content_of
 from hftl.data.loader import Samples, evaluation_batches, transfer
-from hftl.models.boundary import ACTIVATION, Boundary, Doorway
+from hftl.models.boundary import ACTIVATION, Boundary, BoundaryHooks
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
 from hftl.store import SPARE, Builder, NoRoom, Rows
@@ -149,7 +149,7 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         before = [experiment.boundaries.get(stage) for stage in list(recipe.stages)[: progress.stage]]
         earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
         content = content_of(recipe.data)
-        prefix = Prefix(build, model, chain, boundary, Doorway(model, boundary), earlier, progress.hashes)
+        prefix = Prefix(build, model, chain, boundary, BoundaryHooks(model, boundary), earlier, progress.hashes)
         for split, own in samples.items():
             if views := content.num_views(train=split == "train"):
                 kept[split] = prefix.stored(own, views)
@@ -244,7 +244,7 @@ class Prefix:
     """In training, on its device."""
     chain: Chain
     boundary: Boundary
-    doorway: Doorway
+    hooks: BoundaryHooks
     earlier: Sequence[Boundary]
     """Boundaries of stages before this one that lie further up: what is stored there saves a part of the way. Not of later stages:
     what starts from an activation in bf16 rounds once more, and an entry must not depend on what else happens to be stored."""
@@ -284,7 +284,7 @@ class Prefix:
         key = store.key_of(
             {
                 "layout": _LAYOUT,
-                "boundary": [boundary.group, boundary.door, boundary.per_token, list(boundary.shape)],
+                "boundary": [boundary.group, boundary.entry_module, boundary.per_token, list(boundary.shape)],
                 "weights": {name: dict(self.hashes[name]) for name in frozen},
                 "model": [type(self.model).__name__, json.dumps(config, sort_keys=True, default=str)],
                 "batches": self.build.plan_of_batches,
@@ -311,7 +311,7 @@ class Prefix:
             dtype=np.uint16 if self.build.bf16 else np.float32,
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
-            dealt=f"{self.build.plan_of_batches}{beside}",
+            batch_plan=f"{self.build.plan_of_batches}{beside}",
         )
         builder, reason = None, None
         if accelerator.is_main_process:
@@ -353,7 +353,7 @@ class Prefix:
         try:
             for number, batch in enumerate(batches, start=done + 1):
                 with torch.inference_mode(), accelerator.autocast():
-                    activation = self.doorway.capture(batch.to(accelerator.device).inputs)
+                    activation = self.hooks.capture(batch.to(accelerator.device).inputs)
                 stored = activation.to(torch.bfloat16 if build.bf16 else torch.float32).cpu().contiguous()
                 values = stored.view(torch.uint16).numpy() if build.bf16 else stored.numpy()
                 for place, (row, counts) in enumerate(zip(batch.index.tolist(), batch.weight.tolist(), strict=True)):
@@ -371,13 +371,13 @@ class Prefix:
                 nearer.close()
         builder.mark(number)
 
-    def _nearest(self, samples: Samples, views: int) -> tuple[Samples, Doorway | None]:
+    def _nearest(self, samples: Samples, views: int) -> tuple[Samples, BoundaryHooks | None]:
         """Where to start from: the last activation on the way that is stored, or the samples themselves."""
         for earlier in sorted(self.earlier, key=lambda boundary: -self.chain.names.index(boundary.group)):
             rows = self.build.find(self._key(earlier, samples, views))
             if rows is not None:
-                doorway = Doorway(self.model, earlier)
-                return StoredSamples(samples, rows, earlier, views=views), doorway
+                hooks = BoundaryHooks(self.model, earlier)
+                return StoredSamples(samples, rows, earlier, views=views), hooks
         return samples, None
 
     def _finish(self, builder: Builder, key: str) -> Rows | None:
@@ -398,10 +398,10 @@ class Prefix:
         return rows
 
     def _see_number_format(self, samples: Samples) -> None:
-        """Let the doorway see one activation, so that a stored one is given to the suffix in the format of a live one."""
+        """Show the hooks one activation, so that a stored one reaches the suffix in the format of a live one."""
         inputs = samples.to_device(samples.collate([samples[0, 0]]), self.build.accelerator.device)
         with torch.inference_mode(), self.build.accelerator.autocast():
-            self.doorway.capture(inputs)
+            self.hooks.capture(inputs)
 
 
 def _of_main(value: str | None) -> str | None:

@@ -57,11 +57,11 @@ class Progress:
     skipped: int = 0
     """Steps of the run in which no weight was changed, because gradients overflowed fp16."""
     seconds: float = 0.0
-    """Training time so far, over all sittings."""
+    """Training time so far, over all sessions."""
     epoch_began: float = 0.0
     """What `seconds` was when the next epoch began."""
     cpu_joules: float | None = 0.0
-    """Energy of the processors so far, over all sittings; None: not known of one of them."""
+    """Energy of the processors so far, over all sessions; None: not known of one of them."""
     history_bytes: int = 0
     """Length of history.jsonl; what a killed run wrote after its last checkpoint is written again by the resumed one."""
     threads: int | None = None

@@ -39,7 +39,7 @@ FREE_TO_CHANGE = (
 )
 
 
-def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
+def check_run_directory(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     """Refuse to write over anything, to continue a run as another one, and a recipe that may not be written."""
     refuse_secrets(recipe)
     if run.path.exists() and not run.path.is_dir():

@@ -33,18 +33,18 @@ from hftl.training.cache import cached_samples, loader_processes
 from hftl.training.experiment import Experiment, class_counts, prepare_experiment
 from hftl.training.finish import finish, predict_split
 from hftl.training.loss import ExampleLoss, class_weights, make_loss
-from hftl.training.machine import gradient_scale, others_alive, process_state, tokens_per_batch
-from hftl.training.open_run import OpenRun, claim_computer, open_run
+from hftl.training.machine import explain_dead_processes, gradient_scale, process_state, tokens_per_batch
+from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.training.origin import pinned
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
 from hftl.training.resolved import ResolvedStage
-from hftl.training.sittings import note_cache
+from hftl.training.sessions import record_cache
 from hftl.training.step import NotFinite, take_step
 from hftl.training.together import main_first
 from hftl.training.working import Working, open_stage
 
 
-@others_alive()
+@explain_dead_processes()
 def train(
     recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: Console | None = None, source: str = "recipe"
 ) -> RunDirectory:
@@ -59,7 +59,7 @@ def train(
             no longer finite, or another process or a loader's worker has died.
         Stopped: a signal asked for it.
     """
-    computer = claim_computer(recipe, run, resume=resume)
+    computer = prepare_computer(recipe, run, resume=resume)
     experiment = prepare(recipe, continues=run if resume else None)
     with open_run(experiment, run, resume=resume, console=console, source=source, computer=computer) as opened:
         fit(experiment, opened)
@@ -158,7 +158,7 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
     )
     samples = cached_samples(working, experiment, run)
     if isinstance(boundary := experiment.boundaries.get(stage.name), Boundary):
-        note_cache(
+        record_cache(
             stage.name,
             samples,
             boundary.group,

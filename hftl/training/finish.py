@@ -32,7 +32,7 @@ from hftl.training.cache import loader_processes
 from hftl.training.experiment import Experiment, make_samples, serving_samples
 from hftl.training.machine import evaluation_batch_size, tokens_per_batch
 from hftl.training.open_run import OpenRun
-from hftl.training.sittings import note_sitting, sittings
+from hftl.training.sessions import count_sessions, record_session
 from hftl.training.together import main_first
 
 
@@ -62,10 +62,10 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         save_classifier(experiment.classifier, directory.model)
         serving_samples(experiment, validation).save(directory.serving)
         joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
-        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sittings": sittings(directory)}
+        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sessions": count_sessions(directory)}
         if accelerator.scaler is not None:
             cost["skipped_steps"] = progress.skipped
-        note_sitting(directory, accelerator, afresh=False, **cost)
+        record_session(directory, accelerator, afresh=False, **cost)
         conclude(directory, predictions, say=journal.say)
         trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.step)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued

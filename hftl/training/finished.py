@@ -19,12 +19,12 @@ from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
 from hftl.run import RunDirectory, check_sealed, remove_partial
-from hftl.training.checks import check_same_data, check_same_recipe, claim, missing, other_precision
+from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, missing, other_precision
 from hftl.training.experiment import make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
-from hftl.training.machine import disk_errors, make_accelerator, others_alive, process_state
+from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator, process_state
 from hftl.training.origin import other_versions
-from hftl.training.sittings import note_versions
+from hftl.training.sessions import record_versions
 from hftl.training.together import main_first
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
         RecipeError: a fact that is given now contradicts what was read.
     """
     if not (lacks := missing(run)):
-        claim(run, recipe, resume=True)
+        check_run_directory(run, recipe, resume=True)
     check_same_recipe(run, recipe)
     recipe, said = continued(recipe, run.load_recipe())
     if problems := contradictions(recipe, read_json(run.data)):
@@ -53,7 +53,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
-@others_alive()
+@explain_dead_processes()
 def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
     """Open the sealed test split of a finished run, once, and put its results beside those of validation.
 
@@ -79,14 +79,14 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
             if main:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
-            note_versions(run)
+            record_versions(run)
             before = figure_names(read_json(run.metrics))
             conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
             for name in set(before) - set(figure_names(read_json(run.metrics))):  # the figures are of test now
                 (run.figures / name).unlink(missing_ok=True)
 
 
-@others_alive()
+@explain_dead_processes()
 def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
     """What a finished run's saved model says about a split of its recipe's data, or of the same data at `source`.
 

@@ -115,7 +115,7 @@ class PeerError(RunError):
 
 
 @contextmanager
-def others_alive() -> Iterator[None]:
+def explain_dead_processes() -> Iterator[None]:
     """Turn what torch makes of the death of a loader's worker, or of another process of the run, into a message.
 
     Raises:

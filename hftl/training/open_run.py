@@ -28,10 +28,10 @@ from hftl.training.checkpoint import Progress, load_best_weights, load_progress,
 from hftl.training.checks import (
     check_batch_sizes,
     check_optimizers,
+    check_run_directory,
     check_same_data,
     check_same_precision,
     check_space,
-    claim,
     number_format,
 )
 from hftl.training.experiment import Experiment, facts, make_plan
@@ -39,9 +39,9 @@ from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
 from hftl.training.origin import base_record, check_same_base, other_versions
 from hftl.training.plan import Plan, plan_on_record
-from hftl.training.sittings import look_at_threads, note_sitting, sittings
+from hftl.training.sessions import adapt_threads, count_sessions, record_session
 from hftl.training.threads import Threads
-from hftl.training.together import check_same, claim_together, one_answer
+from hftl.training.together import check_run_directory_together, check_same, one_answer
 from hftl.training.watch import Cost, Watch
 
 
@@ -54,7 +54,7 @@ class Computer:
     started: float = field(default_factory=time.perf_counter)
 
 
-def claim_computer(recipe: Recipe, directory: RunDirectory, *, resume: bool = False) -> Computer:
+def prepare_computer(recipe: Recipe, directory: RunDirectory, *, resume: bool = False) -> Computer:
     """Meet the other processes, and see that all of them may have the run directory. Nothing is written.
 
     Raises:
@@ -62,7 +62,7 @@ def claim_computer(recipe: Recipe, directory: RunDirectory, *, resume: bool = Fa
         RunError: the directory holds another run, or the processes differ.
     """
     process_state(minutes=recipe.run.timeout_minutes)
-    claim_together(directory, recipe, resume=resume)
+    check_run_directory_together(directory, recipe, resume=resume)
     with one_answer():
         accelerator = make_accelerator(recipe, directory)
     return Computer(accelerator, Threads(accelerator.device))
@@ -110,7 +110,7 @@ class OpenRun:
         Raises:
             Stopped: a signal asked for it.
         """
-        look_at_threads(self.watch, self.directory, self.journal)
+        adapt_threads(self.watch, self.directory, self.journal)
         if (signal := self.watch.signal()) is not None:
             if self.watch.last_saved != self.progress.name:
                 self.save()
@@ -132,13 +132,13 @@ def open_run(
 
     Args:
         source: what the recipe is called in errors.
-        computer: from `claim_computer`, where that was called before the data were read.
+        computer: from `prepare_computer`, where that was called before the data were read.
 
     Raises:
         RecipeError, DataError: the recipe or its data cannot be used; nothing has been written.
         RunError: the directory holds another run or is in use, no checkpoint verifies, or the disk is too small.
     """
-    computer = computer or claim_computer(experiment.asked, directory, resume=resume)
+    computer = computer or prepare_computer(experiment.asked, directory, resume=resume)
     accelerator, threads = computer.accelerator, computer.threads
     ready = _check(experiment, directory, accelerator, resume=resume, source=source)
     with (
@@ -171,7 +171,7 @@ def _locked(directory: RunDirectory, recipe: Recipe, accelerator: Accelerator, *
         with one_answer():
             if accelerator.is_main_process:
                 held.enter_context(directory.lock())
-                claim(directory, recipe, resume=resume)  # once more: another process may have had it until now
+                check_run_directory(directory, recipe, resume=resume)  # once more: another process may have had it until now
         yield
 
 
@@ -183,7 +183,7 @@ class _Ready:
     facts: dict[str, Any]
     """What data.json records."""
     begun: bool
-    """An earlier sitting has written what the run is of."""
+    """An earlier session has written what the run is of."""
     findings: Audit | None
     """Of the audit, which the main process makes once a run."""
     said: tuple[str, ...]
@@ -238,7 +238,7 @@ def _begin(
         if checkpoint is None or not ready.begun:  # otherwise what was recorded at the start stands: it is what the run is of
             write_json(directory.plan, plan.to_dict())
             write_json(directory.data, ready.facts)
-        note_sitting(directory, accelerator, afresh=checkpoint is None, sittings=sittings(directory) + 1)
+        record_session(directory, accelerator, afresh=checkpoint is None, sessions=count_sessions(directory) + 1)
         if ready.findings is not None:
             write_json(directory.audit, ready.findings.to_dict())
     trackers.start(recipe, accelerator)

@@ -1,7 +1,7 @@
 """What the model of a run is built from: recorded when the run starts, compared when it goes on.
 
 A resume builds the model anew from the base checkpoint, or the word vectors, that the recipe names. Its configuration (activations,
-dropout, layers) and its preprocessing (tokenizer, or size and normalisation of pictures) count as much at the second sitting as at
+dropout, layers) and its preprocessing (tokenizer, or size and normalisation of pictures) count as much at the second session as at
 the first, and may have been changed in between. Its weights do not count once there is a checkpoint, which holds all of them, the
 frozen ones too. What is short is recorded as it is, what is long by its hash, so that a difference can be named.
 """

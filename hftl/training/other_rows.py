@@ -29,11 +29,11 @@ from hftl.run import RunDirectory, check_sealed, seal
 from hftl.training.checks import check_same_data
 from hftl.training.experiment import make_samples
 from hftl.training.finish import predict_split
-from hftl.training.machine import disk_errors, make_accelerator, others_alive
+from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator
 from hftl.training.together import main_first
 
 
-@others_alive()
+@explain_dead_processes()
 def evaluate_on(
     run: RunDirectory, data: Any, *, split: str | None, name: str | None, write: bool, say: Callable[[str], object]
 ) -> Evaluated:

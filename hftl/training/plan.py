@@ -99,7 +99,7 @@ class Plan(Shown):
 def plan_on_record(plan: Plan, run: RunDirectory) -> tuple[Plan, list[str]]:
     """The plan that a continued run was started with, as plan.json has it; and where the one that was made now differs, a line.
 
-    A sitting measures the machine anew and finds another least time: that of the start stands.
+    A session measures the machine anew and finds another least time: that of the start stands.
     """
     if not run.plan.is_file():
         return plan, []

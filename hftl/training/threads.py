@@ -58,7 +58,7 @@ class Threads:
         why = "as it had before" if threads == recorded else _who(may_use, load.others)
         return [self._set(threads, why)]
 
-    def look(self) -> list[str]:
+    def adapt(self) -> list[str]:
         """Change the number where the threads have had to wait for cores, or where cores have become free; a line for each change.
 
         Cheap: it measures once in `WINDOW` seconds. Call it after every step.

@@ -25,7 +25,7 @@ from hftl.errors import HftlError, RunError
 from hftl.files import PARTIAL
 from hftl.recipe import Recipe, difference
 from hftl.run import RunDirectory
-from hftl.training.checks import claim
+from hftl.training.checks import check_run_directory
 
 CODE = Path(__file__).parent.parent
 """The package hftl: what its files hold is what it is, whatever its version is called."""
@@ -89,14 +89,14 @@ def _of_all(value: Any) -> list[tuple[str, Any]]:
     return everywhere
 
 
-def claim_together(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
-    """Claim the run directory on every process, and see that they are of one code, one recipe and one folder.
+def check_run_directory_together(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
+    """Check the run directory on every process, and see that they are of one code, one recipe and one folder.
 
     Raises:
         RunError: a process may not have the folder, or it is not the same as the main process's in one of these.
     """
     with one_answer():
-        claim(run, recipe, resume=resume)
+        check_run_directory(run, recipe, resume=resume)
     if PartialState().num_processes == 1:
         return
     check_same({"hftl": _digest_of_code(), "versions": package_versions()})

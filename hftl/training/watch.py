@@ -75,7 +75,7 @@ class Watch:
 
 
 class Cost:
-    """Time and energy of a stage in this sitting, added to what the run had cost before it."""
+    """Time and energy of a stage in this session, added to what the run had cost before it."""
 
     def __init__(self, before: Progress) -> None:
         self._before = before

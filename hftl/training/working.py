@@ -82,7 +82,7 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         use_fast_training(bare)
     if recipe.run.compile:
         boundary = experiment.boundaries.get(stage.name)
-        entry_module = boundary.door if isinstance(boundary, Boundary) else None
+        entry_module = boundary.entry_module if isinstance(boundary, Boundary) else None
         compile_layers(bare, chain, stage.trains, entry_module=entry_module)
     optimizer = make_optimizer(stage.optimizer, bare, stage.param_groups, lr=stage.lr, sharded=accelerator.is_fsdp2)
     schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=stage.steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The sittings of a run, each from a start or a resume to its end: environment.json, and what it keeps of earlier ones."""
+"""The sessions of a run, each from a start or a resume to its end: environment.json, and what it keeps of earlier ones."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from hftl.training.origin import earlier_versions
 from hftl.training.watch import Watch
 
 
-def note_sitting(run: RunDirectory, accelerator: Accelerator, *, afresh: bool, **more: Any) -> None:
-    """Write environment.json anew: what computes now, what earlier sittings left, and `more`; the main process does.
+def record_session(run: RunDirectory, accelerator: Accelerator, *, afresh: bool, **more: Any) -> None:
+    """Write environment.json anew: what computes now, what earlier sessions left, and `more`; the main process does.
 
-    `afresh`: the run begins at its first step, so that earlier sittings have left nothing.
+    `afresh`: the run begins at its first step, so that earlier sessions have left nothing.
     """
     write_json(run.environment, _of_now(accelerator) | ({} if afresh else _carried(run)) | more)
 
 
-def note_versions(run: RunDirectory) -> None:
-    """Write down the libraries of a later sitting that trains nothing, such as that of `hftl test`."""
+def record_versions(run: RunDirectory) -> None:
+    """Write down the libraries of a later session that trains nothing, such as that of `hftl test`."""
     if before := earlier_versions(run):
         environment = read_json(run.environment) | {"packages": package_versions(), "packages_before": before}
         write_json(run.environment, environment)
 
 
-def sittings(run: RunDirectory) -> int:
+def count_sessions(run: RunDirectory) -> int:
     """How often the run was started or continued so far."""
-    return int(read_json(run.environment).get("sittings", 0)) if run.environment.is_file() else 0
+    return int(read_json(run.environment).get("sessions", 0)) if run.environment.is_file() else 0
 
 
-def look_at_threads(watch: Watch, run: RunDirectory, journal: Journal) -> None:
+def adapt_threads(watch: Watch, run: RunDirectory, journal: Journal) -> None:
     """Another number of threads where others want the cores, or have left them: said, and written down for a resume."""
-    for line in watch.threads.look():
+    for line in watch.threads.adapt():
         journal.threads(line)
         if journal.accelerator.is_main_process:
             write_json(run.environment, read_json(run.environment) | {"threads": torch.get_num_threads()})
 
 
-def note_cache(
+def record_cache(
     stage: str,
     samples: Mapping[str, Samples],
     group: str,
@@ -91,6 +91,6 @@ def _of_now(accelerator: Accelerator) -> dict[str, object]:
 
 
 def _carried(run: RunDirectory) -> dict[str, Any]:
-    """What environment.json keeps of earlier sittings."""
+    """What environment.json keeps of earlier sessions."""
     before, cached = earlier_versions(run), read_json(run.environment).get("cached")
     return ({"packages_before": before} if before else {}) | ({"cached": cached} if cached else {})
