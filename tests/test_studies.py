@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Hftl
 
 import hftl
 from hftl.data.source import load_splits
@@ -145,6 +146,40 @@ def test_the_split_seed_decides_the_rows_and_the_seed_of_the_run_does_not() -> N
     one = load_splits(TextData(source=REVIEWS, split_seed=1), seed=5).validation["id"]
     assert load_splits(TextData(source=REVIEWS, split_seed=1), seed=6).validation["id"] == one
     assert load_splits(TextData(source=REVIEWS), seed=5).validation["id"] != one
+
+
+# --- the command line ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ablate", "--over", "staged,flott"], 'Did you mean "flat"?'),
+        (["ablate", "--over", "staged"], "two arms or more"),
+        (["ablate", "--seeds", "0"], "at least 1"),
+        (["repeat"], "either --seeds or --folds"),
+        (["repeat", "--seeds", "2", "--folds", "2"], "either --seeds or --folds"),
+        (["repeat", "--seeds", "1"], "2 or more"),
+    ],
+)
+def test_a_study_that_asks_nothing_is_one_message_and_exit_code_2(
+    hftl: Hftl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
+    outcome = hftl(arguments[0], "recipe.yaml", *arguments[1:])
+    assert outcome.code == 2 and message in outcome.err and "Traceback" not in outcome.err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_dry_run_of_a_study_shows_its_trials_and_writes_nothing(
+    hftl: Hftl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
+    outcome = hftl("ablate", "recipe.yaml", "--over", "staged,head", "--seeds", "2", "--dry-run")
+    assert outcome.code == 0 and "4 trials, about" in outcome.out and "head x 3" in outcome.out
+    assert [path.name for path in tmp_path.iterdir() if "ledger" not in path.name] == ["recipe.yaml"]
 
 
 # --- whole studies ------------------------------------------------------------------------------------------------------------
