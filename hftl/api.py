@@ -518,7 +518,8 @@ class Run:
         """
         from hftl.facts import contradictions
         from hftl.ledger import count_openings
-        from hftl.sharing.card import add_facts, check_front_matter, write_card
+        from hftl.sharing.card import add_facts, write_card
+        from hftl.sharing.front_matter import check_front_matter
         from hftl.sharing.publication import refuse_pulled
 
         run = self.paths

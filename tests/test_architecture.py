@@ -33,9 +33,11 @@ GROUND = (
     "hftl.recipe",
     "hftl.facts",
     "hftl.run",
+    "hftl.freeze_proof",
 )
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 OUTSIDE = ("hftl.signals", "hftl.terminal", "hftl.launch", "hftl.memory", "hftl.defaults")
+CARD_PARTS = tuple(f"hftl.sharing.{part}" for part in ("card_results", "front_matter", "markdown", "usage"))
 EVERYTHING = ("hftl",)
 
 # Module or package -> what of hftl it may import beside its own package; the longest name that fits counts.
@@ -59,6 +61,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.run": ("hftl.errors", "hftl.system", "hftl.files", "hftl.recipe"),
     "hftl.store": ("hftl.wording", "hftl.errors", "hftl.system", "hftl.cores", "hftl.files"),
     "hftl.fonts": (),
+    "hftl.freeze_proof": ("hftl.errors", "hftl.files", "hftl.run"),
     "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
@@ -77,7 +80,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.inference": (*WINGS, "hftl.training", "hftl.memory"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
-    "hftl.sharing.card": GROUND,
+    "hftl.sharing.card": (*GROUND, *CARD_PARTS),
+    "hftl.sharing.card_results": (*GROUND, "hftl.sharing.markdown"),
+    "hftl.sharing.front_matter": (*GROUND, "hftl.sharing.markdown"),
+    "hftl.sharing.markdown": GROUND,
+    "hftl.sharing.usage": GROUND,
     # What a figure shows is checked by drawing it again.
     "hftl.sharing.verify": (
         *GROUND,
@@ -85,6 +92,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.evaluation.predictions",
         "hftl.evaluation.report",
         "hftl.sharing.card",
+        *CARD_PARTS,
         "hftl.sharing.contents",
         "hftl.sharing.publication",
         "hftl.terminal",
@@ -100,7 +108,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.models",
         "hftl.sharing.publication",
     ),
-    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.card", "hftl.sharing.publication", "hftl.terminal"),
+    "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.usage", "hftl.sharing.publication", "hftl.terminal"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # Many fits of one recipe: they know training, and nothing of what is published.
@@ -140,7 +148,12 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.fonts": frozenset({"matplotlib"}),
     "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
-    "hftl.sharing.card": frozenset({"jinja2", "yaml", "huggingface_hub"}),
+    "hftl.freeze_proof": frozenset(),
+    "hftl.sharing.card": frozenset({"jinja2", "huggingface_hub"}),
+    "hftl.sharing.card_results": frozenset({"jinja2"}),
+    "hftl.sharing.front_matter": frozenset({"yaml", "huggingface_hub"}),
+    "hftl.sharing.markdown": frozenset({"jinja2"}),
+    "hftl.sharing.usage": frozenset({"jinja2"}),
 }
 
 # Library -> the one module that may import it.

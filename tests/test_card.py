@@ -33,10 +33,11 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json, write_text
 from hftl.inference import Predictor
 from hftl.models import build_classifier, save_classifier
-from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, parse_recipe
+from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, local_name, parse_recipe
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
-from hftl.sharing.card import LICENSES, check_front_matter, hand_written, local_name, render_card, write_card
+from hftl.sharing.card import hand_written, render_card, write_card
+from hftl.sharing.front_matter import LICENSES, check_front_matter
 from hftl.sharing.publication import prepare
 
 FAMILIES = ("transformer", "timm", "textcnn", "bilstm")

@@ -13,12 +13,13 @@ from torch import nn
 
 from hftl.errors import RunError
 from hftl.files import read_json, write_json
+from hftl.freeze_proof import write_proof
 from hftl.models import build_classifier
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import AdamW, Recipe, Stage, TextData, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
-from hftl.training.proof import group_hashes, prove, write_proof
+from hftl.training.proof import group_hashes, prove
 from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
 
 NOTHING = hashlib.sha256(b"").hexdigest()

@@ -42,8 +42,8 @@ from hftl.files import write_json
 from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
-from hftl.sharing.card import read_picture
 from hftl.sharing.publication import is_model_file
+from hftl.sharing.usage import read_picture
 from hftl.terminal import Shown
 
 FILE = "model.onnx"

@@ -26,11 +26,13 @@ from hftl.errors import Problem, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
-from hftl.recipe import LOCAL, Recipe, secrets_beside
+from hftl.recipe import LOCAL, Recipe, local_name, secrets_beside
 from hftl.run import EVALUATION, RunDirectory
 from hftl.secrets import find_secrets
-from hftl.sharing.card import check_front_matter, check_repo_id, local_name, local_places, render_card
+from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
+from hftl.sharing.front_matter import check_front_matter
+from hftl.sharing.usage import local_places
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
 _DIGITS = "[0-9]" * 5

@@ -31,9 +31,10 @@ from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
 from hftl.files import read_json, read_json_lines
+from hftl.freeze_proof import read_freeze_proof
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory
-from hftl.sharing.card import hand_written, read_freeze_proof, render_card
+from hftl.sharing.card import hand_written, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
 from hftl.terminal import Shown

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftl.errors import RunError
-from hftl.files import read_json, write_json
+from hftl.freeze_proof import write_proof
 from hftl.models.chain import Chain
 from hftl.run import RunDirectory
 
@@ -74,20 +73,6 @@ def prove(stage: str, trains: Collection[str], before: GroupHashes, after: Group
         ok = then["parameters"] != now["parameters"] if name in trains else then == now
         groups.append({"name": name, "trains": name in trains, "before": dict(then), "after": dict(now), "ok": ok})
     return {"stage": stage, "kept": kept, "groups": groups, "ok": all(group["ok"] for group in groups)}
-
-
-def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:
-    """Put a stage's proof at the end of freeze_proof.json; what is there about this stage and later ones is of an interrupted run.
-
-    Raises:
-        RunError: the file that is there is no freeze proof.
-    """
-    try:
-        stages = read_json(run.freeze_proof)["stages"] if run.freeze_proof.is_file() else []
-        earlier = list(takewhile(lambda other: other["stage"] != proof["stage"], stages))
-    except (KeyError, TypeError):
-        raise RunError(f"{run.freeze_proof}: not a freeze proof") from None
-    write_json(run.freeze_proof, {"stages": [*earlier, proof]})
 
 
 def prove_freeze(

@@ -1,0 +1,98 @@
+"""freeze_proof.json: what it has of each stage and layer group, written by training and read by whoever checks a run.
+
+{"stages": [{"stage", "kept", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}]}; "before" and "after" are
+{"parameters", "buffers"}, each the SHA-256 in hex that `hftl.training.proof` takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from hftl.errors import RunError
+from hftl.files import read_json, write_json
+from hftl.run import RunDirectory
+
+
+@dataclass(frozen=True)
+class GroupProof:
+    """A layer group before and after a stage: SHA-256 of its parameters, and of its buffers."""
+
+    name: str
+    trains: bool
+    before: tuple[str, str]
+    after: tuple[str, str]
+    stated: bool
+    """What the file says of it."""
+
+    @property
+    def ok(self) -> bool:
+        """What the hashes say: a frozen group has not changed, and the parameters of one that trains have."""
+        return self.before[0] != self.after[0] if self.trains else self.before == self.after
+
+
+@dataclass(frozen=True)
+class StageProof:
+    """The groups of one stage, input first."""
+
+    stage: str
+    kept: bool
+    """Whether the run took weights from the stage; otherwise the next stage begins where this one began."""
+    groups: tuple[GroupProof, ...]
+    stated: bool
+
+
+def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
+    """The stages of freeze_proof.json, in the order of training; none where a run of an older version has no such file.
+
+    Raises:
+        RunError: the file is no freeze proof.
+    """
+    if not run.freeze_proof.is_file():
+        return []
+    try:
+        return [
+            StageProof(
+                _a(str, stage["stage"]),
+                _a(bool, stage.get("kept", True)),
+                tuple(map(_group_proof, _a(list, stage["groups"]))),
+                _a(bool, stage["ok"]),
+            )
+            for stage in _a(list, read_json(run.freeze_proof)["stages"])
+        ]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.freeze_proof}: not a freeze proof ({type(error).__name__}: {error})") from None
+
+
+def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:
+    """Put a stage's proof at the end of freeze_proof.json; what is there about this stage and later ones is of an interrupted run.
+
+    Raises:
+        RunError: the file that is there is no freeze proof.
+    """
+    try:
+        stages = read_json(run.freeze_proof)["stages"] if run.freeze_proof.is_file() else []
+        earlier = list(takewhile(lambda other: other["stage"] != proof["stage"], stages))
+    except (KeyError, TypeError):
+        raise RunError(f"{run.freeze_proof}: not a freeze proof") from None
+    write_json(run.freeze_proof, {"stages": [*earlier, proof]})
+
+
+def _group_proof(group: Mapping[str, Any]) -> GroupProof:
+    before, after = ((_hash(group[when]["parameters"]), _hash(group[when]["buffers"])) for when in ("before", "after"))
+    return GroupProof(_a(str, group["name"]), _a(bool, group["trains"]), before, after, _a(bool, group["ok"]))
+
+
+def _hash(value: Any) -> str:
+    if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise TypeError(f"{value!a:.80} is no SHA-256")
+    return value
+
+
+def _a(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!a:.80} is not a {kind.__name__}")
+    return value

@@ -1,0 +1,87 @@
+"""How whoever reads a card uses the model and repeats the run: the names, the commands and the lines of Python in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2.filters import do_mark_safe as safe
+
+from hftl.facts import HUB
+from hftl.files import read_json
+from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
+from hftl.run import RunDirectory
+
+
+def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
+    """What of a recipe lay on the machine that ran it: {dotted key: "local:NAME"}."""
+    places = {}
+    if data.get("format") != "hub":
+        places["data.source"] = recipe.data.source
+    model = recipe.model
+    if isinstance(model, Pretrained):
+        is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
+        if not data.get("model", {}).get("revision") and not is_architecture:
+            places["model.checkpoint"] = model.checkpoint
+    elif not model.vectors.startswith(HUB):
+        places["model.vectors"] = model.vectors
+    return {key: LOCAL + local_name(path) for key, path in places.items()}
+
+
+def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
+    """What the model is called, and what else the lines of code in the card ask for."""
+    config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
+    glove = isinstance(recipe.model, WordVectors)
+    return {
+        "model": repo_id or "RUN/model",
+        "run": repo_id or "RUN",
+        "repo_id": repo_id,
+        "glove": glove,
+        "remote_code": glove and "auto_map" in config,
+        "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
+        "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
+        "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
+    }
+
+
+def read_picture(background: Sequence[int]) -> str:
+    """Lines of Python for whoever has no hftl: a function that reads a picture's file as training did, for 8-bit RGB upright.
+
+    The orientation by EXIF is carried out, what is transparent is laid on `background` (RGB, 0 to 255), and grey of more than 8
+    bits is scaled.
+    """
+    return f"""\
+def read_picture(file):
+    picture = ImageOps.exif_transpose(Image.open(file))
+    if picture.mode == "F" or picture.mode.startswith("I"):  # more than 8 bits a pixel: scaled, where Pillow would clip
+        values = np.asarray(picture, dtype=np.float64)
+        whites = [65535.0, 4294967295.0] if picture.mode != "F" else [1.0, 255.0, 65535.0, 4294967295.0]
+        black, white = min(0.0, values.min()), next((white for white in whites if values.max() <= white), values.max())
+        picture = Image.fromarray(np.rint((values - black) * (255.0 / (white - black))).astype(np.uint8))
+    if picture.has_transparency_data:
+        canvas = Image.new("RGBA", picture.size, {(*background, 255)})
+        picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
+    return picture.convert("RGB")"""
+
+
+def repeat(recipe: Recipe, data: Mapping[str, Any], repo_id: str | None) -> dict[str, str]:
+    """The commands that repeat and check the run: what was local has to be named again, what came from the Hub is pinned."""
+    places, model = local_places(recipe, data), data.get("model", {})
+    local = "data.source" in places
+    source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local else _shell_word(recipe.data.source, whole=True)
+    words = [f"hftl train hub:{repo_id}" if repo_id else "hftl train RUN/recipe.yaml"]
+    named = {key: f"{key}=PATH/TO/{_shell_word(name)}" for key, name in places.items()}
+    revisions = {"data": data.get("revision"), "model": model.get("revision")}
+    for section, pinned in revisions.items():
+        here = [word for key, word in named.items() if key.startswith(section)]
+        words += here or ([f"{section}.revision={_shell_word(pinned)}"] if pinned else [])
+    of = repo_id or "RUN"
+    return {
+        "train": " \\\n    ".join(words),
+        "verify": f"hftl verify {of}\nhftl verify {of} --data {source}",
+    }
+
+
+def _shell_word(path: str, *, whole: bool = False) -> str:
+    return re.sub(r"[^\w./:-]", "_", path if whole else local_name(path))
