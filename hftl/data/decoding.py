@@ -249,11 +249,11 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _content(file: Path) -> bytes:
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise BadImage("not a file")  # a pipe or a device may have no end
-    if found.st_size > MOST_BYTES:
-        raise BadImage(f"{found.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+    if status.st_size > MOST_BYTES:
+        raise BadImage(f"{status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
     return file.read_bytes()
 
 

@@ -83,11 +83,11 @@ def near_texts(texts: Dataset) -> list[Link]:
     end = 0
     for number, batch in enumerate(text_batches(texts)):
         runs, counts = _runs(batch)
-        found = np.flatnonzero(counts)  # of a text without a letter or a digit nothing can be said
-        if len(found):
-            start, end = end, end + len(found)
-            rows[start:end] = found + number * BATCH
-            keys[:, start:end] = _band_keys(runs, np.cumsum(counts[found]) - counts[found]).T
+        with_words = np.flatnonzero(counts)  # of a text without a letter or a digit nothing can be said
+        if len(with_words):
+            start, end = end, end + len(with_words)
+            rows[start:end] = with_words + number * BATCH
+            keys[:, start:end] = _band_keys(runs, np.cumsum(counts[with_words]) - counts[with_words]).T
     pairs = rows[_candidates(keys[:, :end])]
     involved = np.unique(pairs)
     runs_of = {row: np.unique(_runs([texts[row]["text"]])[0]) for row in involved.tolist()}

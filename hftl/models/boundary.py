@@ -309,7 +309,7 @@ def _first_tensor(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value
     parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+    return next((tensor for part in parts if (tensor := _first_tensor(part)) is not None), None)
 
 
 def _with_first(value: Any, tensor: torch.Tensor) -> Any:

@@ -45,8 +45,8 @@ class Watch:
         own = self._noted() or (SIGTERM if is_orphan() else None)
         if self._accelerator.num_processes == 1:
             return own
-        asked = self._summed([float(own == number) for number in SIGNALS])
-        return own if own is not None else next((number for number, flag in zip(SIGNALS, asked, strict=True) if flag), None)
+        flags = self._summed([float(own == number) for number in SIGNALS])
+        return own if own is not None else next((number for number, flag in zip(SIGNALS, flags, strict=True) if flag), None)
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is too long ago, by the clock of the main process."""
