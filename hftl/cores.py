@@ -116,7 +116,10 @@ def _own(proc: Path) -> float:
 
 
 def _busy(stat: str, *, without_nice: bool) -> float | None:
-    """Of /proc/stat: user, nice, system, (idle, iowait,) irq, softirq, steal; guests are in user already."""
+    """Seconds that this process's cores were busy; None where /proc/stat does not tell.
+
+    Its fields are user, nice, system, idle, iowait, irq, softirq and steal; guests are in user already.
+    """
     mine, total, is_known = affinity(), 0, False
     for line in stat.splitlines():
         name, *values = line.split()
@@ -128,7 +131,7 @@ def _busy(stat: str, *, without_nice: bool) -> float | None:
 
 
 def _waits(proc: Path) -> dict[str, float] | None:
-    """Of /proc/self/task/*/schedstat, the second number, in nanoseconds; None where the kernel keeps none."""
+    """Seconds that each thread has waited, by the second number of its schedstat (nanoseconds); None where there is none."""
     waits = {}
     for task in (proc / "self/task").glob("*"):
         numbers = _read(task / "schedstat").split()

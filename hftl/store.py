@@ -117,7 +117,7 @@ class Rows:
             raise ValueError("the starts are not those of the rows")
         items = self._count if self._starts is None else int(self._starts[-1])
         self.nbytes: int = items * math.prod(row_shape) * dtype.itemsize
-        """Of the rows, without what belongs to them."""
+        """Bytes of the rows, without the further arrays."""
         with os.fdopen(_open_ours(folder / _ROWS), "rb") as stream:
             if os.fstat(stream.fileno()).st_size != self.nbytes:
                 raise ValueError("rows are missing")
@@ -509,7 +509,7 @@ def _ascend(starts: npt.NDArray[Any]) -> bool:
 
 
 _not_again: dict[Path, float] = {}
-"""Of a lock that was waited for in vain, until when it is not waited for again; monotonic seconds."""
+"""Lock -> monotonic seconds until which nobody waits for it again, after a wait in vain."""
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def near_pictures(scans: Array) -> list[Link]:
         # Every pair is looked at: 0.5 s for 25,000 pictures, far less than to decode them.
         differing = np.bitwise_count(hashes[start : start + at_once, None] ^ hashes[None, start:])
         one, other = np.nonzero(np.triu(differing <= _BITS, k=1))
-        # Of a picture's candidates the first ones do: frames of one film would make as many pairs as there are pictures squared.
+        # The first candidates of a picture are enough: the frames of one film would make as many pairs as their number squared.
         rank = np.arange(len(one)) - np.searchsorted(one, one)
         pairs = np.stack([one, other], axis=1)[rank < _MOST_CANDIDATES] + start
         for first in range(0, len(pairs), BATCH):
@@ -181,7 +181,7 @@ def _steps(thumbnails: Array) -> Array:
 
 
 def _correlation(one: Array, other: Array) -> Array:
-    """Of each row with its counterpart, about 0; 0 where a picture is all of one colour. (N,)"""
+    """Correlation, about 0, of each row with its counterpart; 0 where a picture has a single colour. (N,)"""
     scale = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
     products: Array = (one * other).sum(axis=1) / np.where(scale > 0, scale, 1.0)
     return products

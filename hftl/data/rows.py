@@ -167,7 +167,7 @@ def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | Im
 
 
 def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: TextData | ImageData) -> Callable[[], Table]:
-    """Of a whole table. A column that says to which split its rows belong must not say another one."""
+    """A function that reads a whole table. A column that says to which split its rows belong must not say another one."""
 
     def read() -> Table:
         parsed = parse()

@@ -125,7 +125,7 @@ def files_by_split(data: TextData | ImageData, files: Iterable[Path], *, needed:
 
 
 def left_beside(files: Iterable[Path]) -> tuple[list[str], Counter[str]]:
-    """Of files that are not used the names of those that may hold data, and the others counted by ending."""
+    """The files that are not used: by name those that may hold data, the others counted by ending."""
     names: list[str] = []
     ignored = Counter[str]()
     for file in files:

@@ -37,10 +37,10 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 MOST_BYTES = 20_000_000
-"""Of a JSON file: the 21,843 class names of ImageNet-22k are 1.5 MB. A tokenizer.json may be larger; it is not read here."""
+"""Bytes of a JSON file: the 21,843 class names of ImageNet-22k are 1.5 MB. A tokenizer.json may be larger; it is not read here."""
 
 MOST_LEVELS = 30
-"""Of nesting in a JSON file; configurations inside configurations have about six."""
+"""Levels of nesting in a JSON file; configurations inside configurations have about six."""
 
 MALFORMED: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, ImportError),

@@ -25,7 +25,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 MOST_BYTES = 200_000_000
-"""Of a tokenizer.json: Gemma's, of 262,144 words, has 33 MB."""
+"""Bytes of a tokenizer.json: Gemma's, of 262,144 words, has 33 MB."""
 MOST_GROWTH = 100
 """Letters that the components of a tokenizer may make of one."""
 MOST_ADDED = 1_000_000
@@ -238,7 +238,7 @@ def _numbers(values: Any) -> Iterator[float]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that is there twice the library may read the other one."""
+    """Refuse a key that is written twice: the library may read the other value."""
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("a key is there twice in one object")

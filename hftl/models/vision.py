@@ -69,7 +69,7 @@ class _Source:
 
     architecture: str
     arguments: dict[str, Any]
-    """Of `timm.create_model`; `model_args` in config.json."""
+    """Arguments of `timm.create_model`; `model_args` in config.json."""
     pretrained_cfg: dict[str, Any]
     classes: int = 0
     """Outputs of the head that is stored; 0: there is none."""

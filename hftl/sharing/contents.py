@@ -55,7 +55,7 @@ DOCUMENTS = (".md", ".txt", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".w
 _PLAIN = {".gitattributes", ".gitignore", "LICENSE", "LICENCE", "NOTICE", "CITATION"}
 
 MOST_PIXELS = 2_000
-"""Of a side of a figure; the largest that hftl draws is 1,320."""
+"""Pixels of a side of a figure; the largest that hftl draws is 1,320."""
 MOST_PICTURE = 10_000_000
 """Bytes of a figure."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -57,7 +57,7 @@ SIZES = (1, 3, 8)
 LENGTHS = (1, 2, 7)
 """In tokens, beside the longest that the model was trained to read; the first two are shorter than most kernels of a TextCNN."""
 MOST_TOKENS = 4_096
-"""Of one compared batch, unless a single text is longer: the memory of attention grows with B * T * T."""
+"""Tokens of one compared batch, unless a single text is longer: the memory of attention grows with B * T * T."""
 
 # Weights come in the .onnx file, and what serves it has no use for Python code.
 SERVING_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
@@ -80,11 +80,11 @@ class Export(Shown):
     size: int
     """Bytes of graph and weights. From 2 GB on the weights lie in model.onnx.data beside `file`."""
     sha256: str
-    """Of `file`."""
+    """SHA-256 of `file`."""
     batches: int
     """How many were compared with the saved model."""
     largest_difference: float
-    """Of a logit from the saved model's, over all batches; absolute."""
+    """Largest difference of a logit from the saved model's, over all batches; absolute."""
     usage: str = ""
     """Lines of Python that run the file, see `usage`."""
 

@@ -249,7 +249,7 @@ class Prefix:
     """Boundaries of stages before this one that lie further up: what is stored there saves a part of the way. Not of later stages:
     what starts from an activation in bf16 rounds once more, and an entry must not depend on what else happens to be stored."""
     hashes: Mapping[str, Mapping[str, str]]
-    """Of the layer groups, see `hftl.training.proof`."""
+    """Hashes of the layer groups, see `hftl.training.proof`."""
 
     def stored(self, samples: Samples, views: int) -> Samples:
         """The samples with the activation at the boundary, from the store or computed now; as they are where there is no room."""
@@ -271,7 +271,7 @@ class Prefix:
         return StoredSamples(samples, rows, self.boundary, views=views)
 
     def _key(self, boundary: Boundary, samples: Samples, views: int) -> str:
-        """Of an entry; the main process, which reads every picture for it, tells the others."""
+        """Key of an entry; the main process, which reads every picture for it, tells the others."""
         if not self.build.accelerator.is_main_process:
             return str(_of_main(None))
         frozen = self.chain.names[: self.chain.names.index(boundary.group)]

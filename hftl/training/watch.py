@@ -69,7 +69,7 @@ class Watch:
         return bool(self._summed([float(answer and self._accelerator.is_main_process)])[0])
 
     def _summed(self, values: list[float]) -> list[float]:
-        """Of each value the sum over all processes; not 0 where it is not 0 on one of them."""
+        """The sum of each value over all processes; not 0 where it is not 0 on one of them."""
         summed: list[float] = self._accelerator.reduce(torch.tensor(values, device=self._accelerator.device), "sum").tolist()
         return summed
 
