@@ -91,10 +91,10 @@ def plan(recipe: Recipe, *, source: str = "recipe", say: Say = tell) -> Plan:
     from hftl.training.machine import process_state
 
     experiment = prepare_experiment(recipe)
-    made = make_plan(experiment, source=source, measure=process_state().device)
+    plan_of_recipe = make_plan(experiment, source=source, measure=process_state().device)
     for line in experiment.said_of_facts:
         say(line)
-    return made
+    return plan_of_recipe
 
 
 def audit(recipe: Recipe) -> Audit:
@@ -261,12 +261,12 @@ def _rows_beside(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Iterator
         return
     from hftl.training.checks import check_run_directory
 
-    there = moved(recipe, str(run.path / ROWS))
+    moved_recipe = moved(recipe, str(run.path / ROWS))
     if not (resume and run.finished):
-        check_run_directory(run, there, resume=resume)
+        check_run_directory(run, moved_recipe, resume=resume)
     copy_beside(recipe.data.source, run.path)
     try:
-        yield there
+        yield moved_recipe
     except HftlError:
         if is_main_process() and not run.recipe.is_file():
             shutil.rmtree(run.path / ROWS, ignore_errors=True)

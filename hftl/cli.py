@@ -79,11 +79,11 @@ def plan(
         hftl plan recipes/bert_imdb.py stages.all.layer_decay=0.9
     """
     lines: list[str] = []
-    made = api.plan(api.load_recipe(recipe, overrides or ()), source=recipe, say=lines.append)
+    result = api.plan(api.load_recipe(recipe, overrides or ()), source=recipe, say=lines.append)
     if json:
-        out.print_json(data=made.to_dict(), ensure_ascii=True)
+        out.print_json(data=result.to_dict(), ensure_ascii=True)
     else:
-        show_on(out, made)
+        show_on(out, result)
     for line in lines:
         tell(line)
 
@@ -101,16 +101,16 @@ def audit(
         hftl audit recipes/bert_imdb.py data.on_duplicate=drop
     """
     try:
-        found = api.audit(api.load_recipe(recipe, overrides or ()))
+        report = api.audit(api.load_recipe(recipe, overrides or ()))
     except DataError as error:
         if not json:
             raise
         out.print_json(data={"problems": [asdict(problem) for problem in error.problems]}, ensure_ascii=True)
         raise typer.Exit(error.exit_code) from None
     if json:
-        out.print_json(data=found.to_dict(), ensure_ascii=True)
+        out.print_json(data=report.to_dict(), ensure_ascii=True)
     else:
-        out.print(found, highlight=False)
+        out.print(report, highlight=False)
 
 
 @app.command()
@@ -129,15 +129,15 @@ def train(
 
     On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
     """
-    given = api.load(recipe) if Path(recipe).is_dir() else None
-    is_run = given is not None and given.paths.recipe.is_file()
+    base_run = api.load(recipe) if Path(recipe).is_dir() else None
+    is_run = base_run is not None and base_run.paths.recipe.is_file()
     if resume and Path(recipe).suffix not in {".py", ".yaml", ".yml"} and not is_run:
         raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
-    if given is not None and is_run and not given.finished and not resume and run_dir is None:
+    if base_run is not None and is_run and not base_run.finished and not resume and run_dir is None:
         raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
     chosen = api.load_recipe(recipe, _sealed(overrides, no_test))
-    if run_dir is None and resume and given is not None:
-        run_dir = given.path
+    if run_dir is None and resume and base_run is not None:
+        run_dir = base_run.path
     _train(chosen, run_dir=run_dir, resume=resume, source=recipe)
 
 
@@ -205,14 +205,14 @@ def compare(
 
         hftl compare runs/trial-3 runs/trial-4 --split validation
     """
-    found = api.compare(*runs, split=split)
+    comparison = api.compare(*runs, split=split)
     if json:
-        out.print_json(data=found.to_dict(), ensure_ascii=True)
+        out.print_json(data=comparison.to_dict(), ensure_ascii=True)
     else:
-        show_on(out, found)
+        show_on(out, comparison)
     if output is not None:
-        found.write_flips(output)
-        tell(f"{len(found.table)} rows in {output}")
+        comparison.write_flips(output)
+        tell(f"{len(comparison.table)} rows in {output}")
 
 
 StudyDir = Annotated[
@@ -306,7 +306,7 @@ def predict(
     """
     from rich.table import Table
 
-    predictions = api.load(model, model_only=True).predict([_input(given) for given in inputs], output=output)
+    predictions = api.load(model, model_only=True).predict([_input(text) for text in inputs], output=output)
     if output is not None:
         _say(f"{len(predictions)} predictions in {output}")
         return
@@ -464,10 +464,10 @@ def _show_study(study: api.Study) -> None:
 def _train(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:
     run = api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err)
     if is_main_process():
-        given = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
+        example = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
         for line in (
             f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, confusion matrix, calibration",
-            f"  try:    hftl predict {run.path} {given}",
+            f"  try:    hftl predict {run.path} {example}",
             f"  share:  hftl push {run.path} OWNER/NAME --dry-run",
         ):
             show_on(err, line)
@@ -497,10 +497,10 @@ def main(
     if demo is not None and not arguments and os.environ.get("WORLD_SIZE", "1") == "1":
         _exit_cleanly(demo)
         return
-    _exit_cleanly(lambda: _script(recipe if isinstance(recipe, Recipe) else _made(recipe), argv)(arguments))
+    _exit_cleanly(lambda: _script(recipe if isinstance(recipe, Recipe) else _call_script(recipe), argv)(arguments))
 
 
-def _made(recipe: Callable[[], Recipe]) -> Recipe:
+def _call_script(recipe: Callable[[], Recipe]) -> Recipe:
     """What a script's function returns; its file is named where that is no recipe."""
     try:
         return recipe()
@@ -530,10 +530,10 @@ _FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")
 """One word that ends as a file or a folder does: mistyped rather than meant as a text."""
 
 
-def _input(given: str) -> str | Path:
+def _input(argument: str) -> str | Path:
     """What a word of the command line names: a file or folder, or a text. ("" would be the folder one is in.)"""
-    is_path = given and (os.path.exists(given) or _FILE_LIKE.fullmatch(given))
-    return Path(given) if is_path else given  # Path.exists raises for a long text
+    is_path = argument and (os.path.exists(argument) or _FILE_LIKE.fullmatch(argument))
+    return Path(argument) if is_path else argument  # Path.exists raises for a long text
 
 
 def _exit_cleanly(command: Callable[[], Any]) -> None:

@@ -116,25 +116,28 @@ def _own(proc: Path) -> float:
 
 
 def _busy(stat: str, *, without_nice: bool) -> float | None:
-    """Of /proc/stat: user, nice, system, (idle, iowait,) irq, softirq, steal; guests are in user already."""
-    mine, total, found = affinity(), 0, False
+    """Seconds that this process's cores were busy; None where /proc/stat does not tell.
+
+    Its fields are user, nice, system, idle, iowait, irq, softirq and steal; guests are in user already.
+    """
+    mine, total, is_known = affinity(), 0, False
     for line in stat.splitlines():
         name, *values = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in mine:
             user, nice, system, _, _, irq, softirq, steal = (int(value) for value in values[:8])
             total += user + (0 if without_nice else nice) + system + irq + softirq + steal
-            found = True
-    return total / TICK if found else None
+            is_known = True
+    return total / TICK if is_known else None
 
 
 def _waits(proc: Path) -> dict[str, float] | None:
-    """Of /proc/self/task/*/schedstat, the second number, in nanoseconds; None where the kernel keeps none."""
-    found = {}
+    """Seconds that each thread has waited, by the second number of its schedstat (nanoseconds); None where there is none."""
+    waits = {}
     for task in (proc / "self/task").glob("*"):
         numbers = _read(task / "schedstat").split()
         if len(numbers) == 3:
-            found[task.name] = int(numbers[1]) / 1e9
-    return found or None
+            waits[task.name] = int(numbers[1]) / 1e9
+    return waits or None
 
 
 def _read(path: Path) -> str:

@@ -60,7 +60,7 @@ def _epochs(steps: int, per_epoch: int, *, least: int) -> int:
 
 
 def _rates(model: Transformer | Timm, parameters: int) -> tuple[float, float]:
-    """Of "head" and of "all"."""
+    """Learning rates of the stages "head" and "all"."""
     if isinstance(model, Timm):
         return (1e-3, 1e-4) if parameters >= LARGE else (3e-3, 5e-4)
     if parameters >= MIDDLE:

@@ -95,9 +95,9 @@ def installed_version(package: str) -> str | None:
 
 def python_check(version: tuple[int, int]) -> Check:
     """Python itself."""
-    found = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    running = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     return Check(
-        "Python", version >= (3, 11), found, "hftl needs Python 3.11 or later: make clean, then make quickstart PYTHON=python3.12"
+        "Python", version >= (3, 11), running, "hftl needs Python 3.11 or later: make clean, then make quickstart PYTHON=python3.12"
     )
 
 
@@ -132,12 +132,12 @@ def pair_checks(torch: str | None, torchvision: str | None) -> list[Check]:
     """Whether torchvision was compiled against this torch: ``("2.13.0+cpu", "0.29.1")`` fails."""
     if torch is None or torchvision is None:
         return []  # reported as not installed
-    name, found = "torch with torchvision", f"{torch} with {torchvision}"
+    name, versions = "torch with torchvision", f"{torch} with {torchvision}"
     wanted = PAIRS.get(_minor(torch))
     if wanted is None:
-        return [Check(name, None, f"{found}: not a pair that hftl knows")]
+        return [Check(name, None, f"{versions}: not a pair that hftl knows")]
     advice = f'torch {_minor(torch)} goes with torchvision {wanted}; any other one ends in "{NMS}". {INSTALL_PAIR}'
-    return [Check(name, _minor(torchvision) == wanted, found, advice)]
+    return [Check(name, _minor(torchvision) == wanted, versions, advice)]
 
 
 def optional_checks() -> list[Check]:
@@ -162,18 +162,18 @@ def probe(*, seconds: float = 300) -> tuple[dict[str, Any] | None, list[Check]]:
         return None, [
             Check("import torch", False, f"no answer in {seconds:.0f} s", "a slow or full disk, or too little memory: look at both")
         ]
-    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
-    facts = json.loads(said["torch"]) if "torch" in said else None
+    answers = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    facts = json.loads(answers["torch"]) if "torch" in answers else None
     if done.returncode == 0:
         return facts, [Check("import torchvision", True, "works")]
     last = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
-    found = f"ended by signal {-done.returncode}" if done.returncode < 0 else last
+    outcome = f"ended by signal {-done.returncode}" if done.returncode < 0 else last
     if facts is None:
-        return None, [Check("import torch", False, found, f"reinstall it with its pair: {INSTALL_PAIR} --force-reinstall")]
+        return None, [Check("import torch", False, outcome, f"reinstall it with its pair: {INSTALL_PAIR} --force-reinstall")]
     advice = (
         f"torch and torchvision must be one pair, from one place (both for CUDA or both for CPU): {INSTALL_PAIR} --force-reinstall"
     )
-    return facts, [Check("import torchvision", False, found, advice)]
+    return facts, [Check("import torchvision", False, outcome, advice)]
 
 
 def device_checks(facts: dict[str, Any] | None, *, has_nvidia_gpu: bool) -> list[Check]:
@@ -248,13 +248,13 @@ def load_check(may_use: float, others: float | None, threads: str) -> Check:
     if others is None:
         return Check("free cores", None, "not recorded by this system: a run starts a thread a core")
     free = cores.threads_at_start(max(1, int(may_use)), may_use, others)
-    taken = f"OMP_NUM_THREADS={threads}" if threads else f"{free} thread{'' if free == 1 else 's'}"
-    found = f"{max(0.0, may_use - others):.1f} of {may_use:g} at this moment: a run would start with {taken}"
+    setting = f"OMP_NUM_THREADS={threads}" if threads else f"{free} thread{'' if free == 1 else 's'}"
+    load = f"{max(0.0, may_use - others):.1f} of {may_use:g} at this moment: a run would start with {setting}"
     advice = (
         "threads wait for each other, and more of them than there are free cores can be many times slower than one thread:"
         f" export OMP_NUM_THREADS={free}, or unset it: hftl then looks while it trains"
     )
-    return Check("free cores", not threads.isdigit() or int(threads) <= free, found, advice)
+    return Check("free cores", not threads.isdigit() or int(threads) <= free, load, advice)
 
 
 def _others(*, seconds: float = 0.5) -> float | None:
@@ -267,9 +267,9 @@ def _others(*, seconds: float = 0.5) -> float | None:
 def memory_check(memory: int, limit: int | None) -> Check:
     """Memory of the machine, or of the container where that is less."""
     usable = memory if limit is None else min(memory, limit)
-    found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < memory else "")
+    memory_size = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < memory else "")
     advice = "small models only: lower run.batch_size or data.max_length, or raise run.gradient_accumulation"
-    return Check("memory", usable >= 4 * GIB, found, advice)
+    return Check("memory", usable >= 4 * GIB, memory_size, advice)
 
 
 def memory_limit(folder: Path) -> int | None:

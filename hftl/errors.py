@@ -92,7 +92,7 @@ def from_system(error: BaseException) -> RunError | None:
 
     A disk that is full or read-only, a name that is too long or no text, a file that is gone, too little memory.
     """
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _SYSTEM:
         names = (str(name) for name in (error.filename, error.filename2) if name is not None)
         where = " -> ".join(_BESIDE.sub(r"\1", name) for name in names)
@@ -100,8 +100,8 @@ def from_system(error: BaseException) -> RunError | None:
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return RunError(f"a name that is not UTF-8 text: {error.object!a}. hftl writes names into JSON, which is: rename it")
     # torch has a class of its own for GPUs only; numpy's is a MemoryError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
-        return RunError(f"too little memory: {said or 'the machine has no more'}. Smaller batches, models or pictures need less")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message:
+        return RunError(f"too little memory: {message or 'the machine has no more'}. Smaller batches, models or pictures need less")
     return None
 
 

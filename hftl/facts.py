@@ -37,7 +37,7 @@ def settle(recipe: Recipe, read: Mapping[str, Any]) -> tuple[Recipe, tuple[str, 
             raise RecipeError(str(read["source"]), [_disproved(recipe.card)])
         # Under its name other rows than its author read: the Hub's has moved on, or a folder was changed.
         other = ["training_data", FINGERPRINT] if stays else [fact for fact, keys in ABOUT.items() if "data.source" in keys]
-        for fact in set(other) & _given(recipe.card) - set(lapsed):
+        for fact in set(other) & _facts_of(recipe.card) - set(lapsed):
             lapsed[fact] = {}
         changes[FINGERPRINT] = (known.get("train", "none")[:12], fingerprint["train"][:12])
     card = recipe.card.model_copy(update={fact: Card.model_fields[fact].default for fact in lapsed if fact != "name"})
@@ -67,10 +67,10 @@ def with_facts(recipe: Recipe, *, card: Card, name: str) -> Recipe:
 
 def continued(recipe: Recipe, started: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of a run that goes on, with the facts that it was `started` with and those that are given now; what to say."""
-    given = {fact: getattr(recipe.card, fact) for fact in Card.model_fields if fact in recipe.given}
-    card = started.card.model_copy(update=given)
+    overrides = {fact: getattr(recipe.card, fact) for fact in Card.model_fields if fact in recipe.given}
+    card = started.card.model_copy(update=overrides)
     name = recipe.name if "name" in recipe.given else started.name
-    holds = _given(recipe.card) - set(recipe.lapsed())
+    holds = _facts_of(recipe.card) - set(recipe.lapsed())
     other = [fact for fact in Card.model_fields if fact in holds and getattr(recipe.card, fact) != getattr(card, fact)]
     lines = [f"the card keeps the facts that the run was started with, not the recipe's other {_listed(other)}"] if other else []
     return with_facts(recipe, card=card, name=name), tuple(lines)
@@ -124,7 +124,7 @@ def _disproved(card: Card) -> Problem:
     return Problem("card.dataset_fingerprint", f"what was read is not {name}: its fingerprint is another", help)
 
 
-def _given(card: Card) -> set[str]:
+def _facts_of(card: Card) -> set[str]:
     return {fact for fact, value in card if value not in (None, ())}
 
 

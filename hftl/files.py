@@ -127,11 +127,11 @@ def _an_object(value: Any, *, source: str) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice!a} is there twice")
-    return found
+    return values
 
 
 def _finite(number: str) -> float:
@@ -174,11 +174,11 @@ def open_plain(folder: Path, name: str) -> BinaryIO:
         link = error.errno in {errno.ELOOP, errno.ENOTDIR}
         what = "a link, or behind one; put a copy of the file in its place" if link else f"cannot be read: {error.strerror}"
         raise RunError(f"{folder / name}: {what}") from None
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(file)
         many = "has another name somewhere (a hard link); put a copy of the file in its place"
-        raise RunError(f"{folder / name}: {many if stat.S_ISREG(found.st_mode) else 'no plain file'}")
+        raise RunError(f"{folder / name}: {many if stat.S_ISREG(status.st_mode) else 'no plain file'}")
     return open(file, "rb")
 
 

@@ -34,8 +34,8 @@ class Face:
 
 def default_face() -> Face:
     """DejaVu Sans, as matplotlib brings it."""
-    found = font_manager.findfont(FontProperties(family=[DEFAULT]))
-    return Face(DEFAULT, str(found), _place(found))
+    path = font_manager.findfont(FontProperties(family=[DEFAULT]))
+    return Face(DEFAULT, str(path), _place(path))
 
 
 def missing(text: str, face: Face) -> frozenset[str]:
@@ -84,8 +84,8 @@ def _preference(entry: FontEntry) -> tuple[bool, str, str, int]:
 @cache
 def _is_chosen(face: Face) -> bool:
     # matplotlib is told a family and chooses the file itself: where it would take another one, what was looked at is not drawn.
-    found = font_manager.findfont(FontProperties(family=[face.family]))
-    return (os.path.realpath(found), _place(found)) == (os.path.realpath(face.path), face.index)
+    path = font_manager.findfont(FontProperties(family=[face.family]))
+    return (os.path.realpath(path), _place(path)) == (os.path.realpath(face.path), face.index)
 
 
 @cache

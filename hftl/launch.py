@@ -94,7 +94,7 @@ def run_processes(command: Sequence[str], count: int, machine: Machine = Machine
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, int(cores.allowed()) // count))),
     }
     launcher = os.getppid()
-    code, asked, deadline = 0, False, float("inf")
+    code, stop_asked, deadline = 0, False, float("inf")
     with deferred(patient=True) as noted:
         children = [
             subprocess.Popen(command, env={**os.environ, **variables, "RANK": str(first + rank), "LOCAL_RANK": str(rank)})
@@ -108,11 +108,11 @@ def run_processes(command: Sequence[str], count: int, machine: Machine = Machine
                 code = _exit_code(ended)
                 deadline = min(deadline, time.monotonic() + TO_NOTICE)
                 if ended < 0 and number is None:
-                    said = f"process {first + failed[0]} of {processes} was killed ({signal.Signals(-ended).name})"
-                    sys.stderr.write(f"hftl: {said}; the others are ended. Continue from the last checkpoint with --resume\n")
-            if (number is not None or time.monotonic() > deadline) and not asked:
+                    message = f"process {first + failed[0]} of {processes} was killed ({signal.Signals(-ended).name})"
+                    sys.stderr.write(f"hftl: {message}; the others are ended. Continue from the last checkpoint with --resume\n")
+            if (number is not None or time.monotonic() > deadline) and not stop_asked:
                 # A user's signal leaves all the time that a step and a save take; after a death the others only wait for it.
-                asked, deadline = True, time.monotonic() + (float("inf") if number is not None and code == 0 else TO_SAVE)
+                stop_asked, deadline = True, time.monotonic() + (float("inf") if number is not None and code == 0 else TO_SAVE)
                 _tell(children, number or signal.SIGTERM)
             if time.monotonic() > deadline:
                 _tell(children, None)
@@ -157,15 +157,15 @@ def processes_asked_for(command: Sequence[str]) -> tuple[int, Machine]:
             "accelerate launch was asked for several CPU processes and started one, and not by itself, so that it cannot be told"
             " how many.\n  Use: accelerate launch --cpu --num_processes 2 SCRIPT, without a shell or another program in between"
         )
-    asked = launch_command_parser().parse_args(list(command[start + 1 :]))
+    arguments = launch_command_parser().parse_args(list(command[start + 1 :]))
     # As in Accelerate: --cpu alone is not for the configuration that `accelerate config` has written.
-    written = asked.config_file is not None or (Path(default_config_file).is_file() and not asked.cpu)
-    config = load_config_from_file(asked.config_file) if written else None
+    written = arguments.config_file is not None or (Path(default_config_file).is_file() and not arguments.cpu)
+    config = load_config_from_file(arguments.config_file) if written else None
 
     def value(name: str, otherwise: int | None) -> int | None:
-        given = getattr(asked, name)
-        given = getattr(config, name, None) if given is None else given
-        return otherwise if given is None else int(given)
+        argument = getattr(arguments, name)
+        argument = getattr(config, name, None) if argument is None else argument
+        return otherwise if argument is None else int(argument)
 
     processes, machines = value("num_processes", None), value("num_machines", 1)
     if processes is None or processes < 1 or not machines:

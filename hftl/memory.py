@@ -83,18 +83,18 @@ def copy_beside(source: str, run: Path) -> str:
     Raises:
         RunError: other rows lie there, or those of the source were removed from the cache.
     """
-    place, kept = run / ROWS, Path(source)
-    if not kept.is_dir():
-        raise RunError(f"{kept}: the rows that were kept here are gone; build the recipe again from the data")
+    place, stored = run / ROWS, Path(source)
+    if not stored.is_dir():
+        raise RunError(f"{stored}: the rows that were kept here are gone; build the recipe again from the data")
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = run / f".{ROWS}.{uuid4().hex}.partial"
         try:
-            shutil.copytree(kept, beside)
+            shutil.copytree(stored, beside)
             _rename(beside, place)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    if not _same(place, kept):
+    if not _same(place, stored):
         raise RunError(f"{place}: holds other rows than those that were given now. Choose another place for the run")
     return str(place)
 
@@ -163,15 +163,15 @@ def _as_arrow(source: Any, content: str, label: str, pictures: bool) -> pa.Table
             raise ValueError(f"a column's name is no text: {', '.join(map(repr, source.columns))}")
         columns = {name: source[name] for name in source.columns}
         if pictures and content in columns:
-            found = [_picture(row, value) for row, value in enumerate(columns.pop(content))]
+            encoded = [_picture(row, value) for row, value in enumerate(columns.pop(content))]
             rest = pa.Table.from_pandas(source.drop(columns=[content]), preserve_index=False).replace_schema_metadata(None)
-            return rest.append_column(content, pa.array(found, _stored_type()))
+            return rest.append_column(content, pa.array(encoded, _stored_type()))
         return pa.Table.from_pandas(source, preserve_index=False).replace_schema_metadata(None)
     if _is(source, "polars", "DataFrame"):
         table = source.to_arrow()
         if pictures and content in table.column_names:
-            found = [_picture(row, value) for row, value in enumerate(source[content])]
-            table = table.set_column(table.column_names.index(content), content, pa.array(found, _stored_type()))
+            encoded = [_picture(row, value) for row, value in enumerate(source[content])]
+            table = table.set_column(table.column_names.index(content), content, pa.array(encoded, _stored_type()))
         return table
     if isinstance(source, list | tuple) and len(source) == 2 and all(map(_is_column, source)):
         contents, labels = (list(values) for values in source)

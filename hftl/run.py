@@ -175,13 +175,13 @@ class RunDirectory:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}. Choose another place with --run-dir") from None
-        release = self._taken()
+        release = self._take_lock()
         try:
             yield
         finally:
             release()
 
-    def _taken(self) -> Callable[[], None]:
+    def _take_lock(self) -> Callable[[], None]:
         """Take the lock, once whoever holds it has had time to let go; returns what lets go of it."""
         deadline = time.monotonic() + LOCK_SECONDS
         while True:

@@ -117,7 +117,7 @@ class Rows:
             raise ValueError("the starts are not those of the rows")
         items = self._count if self._starts is None else int(self._starts[-1])
         self.nbytes: int = items * math.prod(row_shape) * dtype.itemsize
-        """Of the rows, without what belongs to them."""
+        """Bytes of the rows, without the further arrays."""
         with os.fdopen(_open_ours(folder / _ROWS), "rb") as stream:
             if os.fstat(stream.fileno()).st_size != self.nbytes:
                 raise ValueError("rows are missing")
@@ -162,8 +162,8 @@ def find(key: str) -> Rows | None:
         log.warning("%s: %s was changed on the disk: its SHA-256 is another. What is in it is computed again", folder, damaged)
         rows = None  # let go of it: Windows renames no folder with open files in it
         with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
-            gone = _set_aside([folder])
-        _remove(gone)
+            renamed = _set_aside([folder])
+        _remove(renamed)
     except OSError:  # of a folder that cannot be used, or was just removed; a Builder says so
         pass
     return None
@@ -271,20 +271,20 @@ class Builder:
         _remove(cache.glob(f"{'[0-9a-f]' * 64}.*.gone"))  # a kill has left them
         while True:
             with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
-                going = [] if budget is None else _in_the_way(cache, nbytes, budget, folder, spare)
+                to_delete = [] if budget is None else _in_the_way(cache, nbytes, budget, folder, spare)
                 for other in cache.glob(f"{self._key}.*.partial"):
                     # Without its layout it was killed while it was prepared; with another one it will not be continued.
-                    if other not in going and not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
-                        going.append(other)
-                if not going:
+                    if other not in to_delete and not _is_held(other) and (other != folder or not (other / _LAYOUT).exists()):
+                        to_delete.append(other)
+                if not to_delete:
                     # Under the same lock, so that no other run gets the room that was just found. It does not take long: file
                     # systems note what they give away (10 GB on ext4 in 35 ms) and do not write it.
                     if not folder.exists():
                         _prepare(folder, layout, nbytes, self._starts, extra)
                     self._enter(folder)
                     return
-                gone = _set_aside(going)
-            _remove(gone)
+                renamed = _set_aside(to_delete)
+            _remove(renamed)
 
     def _enter(self, folder: Path) -> None:
         """Hold the files by descriptors, which stay right when another run finishes first and renames the folder."""
@@ -343,10 +343,10 @@ class Builder:
         self.close()
         try:
             with exclusive_lock(self._path.parent / _LOCK, seconds=LOCK_SECONDS):
-                gone = _set_aside([self._path])
+                renamed = _set_aside([self._path])
         except FileNotFoundError:  # it was removed already
             return
-        _remove(gone)
+        _remove(renamed)
 
     def finish(self) -> Rows:
         """Make a whole entry of it, in the main process, after every process has marked its last batch.
@@ -368,7 +368,7 @@ class Builder:
         try:
             with exclusive_lock(cache / _LOCK, seconds=LOCK_SECONDS):
                 rows = _open(cache / self._key)
-                gone = _set_aside([cache / self._key] if rows is None else [self._path] if own else [])  # damaged, or not needed
+                renamed = _set_aside([cache / self._key] if rows is None else [self._path] if own else [])  # damaged, or not needed
                 if rows is None:
                     if not own:  # what lies there now is another run's, and not finished
                         raise FileNotFoundError(folder)
@@ -382,7 +382,7 @@ class Builder:
             raise Removed(
                 f"the cache folder {cache} (HFTL_CACHE) was removed, or its lock held, while it was written to"
             ) from error
-        _remove(gone)
+        _remove(renamed)
         return rows
 
     def _check_whole(self) -> None:
@@ -451,8 +451,8 @@ def _open_ours(path: Path, flags: int = os.O_RDONLY) -> int:
         OSError: it cannot be opened.
     """
     descriptor = system.open_unfollowed(path, flags)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or not system.is_ours_alone(found):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not system.is_ours_alone(status):
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "another user owns it, or may write it", str(path))
     return descriptor
@@ -496,12 +496,12 @@ def _damaged_file(folder: Path) -> str | None:
     try:
         with os.fdopen(_open_ours(folder / _DIGESTS), "rb") as stream:
             sealed = json.loads(stream.read(_BLOCK).decode("utf-8"))
-        found = {path.name: _digests_of(path) for path in _sealed_files(folder)}
+        digests = {path.name: _digests_of(path) for path in _sealed_files(folder)}
     except (OSError, ValueError):
         return _DIGESTS
     if not isinstance(sealed, dict):
         return _DIGESTS
-    return next((name for name in sorted({*sealed, *found}) if sealed.get(name) != found.get(name)), None)
+    return next((name for name in sorted({*sealed, *digests}) if sealed.get(name) != digests.get(name)), None)
 
 
 def _ascend(starts: npt.NDArray[Any]) -> bool:
@@ -509,7 +509,7 @@ def _ascend(starts: npt.NDArray[Any]) -> bool:
 
 
 _not_again: dict[Path, float] = {}
-"""Of a lock that was waited for in vain, until when it is not waited for again; monotonic seconds."""
+"""Lock -> monotonic seconds until which nobody waits for it again, after a wait in vain."""
 
 
 @contextmanager
@@ -552,30 +552,30 @@ def _in_the_way(cache: Path, nbytes: int, budget: float, folder: Path, spare: in
     over_disk = nbytes - own + spare - shutil.disk_usage(cache).free
     evictable = sum(size for path, size in entries.items() if path not in held)
     if over_budget > evictable:
-        kept = sum(entries[path] for path in held) - own
-        used = f", of which {size(kept)} are in use" if kept else ""
+        in_use = sum(entries[path] for path in held) - own
+        used = f", of which {size(in_use)} are in use" if in_use else ""
         raise NoRoom(f"{size(nbytes)} do not fit into the cache's {size(budget)}{used}")
     if over_disk > evictable:
         free = size(shutil.disk_usage(cache).free + evictable)
         raise NoRoom(f"{size(nbytes)} do not fit on the disk of {cache}: of {free}, {size(spare)} are left free")
-    going = []
+    to_delete = []
     for path in sorted(entries.keys() - held, key=lambda path: path.stat().st_mtime_ns):
         if max(over_budget, over_disk) <= 0:
             break
-        going.append(path)
+        to_delete.append(path)
         over_budget, over_disk = over_budget - entries[path], over_disk - entries[path]
-    return going
+    return to_delete
 
 
 def _set_aside(folders: Iterable[Path]) -> list[Path]:
     """Give entries that are to go another name, under the lock of the cache folder; those that are there."""
-    there = [folder for folder in folders if folder.exists()]
-    return [folder.rename(folder.with_name(f"{folder.name[:64]}.{uuid4().hex}.gone")) for folder in there]
+    present = [folder for folder in folders if folder.exists()]
+    return [folder.rename(folder.with_name(f"{folder.name[:64]}.{uuid4().hex}.gone")) for folder in present]
 
 
-def _remove(gone: Iterable[Path]) -> None:
+def _remove(renamed: Iterable[Path]) -> None:
     """After the lock: the file system may take seconds to remove many gigabytes, and others want to read meanwhile."""
-    for folder in gone:
+    for folder in renamed:
         shutil.rmtree(folder, ignore_errors=True)  # another run may be at it, too
 
 

@@ -277,11 +277,11 @@ def user() -> int | None:
     return os.geteuid() if hasattr(os, "geteuid") else None
 
 
-def is_ours(found: os.stat_result) -> bool:
+def is_ours(status: os.stat_result) -> bool:
     """Whether this user owns a file or folder."""
-    return user() in {None, found.st_uid}
+    return user() in {None, status.st_uid}
 
 
-def is_ours_alone(found: os.stat_result) -> bool:
+def is_ours_alone(status: os.stat_result) -> bool:
     """Whether this user owns a file, and nobody else may write it."""
-    return user() is None or (is_ours(found) and not found.st_mode & 0o022)
+    return user() is None or (is_ours(status) and not status.st_mode & 0o022)

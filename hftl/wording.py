@@ -34,8 +34,8 @@ def count(number: int, thing: str) -> str:
 
 def listed(names: Iterable[object], most: int | None = None) -> str:
     """Names in a sentence; of more than `most` the first ones: "a, b and 3 more"."""
-    given = [str(name) for name in names]
-    return ", ".join(given[:most]) + ("" if most is None else and_more(len(given), most))
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:most]) + ("" if most is None else and_more(len(shown), most))
 
 
 def quoted(names: Iterable[object], most: int | None = None) -> str:

@@ -304,7 +304,7 @@ def test_test_is_never_validation(tmp_path: Path) -> None:
     splits = load_splits(text(tmp_path), seed=0)
     assert ids(splits.test) == [f"test/{row}" for row in range(4)]
     assert all(id.startswith("train/") for id in ids(splits.validation))
-    assert "one split in two roles" in refused(text(tmp_path, validation_split="test", test_split="test"))
+    assert "one split has two roles" in refused(text(tmp_path, validation_split="test", test_split="test"))
     assert "makes none" in refused(text(tmp_path, validation_fraction=0))
     # Asked for by name the test split becomes validation, and then none is left to be reported as test.
     assert load_splits(text(tmp_path, validation_split="test"), seed=0).test is None

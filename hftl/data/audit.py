@@ -97,20 +97,21 @@ class Audit(Shown):
 
     def lines(self) -> list[str]:
         """What deserves a look before training, gravest first; none where nothing does."""
-        found = (*self._of_classes(), *self._duplicate_lines(), *self._beside(), *self._gaps(), *self._contents())
-        return [printable(line) for line in found]
+        lines = (*self._of_classes(), *self._duplicate_lines(), *self._beside(), *self._gaps(), *self._contents())
+        return [printable(line) for line in lines]
 
     def _of_classes(self) -> Iterator[str]:
         train = self.splits["train"]
-        there = [name for name, n in train["per_class"].items() if n]
-        such, rows = ", ".join(there[:3]), train["n"]
-        if rows >= FEW_ROWS and 2 * len(there) > rows:
+        present = [name for name, n in train["per_class"].items() if n]
+        such, rows = ", ".join(present[:3]), train["n"]
+        if rows >= FEW_ROWS and 2 * len(present) > rows:
             what = "is data.label_column the right one?" if self.kind == "text" else "are these folders or labels classes?"
-            yield f"train: {len(there):,} classes in {rows:,} rows, such as {such}: hardly more than a row each; {what}"
+            yield f"train: {len(present):,} classes in {rows:,} rows, such as {such}: hardly more than a row each; {what}"
         elif self.classes["scale"] is not None:
             kind = "dates" if self.classes["scale"] == "dates" else "numbers"
             yield (
-                f"the {len(there):,} classes are {kind}, such as {such}, and a classifier does not know which are near each other:"
+                f"the {len(present):,} classes are {kind}, such as {such}, and a classifier does not know which are"
+                " near each other:"
                 " if they are values on a scale, make a few ranges of them, with names"
             )
         for alike in self.classes["alike"][:_EXAMPLES]:
@@ -125,11 +126,11 @@ class Audit(Shown):
                 yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
 
     def _duplicate_lines(self) -> Iterator[str]:
-        what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
-        done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(found["on_duplicate"], "refused")
-        for both in found["across"]:
+        what, exact, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
+        done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(exact["on_duplicate"], "refused")
+        for both in exact["across"]:
             yield f"{' and '.join(both['splits'])}: {count(both['pairs'], what)} in both ({done})"
-        for split, rows in found["conflicting"].items():
+        for split, rows in exact["conflicting"].items():
             yield f"{split}: {count(rows, 'row')} of {what}s with more than one label ({done})"
         for both in near["across"]:
             first, second = both["splits"]
@@ -138,7 +139,7 @@ class Audit(Shown):
         if near["conflicting"]:
             groups = count(near["conflicting"], "group")
             yield f"{groups} of {what}s that are nearly the same and have more than one label{self._example('conflicting')}"
-        repeats = [f"{split} {rows:,}" for split, rows in found["within"].items()]
+        repeats = [f"{split} {rows:,}" for split, rows in exact["within"].items()]
         if repeats:
             yield f"rows that repeat a {what} of their split: {', '.join(repeats)}"
         repeats = [f"{split} {rows:,}" for split, rows in near["within"].items()]
@@ -198,8 +199,8 @@ class Audit(Shown):
         if max(shares.values(), default=0.0) >= (UNKNOWN_WORDS if words else UNKNOWN_TOKENS):
             script = self.unknown_script()
             mostly = f", mostly {script}" if script else ""
-            said = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
-            yield f"unknown tokens: {said}{mostly}; the model cannot tell them apart. {self.way_out()}"
+            shown = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
+            yield f"unknown tokens: {shown}{mostly}; the model cannot tell them apart. {self.way_out()}"
         if self.tokens is None or self.tokens["english"] >= LETTER_BY_LETTER:  # a model of letters or bytes reads all of it so
             return
         for script, facts in self.tokens["scripts"].items():
@@ -212,7 +213,7 @@ class Audit(Shown):
     def unknown_script(self) -> str | None:
         """The script, other than Latin, that most of the unknown tokens are in; None: there is none."""
         scripts = {} if self.tokens is None else self.tokens["scripts"]
-        unknown = {name: found["share"] * found["tokens_per_letter"] * found["unknown"] for name, found in scripts.items()}
+        unknown = {name: facts["share"] * facts["tokens_per_letter"] * facts["unknown"] for name, facts in scripts.items()}
         most = max(unknown, key=unknown.__getitem__, default=None)
         return most if most not in (None, "Latin") and unknown[most] >= 0.5 * sum(unknown.values()) > 0 else None
 
@@ -269,26 +270,26 @@ def audit_splits(
     """
     facts = splits.facts
     texts = facts["kind"] == "text"
-    found: dict[str, dict[str, Any]] = {}
+    by_split: dict[str, dict[str, Any]] = {}
     for role in ROLES:
         if role in facts["splits"]:
             per_class = facts["splits"][role]["per_class"]
-            there = [n for n in per_class.values() if n]
-            found[role] = {
+            present = [n for n in per_class.values() if n]
+            by_split[role] = {
                 "n": facts["splits"][role]["n"],
                 "per_class": per_class,
-                "imbalance": round(max(there) / min(there), 2),
+                "imbalance": round(max(present) / min(present), 2),
                 "absent": [name for name, n in per_class.items() if not n],
             }
             if splits.image_scans:
-                found[role]["sizes"] = _sizes(splits.image_scans[role])
+                by_split[role]["sizes"] = _sizes(splits.image_scans[role])
             elif lengths is not None:
-                found[role]["lengths"] = dict(lengths[role])
+                by_split[role]["lengths"] = dict(lengths[role])
             if texts:
-                found[role]["without_words"] = _without_words(splits, role)
+                by_split[role]["without_words"] = _without_words(splits, role)
     return Audit(
         kind=facts["kind"],
-        splits=found,
+        splits=by_split,
         duplicates=facts["duplicates"],
         near_duplicates=_near_duplicates(splits),
         skipped=[
@@ -297,7 +298,7 @@ def audit_splits(
         ],
         notes=_notes(facts["notes"]),
         vocabulary=None if vocabulary is None else dict(vocabulary),
-        classes=_classes(found["train"]["per_class"]),
+        classes=_classes(by_split["train"]["per_class"]),
         texts=_text_contents(splits.train, splits.label_names) if texts else None,
         tokens=None if tokens is None else dict(tokens),
         ignored_files=dict(facts["ignored_files"]),
@@ -339,7 +340,7 @@ def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
     places = np.unique(np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).astype(int)).tolist()
     some = train[places]
     words_of = [_words(name) for name in names]
-    said = [len(name) >= 3 and any(map(str.isalpha, name)) for name in names]  # "1" and "a" are in any text
+    is_word = [len(name) >= 3 and any(map(str.isalpha, name)) for name in names]  # "1" and "a" are in any text
     looked_at = bare = are_class = name_class = 0
     for text, label in zip(some["text"], some["label"], strict=True):
         if plain := normalise(text):
@@ -347,7 +348,7 @@ def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
             bare += not any(map(str.isalpha, plain)) or _NO_PROSE.fullmatch(plain) is not None
             are_class += plain == normalise(names[label])
             words = _words(plain)
-            name_class += said[label] and words_of[label] in words and words_of[(label + 1) % len(names)] not in words
+            name_class += is_word[label] and words_of[label] in words and words_of[(label + 1) % len(names)] not in words
     share = {"bare": bare, "are_class": are_class, "name_class": name_class}
     return {"looked_at": looked_at, **{name: round(count / looked_at, 4) if looked_at else 0.0 for name, count in share.items()}}
 
@@ -460,18 +461,18 @@ def audit_table(audit: Audit) -> Group:
     row("largest class / smallest", (f"{split['imbalance']:.3g}" for split in splits))
     if all("lengths" in split for split in splits):
         lengths = [split["lengths"] for split in splits]
-        row("tokens, median", (f"{found['length_median']:,.0f}" for found in lengths))
-        row("tokens, 95 % are below", (f"{found['length_p95']:,.0f}" for found in lengths))
-        row(f"longer than {lengths[0]['max_length']:,}, cut", (percent(found["share_truncated"]) for found in lengths))
-        row("unknown tokens", (percent(found["share_unknown"]) for found in lengths))
-        row("texts without a word", (f"{found['empty']:,}" for found in lengths))
+        row("tokens, median", (f"{facts['length_median']:,.0f}" for facts in lengths))
+        row("tokens, 95 % are below", (f"{facts['length_p95']:,.0f}" for facts in lengths))
+        row(f"longer than {lengths[0]['max_length']:,}, cut", (percent(facts["share_truncated"]) for facts in lengths))
+        row("unknown tokens", (percent(facts["share_unknown"]) for facts in lengths))
+        row("texts without a word", (f"{facts['empty']:,}" for facts in lengths))
     if all("sizes" in split for split in splits):
         sizes = [split["sizes"] for split in splits]
-        row("pixels, median", (f"{found['width_median']:.0f} x {found['height_median']:.0f}" for found in sizes))
-        row("megapixels, 95 % are below", (f"{found['megapixels_p95']:.3g}" for found in sizes))
-        row("shortest side", (f"{found['shortest_side']:,}" for found in sizes))
+        row("pixels, median", (f"{facts['width_median']:.0f} x {facts['height_median']:.0f}" for facts in sizes))
+        row("megapixels, 95 % are below", (f"{facts['megapixels_p95']:.3g}" for facts in sizes))
+        row("shortest side", (f"{facts['shortest_side']:,}" for facts in sizes))
         for kind in ("transparent", "high_bit_depth", "animated", "extreme"):
-            row(kind.replace("_", " "), (f"{found[kind]:,}" for found in sizes))
+            row(kind.replace("_", " "), (f"{facts[kind]:,}" for facts in sizes))
     row("repeats, in the source", (f"{within.get(name, 0):,}" for name in audit.splits))
     row("near repeats", (f"{near.get(name, 0):,}" for name in audit.splits))
     lines = audit.lines() or ["no problems found"]

@@ -109,8 +109,8 @@ def _pipeline_from_dict(augmentation: Mapping[str, Any], size: tuple[int, int]) 
         with warnings.catch_warnings():
             # Albumentations only warns of an argument that it does not know, and goes on without it.
             warnings.simplefilter("error", UserWarning)
-            made = A.from_dict({"transform": transform})
-            pipeline = made if isinstance(made, A.BaseCompose) else A.Compose([made])
+            parsed = A.from_dict({"transform": transform})
+            pipeline = parsed if isinstance(parsed, A.BaseCompose) else A.Compose([parsed])
     except (*_PIPELINE_FAILURES, UserWarning) as error:
         raise _bad_augmentation([f"{type(error).__name__}: {' '.join(str(error).split())}"]) from None
     sized = True
@@ -145,8 +145,8 @@ def _not_data(value: Any) -> Iterator[str]:
 def _is_own_transform(name: Any) -> bool:
     if not isinstance(name, str) or ("." in name and not name.startswith("albumentations.")):
         return False
-    found = SERIALIZABLE_REGISTRY.get(shorten_class_name(name))
-    return found is not None and found.__module__.startswith("albumentations.")
+    registered = SERIALIZABLE_REGISTRY.get(shorten_class_name(name))
+    return registered is not None and registered.__module__.startswith("albumentations.")
 
 
 def augment(pipeline: A.BaseCompose, picture: np.ndarray, key: tuple[int, ...]) -> np.ndarray:

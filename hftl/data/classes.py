@@ -85,11 +85,11 @@ def look_alikes(names: Sequence[str], counts: Sequence[int]) -> list[Alike]:
     ``look_alikes(["negative", "Positive", "positive"], [9, 5, 4])`` finds classes 1 and 2, "in upper and lower case". One letter
     more, less or other counts only where one of the two is ten times as rare: "cable" and "table" are both words.
     """
-    found = [
+    pairs = [
         Alike(group, listed_and(_differences([names[place] for place in group])))
         for group in _groups(range(len(names)), lambda place: _fold(names[place]))
     ]
-    return sorted([*found, *_typos(names, counts)], key=lambda alike: alike.classes)
+    return sorted([*pairs, *_typos(names, counts)], key=lambda alike: alike.classes)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -128,9 +128,9 @@ _DATE = rf"(\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{
 def same_look_problems(names: Sequence[str], counts: Mapping[str, np.ndarray]) -> list[Problem]:
     """A problem for each group of classes that look the same; `counts` has, for each split by its name, the rows of every class."""
     problems = []
-    there: list[int] = np.flatnonzero(sum(counts.values())).tolist()
-    for group in look_same([names[place] for place in there]):
-        places = [there[place] for place in group]
+    present: list[int] = np.flatnonzero(sum(counts.values())).tolist()
+    for group in look_same([names[place] for place in present]):
+        places = [present[place] for place in group]
         spelled = [
             f"{names[place]!a} ({', '.join(f'{split} {rows[place]:,}' for split, rows in counts.items() if rows[place])})"
             for place in places
@@ -227,16 +227,17 @@ def _fold(name: str, *, but: str | None = None) -> str:
 
 def _differences(names: Sequence[str]) -> list[str]:
     """In what names differ that are equal when folded."""
-    found = [how for how, _ in _FOLDS if len({_fold(name, but=how) for name in names}) > 1]
-    return found or ["in how they are written"]  # two folds that each would do: a ligature is undone by both NFKC and casefold
+    differences = [how for how, _ in _FOLDS if len({_fold(name, but=how) for name in names}) > 1]
+    # None: two folds that each would do. A ligature is undone by both NFKC and casefold.
+    return differences or ["in how they are written"]
 
 
 def _groups(places: Iterable[int], key: Callable[[int], str]) -> list[tuple[int, ...]]:
     """The places that share a key, where there are several."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    groups: defaultdict[str, list[int]] = defaultdict(list)
     for place in places:
-        found[key(place)].append(place)
-    return [tuple(group) for group in found.values() if len(group) > 1]
+        groups[key(place)].append(place)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _typos(names: Sequence[str], counts: Sequence[int]) -> list[Alike]:

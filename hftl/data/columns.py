@@ -146,7 +146,7 @@ class Labels:
 
     @classmethod
     def of(cls, column: Iterable[Any]) -> Labels:
-        """Of Python values, whatever they are. Equal are those that look equal: 1, 1.0, True and "1" are four."""
+        """From Python values of any type. Two are equal that have one type and look the same: 1, 1.0, True and "1" are four."""
         values: list[Any] = []
         places: dict[tuple[type, str], int] = {}
         codes = array("i")
@@ -159,7 +159,7 @@ class Labels:
 
     @classmethod
     def of_arrow(cls, column: pa.ChunkedArray) -> Labels:
-        """Of a column of Arrow."""
+        """From a column of Arrow."""
         if pa.types.is_nested(column.type):
             return cls.of(column.to_pylist())
         encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()

@@ -26,7 +26,7 @@ PIXEL_LIMIT = 89_478_485
 """Most pixels of a picture: Pillow's own limit, a quarter of a gigabyte in RGB. A decompression bomb promises more."""
 
 MOST_BYTES = 2_000_000_000
-"""Of a picture's file: so many pixels in 16 bytes each, with room for what cameras write beside them."""
+"""Bytes of a picture's file: so many pixels in 16 bytes each, with room for what cameras write beside them."""
 
 EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
@@ -164,7 +164,7 @@ class ImageScan:
     """What is odd about it but no error: animated, a single pixel, extremely long."""
     animated: bool
     sha256: bytes
-    """Of its file, 32 bytes."""
+    """SHA-256 of the file, 32 bytes."""
     hash: int
     """64 bits: which of the lowest 8 x 8 cosine waves of its brightness are stronger than the median one (the pHash of Zauner 2010,
     "Implementation and benchmarking of perceptual image hash functions")."""
@@ -249,11 +249,11 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _content(file: Path) -> bytes:
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise BadImage("not a file")  # a pipe or a device may have no end
-    if found.st_size > MOST_BYTES:
-        raise BadImage(f"{found.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+    if status.st_size > MOST_BYTES:
+        raise BadImage(f"{status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
     return file.read_bytes()
 
 

@@ -58,8 +58,8 @@ def text_fingerprints(texts: Dataset) -> Array:
             hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING
             for text in map(normalise, batch)
         ]
-        found = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
-        fingerprints[number * BATCH : number * BATCH + len(batch)] = found
+        halves = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+        fingerprints[number * BATCH : number * BATCH + len(batch)] = halves
     return fingerprints
 
 
@@ -107,10 +107,10 @@ def number_contents(fingerprints: Mapping[Role, Array]) -> dict[Role, Array]:
         other = np.ones(len(rows), dtype=bool)  # than the one before it
         other[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
         other[0] = last is None or (ordered[:, 0] != last).any()
-        found = number + np.cumsum(other, dtype=np.int32)
-        number, last = int(found[-1]), ordered[:, -1]
-        found[~ordered.any(axis=0)] = -1
-        numbers[rows] = found
+        block = number + np.cumsum(other, dtype=np.int32)
+        number, last = int(block[-1]), ordered[:, -1]
+        block[~ordered.any(axis=0)] = -1
+        numbers[rows] = block
     return dict(zip(fingerprints, np.split(numbers, ends[:-1]), strict=True))
 
 
@@ -185,11 +185,11 @@ def first_rows(contents: Array, count: int) -> Array:
 
 
 def duplicate_problems(
-    found: Duplicates, tables: Mapping[Role, Table], labels: Mapping[Role, Array], names: Sequence[str], kind: str
+    duplicates: Duplicates, tables: Mapping[Role, Table], labels: Mapping[Role, Array], names: Sequence[str], kind: str
 ) -> list[Problem]:
     """What is refused of it: one content in two splits, or with two labels in one split."""
     problems = []
-    for (one, other), pairs in found.across.items():
+    for (one, other), pairs in duplicates.across.items():
         first, second = tables[one], tables[other]
         examples = listed(f"{first.ids[a]} = {second.ids[b]}" for a, b in pairs[:SHOWN])
         count = f"1 {thing(kind)} is" if len(pairs) == 1 else f"{len(pairs):,} {thing(kind)}s are"
@@ -203,7 +203,7 @@ def duplicate_problems(
                 ),
             )
         )
-    for role, groups in found.conflicting.items():
+    for role, groups in duplicates.conflicting.items():
         examples = listed(" = ".join(_one_of_each_label(rows, tables[role].ids, labels[role], names)) for rows in groups[:SHOWN])
         count = f"1 {thing(kind)} has" if len(groups) == 1 else f"{len(groups):,} {thing(kind)}s have"
         problems.append(
@@ -226,7 +226,7 @@ class LeftOut(NamedTuple):
 
 
 def rows_to_drop(
-    found: Duplicates,
+    duplicates: Duplicates,
     contents: Mapping[Role, Array],
     tables: Mapping[Role, Table],
     labels: Mapping[Role, Array],
@@ -235,12 +235,12 @@ def rows_to_drop(
 ) -> dict[Role, dict[int, LeftOut]]:
     """The rows that `data.on_duplicate=drop` leaves out, with the reason: those of two labels, and those that a later split has."""
     dropped: dict[Role, dict[int, LeftOut]] = {role: {} for role in contents}
-    for (one, other), pairs in found.across.items():
-        kept = {int(contents[one][a]): tables[other].ids[b] for a, b in pairs}
-        for row in np.flatnonzero(np.isin(contents[one], list(kept))).tolist():
+    for (one, other), pairs in duplicates.across.items():
+        kept_ids = {int(contents[one][a]): tables[other].ids[b] for a, b in pairs}
+        for row in np.flatnonzero(np.isin(contents[one], list(kept_ids))).tolist():
             # Of train's rows one that test has too names that one: pairs with test come last.
-            dropped[one][row] = LeftOut(DUPLICATE, f"the same {thing(kind)} as {kept[int(contents[one][row])]}")
-    for role, groups in found.conflicting.items():
+            dropped[one][row] = LeftOut(DUPLICATE, f"the same {thing(kind)} as {kept_ids[int(contents[one][row])]}")
+    for role, groups in duplicates.conflicting.items():
         for rows in groups:
             why = (
                 f"two labels for the same {thing(kind)}: {listed(_one_of_each_label(rows, tables[role].ids, labels[role], names))}"
@@ -249,21 +249,21 @@ def rows_to_drop(
     return dropped
 
 
-def duplicate_facts(found: Duplicates, tables: Mapping[Role, Table], on_duplicate: str) -> dict[str, Any]:
+def duplicate_facts(duplicates: Duplicates, tables: Mapping[Role, Table], on_duplicate: str) -> dict[str, Any]:
     """The counts for the run directory, with the ids of some examples. Splits are named by their role."""
     ids = {role: table.ids for role, table in tables.items()}
     examples: list[dict[str, Any]] = []
-    for (one, other), pairs in found.across.items():
+    for (one, other), pairs in duplicates.across.items():
         examples += [{"kind": "across", "ids": [ids[one][a], ids[other][b]]} for a, b in pairs[:_EXAMPLES]]
-    for role, groups in found.conflicting.items():
+    for role, groups in duplicates.conflicting.items():
         examples += [{"kind": "conflicting", "ids": [ids[role][row] for row in rows[:_EXAMPLES]]} for rows in groups[:_EXAMPLES]]
-    for role, pairs in found.within.items():
+    for role, pairs in duplicates.within.items():
         examples += [{"kind": "within", "ids": [ids[role][a], ids[role][b]]} for a, b in pairs[:_EXAMPLES]]
     return {
         "on_duplicate": on_duplicate,
-        "within": {role: len(pairs) for role, pairs in found.within.items()},
-        "across": [{"splits": list(both), "pairs": len(pairs)} for both, pairs in found.across.items()],
-        "conflicting": {role: sum(map(len, groups)) for role, groups in found.conflicting.items()},
+        "within": {role: len(pairs) for role, pairs in duplicates.within.items()},
+        "across": [{"splits": list(both), "pairs": len(pairs)} for both, pairs in duplicates.across.items()],
+        "conflicting": {role: sum(map(len, groups)) for role, groups in duplicates.conflicting.items()},
         "examples": examples[: 4 * _EXAMPLES],
     }
 

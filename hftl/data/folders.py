@@ -61,7 +61,7 @@ def open_pictures(data: ImageData, root: Path) -> Source:
     inside = {folder.name: _look_inside(folder) for folder in folders}
     tables = files_by_split(data, files, needed=(data.image_column,))
     train_names = train_of(data, list(tables))
-    if any(found.has_pictures or found.folders for found in inside.values()):  # a log of the training is no table of pictures
+    if any(entries.has_pictures or entries.folders for entries in inside.values()):  # a log of the training is no table of pictures
         train_names = [
             name
             for name in train_names
@@ -87,13 +87,13 @@ def open_pictures(data: ImageData, root: Path) -> Source:
         raise DataError(data.source, [Problem("data.source", f"{what} {root.absolute()}", tuple(help))])
     if splits:
         readers: dict[str, Callable[[], Table]] = {}
-        for name, found in inside.items():
-            by_class = not (found.metadata and (data.label_column in read_columns(found.metadata) or not found.folders))
+        for name, entries in inside.items():
+            by_class = not (entries.metadata and (data.label_column in read_columns(entries.metadata) or not entries.folders))
             if by_class:
                 readers[name] = functools.partial(_read_pictures, name, root, root / name, data, beside)
             else:
-                assert found.metadata is not None
-                readers[name] = _metadata_source(name, found.metadata, root / name, data, alone=False).splits[name]
+                assert entries.metadata is not None
+                readers[name] = _metadata_source(name, entries.metadata, root / name, data, alone=False).splits[name]
         shown = {name: f"{name}/" for name in readers}
         return Source("image folder", readers, shown=shown, beside=tuple(beside), ignored=ignored)
     problem, remarks = _check_classes(root, inside)
@@ -117,9 +117,9 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
         return bool(inside[name].folders or inside[name].metadata)
 
     roles = {name: role_of(name) for name in inside}
-    asked = train_of(data, list(inside)) if data.train_split is not None else []
-    if asked:
-        return any(divided(name) or roles[name] for name in asked)
+    named = train_of(data, list(inside)) if data.train_split is not None else []
+    if named:
+        return any(divided(name) or roles[name] for name in named)
     strangers = [name for name, role in roles.items() if role is None and inside[name].has_pictures]
     if any(role == "train" and divided(name) and not (inside[name].has_pictures and strangers) for name, role in roles.items()):
         return True
@@ -150,17 +150,17 @@ def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem |
             what = f"holds {listed(sorted(common)[:SHOWN])}, which are class folders beside it as well: a split among classes"
             return Problem(str(root / name), what, (expected,)), []
         remarks.append(f'the folder "{name}" is read as a class, like {listed(others[:3])} beside it; it is called as a split')
-    for name, found in inside.items():
-        within = [folder for folder in found.folders if role_of(folder)]
-        if len({role_of(folder) for folder in within}) > 1 or (within == found.folders != [] and not found.has_pictures):
+    for name, entries in inside.items():
+        within = [folder for folder in entries.folders if role_of(folder)]
+        if len({role_of(folder) for folder in within}) > 1 or (within == entries.folders != [] and not entries.has_pictures):
             what = f"holds splits ({listed(within)}), and no class does"
             if len(inside) == 1:
                 return Problem(str(root / name), what, (f"data.source={root / name}",)), []
             return Problem(str(root / name), what, (expected, f"or one of them alone: data.source={root / name}")), []
     if len(inside) == 1:
-        ((name, found),) = inside.items()
-        if len(found.folders) > 1 and not found.has_pictures:
-            what = f"the only folder, with {len(found.folders)} folders in it: they may be the classes"
+        ((name, entries),) = inside.items()
+        if len(entries.folders) > 1 and not entries.has_pictures:
+            what = f"the only folder, with {len(entries.folders)} folders in it: they may be the classes"
             return Problem(str(root / name), what, (f"data.source={root / name}",)), []
     return None, remarks
 
@@ -187,9 +187,9 @@ def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, al
         table = source.splits[name]()
         if table.content is not None:
             known = set(table.content.data.column("image").combine_chunks().field("path").to_pylist())
-            others = [found for found in files_below(folder) if isinstance(found, Path) and found != file]
-            others = [found for found in others if str(real(found)) not in known]
-            table.ignored.update(ending_of(found.name) for found in others)
+            others = [other for other in files_below(folder) if isinstance(other, Path) and other != file]
+            others = [other for other in others if str(real(other)) not in known]
+            table.ignored.update(ending_of(other.name) for other in others)
             pictures = sum(map(is_picture, others))
             if pictures:
                 table.remarks.append(f"{count(pictures, 'picture')} in {folder.name}/ that {file.name} does not name, so left out")
@@ -210,24 +210,24 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     left_out: dict[str, Counter[str]] = {name: Counter() for name in classes}
     deeper: dict[str, None] = {}  # in order
     strays = 0
-    for found in _walk(folder, real_root, (folder.resolve(),)):
-        if isinstance(found, Problem):
-            table.problems.append(found)
+    for picture in _walk(folder, real_root, (folder.resolve(),)):
+        if isinstance(picture, Problem):
+            table.problems.append(picture)
             continue
-        path = found.relative_to(folder)
+        path = picture.relative_to(folder)
         if len(path.parts) < 2:
             if folder != root:  # or it was counted when the source was opened
-                strays += is_picture(found)
-                table.ignored[ending_of(found.name)] += 1
+                strays += is_picture(picture)
+                table.ignored[ending_of(picture.name)] += 1
             continue
-        if not is_picture(found):
-            left_out[path.parts[0]][ending_of(found.name)] += 1
+        if not is_picture(picture):
+            left_out[path.parts[0]][ending_of(picture.name)] += 1
             continue
         if len(path.parts) > 2:
             deeper["/".join(path.parts[:2])] = None
         classes[path.parts[0]] += 1
-        ids.append(found.relative_to(root).as_posix())
-        paths.append(str(found.absolute()))
+        ids.append(picture.relative_to(root).as_posix())
+        paths.append(str(picture.absolute()))
         labels.append(sys.intern(path.parts[0]))
     table.labels = Labels.of(labels)
     for counts in left_out.values():

@@ -93,7 +93,7 @@ def open_hub(data: TextData | ImageData) -> Source:
     try:
         builder = datasets.load_dataset_builder(data.source, data.config, revision=data.revision)
         builder.download_and_prepare()
-        found = builder.as_dataset()
+        dataset = builder.as_dataset()
     except _NO_HUB as error:
         raise _not_from_hub(data, error) from error
     commit = str(builder.hash) if _is_commit(builder.hash) else None
@@ -101,7 +101,7 @@ def open_hub(data: TextData | ImageData) -> Source:
         # datasets falls back to whatever it downloaded last, and only logs that.
         what = f'the Hub cannot be reached, and the cache holds commit {commit or "unknown"}, not "{data.revision}"'
         raise DataError(data.source, [Problem("data.revision", what, ("go online, or ask for the commit that is there",))])
-    names = {str(name): split for name, split in found.items()}
+    names = {str(name): split for name, split in dataset.items()}
 
     def parse(name: str) -> Parsed:
         split = names[name]
@@ -211,8 +211,8 @@ def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData |
     """
     if rows.features:
         rows = rows.decode(False)  # or datasets opens pictures, in threads
-    taken = rows.shuffle(seed=TEST_SEED, buffer_size=stream.buffer).take(stream.rows).with_format("arrow")
-    batches = taken.iter(batch_size=STREAM_BATCH[data.kind])
+    sample = rows.shuffle(seed=TEST_SEED, buffer_size=stream.buffer).take(stream.rows).with_format("arrow")
+    batches = sample.iter(batch_size=STREAM_BATCH[data.kind])
     first = next(batches, None)
     if first is None:
         return Table(name, [], [], None, None, None, [])

@@ -140,8 +140,8 @@ class ImageSamples:
             BadImage: a picture cannot be opened (any more).
         """
         fields = [("width", np.int32), ("height", np.int32), ("transparent", np.bool_), ("high_bit_depth", np.bool_)]
-        found = (astuple(self._of(index, read_header)) for index in range(len(self)))
-        return np.fromiter(found, dtype=fields, count=len(self)).view(np.recarray)
+        headers = (astuple(self._of(index, read_header)) for index in range(len(self)))
+        return np.fromiter(headers, dtype=fields, count=len(self)).view(np.recarray)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -343,8 +343,8 @@ class ImageSamples:
     def original(self, index: int) -> bytes | str:
         """The picture as it came: its bytes, or the path of its file."""
         stored = self._pictures[index]["image"]
-        found: bytes | str = stored["path"] if stored["bytes"] is None else stored["bytes"]
-        return found
+        original: bytes | str = stored["path"] if stored["bytes"] is None else stored["bytes"]
+        return original
 
     def _decode(self, index: int, at_least: int | None) -> Image.Image:
         return self._of(index, lambda source: decode(source, background=self._background, at_least=at_least))
@@ -392,12 +392,12 @@ class Pictures:
             with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
                 for start in rows[::_AT_ONCE]:
                     some = rows[start : start + _AT_ONCE]
-                    for row, found in zip(some, pool.map(lambda row: _scan_image(content[row]["image"]), some), strict=True):
-                        if isinstance(found, BadImage):
-                            unreadable[role][row] = LeftOut(found.kind, str(found))
-                        elif found.note is not None:
-                            noted[role][row] = found.note
-                        yield None if isinstance(found, BadImage) else found
+                    for row, scan in zip(some, pool.map(lambda row: _scan_image(content[row]["image"]), some), strict=True):
+                        if isinstance(scan, BadImage):
+                            unreadable[role][row] = LeftOut(scan.kind, str(scan))
+                        elif scan.note is not None:
+                            noted[role][row] = scan.note
+                        yield None if isinstance(scan, BadImage) else scan
 
         for role, table in tables.items():
             scans[role] = store_scans(() if table.content is None else scans_of(role, table.content), len(table.ids))

@@ -58,17 +58,17 @@ def named(role: Role | Literal["either"], names: Iterable[str]) -> list[str]:
     """Those of `names` that mean a role: by their whole names or, where none does, by a word in them."""
     names = list(names)
     for loosely in (False, True):
-        found = [name for name in names if role_of(name, loosely=loosely) == role]
-        if found:
-            return sorted(found, key=lambda name: (_ORDER.get(name.casefold(), len(_ORDER)), names.index(name)))
+        fitting = [name for name in names if role_of(name, loosely=loosely) == role]
+        if fitting:
+            return sorted(fitting, key=lambda name: (_ORDER.get(name.casefold(), len(_ORDER)), names.index(name)))
     return []
 
 
-def find_name(asked: str, names: Sequence[str]) -> str | None:
+def find_name(wanted: str, names: Sequence[str]) -> str | None:
     """The name that was asked for: that very one or, where there is none, the only one that differs in case alone."""
-    if asked in names:
-        return asked
-    same = [name for name in names if name.casefold() == asked.casefold()]
+    if wanted in names:
+        return wanted
+    same = [name for name in names if name.casefold() == wanted.casefold()]
     return same[0] if len(same) == 1 else None
 
 
@@ -154,8 +154,8 @@ def is_data(file: Path) -> bool:
 
 def ending_of(name: str) -> str:
     """The ending of a file's name in small letters, such as ".jpg"; `NO_ENDING` for "1", "img.25" and "a.jpg_large"."""
-    found = re.search(r"(?<=.)\.[0-9]*[a-z][a-z0-9]{0,9}$", name.lower())
-    return found[0] if found else NO_ENDING
+    match = re.search(r"(?<=.)\.[0-9]*[a-z][a-z0-9]{0,9}$", name.lower())
+    return match[0] if match else NO_ENDING
 
 
 def is_picture(file: Path) -> bool:
@@ -210,14 +210,14 @@ def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
         DataError: something in it is neither, as a pipe or a device, from which one may read for ever.
     """
     strange = []
-    found: tuple[list[Path], list[Path]] = ([], [])
+    listing: tuple[list[Path], list[Path]] = ([], [])
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not is_hidden(entry.name):
                 is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-                found[0 if is_folder else 1].append(folder / entry.name)
+                listing[0 if is_folder else 1].append(folder / entry.name)
                 if not is_folder and os.path.exists(entry.path) and not os.path.isfile(entry.path):
                     strange.append(Problem(entry.path, NO_FILE))
     if strange:
         raise DataError(str(folder), strange)
-    return found
+    return listing

@@ -258,10 +258,10 @@ def _next(loaded: Iterator[Any], workers: int) -> Any:
         try:
             return next(loaded, None)
         except RuntimeError as error:
-            said = str(error)
-            if said.startswith("Too many open files"):
+            message = str(error)
+            if message.startswith("Too many open files"):
                 raise _no_workers(workers, error) from error
-            if not said.startswith("DataLoader timed out"):
+            if not message.startswith("DataLoader timed out"):
                 raise
             # With a timeout torch does not ask whether the thread that copies batches for a GPU is alive.
             thread = getattr(loaded, "_pin_memory_thread", None)

@@ -83,11 +83,11 @@ def near_texts(texts: Dataset) -> list[Link]:
     end = 0
     for number, batch in enumerate(text_batches(texts)):
         runs, counts = _runs(batch)
-        found = np.flatnonzero(counts)  # of a text without a letter or a digit nothing can be said
-        if len(found):
-            start, end = end, end + len(found)
-            rows[start:end] = found + number * BATCH
-            keys[:, start:end] = _band_keys(runs, np.cumsum(counts[found]) - counts[found]).T
+        with_words = np.flatnonzero(counts)  # of a text without a letter or a digit nothing can be said
+        if len(with_words):
+            start, end = end, end + len(with_words)
+            rows[start:end] = with_words + number * BATCH
+            keys[:, start:end] = _band_keys(runs, np.cumsum(counts[with_words]) - counts[with_words]).T
     pairs = rows[_candidates(keys[:, :end])]
     involved = np.unique(pairs)
     runs_of = {row: np.unique(_runs([texts[row]["text"]])[0]) for row in involved.tolist()}
@@ -162,7 +162,7 @@ def near_pictures(scans: Array) -> list[Link]:
         # Every pair is looked at: 0.5 s for 25,000 pictures, far less than to decode them.
         differing = np.bitwise_count(hashes[start : start + at_once, None] ^ hashes[None, start:])
         one, other = np.nonzero(np.triu(differing <= _BITS, k=1))
-        # Of a picture's candidates the first ones do: frames of one film would make as many pairs as there are pictures squared.
+        # The first candidates of a picture are enough: the frames of one film would make as many pairs as their number squared.
         rank = np.arange(len(one)) - np.searchsorted(one, one)
         pairs = np.stack([one, other], axis=1)[rank < _MOST_CANDIDATES] + start
         for first in range(0, len(pairs), BATCH):
@@ -181,7 +181,7 @@ def _steps(thumbnails: Array) -> Array:
 
 
 def _correlation(one: Array, other: Array) -> Array:
-    """Of each row with its counterpart, about 0; 0 where a picture is all of one colour. (N,)"""
+    """Correlation, about 0, of each row with its counterpart; 0 where a picture has a single colour. (N,)"""
     scale = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
     products: Array = (one * other).sum(axis=1) / np.where(scale > 0, scale, 1.0)
     return products

@@ -76,20 +76,20 @@ def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]
     Raises:
         DataError: a split that is not there, several for one role, one in two roles, or none to validate on.
     """
-    found = list(source.splits)
+    available = list(source.splits)
     problems: list[Problem] = []
     roles: dict[Role, str] = {}
-    asked: dict[Role, str | None] = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    there = (f"splits there are: {', '.join(found)}",)
-    for role, name in asked.items():
+    wanted: dict[Role, str | None] = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    help = (f"splits there are: {', '.join(available)}",)
+    for role, name in wanted.items():
         if name is not None and not (role == "test" and name == NO_SPLIT):
-            exact = find_name(name, found)
+            exact = find_name(name, available)
             if exact is None:
-                problems.append(Problem(f"data.{role}_split", f'no split "{name}".{did_you_mean(name, found)}', there))
+                problems.append(Problem(f"data.{role}_split", f'no split "{name}".{did_you_mean(name, available)}', help))
             roles[role] = exact or name
-    free = [name for name in found if name not in roles.values()]
+    free = [name for name in available if name not in roles.values()]
     for role in ROLES:
-        if asked[role] is None:
+        if wanted[role] is None:
             likely = named(role, free)
             if len(likely) > 1:
                 what = f"which of {', '.join(likely)}? Several splits look like the {role} split."
@@ -97,9 +97,9 @@ def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]
             elif likely:
                 roles[role] = likely[0]
             elif role == "train":
-                problems.append(Problem("data.train_split", f'no split "train".{did_you_mean("train", found)}', there))
+                problems.append(Problem("data.train_split", f'no split "train".{did_you_mean("train", available)}', help))
     either = named("either", free)
-    open_roles = [role for role in ROLES[1:] if asked[role] is None and role not in roles]
+    open_roles = [role for role in ROLES[1:] if wanted[role] is None and role not in roles]
     if len(either) == 1 and len(open_roles) == 1:
         roles[open_roles[0]] = either[0]
     elif either and open_roles:
@@ -108,7 +108,7 @@ def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]
         problems.append(Problem(f"data.{open_roles[0]}_split", what, (f"write {' or '.join(ways)}",)))
     if len(set(roles.values())) < len(roles):
         listed = ", ".join(f"{role} = {name}" for role, name in roles.items())
-        problems.append(Problem("data", f"one split in two roles ({listed}): scores on training rows are meaningless"))
+        problems.append(Problem("data", f"one split has two roles ({listed}): scores on training rows are meaningless"))
     if "validation" not in roles and not problems:
         if data.validation_fraction == 0:
             what = "the source has no validation split, and a share of 0 of train makes none"

@@ -99,8 +99,8 @@ def asked_for(data: TextData | ImageData) -> list[str]:
 def train_of(data: TextData | ImageData, names: Sequence[str]) -> list[str]:
     """Those of `names` that may be the train split."""
     if data.train_split is not None:
-        found = find_name(data.train_split, names)
-        return [] if found is None else [found]
+        name = find_name(data.train_split, names)
+        return [] if name is None else [name]
     return named("train", names)
 
 
@@ -167,7 +167,7 @@ def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | Im
 
 
 def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: TextData | ImageData) -> Callable[[], Table]:
-    """Of a whole table. A column that says to which split its rows belong must not say another one."""
+    """A function that reads a whole table. A column that says to which split its rows belong must not say another one."""
 
     def read() -> Table:
         parsed = parse()
@@ -203,12 +203,12 @@ def compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, re
     places = [place for place, role in enumerate(roles) if role not in ("either", own)]
     if places and own is not None:
         rows = np.flatnonzero(np.isin(marks.codes, places)).tolist()
-        said = ", ".join(f'"{marks.values[place]}"' for place in places)
+        shown = ", ".join(f'"{marks.values[place]}"' for place in places)
         if refuse:
             ways = "divide the table by that column, or leave it out where it means something else"
-            table.problems += row_problems(table, f'{said} in the column "{column}"', rows, ways)
+            table.problems += row_problems(table, f'{shown} in the column "{column}"', rows, ways)
         else:
-            what = f'{said} in the column "{column}", which is not looked at'
+            what = f'{shown} in the column "{column}", which is not looked at'
             table.remarks.append(f'{count(len(rows), "row")} of the split "{table.name}" with {what}')
 
 
@@ -219,10 +219,10 @@ def refuse_marked_stream(table: Table, marks: Labels, data: TextData | ImageData
     roles = [role_of(str(value), loosely=True) for value in marks.values]
     others = [place for place, role in enumerate(roles) if role not in (None, "either", "train")]
     if others and (_says_split(column) or None not in roles):
-        said = ", ".join(f'"{marks.values[place]}"' for place in others)
+        shown = ", ".join(f'"{marks.values[place]}"' for place in others)
         rows = np.flatnonzero(np.isin(marks.codes, others)).tolist()
         way_out = "leave data.stream_samples out: a data set that is read whole is divided by that column"
-        table.problems += row_problems(table, f'{said} in the column "{column}"', rows, way_out)
+        table.problems += row_problems(table, f'{shown} in the column "{column}"', rows, way_out)
     elif None in roles:
         table.remarks += _not_looked_at(column, marks)
 
@@ -257,15 +257,15 @@ def by_column(
     One table: there is no other that may be validation or test. Values of the column are names of splits like any others. A recipe
     whose `data.train_split` is the table's own name, and no value, takes all of it.
     """
-    given = train_of(data, names) or (names if len(names) == 1 else [])
-    if len(given) != 1 or any(
-        role_of(name, loosely=True) not in (None, "train") or find_name(name, asked_for(data)) for name in names if name != given[0]
+    own = train_of(data, names) or (names if len(names) == 1 else [])
+    if len(own) != 1 or any(
+        role_of(name, loosely=True) not in (None, "train") or find_name(name, asked_for(data)) for name in names if name != own[0]
     ):
         return source
-    column = split_column(columns_of(given[0]), data)
+    column = split_column(columns_of(own[0]), data)
     if column is None:
         return source
-    parsed = parse(given[0])
+    parsed = parse(own[0])
     assert parsed.marks is not None
     values = ["" if value is None else str(value) for value in parsed.marks.values]
     known = [value for value in values if role_of(value, loosely=True) or find_name(value, asked_for(data))]
@@ -273,13 +273,13 @@ def by_column(
     if data.train_split is not None and find_name(data.train_split, values) is None:
         used = False
     if not used:
-        read = functools.partial(to_table, given[0], parsed, folder, data)
+        read = functools.partial(to_table, own[0], parsed, folder, data)
         remarks = _not_looked_at(column, parsed.marks)
-        return replace(source, splits={**source.splits, given[0]: read}, remarks=(*source.remarks, *remarks))
+        return replace(source, splits={**source.splits, own[0]: read}, remarks=(*source.remarks, *remarks))
     places: dict[str, list[int]] = {}
     for place, value in enumerate(values):
         places.setdefault(value, []).append(place)
-    splits: dict[str, Callable[[], Table]] = {name: read for name, read in source.splits.items() if name != given[0]}
+    splits: dict[str, Callable[[], Table]] = {name: read for name, read in source.splits.items() if name != own[0]}
     shown = dict(source.shown)
     for value, of_value in places.items():
         rows = np.flatnonzero(np.isin(parsed.marks.codes, of_value)).astype(np.int32)
@@ -343,7 +343,7 @@ def _set_pictures(table: Table, content: Dataset | list[Any], folder: Path | Non
             has_bytes = [valid for chunk in chunks for valid in chunk.field("bytes").is_valid().to_pylist()]
             paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
             if any(has_bytes) or folder is None:
-                none = [row for row, there in enumerate(has_bytes) if not there and not (folder is None and paths[row])]
+                none = [row for row, has in enumerate(has_bytes) if not has and not (folder is None and paths[row])]
                 table.problems += row_problems(table, "no picture", none)
                 table.content = None if none else stored
                 return

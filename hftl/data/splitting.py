@@ -38,13 +38,13 @@ def divide(
         train = rows["train"]
         counts = np.bincount(labels[train])
         most = np.maximum(counts - 1, 0)
-        taken = _stratified(train, labels, max(1, round(share * size)), own_seed, least=0 * counts, most=most, contents=contents)
-        if not len(taken):
+        drawn = _stratified(train, labels, max(1, round(share * size)), own_seed, least=0 * counts, most=most, contents=contents)
+        if not len(drawn):
             what = f"train has {len(train)} rows, one of each class or repeating each other: none can be set aside for {role}"
             raise DataError(data.source, [Problem(f"data.{role}_fraction", what)])
         left = np.ones(len(labels), dtype=bool)
-        left[taken] = False
-        rows[role], rows["train"] = taken, train[left[train]]
+        left[drawn] = False
+        rows[role], rows["train"] = drawn, train[left[train]]
     limits: list[tuple[Role, int | None, int]] = [
         ("train", data.max_train_samples, seed),
         ("validation", data.max_validation_samples, seed),
@@ -115,15 +115,15 @@ def _whole_groups(order: np.ndarray, share: int, twins: Mapping[int, np.ndarray]
     """The first `share` rows of `order`; a row and its twins together, and skipped where they do not fit or differ in label."""
     if not twins:
         return order[:share]
-    taken: dict[int, None] = {}  # in order
+    chosen: dict[int, None] = {}  # in order
     for row in map(int, order):
-        if len(taken) == share:
+        if len(chosen) == share:
             break
         group = twins.get(row, np.array([row]))
-        fits = row not in taken and len(taken) + len(group) <= share
+        fits = row not in chosen and len(chosen) + len(group) <= share
         if fits and len(np.unique(labels[group])) == 1:
-            taken.update(dict.fromkeys(group.tolist()))
-    return np.fromiter(taken, dtype=np.int32)
+            chosen.update(dict.fromkeys(group.tolist()))
+    return np.fromiter(chosen, dtype=np.int32)
 
 
 def _allocate(counts: np.ndarray, total: int, *, least: np.ndarray, most: np.ndarray) -> np.ndarray:

@@ -64,13 +64,13 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
     tables = {file for group in by_split.values() for file in group}
     inside: dict[str, list[Path]] = {}
     if not train_of(data, list(by_split)):
-        found = {folder.name: [file for file in list_folder(folder)[1] if is_table(file)] for folder in folders}
-        found = {name: tables for name, tables in found.items() if tables}
-        if train_of(data, list(found)):
-            names = [name for name in found if role_of(name, loosely=True) or find_name(name, asked_for(data))]
-            inside = {name: sorted(found[name], key=lambda file: natural_key(file.name)) for name in names}
+        by_folder = {folder.name: [file for file in list_folder(folder)[1] if is_table(file)] for folder in folders}
+        by_folder = {name: tables for name, tables in by_folder.items() if tables}
+        if train_of(data, list(by_folder)):
+            names = [name for name in by_folder if role_of(name, loosely=True) or find_name(name, asked_for(data))]
+            inside = {name: sorted(by_folder[name], key=lambda file: natural_key(file.name)) for name in names}
         elif not by_split:
-            raise DataError(data.source, [_no_table(root, folders, files, list(found))])
+            raise DataError(data.source, [_no_table(root, folders, files, list(by_folder))])
     problems = [
         Problem(f'split "{name}"', f"which of {name}/, {listed(file.name for file in by_split[name])}? One split is in one place.")
         for name in inside
@@ -94,7 +94,7 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
     for name in inside:
         ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not is_table(file))
     source = table_source(by_split, root, data)
-    shown |= {name: said for name, said in source.shown.items() if name not in shown}
+    shown |= {name: values for name, values in source.shown.items() if name not in shown}
     return replace(source, shown=shown, beside=(*beside, *others), ignored=ignored)
 
 
@@ -125,7 +125,7 @@ def files_by_split(data: TextData | ImageData, files: Iterable[Path], *, needed:
 
 
 def left_beside(files: Iterable[Path]) -> tuple[list[str], Counter[str]]:
-    """Of files that are not used the names of those that may hold data, and the others counted by ending."""
+    """The files that are not used: by name those that may hold data, the others counted by ending."""
     names: list[str] = []
     ignored = Counter[str]()
     for file in files:
@@ -137,9 +137,9 @@ def left_beside(files: Iterable[Path]) -> tuple[list[str], Counter[str]]:
 
 
 def _no_table(root: Path, folders: Sequence[Path], files: Sequence[Path], with_tables: Sequence[str]) -> Problem:
-    found = ", ".join(entry.name for entry in sorted([*folders, *files])[:SHOWN]) or "nothing"
+    listing = ", ".join(entry.name for entry in sorted([*folders, *files])[:SHOWN]) or "nothing"
     expected = f"expected train{TABLES[0]}, or train with one of {', '.join(TABLES[1:])}, and test and validation likewise"
-    ways = [expected, f"found: {found}"]
+    ways = [expected, f"found: {listing}"]
     if len(with_tables) == 1:
         ways.append(f"tables are in {with_tables[0]}/: data.source={root / with_tables[0]}")
     return Problem("data.source", f"no table in {root.absolute()}", tuple(ways))
@@ -222,13 +222,13 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
     for file in files:
         try:
             # Nothing else of a file's metadata is looked at: pyarrow ends the process over some damaged column entries in it.
-            found = _schema_of(file).names
+            names = _schema_of(file).names
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
             continue
-        columns = columns or found
-        if set(found) != set(columns):
-            problems.append(Problem(str(file), f"has the columns {listed(found)}, and {files[0].name} has {listed(columns)}"))
+        columns = columns or names
+        if set(names) != set(columns):
+            problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
         raise DataError(data.source, problems)
     wanted = [column for column in (content_column(data), data.label_column) if column in columns]
@@ -252,24 +252,24 @@ def _as_arrow(files: Sequence[Path], columns: Sequence[str], data: TextData | Im
     for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    kept = (
+    kept_columns = (
         Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / f"{key_of({'files': digest.hexdigest(), 'columns': columns})[:32]}.arrow"
     )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(kept.with_suffix(".lock")):
-        if not kept.is_file():
+    kept_columns.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(kept_columns.with_suffix(".lock")):
+        if not kept_columns.is_file():
             features = Features.from_arrow_schema(_schema_of(files[0]))
             features = Features({column: features[column] for column in features if column in columns})
-            partial = kept.with_suffix(".partial")
+            partial = kept_columns.with_suffix(".partial")
             try:
                 with partial.open("wb") as output, ArrowWriter(features=features, stream=output) as writer:
                     for batch in _batches(files, columns, STREAM_BATCH[data.kind]):
                         writer.write_table(table_cast(batch, features.arrow_schema))
                     writer.finalize(close_stream=False)
-                partial.replace(kept)
+                partial.replace(kept_columns)
             finally:
                 partial.unlink(missing_ok=True)
-    return Dataset.from_file(str(kept))
+    return Dataset.from_file(str(kept_columns))
 
 
 def _batches(files: Sequence[Path], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
@@ -288,10 +288,10 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     wanted = [content_column(data), data.label_column, *([] if marks is None else [marks])]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
-        found, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
-        parsed.columns = parsed.columns or found
-        if set(found) != set(parsed.columns):
-            what = f"has the columns {listed(found)}, and {files[0].name} has {listed(parsed.columns)}"
+        names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
+        parsed.columns = parsed.columns or names
+        if set(names) != set(parsed.columns):
+            what = f"has the columns {listed(names)}, and {files[0].name} has {listed(parsed.columns)}"
             problems.append(Problem(str(file), what))
         parsed.count += count
         for column, collected in values.items():
@@ -342,14 +342,14 @@ def read_column(file: Path, names: Sequence[str]) -> list[Any]:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     else:
         columns, _, values = _rows_of(file, names, None, problems, [])
-    found = next((name for name in names if name in columns), None)
-    if not problems and found is None:
+    column = next((name for name in names if name in columns), None)
+    if not problems and column is None:
         wanted = " or ".join(f'"{name}"' for name in names)
         problems.append(Problem(str(file), f"no column {wanted}; columns: {listed(columns)}"))
     if problems:
         raise DataError(str(file), problems)
-    assert found is not None
-    return values[found]
+    assert column is not None
+    return values[column]
 
 
 MOST_FROM_PIPE = 1_000_000_000

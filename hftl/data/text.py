@@ -346,9 +346,9 @@ class Texts:
         """Lengths in tokens of every split, and how the tokenizer reads the scripts of train beside English."""
         lengths = {}
         for role, dataset in splits.items():
-            made = samples.get(role) or self.samples(dataset, preprocessor, seed=seed, train=False)
-            assert isinstance(made, TextSamples)
-            lengths[role] = text_facts(made)
+            split_samples = samples.get(role) or self.samples(dataset, preprocessor, seed=seed, train=False)
+            assert isinstance(split_samples, TextSamples)
+            lengths[role] = text_facts(split_samples)
         english = script_facts(Dataset.from_dict({"text": [ENGLISH]}), preprocessor)["Latin"]["tokens_per_letter"]
         scripts = script_facts(splits["train"].select_columns("text"), preprocessor)
         return Reading(lengths, {"scripts": scripts, "english": english})

@@ -138,7 +138,7 @@ class _DropoutAttention(torch.autograd.Function):
         batch, heads, queries, _ = query.shape
         keys = key.shape[2]
         cut = min(round(dropout * 65536), 65535)
-        kept = 1 - cut / 65536
+        keep = 1 - cut / 65536
         # In memory (B, Q, H, D), as what follows wants it.
         attended = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
         signed = query.new_empty(batch, heads, queries, keys) if any(ctx.needs_input_grad) else None
@@ -159,9 +159,9 @@ class _DropoutAttention(torch.autograd.Function):
                 w = torch.empty_like(p) if signed is None else signed[chunk]
                 torch.sub(p, _dropped(p, cut), alpha=2, out=w)  # exact: P - 0 or P - 2 P
                 d = w.clamp(min=0).flatten(0, 1)
-                attended[chunk] = torch.baddbmm(q.new_empty(()), d, v, beta=0, alpha=1 / kept).view(attended[chunk].shape)
+                attended[chunk] = torch.baddbmm(q.new_empty(()), d, v, beta=0, alpha=1 / keep).view(attended[chunk].shape)
         ctx.save_for_backward(query, key, value, signed)
-        ctx.scale, ctx.kept = scale, kept
+        ctx.scale, ctx.kept = scale, keep
         return attended
 
     @staticmethod
@@ -170,14 +170,14 @@ class _DropoutAttention(torch.autograd.Function):
         """D = P M / kept: dV = D^T dO, dP = M (dO V^T) / kept, dS = P (dP - rowsum(dP P)), dQ = dS K s, dK = dS^T Q s."""
         query, key, value, signed = ctx.saved_tensors
         batch, heads, queries, keys = signed.shape
-        scale, kept = ctx.scale, ctx.kept
+        scale, keep = ctx.scale, ctx.kept
         grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
         with torch.autocast("cpu", enabled=False):
             for chunk in _chunks(batch, heads, queries * keys):
                 q, k, v, g, w = (tensor[chunk].flatten(0, 1) for tensor in (query, key, value, gradient, signed))
                 nothing = q.new_empty(())
-                dv = torch.baddbmm(nothing, w.clamp(min=0).transpose(1, 2), g, beta=0, alpha=1 / kept)
-                dp = torch.baddbmm(nothing, g, v.transpose(1, 2), beta=0, alpha=1 / kept)
+                dv = torch.baddbmm(nothing, w.clamp(min=0).transpose(1, 2), g, beta=0, alpha=1 / keep)
+                dp = torch.baddbmm(nothing, g, v.transpose(1, 2), beta=0, alpha=1 / keep)
                 dp = aten.threshold_backward(dp, w, 0)
                 ds = aten._softmax_backward_data(dp, w.abs(), -1, w.dtype)
                 dq = torch.baddbmm(nothing, ds, k, beta=0, alpha=scale)

@@ -37,10 +37,10 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 MOST_BYTES = 20_000_000
-"""Of a JSON file: the 21,843 class names of ImageNet-22k are 1.5 MB. A tokenizer.json may be larger; it is not read here."""
+"""Bytes of a JSON file: the 21,843 class names of ImageNet-22k are 1.5 MB. A tokenizer.json may be larger; it is not read here."""
 
 MOST_LEVELS = 30
-"""Of nesting in a JSON file; configurations inside configurations have about six."""
+"""Levels of nesting in a JSON file; configurations inside configurations have about six."""
 
 MALFORMED: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, ImportError),
@@ -79,10 +79,10 @@ class Checkpoint:
             RecipeError: there is no such file, or the Hub cannot be reached.
         """
         what = f"has no {name}" if self.local else f"is no folder here, and the Hub gave no {name} of it"
-        found = self._find(name, what)
-        if found is None:
+        path = self._find(name, what)
+        if path is None:
             raise self.refused(what)
-        return found
+        return path
 
     def file_or_none(self, name: str) -> Path | None:
         """Path of a file that a checkpoint need not have.
@@ -108,15 +108,15 @@ class Checkpoint:
 
     def _find(self, name: str, what: str, *, missing: bool = True) -> Path | None:
         try:
-            found = cached_file(self.name, name, revision=self.revision, _raise_exceptions_for_missing_entries=missing)
+            path = cached_file(self.name, name, revision=self.revision, _raise_exceptions_for_missing_entries=missing)
         except OSError as error:
             raise self.refused(what, error) from None
-        return None if found is None else Path(found)
+        return None if path is None else Path(path)
 
     def refused(self, what: str, reason: BaseException | None = None, *help: str) -> RecipeError:
         """The error that says what is wrong with this checkpoint; `reason` is what the library found, 300 characters of it."""
-        found = f"not known: {reason}" if isinstance(reason, KeyError) else str(reason)
-        lines = [*([] if reason is None else [textwrap.shorten(found, 300, placeholder=" ...")]), *help]
+        message = f"not known: {reason}" if isinstance(reason, KeyError) else str(reason)
+        lines = [*([] if reason is None else [textwrap.shorten(message, 300, placeholder=" ...")]), *help]
         if not self.local and is_offline_mode():
             lines.append("The Hub is switched off here (HF_HUB_OFFLINE): a Hub id must be in the cache, or write a local folder.")
         return refused(f'"{self.name}" {what}', *lines)
@@ -207,8 +207,8 @@ class Written:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is Exception and (found := re.search(r"\(os error (\d+)\)", str(error))):
-            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        if kind is Exception and (match := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def read_object(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
@@ -221,20 +221,20 @@ def read_object(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
     if size > MOST_BYTES:
         raise checkpoint.refused(f"has a {file.name} of {size:,} bytes; {MOST_BYTES:,} are more than one needs")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        json.dumps(found, ensure_ascii=False).encode()  # half of a character ("\\ud83d") could be written nowhere
+        content = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half of a character ("\\ud83d") could be written nowhere
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 5,000 digits; brackets in brackets
         raise checkpoint.refused(f"has a {file.name} that is not JSON", error) from None
-    if not isinstance(found, dict):
-        raise checkpoint.refused(f"has a {file.name} that is no JSON object; it starts with {as_json(found)}")
-    level, values = 0, list(found.values())
+    if not isinstance(content, dict):
+        raise checkpoint.refused(f"has a {file.name} that is no JSON object; it starts with {as_json(content)}")
+    level, values = 0, list(content.values())
     while values:
         level += 1
         if level > MOST_LEVELS:
             raise checkpoint.refused(f"has a {file.name} with values nested deeper than {MOST_LEVELS} levels")
         nested = [value for value in values if isinstance(value, dict | list)]
         values = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
-    return found
+    return content
 
 
 def as_json(value: Any) -> str:

@@ -52,8 +52,8 @@ class FastDropout(nn.Dropout):
         cut = min(round(self.p * 65536), 65535)
         if not self.training or cut == 0 or input.device.type != "cpu" or input.dtype not in {torch.float32, torch.bfloat16}:
             return super().forward(input)
-        kept: torch.Tensor = _Dropout.apply(input, cut)
-        return kept
+        dropped: torch.Tensor = _Dropout.apply(input, cut)
+        return dropped
 
 
 class _Dropout(torch.autograd.Function):
@@ -66,25 +66,25 @@ class _Dropout(torch.autograd.Function):
         draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
         ctx.save_for_backward(draws)
         ctx.cut = cut
-        return _kept(values, draws, cut)
+        return _drop(values, draws, cut)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         (draws,) = ctx.saved_tensors
-        return _kept(gradient, draws, ctx.cut), None
+        return _drop(gradient, draws, ctx.cut), None
 
 
-def _kept(values: torch.Tensor, draws: torch.Tensor, cut: int) -> torch.Tensor:
-    """Values / kept where the draw, from -32,768 to 32,767, is not among the `cut` smallest, and 0 elsewhere."""
+def _drop(values: torch.Tensor, draws: torch.Tensor, cut: int) -> torch.Tensor:
+    """Values / share kept where the draw, from -32,768 to 32,767, is not among the `cut` smallest, and 0 elsewhere."""
     values, last = values.contiguous(), cut - 32769
     draws = draws.view(values.shape)
     # torch's kernel "x where y > t, 0 elsewhere" is the one selection without a slow boolean tensor; it wants one type.
     if values.element_size() == 2:
-        kept: torch.Tensor = aten.threshold_backward(values.view(torch.int16), draws, last).view(values.dtype)
+        dropped: torch.Tensor = aten.threshold_backward(values.view(torch.int16), draws, last).view(values.dtype)
     else:
-        kept = aten.threshold_backward(values, draws.to(values.dtype), last)
-    return kept.mul_(65536 / (65536 - cut))
+        dropped = aten.threshold_backward(values, draws.to(values.dtype), last)
+    return dropped.mul_(65536 / (65536 - cut))
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ class RowwiseEmbedding(nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad and input.device.type == "cpu"):
             return super().forward(input)
-        found: torch.Tensor = _LookUp.apply(self._anchor, self.weight.detach(), input, self)
-        return found
+        vectors: torch.Tensor = _LookUp.apply(self._anchor, self.weight.detach(), input, self)
+        return vectors
 
     def _somebody_else_added(self, weight: torch.Tensor) -> None:
         """The weight is used in another way too, and torch has added a dense gradient."""

@@ -87,11 +87,11 @@ def check_counts(checkpoint: Checkpoint, values: Any) -> None:
     Raises:
         RecipeError: such a number is larger than 256 and than the number of tensors in the weights.
     """
-    found = [(name, value) for name, value in _walk(values) if isinstance(value, int | float) and COUNTS.search(name)]
-    if not any(value > MOST_LAYERS for _, value in found):
+    counts = [(name, value) for name, value in _walk(values) if isinstance(value, int | float) and COUNTS.search(name)]
+    if not any(value > MOST_LAYERS for _, value in counts):
         return
     tensors, _ = stored_sizes(checkpoint)
-    for name, value in found:
+    for name, value in counts:
         if value > max(MOST_LAYERS, tensors):
             raise checkpoint.refused(f'has "{name}": {value:,} in {CONFIG}, and {tensors:,} tensors in its weights')
 
@@ -248,8 +248,8 @@ def _check_tokenizer_class(checkpoint: Checkpoint, file: str, values: dict[str, 
     name = values.get("tokenizer_class")
     if name is None:
         return
-    found = tokenizer_class_from_name(name) if isinstance(name, str) else None
-    if not isinstance(found, type) or not issubclass(found, PreTrainedTokenizerBase):
+    tokenizer_class = tokenizer_class_from_name(name) if isinstance(name, str) else None
+    if not isinstance(tokenizer_class, type) or not issubclass(tokenizer_class, PreTrainedTokenizerBase):
         what = f'has "tokenizer_class": {as_json(name)} in {file}, which is no tokenizer of transformers'
         help = "hftl runs no code of a checkpoint. With a tokenizer.json beside it, write TokenizersBackend."
         raise checkpoint.refused(what, None, help)

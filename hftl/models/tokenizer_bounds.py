@@ -25,7 +25,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 MOST_BYTES = 200_000_000
-"""Of a tokenizer.json: Gemma's, of 262,144 words, has 33 MB."""
+"""Bytes of a tokenizer.json: Gemma's, of 262,144 words, has 33 MB."""
 MOST_GROWTH = 100
 """Letters that the components of a tokenizer may make of one."""
 MOST_ADDED = 1_000_000
@@ -66,12 +66,12 @@ def read_tokenizer(content: bytes) -> None:
         Unbounded: it is no JSON object, says something twice, or see `check_tokenizer`.
     """
     try:
-        found = json.loads(content, object_pairs_hook=_once)
+        values = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Unbounded(f"not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise Unbounded("no JSON object")
-    check_tokenizer(found)
+    check_tokenizer(values)
 
 
 def check_loaded(backend: Tokenizer) -> None:
@@ -98,9 +98,9 @@ def check_tokenizer(description: Mapping[str, Any]) -> None:
     for part in _MEMBERS:
         growth, written = 1.0, set[str]()
         for component in _components(description.get(part), part):
-            own, taken = _growth(component), _taken(component)
+            own, replaced = _growth(component), _replaced(component)
             # What replaces letters that no component before it has written replaces some of the text itself, and they others.
-            growth = max(growth, own) if taken and not taken & written else growth * own
+            growth = max(growth, own) if replaced and not replaced & written else growth * own
             written |= _written(component)
             if growth > MOST_GROWTH:
                 raise Unbounded(f"its {part} makes more than {MOST_GROWTH} letters of one ({component['type']})")
@@ -168,7 +168,7 @@ def _letters(text: Any) -> int:
     return len(unicodedata.normalize("NFKD", str(text)).lower())
 
 
-def _taken(component: Mapping[str, Any]) -> set[str]:
+def _replaced(component: Mapping[str, Any]) -> set[str]:
     """The letters that a component replaces, where it names them; empty: any."""
     pattern = component.get("pattern") if component["type"] == "Replace" else None
     return _forms(pattern.get("String", "")) if isinstance(pattern, dict) else set()
@@ -238,11 +238,11 @@ def _numbers(values: Any) -> Iterator[float]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that is there twice the library may read the other one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Refuse a key that is written twice: the library may read the other value."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("a key is there twice in one object")
-    return found
+    return values
 
 
 # --- regular expressions ----------------------------------------------------------------------------------------------------------
@@ -254,11 +254,11 @@ _CLASSES = {"L": "a-zA-Z", "M": "a-z", "N": "0-9", "P": "!-/", "S": "<-@", "Z": 
 def _shortest(expression: str) -> int:
     """Letters of the shortest text that an expression matches, as Python's `re` reads it; 0 where it cannot."""
 
-    def of_ascii(found: re.Match[str]) -> str:
-        if found["flags"]:
+    def of_ascii(match: re.Match[str]) -> str:
+        if match["flags"]:
             return ""
-        letters = _CLASSES.get((found["property"] or " ")[0], r"\w")
-        return found[0] if not found["property"] else letters if _in_class(expression, found.start()) else f"[{letters}]"
+        letters = _CLASSES.get((match["property"] or " ")[0], r"\w")
+        return match[0] if not match["property"] else letters if _in_class(expression, match.start()) else f"[{letters}]"
 
     readable = re.sub(r"\\[pP]\{\^?(?P<property>\w+)\}|(?P<flags>\(\?[a-z]+\))|\\.", of_ascii, expression)
     try:

@@ -146,8 +146,8 @@ def chain(model: PreTrainedModel) -> Chain:
     """
     name = type(model).__name__
     lists = dict(_outermost_lists(model))
-    found = f"found {', '.join(lists)}" if lists else "found none"
-    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {found}", ANOTHER)
+    lists_found = f"found {', '.join(lists)}" if lists else "found none"
+    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {lists_found}", ANOTHER)
     if not lists or model.config.is_encoder_decoder:
         raise no_chain
     began = _first_calls(model)
@@ -204,9 +204,9 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
 
 
 def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    found = check_folder(checkpoint)
-    if found.get("auto_map") and found.get("model_type") not in CONFIG_MAPPING:
-        what = f'is a "{found.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
+    values = check_folder(checkpoint)
+    if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
+        what = f'is a "{values.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
         raise checkpoint.refused(what, None, f'hftl runs no code of a checkpoint ("auto_map" in {CONFIG}). Choose another model.')
     with Understood(checkpoint, "cannot be read as a transformer"):
         config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
@@ -275,8 +275,8 @@ def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
             raise checkpoint.refused("has a tokenizer with neither a padding token nor an end of text, so texts cannot be batched")
         tokenizer.pad_token = token
     if expected is not None and expected != tokenizer.pad_token_id:
-        found = f"the tokenizer pads with token {tokenizer.pad_token_id}, the model with {expected}"
-        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, found)
+        difference = f"the tokenizer pads with token {tokenizer.pad_token_id}, the model with {expected}"
+        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, difference)
     config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -287,8 +287,8 @@ def _load(checkpoint: Checkpoint, config: PreTrainedConfig) -> tuple[PreTrainedM
     arguments |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True}
     _check_size(checkpoint, config, pretrained=True)
     with Understood(checkpoint, "has no weights that can be read; hftl reads safetensors only"):
-        model, found = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
-    return model, {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        model, report = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
+    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
 
 
 def _check_size(checkpoint: Checkpoint, config: PreTrainedConfig, *, pretrained: bool) -> None:
@@ -317,8 +317,8 @@ def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
     rows = cast(torch.Tensor, table.weight).shape[0]
     largest = max(tokenizer.get_vocab().values())
     if largest >= rows:
-        found = f"the tokenizer counts its tokens up to {largest}, the model has {rows} embeddings, for 0 to {rows - 1}"
-        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, found)
+        sizes = f"the tokenizer counts its tokens up to {largest}, the model has {rows} embeddings, for 0 to {rows - 1}"
+        raise checkpoint.refused("has a tokenizer and a model that do not belong together", None, sizes)
 
 
 def _in_body(model: PreTrainedModel, name: str) -> bool:

@@ -69,7 +69,7 @@ class _Source:
 
     architecture: str
     arguments: dict[str, Any]
-    """Of `timm.create_model`; `model_args` in config.json."""
+    """Arguments of `timm.create_model`; `model_args` in config.json."""
     pretrained_cfg: dict[str, Any]
     classes: int = 0
     """Outputs of the head that is stored; 0: there is none."""
@@ -168,8 +168,8 @@ def _is_architecture(spec: Timm) -> bool:
     if not timm.is_model(name):
         raise refused(f'no such folder, and timm knows no architecture "{name}".{did_you_mean(name, timm.list_models())}')
     if spec.pretrained:
-        found = timm.get_pretrained_cfg(name)
-        hub_id = f"write {found.hf_hub_id} for its weights on the Hub, or " if found and found.hf_hub_id else ""
+        pretrained = timm.get_pretrained_cfg(name)
+        hub_id = f"write {pretrained.hf_hub_id} for its weights on the Hub, or " if pretrained and pretrained.hf_hub_id else ""
         raise refused(f'"{name}" is an architecture, without weights', f"{hub_id}model.pretrained=false for random ones.")
     return True
 
@@ -177,31 +177,31 @@ def _is_architecture(spec: Timm) -> bool:
 def _registered(name: str) -> _Source:
     """What timm's registry says of an architecture, with the preprocessing of its tag, or of its first."""
     try:
-        found = timm.get_pretrained_cfg(name)
+        pretrained = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # no such tag
         raise refused(f'timm knows no "{name}"', str(error)) from None
-    pretrained_cfg = {} if found is None else found.to_dict()  # type: ignore[no-untyped-call]
+    pretrained_cfg = {} if pretrained is None else pretrained.to_dict()  # type: ignore[no-untyped-call]
     return _Source(name.partition(".")[0], {}, _without_places(pretrained_cfg))
 
 
 def _read_source(checkpoint: Checkpoint) -> _Source:
     """What the checkpoint's config.json, in timm's format, says."""
-    found = check_folder(checkpoint)
-    pretrained_cfg, arguments = found.get("pretrained_cfg"), found.get("model_args") or {}
-    if not isinstance(pretrained_cfg, dict) or not isinstance(found.get("architecture"), str):
+    config = check_folder(checkpoint)
+    pretrained_cfg, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
+    if not isinstance(pretrained_cfg, dict) or not isinstance(config.get("architecture"), str):
         raise checkpoint.refused('is no timm model: its config.json has no "architecture" and "pretrained_cfg"')
-    architecture, pretrained_cfg = found["architecture"], _without_places(pretrained_cfg)
+    architecture, pretrained_cfg = config["architecture"], _without_places(pretrained_cfg)
     if not timm.is_model(architecture):
         guess = did_you_mean(architecture, timm.list_models())
         raise checkpoint.refused(f'has the architecture "{architecture}", which timm {timm.__version__} does not know.{guess}')
     _check_arguments(checkpoint, arguments)
     _check_preprocessing(checkpoint, pretrained_cfg)
-    classes = found.get("num_classes", pretrained_cfg.get("num_classes", 1000))
+    classes = config.get("num_classes", pretrained_cfg.get("num_classes", 1000))
     if not is_whole(classes, 0, MOST_CLASSES):
         raise checkpoint.refused(f'has "num_classes": {classes!r} in {CONFIG}; 0 to {MOST_CLASSES:,} can be read')
     # timm writes the number of classes here too; where ours is another, the call would have it twice.
     arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
-    return _Source(architecture, arguments, pretrained_cfg, classes, found.get("label_names"))
+    return _Source(architecture, arguments, pretrained_cfg, classes, config.get("label_names"))
 
 
 def _check_arguments(checkpoint: Checkpoint, arguments: Any) -> None:
@@ -320,8 +320,8 @@ def _classifier(
 
 def _classifier_parameters(timm_model: TimmModel) -> list[str]:
     """Names of the parameters of the last layer, with the wrapper's prefix."""
-    found = timm_model.get_classifier()
-    heads = found if isinstance(found, tuple | list) else [found]
+    classifier = timm_model.get_classifier()
+    heads = classifier if isinstance(classifier, tuple | list) else [classifier]
     new = {id(parameter) for head in heads for parameter in head.parameters()}
     return sorted(f"{WRAPPER}.{name}" for name, parameter in timm_model.named_parameters() if id(parameter) in new)
 
@@ -350,15 +350,17 @@ def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, 
             raise _CannotRun(" ".join(str(error).split())) from None
 
     try:
-        made = chain_of_layers(model, layers, first="stem", run=run)
+        layers_chain = chain_of_layers(model, layers, first="stem", run=run)
     except ChainError as error:
         raise refused(f"{name} is not a chain of layers", str(error)) from None
     astray = [
-        parameter for parameter in _classifier_parameters(model.timm_model) if parameter not in made.parameters[made.names[-1]]
+        parameter
+        for parameter in _classifier_parameters(model.timm_model)
+        if parameter not in layers_chain.parameters[layers_chain.names[-1]]
     ]
     if astray:
         raise refused(f"{name} is not a chain of layers: its classifier ({', '.join(astray)}) is not at the end")
-    return made
+    return layers_chain
 
 
 def _layers(timm_model: TimmModel, name: str) -> list[LayerGroup]:

@@ -61,7 +61,7 @@ class _Data(Section):
     them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
 
     @classmethod
-    def _with_rows_kept(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _store_rows(cls, values: dict[str, Any]) -> dict[str, Any]:
         source = values.get("source")
         if source is None or isinstance(source, str | int | float):
             return values
@@ -73,10 +73,10 @@ class _Data(Section):
             return str(values.get(key, cls.model_fields[key].default))
 
         try:
-            kept = keep(source, content=column(f"{kind}_column"), label=column("label_column"), pictures=kind == "image")
+            place = keep(source, content=column(f"{kind}_column"), label=column("label_column"), pictures=kind == "image")
         except ValueError as error:
             raise RecipeError.single("source", str(error), source=cls._title(values)) from None
-        return {**values, "source": kept}
+        return {**values, "source": place}
 
 
 class TextData(_Data):

@@ -40,7 +40,7 @@ class WordVectors(Section):
     """What the networks over word vectors share."""
 
     model_type: ClassVar[str]
-    """Of the network, in config.json."""
+    """`model_type` of the network in config.json."""
     vectors: str = Field(min_length=1)
     """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
     Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt"."""

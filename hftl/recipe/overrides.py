@@ -45,9 +45,9 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     if problems:
         raise RecipeError(source, problems)
     keys = [assignment.partition("=")[0] for assignment in assignments]
-    given = {key.removeprefix("card.").partition(".")[0] for key in keys if key == "name" or key.startswith("card.")}
-    given |= set(Card.model_fields) if "card" in keys else set()
-    carry_facts(recipe, changed, given=given)
+    facts = {key.removeprefix("card.").partition(".")[0] for key in keys if key == "name" or key.startswith("card.")}
+    facts |= set(Card.model_fields) if "card" in keys else set()
+    carry_facts(recipe, changed, given=facts)
     return changed
 
 

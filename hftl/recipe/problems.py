@@ -36,14 +36,14 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
             union = section.model_fields[keys[-1]].annotation if section else None
             allowed = [str(word) for member in _options(union) for word in kind_words(member)]
-            found = item["ctx"].get("tag")
-            guess, help = did_you_mean(str(found).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
-            if not found:
+            tag_value = item["ctx"].get("tag")
+            guess, help = did_you_mean(str(tag_value).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
+            if not tag_value:
                 yield Problem(f"{where}.{tag}", "missing", help)
             elif section and keys[-1] in section.choices:  # given as a word more often than by its key
-                yield Problem(where, f'no {keys[-1]} "{found}".{guess}', help)
+                yield Problem(where, f'no {keys[-1]} "{tag_value}".{guess}', help)
             else:
-                yield Problem(f"{where}.{tag}", f'"{found}" is not one of them.{guess}', help)
+                yield Problem(f"{where}.{tag}", f'"{tag_value}" is not one of them.{guess}', help)
         elif item["type"] == "model_attributes_type" and section and keys[-1] in section.choices:
             words = ", ".join(kind_words(member)[0] for member in _options(section.model_fields[keys[-1]].annotation))
             yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))

@@ -67,18 +67,18 @@ def load_recipe(path: str | Path) -> Recipe:
     if path.suffix != ".py":
         raise RecipeError(source, [Problem("recipe", f'"{path.suffix}" is not a kind of recipe: allowed are .py and .yaml')])
     try:
-        found = runpy.run_path(str(path), run_name="hftl_recipe").get("recipe")
-        found = found() if isinstance(found, types.FunctionType) else found
+        recipe = runpy.run_path(str(path), run_name="hftl_recipe").get("recipe")
+        recipe = recipe() if isinstance(recipe, types.FunctionType) else recipe
     except SyntaxError as error:
         raise RecipeError(source, [Problem(f"line {error.lineno}", f"not valid Python: {error.msg}")]) from None
     except RecipeError as error:
         raise RecipeError(source, error.problems) from None
-    if not isinstance(found, Recipe):
+    if not isinstance(recipe, Recipe):
         raise RecipeError(
             source,
             [Problem("recipe", "the script defines no `recipe = hftl.Recipe(...)`", ("nor a function `recipe` that returns one",))],
         )
-    return found
+    return recipe
 
 
 def build_recipe(values: dict[str, Any], source: str) -> Recipe:

@@ -76,7 +76,7 @@ class Recipe(Section):
         def same_name(then: Mapping[str, Any], key: str, claim: str) -> bool:
             return bool({then.get(key), then[claim]} & {now.get(key), now[claim]} - {None})
 
-        found: dict[str, dict[str, tuple[Any, Any]]] = {}
+        lapsed: dict[str, dict[str, tuple[Any, Any]]] = {}
         for fact, then in self._about.items():
             same: tuple[str, ...] = ()
             recognised = (
@@ -94,8 +94,8 @@ class Recipe(Section):
             # A place that is published under its name alone stays what it was.
             changed = [key for key in changed if now.get(key) != f"{LOCAL}{local_name(str(then.get(key)))}"]
             if changed:
-                found[fact] = {key: (then.get(key), now.get(key)) for key in changed}
-        return found
+                lapsed[fact] = {key: (then.get(key), now.get(key)) for key in changed}
+        return lapsed
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
@@ -177,18 +177,18 @@ def refuse_secrets(recipe: Recipe) -> None:
         RecipeError: it holds secrets; they are named, and not shown.
     """
     known = secrets_beside(recipe)
-    found = {f"{key} holds {kind}": None for key, value in flat(recipe) for _, kind in find_secrets(str(value), known=known)}
-    if found:
+    places = {f"{key} holds {kind}": None for key, value in flat(recipe) for _, kind in find_secrets(str(value), known=known)}
+    if places:
         help = ("a recipe is written into runs and published. Tokens belong into HF_TOKEN",)
-        raise RecipeError("recipe", [Problem("recipe", what, help) for what in found])
+        raise RecipeError("recipe", [Problem("recipe", what, help) for what in places])
 
 
 def carry_facts(before: Recipe, after: Recipe, *, given: Set[str]) -> None:
     """Let the facts of a changed recipe be about what they were about before; those in `given` are about the changed one."""
     after._given = before.given | given
-    kept = {fact: then for fact, then in before._about.items() if fact in after._about and fact not in given}
-    after._about = kept
-    after._about = kept | dict.fromkeys([fact for fact in after._facts() if fact not in kept], after._subject())
+    unchanged = {fact: then for fact, then in before._about.items() if fact in after._about and fact not in given}
+    after._about = unchanged
+    after._about = unchanged | dict.fromkeys([fact for fact in after._facts() if fact not in unchanged], after._subject())
 
 
 def same_content(known: Mapping[Any, str], read: Mapping[str, str]) -> bool:
@@ -205,13 +205,13 @@ def of_another(recipe: Recipe, author: str) -> Recipe:
 
 def moved(recipe: Recipe, source: str) -> Recipe:
     """The same recipe where the same rows lie in another place, `source`: the facts about them still are."""
-    there = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+    recipe_there = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
 
     def at(value: Any) -> Any:
         return source if value == recipe.data.source else value
 
-    there._about = {fact: {**then, "data.source": at(then.get("data.source"))} for fact, then in recipe._about.items()}
-    return there
+    recipe_there._about = {fact: {**then, "data.source": at(then.get("data.source"))} for fact, then in recipe._about.items()}
+    return recipe_there
 
 
 def difference(before: Recipe, after: Recipe) -> list[str]:

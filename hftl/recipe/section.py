@@ -68,7 +68,7 @@ class Section(BaseModel):
             if _within.get():  # part of a larger section, which reports all problems at once
                 super().__init__(**values)
                 return
-            values = self._with_rows_kept(values)
+            values = self._store_rows(values)
             token = _within.set(True)
             try:
                 super().__init__(**values)
@@ -91,8 +91,8 @@ class Section(BaseModel):
         cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
 
     @classmethod
-    def _with_rows_kept(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The values with a name in place of data that were handed over in memory; never of what a file says."""
+    def _store_rows(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Store rows that were handed over in memory as files: the values, with the name of the files instead of the rows."""
         return values
 
     @classmethod

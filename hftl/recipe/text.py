@@ -51,8 +51,8 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
             self.numbers = outside
-        kept = {f"{_TAG}null", *(f"{_TAG}{kind}" for kind in ("bool", "int", "float") if outside)}
-        if isinstance(node, yaml.ScalarNode) and node.tag not in kept:
+        types = {f"{_TAG}null", *(f"{_TAG}{kind}" for kind in ("bool", "int", "float") if outside)}
+        if isinstance(node, yaml.ScalarNode) and node.tag not in types:
             node.tag = f"{_TAG}str"
         return node
 

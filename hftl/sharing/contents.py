@@ -55,7 +55,7 @@ DOCUMENTS = (".md", ".txt", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".w
 _PLAIN = {".gitattributes", ".gitignore", "LICENSE", "LICENCE", "NOTICE", "CITATION"}
 
 MOST_PIXELS = 2_000
-"""Of a side of a figure; the largest that hftl draws is 1,320."""
+"""Pixels of a side of a figure; the largest that hftl draws is 1,320."""
 MOST_PICTURE = 10_000_000
 """Bytes of a figure."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -102,12 +102,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MOST_SETTINGS:
         raise RunError(f"{path}: larger than {MOST_SETTINGS // 10**6} MB, which such a file never is")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path}: not a JSON object but {type(found).__name__}")
-    return found
+    if not isinstance(settings, dict):
+        raise RunError(f"{path}: not a JSON object but {type(settings).__name__}")
+    return settings
 
 
 def _foreign_settings(file: str, path: Path, names: Iterable[str]) -> Iterator[str]:
@@ -157,8 +157,8 @@ def _shown(value: Any) -> str:
 
 def _foreign_index(path: Path, names: Iterable[str]) -> Iterator[str]:
     files = read_settings(path).get("weight_map")
-    there = {name.rpartition("/")[2] for name in names}
-    if not isinstance(files, Mapping) or not all(isinstance(file, str) and file in there for file in files.values()):
+    names_there = {name.rpartition("/")[2] for name in names}
+    if not isinstance(files, Mapping) or not all(isinstance(file, str) and file in names_there for file in files.values()):
         yield 'its "weight_map" names files that are not beside it'
 
 
@@ -188,8 +188,8 @@ def _damaged_weights(path: Path) -> Iterator[str]:
 
 def drawing_note(path: Path) -> str | None:
     """What a figure says that it was drawn by, such as "hftl 0.1.0, matplotlib 3.10.7, Linux x86_64"; None: it does not say."""
-    found = DRAWN_BY.search(path.read_bytes()[:1000])
-    return None if found is None else found[1].decode()
+    match = DRAWN_BY.search(path.read_bytes()[:1000])
+    return None if match is None else match[1].decode()
 
 
 def _no_figure(path: Path) -> Iterator[str]:

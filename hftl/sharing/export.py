@@ -57,7 +57,7 @@ SIZES = (1, 3, 8)
 LENGTHS = (1, 2, 7)
 """In tokens, beside the longest that the model was trained to read; the first two are shorter than most kernels of a TextCNN."""
 MOST_TOKENS = 4_096
-"""Of one compared batch, unless a single text is longer: the memory of attention grows with B * T * T."""
+"""Tokens of one compared batch, unless a single text is longer: the memory of attention grows with B * T * T."""
 
 # Weights come in the .onnx file, and what serves it has no use for Python code.
 SERVING_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
@@ -80,11 +80,11 @@ class Export(Shown):
     size: int
     """Bytes of graph and weights. From 2 GB on the weights lie in model.onnx.data beside `file`."""
     sha256: str
-    """Of `file`."""
+    """SHA-256 of `file`."""
     batches: int
     """How many were compared with the saved model."""
     largest_difference: float
-    """Of a logit from the saved model's, over all batches; absolute."""
+    """Largest difference of a logit from the saved model's, over all batches; absolute."""
     usage: str = ""
     """Lines of Python that run the file, see `usage`."""
 
@@ -167,10 +167,10 @@ def compare(file: Path, batches: Sequence[Batch], expected: Sequence[Logits]) ->
     for batch, logits in zip(batches, expected, strict=True):
         place = f"a batch of {' x '.join(str(number) for number in next(iter(batch.values())).shape)}"
         try:
-            [found] = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.items()})
+            [onnx_logits] = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.items()})
         except refused as error:
             raise RunError(f"onnxruntime cannot run {file.name} on {place}: {_one_line(error)}") from None
-        largest = max(largest, difference(found, logits, place))
+        largest = max(largest, difference(onnx_logits, logits, place))
     return largest
 
 
@@ -291,9 +291,9 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
     names = list(batch)
     graph = _Graph if family_saved_as(model.config.model_type).shortest_text else _WordGraph
     free = {0: "batch", 1: "length"} if recipe.data.kind == "text" else {0: "batch"}
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(output):
             program = torch.onnx.export(
                 graph(model, names).eval(),
                 tuple(batch.values()),
@@ -307,7 +307,7 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
         while reason.__cause__ is not None:
             reason = reason.__cause__
         raise RunError(f"torch cannot export {type(model).__name__} to ONNX: {_one_line(reason)}") from None
-    sys.stderr.write(said.getvalue())
+    sys.stderr.write(output.getvalue())
     assert program is not None
     # The exporter notes the stack of each operator: paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
@@ -354,7 +354,7 @@ def usage(run: RunDirectory, done: Export) -> str:
             f'encoded = tokenizer(texts, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np")',
             'inputs = {wanted.name: encoded[wanted.name].astype("int64") for wanted in session.get_inputs()}',
         ]
-        given, names = "texts", 'json.load(stream)["id2label"]'
+        inputs, names = "texts", 'json.load(stream)["id2label"]'
         name = "names[str(row.argmax())]"
     else:  # timm's processor gives torch tensors only
         imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
@@ -366,7 +366,7 @@ def usage(run: RunDirectory, done: Export) -> str:
             'pixels = processor([read_picture(file) for file in files], return_tensors="pt")["pixel_values"]',
             'inputs = {"pixel_values": pixels.numpy()}',
         ]
-        given, names = "files", 'json.load(stream)["label_names"]'
+        inputs, names = "files", 'json.load(stream)["label_names"]'
         name = "names[int(row.argmax())]"
     return "\n".join(
         [
@@ -380,7 +380,7 @@ def usage(run: RunDirectory, done: Export) -> str:
             '[logits] = session.run(["logits"], inputs)',
             "odds = np.exp(logits - logits.max(axis=1, keepdims=True))",
             "probabilities = odds / odds.sum(axis=1, keepdims=True)",
-            f"for given, row in zip({given}, probabilities):",
+            f"for given, row in zip({inputs}, probabilities):",
             f"    print(given, {name}, float(row.max()))",
         ]
     )

@@ -130,8 +130,8 @@ def push(
     if target is None:
         say("  rights   not checked: no connection, or no token")
     else:
-        there = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
-        say(f"  rights   {target.user} may write to {repo_id} ({there})")
+        state = "there already" if target.exists else "new, private" if private else "new, public unless its owner's default is not"
+        say(f"  rights   {target.user} may write to {repo_id} ({state})")
         if target.holds not in {None, publication.name}:
             say(f"  replaces the run {target.holds} that lies there")
         for name in target.stale:
@@ -341,9 +341,9 @@ def strangers_recipe(run: RunDirectory, author: str) -> Recipe:
     """The recipe of a run that somebody else has published: data, read as YAML; never code.
 
     It names no place of this machine: what may be one is written "local:NAME", and has to be named by whoever repeats the recipe
-    (`hftl.recipe.check_places`). What is repeated are the data, the model and the stages; not where the author's metrics went.
-    What the author says of their model is not about the one that comes of it, and what they say of their data holds for the same
-    data alone (`hftl.facts.settle`).
+    (`hftl.recipe.check_places`). The data, the model and the stages are repeated; the author's trackers are dropped. What
+    the author says of the old model is not about the new one, and what they say of the data holds for the same data alone
+    (`hftl.facts.settle`).
 
     Raises:
         RunError: no run there.
@@ -397,7 +397,7 @@ def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
     except RevisionNotFoundError:
         raise RunError(f"{repo_id}: no such branch, tag or commit") from None
     except EntryNotFoundError as error:
-        raise RunError(f"{repo_id}: {_said(error)}") from None
+        raise RunError(f"{repo_id}: {_message(error)}") from None
     except OfflineModeIsEnabled:
         raise RunError(f"{repo_id}: the Hub is switched off here (HF_HUB_OFFLINE=1)") from None
     except HfHubHTTPError as error:
@@ -405,17 +405,17 @@ def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
         if status in {409, 412} and again == REPEAT:
             raise RunError(f"{repo_id}: somebody else pushed in between; look at it, and push again") from None
         if status in {401, 403}:
-            raise RunError(f"{repo_id}: the Hub refuses this token ({status}): {_said(error)}") from None
-        raise RunError(f"{repo_id}: the Hub answered {status}: {_said(error)}. {again}") from None
+            raise RunError(f"{repo_id}: the Hub refuses this token ({status}): {_message(error)}") from None
+        raise RunError(f"{repo_id}: the Hub answered {status}: {_message(error)}. {again}") from None
     except HTTPError as error:
-        what = f"{repo_id}: the connection to {HfApi().endpoint} failed ({type(error).__name__}: {_said(error)})"
+        what = f"{repo_id}: the connection to {HfApi().endpoint} failed ({type(error).__name__}: {_message(error)})"
         raise RunError(f"{what}. {again}") from None
     # A full disk or a cache that cannot be written; an answer that is no Hub's, or the Hub's own check of the card; an upload that
     # failed six times, by LFS or by Xet.
     except (OSError, ValueError, RuntimeError, XetDownloadError) as error:
-        raise RunError(f"{repo_id}, at {HfApi().endpoint}: {type(error).__name__}: {_said(error)}. {again}") from None
+        raise RunError(f"{repo_id}, at {HfApi().endpoint}: {type(error).__name__}: {_message(error)}. {again}") from None
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     token = get_token()
     return redact(" ".join(str(error).split()), known=[token] if token else [])[:300]

@@ -209,12 +209,12 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
 
 def all_files(folder: Path) -> list[str]:
     """Everything below a folder that is no folder, links to folders included, sorted."""
-    found = []
+    collected = []
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
         links = [name for name in folders if (Path(place) / name).is_symlink()]
-        found += [(inside / name).as_posix() for name in [*files, *links]]
-    return sorted(found)
+        collected += [(inside / name).as_posix() for name in [*files, *links]]
+    return sorted(collected)
 
 
 # --- the seal -----------------------------------------------------------------------------------------------------------------
@@ -318,15 +318,15 @@ def _secrets_and_places(folder: Path, known: dict[str, str]) -> Iterator[Problem
     here = {str(place) for place in (Path.home(), Path.cwd()) if len(place.parts) > 1}
     path = re.compile("|".join(rf"(?<![\w.]){re.escape(place)}(?![\w-])" for place in sorted(here)) or r"(?!)")
     for name in _names(folder):
-        found: dict[tuple[int, str], None] = {}
+        places: dict[tuple[int, str], None] = {}
         for texts in _texts_of(folder / name, known):
             rows = [(line, row) for line, text in texts for row in text.split("\n")]
             for row, kind in find_secrets("\n".join(text for _, text in rows), known=known):
-                found[rows[row - 1][0] or row, f"holds {kind}; remove it, and have it replaced where it was issued"] = None
+                places[rows[row - 1][0] or row, f"holds {kind}; remove it, and have it replaced where it was issued"] = None
             for row, (line, text) in enumerate(rows, start=1):
                 if path.search(text):
-                    found[line or row, "names a place on this machine; take it out before it is public"] = None
-        yield from (Problem(f"{name}, line {line}", what) for line, what in found)
+                    places[line or row, "names a place on this machine; take it out before it is public"] = None
+        yield from (Problem(f"{name}, line {line}", what) for line, what in places)
 
 
 def _texts_of(path: Path, known: Iterable[str]) -> Iterator[list[tuple[int, str]]]:

@@ -141,7 +141,7 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
     # The disk's next checkpoints come first.
     spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters())
     build = Build(recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.epoch + progress.offset > 0)
-    kept = dict(samples)
+    cached = dict(samples)
     if isinstance(boundary, Boundary) and accelerator.distributed_type is DistributedType.FSDP:
         journal.say("under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch")
     elif isinstance(boundary, Boundary):
@@ -152,11 +152,11 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         prefix = Prefix(build, model, chain, boundary, BoundaryHooks(model, boundary), earlier, progress.hashes)
         for split, own in samples.items():
             if views := content.num_views(train=split == "train"):
-                kept[split] = prefix.stored(own, views)
-    for own in kept.values():
+                cached[split] = prefix.stored(own, views)
+    for own in cached.values():
         if own.size_unit == "pixels" and not isinstance(own, StoredSamples):
             build.decode(cast("ImageSamples", own))
-    return kept
+    return cached
 
 
 def where_from(samples: Mapping[str, Samples]) -> dict[str, str]:
@@ -249,7 +249,7 @@ class Prefix:
     """Boundaries of stages before this one that lie further up: what is stored there saves a part of the way. Not of later stages:
     what starts from an activation in bf16 rounds once more, and an entry must not depend on what else happens to be stored."""
     hashes: Mapping[str, Mapping[str, str]]
-    """Of the layer groups, see `hftl.training.proof`."""
+    """Hashes of the layer groups, see `hftl.training.proof`."""
 
     def stored(self, samples: Samples, views: int) -> Samples:
         """The samples with the activation at the boundary, from the store or computed now; as they are where there is no room."""
@@ -271,7 +271,7 @@ class Prefix:
         return StoredSamples(samples, rows, self.boundary, views=views)
 
     def _key(self, boundary: Boundary, samples: Samples, views: int) -> str:
-        """Of an entry; the main process, which reads every picture for it, tells the others."""
+        """Key of an entry; the main process, which reads every picture for it, tells the others."""
         if not self.build.accelerator.is_main_process:
             return str(_of_main(None))
         frozen = self.chain.names[: self.chain.names.index(boundary.group)]
@@ -324,10 +324,10 @@ class Prefix:
             return builder or make()
         if builder is not None:
             builder.discard()
-        said = f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch"
+        line = f"{reason} (run.cache_gb): what enters {boundary.group} is computed anew in every epoch"
         if self.build.resumed:
-            said += "; if it came from the cache before the interruption, sums round differently from here on"
-        self.build.journal.say(said)
+            line += "; if it came from the cache before the interruption, sums round differently from here on"
+        self.build.journal.say(line)
         return None
 
     def _compute(self, builder: Builder, samples: Samples, views: int) -> None:

@@ -173,8 +173,8 @@ def check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:
     optimizer_bytes = max(stage.optimizer_bytes for stage in plan.stages)
     checkpoint = checkpoint_bytes(experiment.classifier.model, optimizer_bytes=optimizer_bytes)
     needed = (KEPT + 2) * checkpoint
-    there = next(path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free + sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    present = next(path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists())
+    free = shutil.disk_usage(present).free + sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
     if free < needed:
         raise RunError(
             f"{run.path}: {needed / 1e6:,.0f} MB are needed there, {free / 1e6:,.0f} MB are free."

@@ -58,9 +58,9 @@ class Journal:
         """One line, on the terminal and in log.txt."""
         if self.accelerator.is_main_process:
             is_read = show(self.console, text, soft_wrap=True)
-            gone = "" if is_read else f"{now()} nobody reads the terminal any more: the run goes on, and this file has the rest\n"
+            note = "" if is_read else f"{now()} nobody reads the terminal any more: the run goes on, and this file has the rest\n"
             with self.run.log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{gone}{now()} {text}\n")
+                stream.write(f"{note}{now()} {text}\n")
 
     def record(self, event: str, **values: Any) -> None:
         """One line of history.jsonl."""

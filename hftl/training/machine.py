@@ -214,13 +214,13 @@ def settle_fsdp(accelerator: Accelerator) -> None:
             f" ({accelerator.device.type}). Without FSDP: recipes/accelerate/multi_gpu.yaml or cpu_two_processes.yaml"
         )
     plugin = accelerator.state.fsdp_plugin
-    asked = {
+    options = {
         "fsdp_version: 1": plugin.fsdp_version != 2,
         "fsdp_cpu_ram_efficient_loading: true": plugin.cpu_ram_efficient_loading,
         "fsdp_activation_checkpointing: true": plugin.activation_checkpointing,
         "an fsdp_auto_wrap_policy that is not TRANSFORMER_BASED_WRAP": plugin.auto_wrap_policy is not transformer_auto_wrap_policy,
     }
-    if refused := [what for what, there in asked.items() if there]:
+    if refused := [what for what, is_set in options.items() if is_set]:
         raise RunError(f"FSDP: hftl does not do {', '.join(refused)}. Use recipes/accelerate/fsdp.yaml")
     if accelerator.mixed_precision == "fp16":
         raise RunError("FSDP: hftl shards in bf16 and float32, not in fp16. Use run.precision=fp32, or multi_gpu.yaml without FSDP")

@@ -76,7 +76,7 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
         return ["this run was started by an hftl that did not record its base: whether that is the same now could not be compared"]
     # Another version of a library may have other settings, with defaults of their own: the version is said, see `other_versions`.
     same_libraries = not earlier_versions(run)
-    found = [
+    differences = [
         f"{part}: {line}"
         for part in record
         if part != WEIGHTS
@@ -86,14 +86,14 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
     other = ", ".join(group for group in now if then.get(group) != now[group])
     goes_on = any(path.suffix != PARTIAL for path in run.checkpoints.glob("*"))
     if other and not goes_on:
-        found.append(f"{WEIGHTS}: others in {other}")
-    if found:
-        more = [f"... and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+        differences.append(f"{WEIGHTS}: others in {other}")
+    if differences:
+        more = [f"... and {len(differences) - MOST_NAMED} more"] if len(differences) > MOST_NAMED else []
         raise RunError(
             "\n".join(
                 [
                     f"{run.path}: the model is not built from what this run was started with:",
-                    *(f"  {printable(line)}" for line in [*found[:MOST_NAMED], *more]),
+                    *(f"  {printable(line)}" for line in [*differences[:MOST_NAMED], *more]),
                     "  Continue it with the base as it was, or train from the new one in another place with --run-dir",
                 ]
             )

@@ -172,9 +172,9 @@ class CachedPrefix:
     group: str
     """The first training group."""
     bytes: float
-    """Of all that is kept."""
+    """Bytes of all that is stored."""
     num_views: int
-    """Of each example: the views of a picture with augmentation, 1 without."""
+    """Stored rows of an example: the views of a picture with augmentation, 1 without."""
 
 
 def build_plan(

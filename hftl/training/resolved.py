@@ -39,13 +39,13 @@ class ResolvedStage:
     epochs: int
     steps_per_epoch: int
     epochs_before: int
-    """Of all earlier stages: what an epoch draws at random depends on its number in the whole run."""
+    """Epochs of all earlier stages: what an epoch draws at random depends on its number in the whole run."""
     max_grad_norm: float | None
     early_stopping: int | None
 
     @property
     def steps(self) -> int:
-        """Of all its epochs, should it not stop early."""
+        """Steps of all its epochs, should it not stop early."""
         return self.epochs * self.steps_per_epoch
 
 

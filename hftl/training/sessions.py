@@ -60,13 +60,13 @@ def record_cache(
     resumed: bool,
 ) -> None:
     """Write down where a stage has what enters its first training group from; in bf16 that decides how its sums round."""
-    found = where_from(samples)
+    origins = where_from(samples)
     if accelerator.is_main_process:
         environment = read_json(run.environment)
         cached = environment.get("cached", {})
         if resumed and stage in cached:
-            found = {split: here if here == cached[stage].get(split) else "both" for split, here in found.items()}
-        write_json(run.environment, environment | {"cached": cached | {stage: found}})
+            origins = {split: here if here == cached[stage].get(split) else "both" for split, here in origins.items()}
+        write_json(run.environment, environment | {"cached": cached | {stage: origins}})
     if number_format(accelerator) != "bf16":
         return
     if "stored" in where_from(samples).values():

@@ -25,7 +25,7 @@ class Step:
     loss: float
     """Mean over its examples, of all processes."""
     grad_norm: float | None
-    """Of the mean loss's gradient, before it is clipped; None: in fp16 the gradient overflowed, and no weight was changed."""
+    """Norm of the mean loss's gradient, before it is clipped; None: in fp16 the gradient overflowed, and no weight was changed."""
     rates: Mapping[str, float]
     """Layer group -> the learning rate that it took the step with."""
 
@@ -37,7 +37,7 @@ class NotFinite(Exception):
         super().__init__(f"loss {loss}, norm of its gradient {grad_norm}")
         self.loss, self.grad_norm = loss, grad_norm
         self.rows = rows
-        """Of this process's examples of the step, in their samples."""
+        """Places, in their samples, of this process's examples of the step."""
 
 
 def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleLoss) -> Step | None:

@@ -143,8 +143,8 @@ def check_one_recipe(recipe: Recipe) -> None:
     everywhere = _of_all(recipe)
     for rank, (host, other) in enumerate(everywhere):
         if changed := difference(everywhere[0][1], other):
-            said = f"process {rank} on {host} has another recipe than the main process (main -> there):"
-            raise RunError("\n".join([said, *(f"  {line}" for line in changed)]))
+            headline = f"process {rank} on {host} has another recipe than the main process (main -> there):"
+            raise RunError("\n".join([headline, *(f"  {line}" for line in changed)]))
 
 
 def check_same_folder(run: RunDirectory) -> None:
@@ -157,7 +157,7 @@ def check_same_folder(run: RunDirectory) -> None:
     names = [f".together-{uuid4().hex}{PARTIAL}"]
     broadcast_object_list(names)
     sign = run.path / names[0]
-    made = [path for path in (run.path, *run.path.parents) if not path.exists()] if state.is_main_process else []
+    new = [path for path in (run.path, *run.path.parents) if not path.exists()] if state.is_main_process else []
     try:
         with one_answer():
             if state.is_main_process:
@@ -178,7 +178,7 @@ def check_same_folder(run: RunDirectory) -> None:
         if sign.exists() and state.is_main_process:
             sign.unlink()
         with suppress(OSError):  # not all were made, or another run has gone into one of them meanwhile
-            for folder in made:
+            for folder in new:
                 folder.rmdir()
 
 

@@ -45,8 +45,8 @@ class Watch:
         own = self._noted() or (SIGTERM if is_orphan() else None)
         if self._accelerator.num_processes == 1:
             return own
-        asked = self._summed([float(own == number) for number in SIGNALS])
-        return own if own is not None else next((number for number, flag in zip(SIGNALS, asked, strict=True) if flag), None)
+        flags = self._summed([float(own == number) for number in SIGNALS])
+        return own if own is not None else next((number for number, flag in zip(SIGNALS, flags, strict=True) if flag), None)
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is too long ago, by the clock of the main process."""
@@ -69,7 +69,7 @@ class Watch:
         return bool(self._summed([float(answer and self._accelerator.is_main_process)])[0])
 
     def _summed(self, values: list[float]) -> list[float]:
-        """Of each value the sum over all processes; not 0 where it is not 0 on one of them."""
+        """The sum of each value over all processes; not 0 where it is not 0 on one of them."""
         summed: list[float] = self._accelerator.reduce(torch.tensor(values, device=self._accelerator.device), "sum").tolist()
         return summed
 
