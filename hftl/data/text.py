@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
+from hftl.data.inputs import Inputs, read_texts
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Table
@@ -356,6 +357,10 @@ class Texts:
     def original(self, samples: TextSamples, dataset: Dataset, place: int) -> str:
         """The text."""
         return str(dataset[place]["text"])
+
+    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
+        """Texts; of tables the column of the run, or "text"."""
+        return read_texts(inputs, list(dict.fromkeys((self.data.text_column, "text"))), say)
 
     def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
         """Two texts of 13 and 9 tokens, or the longest that there may be and one less."""

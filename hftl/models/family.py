@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
@@ -26,6 +26,22 @@ class Classifier:
     preprocessor: PreTrainedTokenizerBase | TimmWrapperImageProcessor
     chain: Chain
     facts: dict[str, Any]
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """Of what it reads."""
+        return "image" if self.model.main_input_name == "pixel_values" else "text"
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a text is cut to; None of pictures.
+
+        Training stores it in the tokenizer; that of a foreign model may not know its own (a huge number then).
+        """
+        if self.kind == "image":
+            return None
+        known = (cast("PreTrainedTokenizerBase", self.preprocessor).model_max_length, self.facts.get("max_positions"), 100_000)
+        return min(length for length in known if length is not None)
 
 
 @dataclass(frozen=True)
