@@ -125,7 +125,7 @@ class Audit(Shown):
                 yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
 
     def _duplicate_lines(self) -> Iterator[str]:
-        what, found, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
+        what, found, near = thing(self.kind), self.duplicates, self.near_duplicates
         done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(found["on_duplicate"], "refused")
         for both in found["across"]:
             yield f"{' and '.join(both['splits'])}: {count(both['pairs'], what)} in both ({done})"

@@ -6,8 +6,9 @@ Reading, dividing, training and serving ask a `Content` and do not ask which it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -74,6 +75,17 @@ class Content(Protocol):
 
     def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes:
         """An example as it came: a text, or the bytes of a picture's file."""
+
+    def show(self, train: Dataset, typical: Any, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
+        """What training will see, in lines; what cannot be said is drawn and written to `picture`, a PNG.
+
+        Args:
+            train: the split.
+            typical: samples of its first rows, as evaluation sees them.
+            preprocessor: see `samples`.
+            seed: see `samples`.
+            picture: where it is written.
+        """
 
     def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
         """Contents that a user hands over to be predicted; `say` gets a line about files that are left out.

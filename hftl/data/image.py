@@ -440,6 +440,14 @@ class Pictures:
         original = samples.original(place)
         return Path(original).read_bytes() if isinstance(original, str) else original
 
+    def show(self, train: Dataset, typical: ImageSamples, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
+        """A row for each of some training pictures, and in words how they come about."""
+        from hftl.data.grid import write_grid  # which shows samples of this module
+
+        samples = self.samples(train, preprocessor, seed=seed, train=True)
+        write_grid(samples, picture)
+        yield f"{picture}: each row is one training picture and how training will see it ({samples.how})"
+
     def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
         """Pictures; of tables the column of the run, or "image", which names files."""
         return read_pictures(inputs, list(dict.fromkeys((self.data.image_column, "image"))), say)

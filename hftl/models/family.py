@@ -54,3 +54,7 @@ class Family:
     load: Callable[[Path], Classifier]
     shortest_text: int = 1
     """Tokens of the shortest text that it reads. 0: a text without a word is one, and a batch of these has no columns."""
+    tokens_on_cpu: int | None = None
+    """Tokens that are best computed at once on a CPU, see `tokens_per_batch`; None: as many as on a GPU."""
+    channels_last: bool = False
+    """Whether its convolutions are faster where the channels of a pixel lie side by side."""
