@@ -115,14 +115,9 @@ def show(recipe: Recipe, picture: Path = Path("augmentation.png")) -> Iterator[s
     Raises:
         RecipeError, DataError: the recipe cannot be carried out.
     """
-    from hftl.training.experiment import describe_texts, prepare_experiment, write_augmentation_grid
+    from hftl.training import experiment
 
-    experiment = prepare_experiment(recipe)
-    if experiment.recipe.data.kind == "image":
-        how = write_augmentation_grid(experiment, picture)
-        yield f"{picture}: each row is one training picture and how training will see it ({how})"
-    else:
-        yield from describe_texts(experiment)
+    yield from experiment.show(experiment.prepare_experiment(recipe), picture)
 
 
 def examine() -> list[Check]:

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.freeze_proof": ("hftl.errors", "hftl.files", "hftl.run"),
     "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
-    "hftl.data": (*GROUND, "hftl.store", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
+    "hftl.data": (*GROUND, "hftl.store", "hftl.memory", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts", "hftl.terminal"),
     "hftl.training": (

@@ -126,7 +126,7 @@ class Audit(Shown):
                 yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
 
     def _duplicate_lines(self) -> Iterator[str]:
-        what, exact, near = ("text" if self.kind == "text" else "picture"), self.duplicates, self.near_duplicates
+        what, exact, near = thing(self.kind), self.duplicates, self.near_duplicates
         done = {"drop": "left out", "keep": "kept, as data.on_duplicate=keep asks"}.get(exact["on_duplicate"], "refused")
         for both in exact["across"]:
             yield f"{' and '.join(both['splits'])}: {count(both['pairs'], what)} in both ({done})"

@@ -6,8 +6,9 @@ Reading, dividing, training and serving ask a `Content` and do not ask which it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from hftl.recipe import ImageData, TextData
 
 if TYPE_CHECKING:
     from hftl.data.decoding import Note
+    from hftl.data.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,24 @@ class Content(Protocol):
     def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes:
         """An example as it came: a text, or the bytes of a picture's file."""
 
+    def show(self, train: Dataset, typical: Any, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
+        """What training will see, in lines; what cannot be said is drawn and written to `picture`, a PNG.
+
+        Args:
+            train: the split.
+            typical: samples of its first rows, as evaluation sees them.
+            preprocessor: see `samples`.
+            seed: see `samples`.
+            picture: where it is written.
+        """
+
+    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
+        """Contents that a user hands over to be predicted; `say` gets a line about files that are left out.
+
+        Raises:
+            DataError: what cannot be read, all of it in one report.
+        """
+
     def two_examples(self, samples: Any) -> list[dict[str, Any]]:
         """Two samples that show how a model uses its inputs."""
 
@@ -97,3 +117,16 @@ def content_of(data: TextData | ImageData) -> Content:
     from hftl.data.image import Pictures  # a run on texts needs neither Albumentations nor OpenCV
 
     return Pictures(data)
+
+
+def content_for(kind: str, data: TextData | ImageData | None, *, max_length: int | None) -> Content:
+    """What a trained model reads: as its run did, or by the defaults where `data` is not known.
+
+    Args:
+        kind: of what the model reads, "text" or "image".
+        data: the section that it was trained by.
+        max_length: tokens that a text is cut to, which the model's files say; None of pictures.
+    """
+    if data is None or data.kind != kind:
+        data = {"text": TextData, "image": ImageData}[kind](source="inputs")
+    return content_of(data if max_length is None else data.model_copy(update={"max_length": max_length}))

@@ -50,6 +50,7 @@ from hftl.data.decoding import (
     store_scans,
 )
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
+from hftl.data.inputs import Inputs, read_pictures
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.rows import Table
@@ -438,6 +439,18 @@ class Pictures:
         """The bytes of the file."""
         original = samples.original(place)
         return Path(original).read_bytes() if isinstance(original, str) else original
+
+    def show(self, train: Dataset, typical: ImageSamples, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
+        """A row for each of some training pictures, and in words how they come about."""
+        from hftl.data.grid import write_grid  # which shows samples of this module
+
+        samples = self.samples(train, preprocessor, seed=seed, train=True)
+        write_grid(samples, picture)
+        yield f"{picture}: each row is one training picture and how training will see it ({samples.how})"
+
+    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
+        """Pictures; of tables the column of the run, or "image", which names files."""
+        return read_pictures(inputs, list(dict.fromkeys((self.data.image_column, "image"))), say)
 
     def two_examples(self, samples: ImageSamples) -> list[dict[str, Any]]:
         """The first two pictures, or the first one twice."""

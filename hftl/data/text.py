@@ -13,9 +13,10 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,10 +28,11 @@ from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
+from hftl.data.inputs import Inputs, read_texts
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Table
-from hftl.data.targets import targets_of
+from hftl.data.targets import COLUMN, targets_of
 from hftl.errors import Problem, RecipeError
 from hftl.recipe import TextData
 from hftl.wording import listed
@@ -356,6 +358,23 @@ class Texts:
     def original(self, samples: TextSamples, dataset: Dataset, place: int) -> str:
         """The text."""
         return str(dataset[place]["text"])
+
+    def show(
+        self, train: Dataset, typical: TextSamples, preprocessor: Any, *, seed: int, picture: Path, texts: int = 5, tokens: int = 40
+    ) -> Iterator[str]:
+        """Some training texts as the model reads them, and what the limit on length costs; nothing is drawn."""
+        names = train.features[COLUMN].names
+        for index in range(min(texts, len(typical))):
+            ids = typical[0, index]["input_ids"]
+            shown = " ".join(preprocessor.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
+            yield f"{typical.ids[index]}  {names[typical.targets[index]]}  {len(ids)} tokens\n  {shown}\n"
+        yield f"over {len(typical)} training texts: " + ", ".join(
+            f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(typical).items()
+        )
+
+    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
+        """Texts; of tables the column of the run, or "text"."""
+        return read_texts(inputs, list(dict.fromkeys((self.data.text_column, "text"))), say)
 
     def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
         """Two texts of 13 and 9 tokens, or the longest that there may be and one less."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
@@ -27,6 +27,22 @@ class Classifier:
     chain: Chain
     facts: dict[str, Any]
 
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """Of what it reads."""
+        return "image" if self.model.main_input_name == "pixel_values" else "text"
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a text is cut to; None of pictures.
+
+        Training stores it in the tokenizer; that of a foreign model may not know its own (a huge number then).
+        """
+        if self.kind == "image":
+            return None
+        known = (cast("PreTrainedTokenizerBase", self.preprocessor).model_max_length, self.facts.get("max_positions"), 100_000)
+        return min(length for length in known if length is not None)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -38,3 +54,7 @@ class Family:
     load: Callable[[Path], Classifier]
     shortest_text: int = 1
     """Tokens of the shortest text that it reads. 0: a text without a word is one, and a batch of these has no columns."""
+    tokens_on_cpu: int | None = None
+    """Tokens that are best computed at once on a CPU, see `tokens_per_batch`; None: as many as on a GPU."""
+    channels_last: bool = False
+    """Whether its convolutions are faster where the channels of a pixel lie side by side."""

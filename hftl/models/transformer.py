@@ -366,4 +366,4 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names)
 
 
-FAMILY = Family(_build, save, load)
+FAMILY = Family(_build, save, load, tokens_on_cpu=4_096)

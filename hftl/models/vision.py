@@ -417,4 +417,4 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 
-FAMILY = Family(_build, save, load)
+FAMILY = Family(_build, save, load, channels_last=True)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env, set_seed
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerBase
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.batches import POOL, POOLS, padding_share
@@ -24,7 +23,6 @@ from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
 from hftl.data.targets import targets_of
-from hftl.data.text import TextSamples, text_facts
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
@@ -299,27 +297,7 @@ def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
     return ServingSamples([samples.ids[place] for place in places], inputs, torch.cat(logits).float().numpy())
 
 
-def write_augmentation_grid(experiment: Experiment, path: Path) -> str:
-    """A PNG of what training will see: a row for each of some training pictures. Returns in words how they come about."""
-    from hftl.data.grid import write_grid  # with it comes OpenCV, which no run on texts needs
-    from hftl.data.image import ImageSamples
-
-    samples = make_samples(experiment.recipe, experiment.classifier, experiment.splits.train, train=True)
-    assert isinstance(samples, ImageSamples)
-    write_grid(samples, path)
-    return samples.how
-
-
-def describe_texts(experiment: Experiment, *, texts: int = 5, tokens: int = 40) -> Iterator[str]:
-    """Some training texts as the model reads them, and what the limit on length costs."""
-    dataset = experiment.splits.train.select(range(min(TYPICAL, len(experiment.splits.train))))
-    samples = make_samples(experiment.recipe, experiment.classifier, dataset, train=False)
-    tokenizer = experiment.classifier.preprocessor
-    assert isinstance(samples, TextSamples) and isinstance(tokenizer, PreTrainedTokenizerBase)
-    for index in range(min(texts, len(samples))):
-        ids = samples[0, index]["input_ids"]
-        shown = " ".join(tokenizer.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
-        yield f"{samples.ids[index]}  {experiment.splits.label_names[samples.targets[index]]}  {len(ids)} tokens\n  {shown}\n"
-    yield f"over {len(samples)} training texts: " + ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(samples).items()
-    )
+def show(experiment: Experiment, picture: Path) -> Iterator[str]:
+    """What training will see, in lines; of pictures a PNG too, written to `picture`."""
+    content, splits, recipe = content_of(experiment.recipe.data), experiment.splits, experiment.recipe
+    return content.show(splits.train, experiment.typical, experiment.classifier.preprocessor, seed=recipe.run.seed, picture=picture)

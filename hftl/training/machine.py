@@ -27,7 +27,8 @@ from hftl import cores
 from hftl.data.batches import TOKENS_PER_BATCH
 from hftl.data.loader import WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
-from hftl.recipe import Recipe, RunSettings, Transformer
+from hftl.models import family_of
+from hftl.recipe import Recipe, RunSettings
 from hftl.run import RunDirectory
 
 
@@ -279,7 +280,8 @@ def tokens_per_batch(recipe: Recipe, device: torch.device) -> int:
     """
     if recipe.run.tokens_per_batch is not None:
         return recipe.run.tokens_per_batch
-    return 4_096 if device.type == "cpu" and isinstance(recipe.model, Transformer) else TOKENS_PER_BATCH
+    on_cpu = family_of(recipe.model.family).tokens_on_cpu if device.type == "cpu" else None
+    return on_cpu or TOKENS_PER_BATCH
 
 
 def evaluation_batch_size(recipe: Recipe) -> int:
