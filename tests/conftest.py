@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,31 @@ def hftl(capsys: pytest.CaptureFixture[str]) -> Hftl:
         return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One good model folder of each family; a test changes a copy."""
+    from small_models import WRITERS
+
+    folders = {name: tmp_path_factory.mktemp("saved") / name for name in WRITERS}
+    for name, folder in folders.items():
+        WRITERS[name](folder)
+    return folders
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 10 MB, with room for two checkpoints of 4 MB and not for three."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(place)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # a test that failed may hold a file
 
 
 @pytest.fixture(autouse=True)

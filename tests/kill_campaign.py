@@ -25,7 +25,6 @@ import io
 import itertools
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -48,6 +47,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from small import small_vectors
 
 from hftl import api
 from hftl.errors import HftlError
@@ -217,7 +217,7 @@ def cases(folder: Path) -> list[Case]:
     focal = Recipe(
         name="focal",
         data=reads,
-        model=BiLSTM(vectors=str(vectors(folder / "vectors.txt")), hidden_size=8, word_dropout=0.2, trainable_dim=4),
+        model=BiLSTM(vectors=str(small_vectors(folder / "vectors.txt")), hidden_size=8, word_dropout=0.2, trainable_dim=4),
         stages={
             "head": Stage(unfreeze="head", lr=1e-2, loss="focal"),
             "all": Stage(unfreeze="all", lr=1e-3, epochs=2, loss="focal", class_weights="balanced"),
@@ -238,14 +238,6 @@ def noise(folder: Path) -> Path:
                 pixels = np.clip(generator.normal(colour, 50, (40, 48, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
     return folder
-
-
-def vectors(file: Path) -> Path:
-    """Vectors of 8 dimensions for half of the sample's words."""
-    words = sorted(set(re.findall(r"[a-z]+", (Path(REVIEWS) / "train.jsonl").read_text(encoding="utf-8").lower())))[::2]
-    generator = np.random.default_rng(0)
-    file.write_text("".join(f"{word} {' '.join(f'{x:.4f}' for x in generator.normal(size=8))}\n" for word in words))
-    return file
 
 
 def warm(case: Case) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from conftest import Hftl
 from rich.console import Console
+from small import quiet
 
 import hftl
 from hftl.defaults import default_recipe
@@ -35,10 +36,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def reviews(split: str) -> pd.DataFrame:
     return pd.read_json(f"{REVIEWS}/{split}.jsonl", lines=True).rename(columns={"text": "review"})
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
 
 
 def recipe(source: Any, **settings: Any) -> hftl.Recipe:

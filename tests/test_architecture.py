@@ -408,6 +408,15 @@ def test_there_is_no_room_for_things_without_a_place() -> None:
     assert [relative(path) for path in PYTHON if path.stem in {"utils", "util", "helpers", "common", "misc"}] == []
 
 
+def test_no_test_file_imports_another() -> None:
+    """What two of them need stands in a module beside them, such as small.py: else one cannot be changed or run alone."""
+    tests = [path for path in PYTHON if path.parent == REPOSITORY / "tests"]
+    names = {path.stem for path in tests if path.stem.startswith("test_")}
+    assert len(names) > 50
+    found = {relative(path): imports(path, frozenset()) for path in tests}
+    assert {path: used for path, modules in found.items() if (used := {name.split(".")[-1] for name in modules} & names)} == {}
+
+
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
     # A test may make up a home folder, to show that it does not leak into a card.
     everywhere, outside_tests = (re.compile(rf"(?<![\w.~/:}}-])/({names})\b") for names in ("work|root|tmp", "home|Users"))

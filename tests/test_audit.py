@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ import pytest
 from conftest import Hftl
 from datasets import Dataset
 from PIL import Image, ImageDraw
+from small import encoded, ids, noise, write_pictures
 from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
@@ -55,11 +55,6 @@ def refused(source: Path, **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
         load(source, **settings)
     return str(caught.value)
-
-
-def ids(split: Dataset | None) -> list[str]:
-    assert split is not None
-    return list(split["id"][:])
 
 
 # --- equal --------------------------------------------------------------------------------------------------------------------
@@ -156,27 +151,12 @@ def test_empty_texts_are_nobodys_duplicates(tmp_path: Path) -> None:
 # --- pictures -----------------------------------------------------------------------------------------------------------------
 
 
-def picture(seed: int, width: int = 96, height: int = 96) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write_pictures(root: Path, counts: dict[str, int]) -> Path:
-    """As many pictures in each folder, no two of them alike."""
-    seeds = iter(range(1000))
-    for folder, count in counts.items():
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            picture(next(seeds)).save(root / folder / f"{number}.png")
-    return root
-
-
 def load_pictures(root: Path, **settings: Any) -> Splits:
     return load_splits(ImageData(source=str(root), **settings), seed=0)
 
 
 def test_the_same_bytes_in_two_splits_or_two_classes_are_refused_or_left_out(tmp_path: Path) -> None:
-    root = write_pictures(tmp_path, {"train/cat": 4, "train/dog": 4, "test/cat": 2, "test/dog": 2})
+    root = write_pictures(tmp_path, {"train/cat": 4, "train/dog": 4, "test/cat": 2, "test/dog": 2}, suffix="png", side=96)
     (root / "train/cat/copy.png").write_bytes((root / "test/dog/1.png").read_bytes())
     (root / "train/dog/again.png").write_bytes((root / "train/cat/0.png").read_bytes())
     with pytest.raises(DataError) as caught:
@@ -190,14 +170,17 @@ def test_the_same_bytes_in_two_splits_or_two_classes_are_refused_or_left_out(tmp
 
 
 def test_pictures_inside_a_table_are_compared_by_their_bytes(tmp_path: Path) -> None:
-    contents = [(write_pictures(tmp_path / "p", {"x": 4}) / "x" / f"{number}.png").read_bytes() for number in range(4)]
+    contents = [
+        (write_pictures(tmp_path / "p", {"x": 4}, suffix="png", side=96) / "x" / f"{number}.png").read_bytes()
+        for number in range(4)
+    ]
     pq.write_table(pa.table({"image": [*contents, contents[0]], "label": ["a", "b", "a", "b", "b"]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"1 picture has more than one label: train/0 \(a\) = train/4 \(b\)"):
         load_splits(ImageData(source=str(tmp_path / "train.parquet")), seed=0)
 
 
 def test_pictures_that_cannot_be_read_are_no_duplicates_of_each_other(tmp_path: Path) -> None:
-    root = write_pictures(tmp_path, {"cat": 6, "dog": 6})
+    root = write_pictures(tmp_path, {"cat": 6, "dog": 6}, suffix="png", side=96)
     for name in ("cat/x.png", "dog/y.png"):
         (root / name).write_bytes(b"")
     splits = load_pictures(root, on_bad_image="skip")
@@ -302,20 +285,14 @@ def test_many_copies_of_a_template_are_one_group() -> None:
     assert len(links) < 4000  # and not all 19,900 pairs
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
-
-
 def test_a_picture_that_was_saved_again_smaller_or_brighter_is_near_and_others_are_not() -> None:
-    original = picture(0, 400, 300)
+    original = noise(0, 400, 300)
     versions = [
         encoded(original, "PNG"),
         encoded(original, "JPEG", quality=30),
         encoded(original.resize((240, 180)), "JPEG", quality=80),
         encoded(Image.eval(original, lambda value: min(255, value + 10)), "WEBP"),
-        *(encoded(picture(seed, 400, 300), "JPEG") for seed in range(1, 30)),
+        *(encoded(noise(seed, 400, 300), "JPEG") for seed in range(1, 30)),
     ]
     links = near_pictures(store_scans(map(inspect, versions), len(versions)))
     assert near_groups(links) == [[0, 1, 2, 3]]
@@ -339,7 +316,7 @@ def test_things_on_the_same_plain_background_are_not_near_and_neither_are_plain_
 
 def test_scans_are_kept_as_they_are_and_picked_from_arrays_laid_end_to_end() -> None:
     transparent = inspect(encoded(Image.new("RGBA", (40, 2), (9, 9, 9, 128)), "PNG"))
-    plain = inspect(encoded(picture(1, 30, 20), "JPEG"))
+    plain = inspect(encoded(noise(1, 30, 20), "JPEG"))
     kept = store_scans([transparent, None, plain], 3)
     assert isinstance(kept, np.memmap)
     for row, look in ((0, transparent), (2, plain)):
@@ -398,12 +375,14 @@ def test_balance_and_classes_without_a_row_are_said(tmp_path: Path) -> None:
 
 
 def test_sizes_and_oddities_of_pictures_are_counted(tmp_path: Path) -> None:
-    root = write_pictures(tmp_path, {"train/cat": 4, "train/dog": 4, "validation/cat": 1, "validation/dog": 1})
+    root = write_pictures(
+        tmp_path, {"train/cat": 4, "train/dog": 4, "validation/cat": 1, "validation/dog": 1}, suffix="png", side=96
+    )
     Image.new("RGBA", (200, 300), (255, 0, 0, 100)).save(root / "train/cat/clear.png")
     Image.fromarray(np.arange(6400, dtype=np.uint16).reshape(80, 80)).save(root / "train/dog/deep.png")
-    frames = [picture(seed) for seed in (500, 501)]
+    frames = [noise(seed, 96, 96) for seed in (500, 501)]
     frames[0].save(root / "train/dog/moves.gif", save_all=True, append_images=frames[1:])
-    picture(600, 640, 20).save(root / "validation/dog/ribbon.png")
+    noise(600, 640, 20).save(root / "validation/dog/ribbon.png")
     audit = audit_splits(load_pictures(root))
     train, validation = audit.splits["train"]["sizes"], audit.splits["validation"]["sizes"]
     assert (train["transparent"], train["high_bit_depth"], train["animated"], train["extreme"]) == (1, 1, 1, 0)
@@ -506,7 +485,9 @@ def test_class_names_that_nearly_agree_are_said_with_their_rows_and_the_way_out(
 
 
 def test_folders_of_pictures_that_nearly_agree_are_said_too(tmp_path: Path) -> None:
-    said = audit_splits(load_pictures(write_pictures(tmp_path, {"hot_dog": 5, "hot-dog": 5, "other": 5}))).lines()
+    said = audit_splits(
+        load_pictures(write_pictures(tmp_path, {"hot_dog": 5, "hot-dog": 5, "other": 5}, suffix="png", side=96))
+    ).lines()
     assert any(
         "classes hot-dog (4 rows) and hot_dog (4 rows) differ in hyphens, underscores or spaces alone" in line for line in said
     )

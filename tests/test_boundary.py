@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_transformer import ARCHITECTURES as TRANSFORMERS
-from test_transformer import small_model
-from test_vision import ARCHITECTURES as PICTURES
-from test_vision import build as build_vision
+from small_models import PICTURES, TRANSFORMERS, build_vision, small_model
 from torch import nn
 from torch.nn import functional as F
 from transformers import AlbertConfig, AutoModelForSequenceClassification, OPTConfig, PreTrainedModel

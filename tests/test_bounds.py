@@ -19,7 +19,7 @@ import pytest
 import transformers
 from conftest import Hftl
 from PIL import Image
-from test_foreign_models import recipes_refusal, refusal, saved
+from small_models import recipes_refusal, refusal
 from tokenizers import Tokenizer
 
 from hftl.data.decoding import BadImage, inspect
@@ -32,8 +32,6 @@ from hftl.models.foreign import check_folder
 from hftl.models.tokenizer_bounds import Unbounded, check_loaded, check_tokenizer, read_tokenizer
 from hftl.models.vectors import read_vectors
 from hftl.recipe import BiLSTM, RunSettings, TextCNN, TextData
-
-__all__ = ["saved"]  # a fixture
 
 
 @contextmanager

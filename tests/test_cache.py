@@ -16,24 +16,24 @@ import pytest
 import torch
 from digits import write_digits
 from rich.console import Console
-from test_families import small_vectors
-from test_kills import environment
+from sittings import environment
+from small import nano, reviews, small_vectors
 from torch import nn
 
 from hftl import store
 from hftl.data.loader import Samples
 from hftl.files import read_json
 from hftl.models.boundary import BoundaryHooks
-from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
+from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import cache, engine
 from hftl.training.experiment import make_plan, prepare_experiment
 from hftl.training.machine import mixed_precision
 from hftl.training.watch import Watch
 
-TEXT = TextData(source=REVIEWS, max_length=48, max_train_samples=70, max_validation_samples=24, max_test_samples=12)
+TEXT = reviews(70, 24, 12, max_length=48)
 STAGES = {
     "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
     "top": Stage(unfreeze="last 2", lr=1e-3, epochs=2),
@@ -49,7 +49,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def text_recipe(*changes: str) -> Recipe:
-    return override(Recipe(name="cached", data=TEXT, model=Transformer(checkpoint=BERT_NANO), stages=STAGES, run=RUN), changes)
+    return override(nano("cached", TEXT, STAGES, log_every=1), changes)
 
 
 def picture_recipe(folder: Path, *changes: str) -> Recipe:

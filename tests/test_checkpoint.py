@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from small import flip_a_bit
 from torch import nn
 
 from hftl.errors import RunError
@@ -115,12 +115,6 @@ def test_without_a_checkpoint_there_is_nothing_to_pass_over(tmp_path: Path) -> N
     assert newest_checkpoint(tmp_path) == (None, [])
 
 
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "best.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl", "state.json"]
 )
@@ -171,20 +165,6 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, trained: tuple[A
 
 
 # --- disks ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 10 MB, with room for two checkpoints of 4 MB and not for three."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)  # a test that failed may hold a file
 
 
 def test_a_full_disk_costs_the_new_checkpoint_and_no_older_one(small_disk: Path, trained: tuple[Accelerator, nn.Module]) -> None:

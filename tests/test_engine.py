@@ -17,13 +17,14 @@ import torch
 from digits import write_digits
 from rich.console import Console
 from safetensors.torch import load_file
+from small import nano, reviews, train
 from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
-from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
+from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, Timm, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
@@ -37,21 +38,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def tiny_recipe(*changes: str) -> Recipe:
-    recipe = Recipe(
-        name="tiny",
-        data=TextData(source=REVIEWS, max_length=48, max_train_samples=72, max_validation_samples=41, max_test_samples=37),
-        model=Transformer(checkpoint=BERT_NANO),
-        stages={
-            "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
-            "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.1)),
-        },
-        run=RunSettings(batch_size=16, precision="fp32", log_every=2),
-    )
-    return override(recipe, changes)
-
-
-def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
-    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()), **options)
+    stages = {
+        "head": Stage(unfreeze="head", lr=1e-3, epochs=2),
+        "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.1)),
+    }
+    return override(nano("tiny", reviews(72, 41, 37, max_length=48), stages, log_every=2), changes)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +11,20 @@ import pytest
 import timm
 import torch
 from digits import write_digits
-from rich.console import Console
 from safetensors.torch import load_file
+from small import reviews, small_vectors, train
 from transformers import pipeline
 
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
-from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm
-from hftl.run import RunDirectory
+from hftl.recipe import BagOfEmbeddings, BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, Timm
 from hftl.samples import REVIEWS
-from hftl.training import engine
 
-TEXT = TextData(source=REVIEWS, max_length=40, max_train_samples=96, max_validation_samples=24, max_test_samples=30)
-
-
-def train(recipe: Recipe, path: Path) -> RunDirectory:
-    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()))
+TEXT = reviews(96, 24, 30, max_length=40)
 
 
 def in_class_order(served: list[list[dict[str, Any]]], names: list[str]) -> np.ndarray:
     return np.array([[next(row["score"] for row in rows if row["label"] == name) for name in names] for rows in served])
-
-
-def small_vectors(path: Path) -> Path:
-    """Vectors of 8 dimensions for half of the sample's words."""
-    text = (Path(REVIEWS) / "train.jsonl").read_text().lower()
-    words = sorted(set(re.findall(r"[a-z]+", text)))[::2]
-    generator = np.random.default_rng(0)
-    path.write_text("".join(f"{word} {' '.join(f'{x:.4f}' for x in generator.normal(size=8))}\n" for word in words))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from hub_server import WRITE_TOKEN, LocalHub
 from PIL import Image
 from run_factory import make_run
 from safetensors.torch import load_file
+from small import Bomb, noise, rewrite, write_csv, write_pictures, write_recipe
 from transformers import AutoTokenizer, pipeline
 
 from hftl.cli import main
@@ -89,40 +90,10 @@ def picture_recipe(source: Path, **data: Any) -> Recipe:
     )
 
 
-def write_recipe(recipe: Recipe, folder: Path) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(recipe.to_yaml(), encoding="utf-8")
-    return path
-
-
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def write_csv(path: Path, labels: Sequence[Any], *, prefix: str = "text") -> Path:
-    """Rows "text 0,LABEL" and so on, no text twice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("text,label\n" + "".join(f"{prefix} {row},{label}\n" for row, label in enumerate(labels)), encoding="utf-8")
-    return path
-
-
-def noise(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """A smooth picture that no other seed gives."""
-    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write_pictures(root: Path, counts: dict[str, int], *, suffix: str = "jpg") -> Path:
-    """`counts` pictures in each folder, such as {"train/cat": 6}; no two of them are alike."""
-    seed = sum(map(ord, str(sorted(counts))))
-    for folder, count in counts.items():
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            seed += 1
-            noise(seed).save(root / folder / f"{number}.{suffix}")
-    return root
 
 
 def promising_png(width: int, height: int) -> bytes:
@@ -597,7 +568,7 @@ def test_fault_15_a_class_only_in_validation_or_test_is_refused(refused_data: Re
     assert 'split "validation": classes that train has no row of: fish' in message
     assert "train's classes: cat, dog" in message
     write_csv(tmp_path / "reviews" / "train.csv", "ab" * 8)
-    write_csv(tmp_path / "reviews" / "test.csv", "abc", prefix="other")
+    write_csv(tmp_path / "reviews" / "test.csv", "abc")
     assert 'split "test": classes that train has no row of: c' in refused_data(text_recipe(tmp_path / "reviews"))
 
 
@@ -852,7 +823,7 @@ def test_fault_25_duplicate_rows_across_splits_are_listed_and_an_option_drops_th
 ) -> None:
     root = tmp_path / "reviews"
     train = write_csv(root / "train.csv", "ab" * 10)
-    test = write_csv(root / "test.csv", "ab" * 3, prefix="other")
+    test = write_csv(root / "test.csv", "ab" * 3)
     train.write_text(train.read_text() + "other 2,a\n")
     test.write_text(test.read_text() + "Text  5,b\n")
     message = refused_data(text_recipe(root))
@@ -1053,20 +1024,6 @@ def test_fault_36_three_processes_on_sets_that_they_cannot_share_evenly_give_the
 
 
 # --- trust ----------------------------------------------------------------------------------------------------------------------
-
-
-class Bomb:
-    """Unpickled, it writes a file into the folder that the test looks into."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return (Path.write_text, (self.marker, "unpickled"))
-
-
-def rewrite(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**read_json(path), **values}), encoding="utf-8")
 
 
 def test_fault_38_a_foreign_checkpoint_is_read_from_safetensors_only_and_no_pickle_is_opened(

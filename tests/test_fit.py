@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from safetensors.torch import load_file
+from small import nano, quiet, reviews
 from torch.nn import functional as F
 
 from hftl.data.loader import training_batches
 from hftl.files import read_json
-from hftl.recipe import ConstantSchedule, Recipe, RunSettings, Stage, TextData, Transformer
+from hftl.recipe import ConstantSchedule, Stage
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training.engine import Evaluation, fit, prepare, train
 from hftl.training.experiment import Experiment
 from hftl.training.finish import finish
@@ -27,20 +25,16 @@ from hftl.training.proof import tensors_of
 from hftl.training.step import NotFinite, take_step
 from hftl.training.working import Working, open_stage
 
-RECIPE = Recipe(
-    name="fitted",
-    data=TextData(source=REVIEWS, max_length=24, max_train_samples=24, max_validation_samples=16, max_test_samples=12),
-    model=Transformer(checkpoint=BERT_NANO),
-    stages={
+RECIPE = nano(
+    "fitted",
+    reviews(24, 16, 12, max_length=24),
+    {
         "head": Stage(unfreeze="head", lr=1e-3, epochs=2, schedule="constant"),
         "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, batch_size=12, schedule=ConstantSchedule(), optimizer="lion"),
     },
-    run=RunSettings(batch_size=8, precision="fp32", log_every=1),
+    batch_size=8,
+    log_every=1,
 )
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
 
 
 class Pruned(Exception):

@@ -20,59 +20,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig
+from small import Bomb, rewrite
+from small_models import MOODS, WRITERS, recipes_refusal, refusal
 
-from hftl.errors import RecipeError, RunError
-from hftl.models import glove, load_classifier, save_classifier, transformer, vision
-from hftl.models.family import Classifier
-from hftl.recipe import TextCNN, Timm, Transformer
-
-LABELS = ("sad", "glad", "mixed")
-WORDS = ["a", "the", "film", "is", "good", "bad", "not", "very"]
-
-
-def write_bert(folder: Path) -> None:
-    config = BertConfig(
-        vocab_size=len(WORDS) + 2,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        pad_token_id=0,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: i for i, name in enumerate(LABELS)},
-    )
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    glove.make_tokenizer(WORDS).save_pretrained(folder)
-
-
-def write_textcnn(folder: Path) -> None:
-    vectors = folder.parent / "six.2d.txt"
-    vectors.write_text("the 1.0 2.0\nfilm 3.0 -4.0\ngood 0.5 0.25\nbad -0.5 0.75\n")
-    spec = TextCNN(vectors=str(vectors), channels=4)
-    save_classifier(glove.build(spec, LABELS, texts=["the good film", "the bad film"]), folder)
-
-
-def write_resnet(folder: Path) -> None:
-    save_classifier(vision.build(Timm(checkpoint="test_resnet", pretrained=False), LABELS, image_size=64), folder)
-
-
-WRITERS = {"bert": write_bert, "textcnn": write_textcnn, "resnet": write_resnet}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One good folder of each family."""
-    folders = {name: tmp_path_factory.mktemp("saved") / name for name in WRITERS}
-    for name, folder in folders.items():
-        WRITERS[name](folder)
-    return folders
-
-
-def rewrite(folder: Path, file: str = "config.json", **values: Any) -> None:
-    path = folder / file
-    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **values}))
+from hftl.errors import RecipeError
+from hftl.models import load_classifier, save_classifier, transformer, vision
+from hftl.recipe import Timm, Transformer
 
 
 def remove(folder: Path, key: str) -> None:
@@ -83,47 +36,12 @@ def remove(folder: Path, key: str) -> None:
 
 def in_pretrained_cfg(folder: Path, **values: Any) -> None:
     found = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
-    rewrite(folder, pretrained_cfg={**found, **values})
-
-
-class Bomb:
-    """Unpickled, it writes a file into the folder that the test looks into."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return (Path.write_text, (self.marker, "unpickled"))
-
-
-def build(folder: Path) -> Classifier:
-    """Build on the folder as on a recipe's checkpoint."""
-    if b"pretrained_cfg" in (folder / "config.json").read_bytes():
-        return vision.build(Timm(checkpoint=str(folder)), ["yes", "no"], image_size=None)
-    return transformer.build(Transformer(checkpoint=str(folder)), ["yes", "no"])
-
-
-def refusal(folder: Path) -> str:
-    """What `load_classifier` says about the folder."""
-    with pytest.raises(RunError) as caught:
-        load_classifier(folder)
-    message = str(caught.value)
-    assert message.startswith(f"{folder}: ")
-    assert len(message) < 1500
-    return message
-
-
-def recipes_refusal(folder: Path) -> str:
-    """What building on the folder as on a recipe's checkpoint says."""
-    with pytest.raises(RecipeError) as caught:
-        build(folder)
-    assert [problem.where for problem in caught.value.problems] == ["model.checkpoint"]
-    return str(caught.value)
+    rewrite(folder / "config.json", pretrained_cfg={**found, **values})
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_folders_are_good_as_they_are(saved: dict[str, Path], name: str) -> None:
-    assert load_classifier(saved[name]).model.config.id2label == dict(enumerate(LABELS))
+    assert load_classifier(saved[name]).model.config.id2label == dict(enumerate(MOODS))
 
 
 # --- code -----------------------------------------------------------------------------------------------------------------------
@@ -146,7 +64,7 @@ def with_code(folder: Path, marker: Path, model_type: str) -> None:
         "AutoModelForImageClassification": "evil.Model",
         "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
     }
-    rewrite(folder, model_type=model_type, auto_map=auto_map)
+    rewrite(folder / "config.json", model_type=model_type, auto_map=auto_map)
 
 
 LOAD = """
@@ -171,7 +89,7 @@ def test_code_in_a_folder_never_runs_and_nobody_is_asked(saved: dict[str, Path],
         folders[name] = shutil.copytree(saved[origin], tmp_path / name)
         with_code(folders[name], marker, model_type)
     folders["elsewhere"] = shutil.copytree(saved["bert"], tmp_path / "elsewhere")
-    rewrite(folders["elsewhere"], model_type="evil", auto_map={"AutoConfig": "somebody/evil--evil.Config"})
+    rewrite(folders["elsewhere"] / "config.json", model_type="evil", auto_map={"AutoConfig": "somebody/evil--evil.Config"})
     # A process of its own: what is at stake happens at import, and a question would be asked at its closed standard input.
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *map(str, folders.values())],
@@ -197,7 +115,7 @@ def test_a_tokenizer_with_code_of_its_own_is_refused(saved: dict[str, Path], tmp
     for name in ("bert", "textcnn"):
         folder = shutil.copytree(saved[name], tmp_path / name)
         (folder / "evil.py").write_text(CODE.format(marker=str(tmp_path / "marker")))
-        rewrite(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+        rewrite(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
         message = refusal(folder)
         assert "tokenizer_config.json" in message and '"auto_map"' in message and "evil.Tokenizer" in message
         assert "hftl runs no code of a checkpoint" in message
@@ -210,7 +128,7 @@ def test_a_tokenizer_class_that_transformers_does_not_have_is_refused(
     saved: dict[str, Path], name: object, file: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
-    rewrite(folder, file, tokenizer_class=name)
+    rewrite(folder / file, tokenizer_class=name)
     message = refusal(folder)
     assert f'"tokenizer_class": {json.dumps(name)} in {file}' in message
     assert message.splitlines()[1:] == recipes_refusal(folder).splitlines()[2:]  # the same way out
@@ -220,7 +138,7 @@ def test_a_template_of_a_tokenizer_is_never_rendered(saved: dict[str, Path], tmp
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
     # Rendered it would raise, and unsandboxed it would write the marker.
     write = "{{ cycler.__init__.__globals__.os.system('touch " + str(tmp_path / "marker") + "') }}{{ raise_exception('rendered') }}"
-    rewrite(folder, "tokenizer_config.json", chat_template=write)
+    rewrite(folder / "tokenizer_config.json", chat_template=write)
     (folder / "chat_template.jinja").write_text(write)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text(write)
@@ -398,7 +316,7 @@ def test_a_config_that_makes_no_sense_is_refused_before_there_is_memory_behind_i
     saved: dict[str, Path], values: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
-    rewrite(folder, **values)
+    rewrite(folder / "config.json", **values)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert message in refusal(folder)
     assert message in recipes_refusal(folder)
@@ -408,7 +326,7 @@ def test_a_config_that_makes_no_sense_is_refused_before_there_is_memory_behind_i
 def test_random_weights_of_a_foreign_config_are_no_larger_than_the_machine(saved: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "bert")
     (folder / "model.safetensors").unlink()
-    rewrite(folder, vocab_size=10**13)
+    rewrite(folder / "config.json", vocab_size=10**13)
     with pytest.raises(RecipeError, match=r"describes 160,000,000,00.* parameters: 640,000 GB of float32"):
         transformer.build(Transformer(checkpoint=str(folder), pretrained=False), ["yes", "no"])
     folder = shutil.copytree(saved["resnet"], tmp_path / "resnet")
@@ -422,10 +340,10 @@ def test_random_weights_of_a_foreign_config_are_no_larger_than_the_machine(saved
 def test_class_names_that_the_weights_do_not_have_are_refused(saved: dict[str, Path], names: list[str], tmp_path: Path) -> None:
     for family in ("bert", "textcnn"):
         folder = shutil.copytree(saved[family], tmp_path / family)
-        rewrite(folder, id2label=dict(enumerate(names)))
+        rewrite(folder / "config.json", id2label=dict(enumerate(names)))
         assert "is not complete; missing: " in refusal(folder)
     folder = shutil.copytree(saved["resnet"], tmp_path / "resnet")
-    rewrite(folder, label_names=names)
+    rewrite(folder / "config.json", label_names=names)
     assert f"has 3 classes and {len(names)} label_names in config.json" in refusal(folder)
 
 
@@ -433,7 +351,7 @@ def test_class_names_that_the_weights_do_not_have_are_refused(saved: dict[str, P
 def test_two_classes_of_one_name_are_refused(saved: dict[str, Path], family: str, tmp_path: Path) -> None:
     folder = shutil.copytree(saved[family], tmp_path / "model")
     names = ["sad", "glad", "sad"]
-    rewrite(folder, **({"label_names": names} if family == "resnet" else {"id2label": dict(enumerate(names))}))
+    rewrite(folder / "config.json", **({"label_names": names} if family == "resnet" else {"id2label": dict(enumerate(names))}))
     assert 'two classes are called "sad" in config.json' in refusal(folder)
 
 
@@ -441,7 +359,7 @@ def test_a_message_does_not_speak_to_the_terminal(saved: dict[str, Path], tmp_pa
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
     for values in ({"model_type": "\x1b[2Jbert"}, {"num_labels": "\x1b]0;title\x07"}, {"id2label": {"\u202e\x9b": "a"}}):
         shutil.copy(saved["bert"] / "config.json", folder)
-        rewrite(folder, **values)
+        rewrite(folder / "config.json", **values)
         assert all(line.isprintable() for line in refusal(folder).splitlines())
 
 
@@ -473,7 +391,7 @@ def test_a_glove_config_that_makes_no_sense_is_refused(
     saved: dict[str, Path], values: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["textcnn"], tmp_path / "model")
-    rewrite(folder, **values)
+    rewrite(folder / "config.json", **values)
     assert message in refusal(folder)
 
 
@@ -504,7 +422,7 @@ def test_a_tokenizer_that_names_a_file_elsewhere_is_refused(
     saved: dict[str, Path], file: str, key: str, value: object, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
-    rewrite(folder, file, **{key: value})
+    rewrite(folder / file, **{key: value})
     if value is None:
         load_classifier(folder)
         return
@@ -515,7 +433,7 @@ def test_a_tokenizer_that_names_a_file_elsewhere_is_refused(
 
 def test_paths_of_the_folder_and_nothing_are_allowed(saved: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
-    rewrite(folder, "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None, name_or_path="/home/somebody/bert")
+    rewrite(folder / "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None, name_or_path="/home/somebody/bert")
     load_classifier(folder)
 
 
@@ -577,7 +495,7 @@ def test_settings_of_a_tokenizer_that_make_no_sense_are_refused(
     saved: dict[str, Path], values: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
-    rewrite(folder, "tokenizer_config.json", **values)
+    rewrite(folder / "tokenizer_config.json", **values)
     assert "token" in refusal(folder)
     assert "token" in recipes_refusal(folder)
 
@@ -662,7 +580,7 @@ def test_a_model_of_the_hub_is_checked_like_a_folder(
         ("config.json", {"model_type": "evil", "auto_map": {"AutoConfig": "a--b.C"}}, "hftl runs no code of a checkpoint"),
     ):
         old = (snapshot / file).read_text() if (snapshot / file).exists() else None
-        rewrite(snapshot, file, **values)
+        rewrite(snapshot / file, **values)
         with pytest.raises(RecipeError) as caught:
             transformer.build(spec, ["yes", "no"])
         assert '"somebody/something" ' in str(caught.value) and message in str(caught.value)
@@ -675,7 +593,7 @@ def test_a_model_of_the_hub_is_checked_like_a_folder(
 
 def in_model_args(folder: Path, **values: Any) -> None:
     found = json.loads((folder / "config.json").read_text())["model_args"]
-    rewrite(folder, model_args={**found, **values})
+    rewrite(folder / "config.json", model_args={**found, **values})
 
 
 RESERVED = {
@@ -777,7 +695,7 @@ def test_a_timm_config_that_makes_no_sense_is_refused(
     saved: dict[str, Path], values: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["resnet"], tmp_path / "model")
-    rewrite(folder, **values)
+    rewrite(folder / "config.json", **values)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert message in refusal(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes

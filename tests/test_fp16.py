@@ -6,7 +6,6 @@ There is no GPU here. Accelerate makes no scaler for a CPU, so the runs of this 
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,31 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from safetensors.torch import load_file
+from small import nano, reviews, train
 
 from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
-from hftl.recipe import LinearSchedule, Recipe, RunSettings, Stage, TextData, Transformer, override
+from hftl.recipe import LinearSchedule, Recipe, RunSettings, Stage, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import engine, machine, open_run, watch, working
 from hftl.training import loss as loss_module
 from hftl.training.machine import mixed_precision
 
-RECIPE = Recipe(
-    name="half",
-    data=TextData(source=REVIEWS, max_length=32, max_train_samples=32, max_validation_samples=21, max_test_samples=19),
-    model=Transformer(checkpoint=BERT_NANO),
-    stages={
+RECIPE = nano(
+    "half",
+    reviews(32),
+    {
         "head": Stage(unfreeze="head", lr=1e-3, schedule="constant"),
         "all": Stage(lr=1e-3, epochs=2, schedule=LinearSchedule(warmup=0.5)),
     },
-    run=RunSettings(batch_size=8, log_every=1, checkpoint_minutes=0, keep="last"),
+    batch_size=8,
+    precision="auto",
+    log_every=1,
+    checkpoint_minutes=0,
+    keep="last",
 )
 
 
@@ -89,10 +91,6 @@ def half(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of CPUs alone: its embeddings keep their gradient's memory, and clear the rows that were used.
     monkeypatch.setattr(working, "use_fast_training", lambda model: None)
     monkeypatch.setattr(machine, "FIRST_SCALE", 2.0**20)
-
-
-def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
-    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()), **options)
 
 
 def weights(run: RunDirectory) -> dict[str, torch.Tensor]:

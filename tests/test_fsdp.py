@@ -18,9 +18,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from small import staged
+from small_models import tiny_bert
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
@@ -31,9 +32,8 @@ from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
 from hftl.models import load_classifier
 from hftl.models.transformer import chain
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
+from hftl.recipe import Recipe, Stage, TextData, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training.checks import check_optimizers
 from hftl.training.engine import train
 from hftl.training.machine import settle_fsdp
@@ -60,44 +60,6 @@ if "--resume" not in sys.argv:
     engine.predict_split = dies_in_the_second_evaluation
 fsdp_on_cpu.start()
 """
-
-
-def tiny_bert(folder: Path) -> Path:
-    """Two layers of 16 numbers, with the tokenizer of bert-nano."""
-    tokenizer = AutoTokenizer.from_pretrained(BERT_NANO)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def staged(checkpoint: Path) -> Recipe:
-    """24 examples / 8 a step = 3 steps an epoch; three stages of an epoch each: 9 steps, a checkpoint after each."""
-    optimizers = {"head": "sgd", "last 2": "lamb", "all": "adamw"}  # fused ones, and one that takes the norm of each matrix
-    stages = {name: Stage(unfreeze=name, lr=1e-3, optimizer=optimizer) for name, optimizer in optimizers.items()}
-    return Recipe(
-        name="pieces",
-        data=TextData(source=REVIEWS, max_length=16, max_train_samples=24, max_validation_samples=12, max_test_samples=10),
-        model=Transformer(checkpoint=str(checkpoint), dropout=0.0),
-        stages={name.replace(" ", "_"): stage for name, stage in stages.items()},
-        run=RunSettings(
-            batch_size=8,
-            gradient_accumulation=2,
-            precision="fp32",
-            log_every=1,
-            checkpoint_minutes=0,
-            cache_gb=0,
-            keep="last",
-        ),
-    )
 
 
 def on_two_processes(worker: Path, *arguments: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from conftest import REPOSITORY, Hftl
 from digits import write_digits
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
 from safetensors.torch import load_file, save_file
-from test_families import small_vectors
+from small import small_vectors
 
 from hftl.api import train
 from hftl.errors import RunError

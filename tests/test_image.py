@@ -20,6 +20,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
+from small import encoded
 from torch.utils.data import DataLoader, Sampler
 from transformers import TimmWrapperImageProcessor
 from transformers.image_utils import load_image
@@ -33,12 +34,6 @@ from hftl.errors import RecipeError
 
 WHITE = (255, 255, 255)
 FEATURES = Features({"id": Value("string"), "image": ImageFeature(decode=False), "label": ClassLabel(names=["cat", "dog"])})
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format=format, **options)
-    return stream.getvalue()
 
 
 def noted(content: bytes) -> str:

@@ -21,32 +21,31 @@ import pytest
 import torch
 from conftest import Hftl
 from safetensors.torch import load_file
-from test_checkpoint import flip_a_bit, small_disk
+from sittings import environment
+from small import flip_a_bit, nano, reviews
 
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
+from hftl.recipe import Stage
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
 from hftl.training import open_run
 from hftl.training.checkpoint import damage_of, save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPE = Recipe(
-    name="killed",
-    data=TextData(source=REVIEWS, max_length=32, max_train_samples=50, max_validation_samples=21, max_test_samples=19),
-    model=Transformer(checkpoint=BERT_NANO),
-    # 50 examples / 10 a step = 5 steps an epoch: 5 steps in the first stage, 20 in the second.
-    stages={"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3, epochs=4, schedule="cosine")},
-    run=RunSettings(batch_size=10, precision="fp32", log_every=1, checkpoint_minutes=0),
+# 50 examples / 10 a step = 5 steps an epoch: 5 steps in the first stage, 20 in the second.
+RECIPE = nano(
+    "killed",
+    reviews(50),
+    {"head": Stage(unfreeze="head", lr=1e-3), "top": Stage(unfreeze="last 2", lr=1e-3, epochs=4, schedule="cosine")},
+    batch_size=10,
+    log_every=1,
+    checkpoint_minutes=0,
 )
 STEPS = 25
 SEVERAL = """import sys
 from hftl.launch import run_processes
 sys.exit(run_processes([sys.executable, "-m", "hftl", *sys.argv[2:]], int(sys.argv[1])))
 """
-
-__all__ = ["small_disk"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +65,6 @@ def start(recipe_file: Path, run: RunDirectory, *more: str, processes: int = 1, 
     return subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, env=environment(several=processes > 1), start_new_session=group
     )
-
-
-def environment(*, several: bool) -> dict[str, str]:
-    """A user's shell: Accelerate leaves variables behind in this process that are none of his."""
-    left_behind = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    kept = {name: value for name, value in os.environ.items() if name not in left_behind}
-    return kept | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | ({"ACCELERATE_USE_CPU": "1"} if several else {})
 
 
 def wait_for_steps(run: RunDirectory, steps: int, process: subprocess.Popen[str]) -> None:

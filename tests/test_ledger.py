@@ -11,24 +11,23 @@ import pytest
 from conftest import Hftl
 from rich.console import Console
 from run_factory import make_run
+from small import nano, reviews, train
 
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.files import append_json_line, read_json, read_json_lines, write_json, write_text
 from hftl.ledger import count_openings, ledger_path, note_opening
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer, override
+from hftl.recipe import Stage, TextData, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing.card import render_card, write_card
 from hftl.sharing.verify import verify
 from hftl.training import engine, finish, finished
 
-RECIPE = Recipe(
-    name="tiny",
-    data=TextData(source=REVIEWS, max_length=32, max_train_samples=24, max_validation_samples=21, max_test_samples=19),
-    model=Transformer(checkpoint=BERT_NANO),
-    stages={"head": Stage(unfreeze="head", lr=1e-3)},
-    run=RunSettings(batch_size=16, precision="fp32"),
+RECIPE = nano(
+    "tiny",
+    reviews(24),
+    {"head": Stage(unfreeze="head", lr=1e-3)},
 )
 
 
@@ -146,7 +145,7 @@ def test_a_run_without_test_keeps_it_shut_until_it_is_opened_once(tmp_path: Path
     refused = hftl("evaluate", path, "--split", "test")
     assert refused.code == 2 and f"its test split is sealed; to open it, once:  hftl test {path}" in refused.err
 
-    whole = engine.train(RECIPE, RunDirectory(tmp_path / "whole"), console=Console(file=io.StringIO()))
+    whole = train(RECIPE, tmp_path / "whole")
     tested = hftl("test", path)
     assert tested.code == 0, tested.err
     assert "test (these rows were opened 2 times by 2 runs): accuracy" in tested.out
@@ -163,7 +162,7 @@ def test_a_run_without_test_keeps_it_shut_until_it_is_opened_once(tmp_path: Path
 
 
 def test_a_run_that_was_changed_after_training_is_not_tested(tmp_path: Path) -> None:
-    run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+    run = train(override(RECIPE, ["run.test=sealed"]), tmp_path / "run")
     weights = run.model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -174,7 +173,7 @@ def test_a_run_that_was_changed_after_training_is_not_tested(tmp_path: Path) -> 
 
 
 def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = engine.train(override(RECIPE, ["run.test=sealed"]), RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+    run = train(override(RECIPE, ["run.test=sealed"]), tmp_path / "run")
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -192,7 +191,7 @@ def test_an_opening_that_was_cut_short_goes_on_and_is_written_down(tmp_path: Pat
 
 def test_a_run_without_a_test_split_has_none_to_open(tmp_path: Path) -> None:
     recipe = override(RECIPE, ["data.test_split=none"])
-    run = engine.train(recipe, RunDirectory(tmp_path / "run"), console=Console(file=io.StringIO()))
+    run = train(recipe, tmp_path / "run")
     assert "**There is no test split.**" in render_card(run)
     with pytest.raises(RunError, match='have no split "test"'):
         finished.open_test(run, say=lambda line: None)

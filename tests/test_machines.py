@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_fsdp import staged, tiny_bert
-from test_kills import environment
+from sittings import environment
+from small import staged, write_recipe
+from small_models import tiny_bert
 
 from hftl.errors import RunError
 from hftl.files import read_json
-from hftl.recipe import Recipe, Stage, override
+from hftl.recipe import Stage, override
 from hftl.run import RunDirectory
 from hftl.training.machine import _name_the_network, process_state
 
@@ -93,15 +94,10 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, said) for process in processes for _, said in [process.communicate(timeout=200)]]
 
 
-def write(recipe: Recipe, folder: Path) -> Path:
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    return folder / "recipe.yaml"
-
-
 @pytest.mark.slow
 def test_two_machines_by_flags_alone_give_the_bits_of_one(on_machines: Start, tmp_path: Path) -> None:
     recipe = override(staged(tiny_bert(tmp_path / "tiny")), ["run.checkpoint_minutes=10"])
-    path, two, one = write(recipe, tmp_path), RunDirectory(tmp_path / "two"), RunDirectory(tmp_path / "one")
+    path, two, one = write_recipe(recipe, tmp_path), RunDirectory(tmp_path / "two"), RunDirectory(tmp_path / "one")
     sides = [on_machines(number, "train", str(path), "--run-dir", str(two.path)) for number in (0, 1)]
     for code, said in finish(sides):
         assert code == 0, said
@@ -120,7 +116,7 @@ def test_two_machines_by_flags_alone_give_the_bits_of_one(on_machines: Start, tm
 def test_a_machine_that_dies_ends_the_other_with_a_message(on_machines: Start, tmp_path: Path) -> None:
     recipe = staged(tiny_bert(tmp_path / "tiny"))
     recipe = recipe.model_copy(update={"stages": {"all": Stage(unfreeze="all", lr=1e-3, epochs=500)}})
-    path, run = write(recipe, tmp_path), RunDirectory(tmp_path / "run")
+    path, run = write_recipe(recipe, tmp_path), RunDirectory(tmp_path / "run")
     sides = [on_machines(number, "train", str(path), "--run-dir", str(run.path)) for number in (0, 1)]
     deadline = time.monotonic() + 120
     while not (run.history.is_file() and '"event": "step"' in run.history.read_text()):
@@ -189,7 +185,7 @@ note(lambda: check_run_directory_together(RunDirectory(folder / "new" / "run"), 
 
 @pytest.mark.slow
 def test_what_one_process_refuses_all_refuse_and_what_differs_is_named(tmp_path: Path) -> None:
-    write(staged(tmp_path), tmp_path)
+    write_recipe(staged(tmp_path), tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

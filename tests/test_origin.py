@@ -17,8 +17,8 @@ from conftest import Hftl
 from huggingface_hub import constants
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from test_families import small_vectors
-from test_resume import assert_same_run, bert, pictures, signal_at, train
+from sittings import assert_same_run, signal_at
+from small import bert, noisy_pictures, small_vectors, train
 from transformers import PreTrainedTokenizerBase
 
 from hftl.environment import package_versions
@@ -246,7 +246,7 @@ def test_a_finished_run_needs_its_base_no_more_and_gets_figures_and_card_by_resu
 
 def test_another_normalisation_of_pictures_is_refused(tmp_path: Path) -> None:
     base = Path(shutil.copytree(MOBILENET, tmp_path / "mobile"))
-    recipe = pictures(tmp_path / "data", f"model.checkpoint={base}", "model.pretrained=true", "run.cache_gb=0")
+    recipe = noisy_pictures(tmp_path / "data", f"model.checkpoint={base}", "model.pretrained=true", "run.cache_gb=0")
     run = stop(recipe, tmp_path / "run", step=2)
     edited("config.json", pretrained_cfg__interpolation="bilinear", pretrained_cfg__mean=[0.5, 0.5, 0.5])(base)
     message = refusal(recipe, run)

@@ -10,19 +10,17 @@ import io
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
-from test_families import small_vectors
+from sittings import assert_same_run, signal_at
+from small import STAGES, bert, noisy_pictures, small_vectors, train
 
 from hftl.errors import RunError
 from hftl.evaluation.predict import predict_logits
@@ -30,94 +28,14 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import (
     BiLSTM,
-    CosineSchedule,
-    ImageData,
     Recipe,
-    RunSettings,
-    Stage,
     TextCNN,
-    TextData,
-    Timm,
-    Transformer,
-    override,
 )
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.signals import Stopped
 from hftl.training import engine, finish, open_run, watch
 from hftl.training.checkpoint import load_progress, save_checkpoint
-from hftl.training.journal import Journal
-
-STAGES = {
-    "head": Stage(unfreeze="head", lr=1e-3, epochs=1),
-    "top": Stage(unfreeze="last 2", lr=1e-3, layer_decay=0.5, epochs=2, schedule=CosineSchedule(warmup=0.2)),
-    "all": Stage(unfreeze="all", lr=1e-3, schedule="one_cycle"),
-}
-READS = TextData(source=REVIEWS, max_length=32, max_train_samples=40, max_validation_samples=21, max_test_samples=19)
-RUN = RunSettings(batch_size=16, precision="fp32", log_every=2, tokens_per_batch=256)
-
-
-def bert(*changes: str) -> Recipe:
-    return override(Recipe(name="bert", data=READS, model=Transformer(checkpoint=BERT_NANO), stages=STAGES, run=RUN), changes)
-
-
-def pictures(folder: Path, *changes: str) -> Recipe:
-    """A ResNet over pictures of noise, red and blue ones, with every random thing that there is."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 20), ("test", 5)):
-        for name, colour in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.clip(generator.normal(colour, 50, (40, 48, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
-    recipe = Recipe(
-        name="pictures",
-        data=ImageData(source=str(folder), image_size=32, augmentation="strong", validation_fraction=0.25),
-        model=Timm(checkpoint="resnet10t", pretrained=False, dropout=0.3),
-        stages={
-            "head": Stage(unfreeze="head", lr=1e-2, optimizer="sgd"),
-            "top": Stage(unfreeze="last 3", lr=1e-3, optimizer="rmsprop", epochs=2),
-        },
-        run=RunSettings(batch_size=8, precision="fp32", log_every=2, gradient_accumulation=2),
-    )
-    return override(recipe, changes)
-
-
-def train(recipe: Recipe, path: Path, **options: Any) -> RunDirectory:
-    return engine.train(recipe, RunDirectory(path), console=Console(file=io.StringIO()), **options)
-
-
-@contextmanager
-def signal_at(monkeypatch: pytest.MonkeyPatch, *, step: int, number: int = signal.SIGTERM) -> Iterator[None]:
-    """Send this process a signal when it has taken its step `step` in this session."""
-    taken, advance = list[None](), Journal.advance
-
-    def counted(journal: Journal) -> None:
-        advance(journal)
-        taken.append(None)
-        if len(taken) == step:
-            os.kill(os.getpid(), number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Journal, "advance", counted)
-        yield
-
-
-def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
-    """Equal weights bit for bit, equal predictions, and the same history but for times and what was said of the stops."""
-    ours, theirs = load_file(one.model / "model.safetensors"), load_file(other.model / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for split in ("validation", "test"):
-        assert np.array_equal(Predictions.load(one.predictions(split)).logits, Predictions.load(other.predictions(split)).logits)
-    assert read_json(one.metrics) == read_json(other.metrics)
-    assert read_json(one.freeze_proof) == read_json(other.freeze_proof)
-    assert course(one) == course(other)
-
-
-def course(run: RunDirectory) -> list[dict[str, Any]]:
-    times = {"time", "seconds", "training_seconds"}
-    return [{key: value for key, value in r.items() if key not in times} for r in run.read_history() if r["event"] != "continued"]
 
 
 def fail_after_test_was_predicted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +162,7 @@ def test_a_run_that_is_stopped_after_test_was_predicted_does_not_open_it_again(
 def test_pictures_with_augmentation_batchnorm_dropout_and_workers_continue_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    recipe = pictures(tmp_path / "data", f"run.workers={workers}")
+    recipe = noisy_pictures(tmp_path / "data", f"run.workers={workers}")
     whole = train(recipe, tmp_path / "whole")
     # 30 pictures / 8 a step = 4 steps an epoch, 12 in all; stopped after 3 (in the middle of a stage) and 6 (across the unfreeze).
     with signal_at(monkeypatch, step=3), pytest.raises(Stopped):
@@ -259,7 +177,8 @@ def test_glove_networks_with_word_dropout_continue_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Callable[..., Any]
 ) -> None:
     model = family(vectors=str(small_vectors(tmp_path / "vectors.txt")), word_dropout=0.3, trainable_dim=4)
-    recipe = Recipe(name="glove", data=READS, model=model, stages={"head": STAGES["head"], "all": STAGES["all"]}, run=RUN)
+    stages = {"head": STAGES["head"], "all": STAGES["all"]}
+    recipe = Recipe(name="glove", data=bert().data, model=model, stages=stages, run=bert().run)
     whole = train(recipe, tmp_path / "whole")
     with signal_at(monkeypatch, step=4), pytest.raises(Stopped):
         train(recipe, tmp_path / "run")

@@ -6,9 +6,8 @@ import errno
 import json
 import os
 import tracemalloc
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
+from small import ids, write_csv, write_picture, write_pictures
 
 from hftl.data.columns import Labels, Strings, array_on_disk, blocks, integers, on_disk, pick
 from hftl.data.duplicates import first_rows, number_contents, repeated
@@ -47,14 +47,6 @@ def refused(data: TextData | ImageData) -> str:
     return str(caught.value)
 
 
-def write_csv(path: Path, labels: Iterable[Any]) -> Path:
-    """No text of it is in a file of another name: that would be refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = "".join(f"{path.stem} {row},{label}\n" for row, label in enumerate(labels))
-    path.write_text(f"text,label\n{rows}", encoding="utf-8")
-    return path
-
-
 def write_parquet(path: Path, labels: Sequence[Any], *, names: list[str] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {"text": [f"{path.stem} {row}" for row in range(len(labels))], "label": list(labels)}
@@ -67,30 +59,10 @@ def write_parquet(path: Path, labels: Sequence[Any], *, names: list[str] | None 
     return path
 
 
-def write_picture(path: Path, *, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    Image.fromarray(small).resize((24, 24)).save(path)
-    return path
-
-
-def write_pictures(root: Path, counts: dict[str, int]) -> Path:
-    for folder, count in counts.items():
-        for number in range(count):
-            # Another picture in every place: the same one in two would be refused.
-            write_picture(root / folder / f"{number}.jpg", seed=zlib.crc32(f"{folder}/{number}".encode()))
-    return root
-
-
 def classes(split: Dataset | None) -> Counter[str]:
     assert split is not None
     names = split.features["label"].names
     return Counter(names[label] for label in split["label"][:])
-
-
-def ids(split: Dataset | None) -> list[str]:
-    assert split is not None
-    return list(split["id"][:])
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------------

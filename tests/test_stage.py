@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from test_transformer import ARCHITECTURES, small_model
+from small_models import TRANSFORMERS, small_model
 from torch import nn
 
 from hftl.models import transformer
@@ -323,7 +323,7 @@ def test_slanted_triangular_rises_over_a_tenth_and_falls_to_a_thirty_second() ->
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch.compile itself
 def test_compiled_layers_give_the_gradients_of_plain_ones_at_every_length() -> None:
-    model = small_model(ARCHITECTURES["bert"])
+    model = small_model(TRANSFORMERS["bert"])
     chain = transformer.chain(model)
     plain = copy.deepcopy(model)
     compile_layers(model, chain, ("layer.1", "layer.2", "head"), entry_module="bert.encoder.layer.1", backend="eager")

@@ -24,7 +24,7 @@ from conftest import REPOSITORY, Hftl
 from hub_server import LocalHub
 from run_factory import make_recipe, make_run
 from safetensors.numpy import load_file, save_file
-from test_families import small_vectors
+from small import small_vectors
 
 from hftl.api import train
 from hftl.data.source import load_splits

@@ -10,26 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Hftl
+from small import nano, reviews
 
 import hftl
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
 from hftl.evaluation.seeds import paired_difference, spread
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.recipe import Stage, TextData
+from hftl.samples import REVIEWS
 from hftl.studies.arms import ARMS, arms_of
 from hftl.studies.study import StudyDirectory, trial_name
 
-RECIPE = Recipe(
-    name="studied",
-    data=TextData(source=REVIEWS, max_length=24, max_train_samples=24, max_validation_samples=16, max_test_samples=12),
-    model=Transformer(checkpoint=BERT_NANO),
-    stages={
+RECIPE = nano(
+    "studied",
+    reviews(24, 16, 12, max_length=24),
+    {
         "head": Stage(unfreeze="head", lr=1e-3, epochs=2, schedule="constant"),
         "all": Stage(unfreeze="all", lr=1e-4, layer_decay=0.5, epochs=1, schedule="constant"),
     },
-    run=RunSettings(batch_size=8, precision="fp32"),
+    batch_size=8,
 )
 
 

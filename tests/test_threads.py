@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from test_resume import bert
+from small import bert
 
 from hftl import cores
 from hftl.doctor import load_check

@@ -5,35 +5,26 @@ TensorBoard is always here; the others where their extra is installed.
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from small import nano, reviews, train
 
 from hftl.errors import RecipeError
 from hftl.files import read_json
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer, override
+from hftl.recipe import Stage, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
-from hftl.training import engine
 
-RECIPE = Recipe(
-    name="tracked",
-    data=TextData(source=REVIEWS, max_length=32, max_train_samples=32, max_validation_samples=21, max_test_samples=19),
-    model=Transformer(checkpoint=BERT_NANO),
-    stages={"head": Stage(unfreeze="head", lr=1e-3)},
-    run=RunSettings(batch_size=16, precision="fp32", log_every=1),
-)
+RECIPE = nano("tracked", reviews(32), {"head": Stage(unfreeze="head", lr=1e-3)}, log_every=1)
 FIGURES = {"calibration", "confusion_matrix_test", "learning_curves"}
 
 
 def tracked(name: str, folder: Path) -> RunDirectory:
     recipe = override(RECIPE, [f"run.trackers=[{name}]"])
-    return engine.train(recipe, RunDirectory(folder), console=Console(file=io.StringIO()))
+    return train(recipe, folder)
 
 
 def test_tensorboard_gets_keys_curves_results_and_figures(tmp_path: Path) -> None:

@@ -14,31 +14,24 @@ import torch
 import transformers
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from small import rewrite
+from small_models import DECODER, SMALL, TRANSFORMERS, WORDS, small_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
     AlbertConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
     BertForMaskedLM,
     BigBirdConfig,
     CanineConfig,
-    DebertaConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
     FNetConfig,
     Gemma3Config,
     GPT2Config,
-    LlamaConfig,
-    ModernBertConfig,
-    MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
     RobertaConfig,
     XLMConfig,
     XLMRobertaConfig,
@@ -53,56 +46,7 @@ from hftl.models.family import Classifier
 from hftl.recipe import Transformer
 
 LABELS = ("neg", "pos")
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "not"]
-SMALL: dict[str, Any] = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-}
-DECODER = {**SMALL, "num_key_value_heads": 1}
 BODY = ("embeddings", "layer.0", "layer.1", "layer.2", "head")
-DEBERTA: dict[str, Any] = {
-    "relative_attention": True,
-    "max_relative_positions": 8,
-    "pos_att_type": ["p2c", "c2p"],
-    "pooler_hidden_size": 16,
-}
-DEBERTA_V2: dict[str, Any] = {"conv_kernel_size": 3, "norm_rel_ebd": "layer_norm"}
-DEBERTA_V3: dict[str, Any] = {
-    "share_att_key": True,
-    "position_buckets": 4,
-    "norm_rel_ebd": "layer_norm",
-    "position_biased_input": False,
-}
-
-ARCHITECTURES: dict[str, PreTrainedConfig] = {
-    "bert": BertConfig(**SMALL),
-    "distilbert": DistilBertConfig(vocab_size=10, dim=16, n_layers=3, n_heads=2, hidden_dim=24, max_position_embeddings=32),
-    "roberta": RobertaConfig(**SMALL),
-    "xlm-roberta": XLMRobertaConfig(**SMALL),
-    "electra": ElectraConfig(**SMALL, embedding_size=8),
-    "deberta": DebertaConfig(**SMALL, **DEBERTA),
-    "deberta-v2": DebertaV2Config(**SMALL, **DEBERTA, **DEBERTA_V2),
-    "deberta-v3": DebertaV2Config(**SMALL, **DEBERTA, **DEBERTA_V3),
-    "modernbert": ModernBertConfig(**SMALL, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
-    "mpnet": MPNetConfig(**SMALL),
-    "gpt2": GPT2Config(
-        vocab_size=10, n_embd=16, n_layer=3, n_head=2, n_positions=32, pad_token_id=0, bos_token_id=2, eos_token_id=3
-    ),
-    "llama": LlamaConfig(**DECODER),
-    "qwen2": Qwen2Config(**DECODER),
-}
-
-
-def small_model(config: PreTrainedConfig) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    model.eval()  # type: ignore[no-untyped-call]
-    return model
 
 
 def word_tokenizer(**tokens: str) -> PreTrainedTokenizerFast:
@@ -126,18 +70,12 @@ def build(folder: Path | str, **recipe: Any) -> Classifier:
     return transformer.build(Transformer(checkpoint=str(folder), **recipe), LABELS)
 
 
-def rewrite(folder: Path, **values: Any) -> None:
-    """Change keys of a checkpoint's config.json."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
 # --- the chain ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_every_parameter_and_buffer_of_an_architecture_is_in_one_group(name: str) -> None:
-    model = small_model(ARCHITECTURES[name])
+    model = small_model(TRANSFORMERS[name])
     chain = transformer.chain(model)
     assert chain.names == BODY
     for members, found in [(chain.parameters, model.named_parameters()), (chain.buffers, model.named_buffers())]:
@@ -147,9 +85,9 @@ def test_every_parameter_and_buffer_of_an_architecture_is_in_one_group(name: str
     assert dropouts <= {module for modules in chain.modules.values() for module in modules}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_change_in_a_group_shows_from_its_end_on_and_not_before(name: str) -> None:
-    model = small_model(ARCHITECTURES[name])
+    model = small_model(TRANSFORMERS[name])
     chain = transformer.chain(model)
     before = entries(model, chain)
     assert len(before) == 4  # what enters layers 0, 1, 2, and what leaves the head
@@ -186,14 +124,14 @@ def entries(model: PreTrainedModel, chain: Chain) -> list[torch.Tensor]:
 
 
 def test_dropout_before_the_layers_is_frozen_with_the_embeddings_and_dropout_after_them_with_the_head() -> None:
-    chain = transformer.chain(small_model(ARCHITECTURES["bert"]))
+    chain = transformer.chain(small_model(TRANSFORMERS["bert"]))
     assert "bert.embeddings.dropout" in chain.modules["embeddings"]
     assert {"dropout", "classifier", "bert.pooler"} <= set(chain.modules["head"])
 
 
 def test_what_layers_share_is_in_the_embeddings_and_a_final_norm_in_the_head() -> None:
     def group(architecture: str, parameter: str) -> str:
-        return transformer.chain(small_model(ARCHITECTURES[architecture])).group_of(parameter)
+        return transformer.chain(small_model(TRANSFORMERS[architecture])).group_of(parameter)
 
     assert group("deberta-v2", "deberta.encoder.rel_embeddings.weight") == "embeddings"
     assert group("deberta-v2", "deberta.encoder.LayerNorm.weight") == "embeddings"  # normalises rel_embeddings
@@ -290,7 +228,7 @@ def test_loading_says_nothing_and_leaves_the_library_as_talkative_as_it_was(
 def test_a_checkpoint_in_half_precision_becomes_float32(checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     save_file({n: t.half() for n, t in weights.items()}, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    rewrite(checkpoint, dtype="float16")
+    rewrite(checkpoint / "config.json", dtype="float16")
     assert {parameter.dtype for parameter in build(checkpoint).model.parameters()} == {torch.float32}
 
 
@@ -313,9 +251,9 @@ def test_dropout_is_set_everywhere(checkpoint: Path) -> None:
     assert kept == {0.1}  # BERT's own
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_dropout_reaches_every_dropout_of_an_architecture(name: str) -> None:
-    config = copy.deepcopy(ARCHITECTURES[name])
+    config = copy.deepcopy(TRANSFORMERS[name])
     transformer._set_dropout(config, 0.3)
     rates = {module.p for module in small_model(config).modules() if isinstance(module, nn.Dropout)}
     assert rates <= {0.3}  # none at all in Llama, whose only dropout is a number in its attention
@@ -394,9 +332,9 @@ def saved_model(config: PreTrainedConfig, folder: Path, **tokens: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "xlnet"])
+@pytest.mark.parametrize("name", [*TRANSFORMERS, "xlnet"])
 def test_the_layer_that_gives_the_logits_is_drawn_anew_wherever_its_class_keeps_it(name: str, tmp_path: Path) -> None:
-    config = copy.deepcopy(XLNET if name == "xlnet" else ARCHITECTURES[name])
+    config = copy.deepcopy(XLNET if name == "xlnet" else TRANSFORMERS[name])
     config.vocab_size, config.pad_token_id = 12, 0  # Qwen2's tokenizer adds a token of its own
     config.id2label, config.label2id = {0: "other", 1: "names"}, {"other": 0, "names": 1}
     saved_model(config, tmp_path)
@@ -472,12 +410,12 @@ def test_xlnet_reads_its_answer_off_the_last_token_and_so_pads_on_the_left(tmp_p
 
 
 def test_gpt2_counts_positions_from_the_first_token_and_so_pads_on_the_right(tmp_path: Path) -> None:
-    folder = saved_model(ARCHITECTURES["gpt2"], tmp_path, padding_side="left")
+    folder = saved_model(TRANSFORMERS["gpt2"], tmp_path, padding_side="left")
     built = build(folder)
     tokenizer: Any = built.preprocessor
     assert tokenizer.padding_side == "right"
     assert "Texts are padded on the right" in built.facts["remarks"][0]
-    assert build(saved_model(ARCHITECTURES["llama"], tmp_path / "llama", padding_side="left")).facts["remarks"] == []  # either side
+    assert build(saved_model(TRANSFORMERS["llama"], tmp_path / "llama", padding_side="left")).facts["remarks"] == []  # either side
 
 
 def test_bigbird_is_saved_as_what_a_short_text_makes_of_it(tmp_path: Path) -> None:
@@ -521,7 +459,7 @@ def without_a_layer(folder: Path) -> None:
 
 
 def with_a_wider_layer(folder: Path) -> None:
-    rewrite(folder, intermediate_size=32)
+    rewrite(folder / "config.json", intermediate_size=32)
 
 
 def without_a_tokenizer(folder: Path) -> None:
@@ -536,7 +474,7 @@ def with_a_larger_vocabulary(folder: Path) -> None:
 
 
 def with_another_padding(folder: Path) -> None:
-    rewrite(folder, pad_token_id=5)
+    rewrite(folder / "config.json", pad_token_id=5)
 
 
 def with_a_config_that_is_no_json(folder: Path) -> None:
@@ -548,11 +486,11 @@ def without_a_config(folder: Path) -> None:
 
 
 def with_a_wrong_type(folder: Path) -> None:
-    rewrite(folder, hidden_size="wide")
+    rewrite(folder / "config.json", hidden_size="wide")
 
 
 def with_an_unknown_type(folder: Path) -> None:
-    rewrite(folder, model_type="bort")
+    rewrite(folder / "config.json", model_type="bort")
 
 
 def with_a_picture_model(folder: Path) -> None:
@@ -561,7 +499,7 @@ def with_a_picture_model(folder: Path) -> None:
 
 def with_code_of_its_own(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('this ran')")
-    rewrite(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    rewrite(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
 
 
 @pytest.mark.parametrize(
@@ -591,7 +529,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: C
 
 
 def test_a_missing_final_norm_is_refused_although_it_is_in_the_head(tmp_path: Path) -> None:
-    model = small_model(ARCHITECTURES["llama"])
+    model = small_model(TRANSFORMERS["llama"])
     model.save_pretrained(tmp_path)
     word_tokenizer(pad_token="[PAD]").save_pretrained(tmp_path)
     assert build(tmp_path).facts["new_parameters"] == ["score.weight"]  # LABEL_0 and LABEL_1 are other names

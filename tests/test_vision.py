@@ -16,6 +16,8 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small import rewrite
+from small_models import PICTURES, THREE, build_vision
 from timm.data import create_transform, resolve_model_data_config  # type: ignore[attr-defined]
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -23,14 +25,6 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from hftl.errors import RecipeError, RunError
 from hftl.models import vision
 from hftl.models.family import Classifier
-from hftl.recipe import Timm
-
-LABELS = ("hot_dog", "not_hot_dog", "maybe")
-
-
-def build(checkpoint: Path | str, *, image_size: int | None = 64, labels: tuple[str, ...] = LABELS, **recipe: Any) -> Classifier:
-    torch.manual_seed(0)
-    return vision.build(Timm(checkpoint=str(checkpoint), **recipe), labels, image_size=image_size)
 
 
 @pytest.fixture
@@ -55,12 +49,6 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
 
 
-def rewrite(folder: Path, **values: Any) -> None:
-    """Change keys of a checkpoint's config.json."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
 def logits(classifier: Classifier, picture: Image.Image) -> torch.Tensor:
     with torch.no_grad():
         return classifier.model(**classifier.preprocessor(picture, return_tensors="pt")).logits  # type: ignore[no-any-return]
@@ -68,28 +56,13 @@ def logits(classifier: Classifier, picture: Image.Image) -> torch.Tensor:
 
 # --- the chain --------------------------------------------------------------------------------------------------------------------
 
-STAGES = ("stages.0", "stages.1", "stages.2", "stages.3")
-RESNET = ("layer1", "layer2", "layer3", "layer4")
 # Architecture -> groups between stem and head, and the side of a picture in pixels.
-ARCHITECTURES: dict[str, tuple[tuple[str, ...], int]] = {
-    "test_resnet": (RESNET, 64),
-    "resnet18": (RESNET, 64),
-    "resnet50": (RESNET, 64),
-    "mobilenetv2_050": (tuple(f"blocks.{i}" for i in range(7)), 64),
-    "test_efficientnet": (tuple(f"blocks.{i}" for i in range(5)), 64),
-    "test_convnext": (STAGES, 64),
-    "test_vit": (tuple(f"blocks.{i}" for i in range(6)), 64),
-    "regnetx_002": (("s1", "s2", "s3", "s4"), 64),
-    "densenet121": (tuple(f"features.denseblock{i}" for i in (1, 2, 3, 4)), 64),
-    "test_nfnet": (STAGES, 64),
-    "resnetv2_18": (STAGES, 64),
-}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", PICTURES)
 def test_every_parameter_and_buffer_of_an_architecture_is_in_one_group(name: str) -> None:
-    layers, size = ARCHITECTURES[name]
-    built = build(name, pretrained=False, image_size=size)
+    layers, size = PICTURES[name]
+    built = build_vision(name, pretrained=False, image_size=size)
     assert built.chain.names == ("stem", *layers, "head")
     for members, found in [
         (built.chain.parameters, built.model.named_parameters()),
@@ -100,12 +73,12 @@ def test_every_parameter_and_buffer_of_an_architecture_is_in_one_group(name: str
     assert all(member.startswith("timm_model.") for group in built.chain.names for member in built.chain.parameters[group])
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "resnet50"])  # as resnet18, and slower
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "resnet50"])  # as resnet18, and slower
 def test_a_change_in_a_group_shows_from_its_end_on_and_not_before(name: str) -> None:
-    built = build(name, pretrained=False, image_size=ARCHITECTURES[name][1])
+    built = build_vision(name, pretrained=False, image_size=PICTURES[name][1])
     before = entries(built)
     last = len(before) - 1
-    assert last == len(ARCHITECTURES[name][0])
+    assert last == len(PICTURES[name][0])
     for position, group in enumerate(built.chain.names):
         saved = {n: built.model.get_parameter(n).detach().clone() for n in built.chain.parameters[group]}
         with torch.no_grad():
@@ -138,7 +111,7 @@ def entries(built: Classifier) -> list[torch.Tensor]:
 
 
 def test_the_parts_of_a_resnet_are_where_timm_puts_them() -> None:
-    chain = build("test_resnet", pretrained=False).chain
+    chain = build_vision("test_resnet", pretrained=False).chain
     own = {group: [module.removeprefix("timm_model.") for module in chain.modules[group]] for group in chain.names}
     assert {"conv1", "bn1", "act1", "maxpool"} <= set(own["stem"])
     assert {"layer1", "layer1.0.conv1"} <= set(own["layer1"])
@@ -150,7 +123,7 @@ def test_the_parts_of_a_resnet_are_where_timm_puts_them() -> None:
 
 def test_a_final_norm_is_in_the_head_and_a_last_convolution_in_the_last_layer() -> None:
     def group(architecture: str, parameter: str) -> str:
-        return build(architecture, pretrained=False).chain.group_of(f"timm_model.{parameter}")
+        return build_vision(architecture, pretrained=False).chain.group_of(f"timm_model.{parameter}")
 
     assert group("test_vit", "norm.weight") == "head"
     assert group("test_vit", "cls_token") == group("test_vit", "pos_embed") == "stem"
@@ -183,24 +156,24 @@ def test_an_architecture_without_a_chain_is_refused(name: str, message: str) -> 
 
 
 def test_a_pretrained_network_gets_a_new_head_and_keeps_the_rest(checkpoint: Path) -> None:
-    built = build(checkpoint, image_size=None)
+    built = build_vision(checkpoint, image_size=None)
     stored = load_file(checkpoint / "model.safetensors")
     state = {name.removeprefix("timm_model."): tensor for name, tensor in built.model.state_dict().items()}
     assert len(state) == len(stored) > 50
     assert all(torch.equal(tensor, stored[name]) for name, tensor in state.items() if not name.startswith("fc."))
     assert state["fc.weight"].shape == (3, stored["fc.weight"].shape[1])
     assert built.facts["new_parameters"] == ["timm_model.fc.bias", "timm_model.fc.weight"]
-    assert built.model.config.id2label == dict(enumerate(LABELS))
+    assert built.model.config.id2label == dict(enumerate(THREE))
     assert built.model.config.num_labels == 3
 
 
 def test_the_head_is_new_also_for_as_many_classes(checkpoint: Path) -> None:
-    built = build(checkpoint, labels=("a", "b", "c", "d", "e"))
+    built = build_vision(checkpoint, labels=("a", "b", "c", "d", "e"))
     assert not torch.equal(built.model.timm_model.fc.weight, load_file(checkpoint / "model.safetensors")["fc.weight"])  # type: ignore[union-attr, arg-type]
 
 
 def test_pictures_are_prepared_as_in_pretraining(checkpoint: Path, picture: Image.Image, tmp_path: Path) -> None:
-    built = build(checkpoint, image_size=None)
+    built = build_vision(checkpoint, image_size=None)
     assert built.facts["input_size"] == [3, 48, 48]
     assert built.facts["mean"] == [0.4, 0.5, 0.6]
     assert built.facts["std"] == [0.2, 0.25, 0.3]
@@ -215,7 +188,7 @@ def test_pictures_are_prepared_as_in_pretraining(checkpoint: Path, picture: Imag
 
 
 def test_an_image_size_replaces_the_size_and_nothing_else(checkpoint: Path, picture: Image.Image) -> None:
-    built = build(checkpoint, image_size=80)
+    built = build_vision(checkpoint, image_size=80)
     assert built.facts["input_size"] == [3, 80, 80]
     assert built.facts["crop_pct"] == 0.9
     assert built.preprocessor(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 80, 80)
@@ -227,7 +200,7 @@ def test_a_vision_transformer_for_another_size_gets_its_positions_resampled(tmp_
     timm.models.save_for_hf(source, str(tmp_path / "vit"), safe_serialization=True)
     stored = load_file(tmp_path / "vit" / "model.safetensors")
     assert stored["pos_embed"].shape[1] == 101  # a class token and 10 x 10 patches of 16 pixels
-    built = build(tmp_path / "vit", image_size=64)
+    built = build_vision(tmp_path / "vit", image_size=64)
     assert built.model.timm_model.pos_embed.shape[1] == 17  # type: ignore[union-attr, index]  # 4 x 4 patches
     assert torch.equal(built.model.timm_model.pos_embed[:, :1], stored["pos_embed"][:, :1])  # type: ignore[union-attr, index]
     vision.save(built, tmp_path / "saved")
@@ -238,38 +211,40 @@ def test_a_vision_transformer_for_another_size_gets_its_positions_resampled(tmp_
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 50), ("test_convnext", 8)])
 def test_a_size_that_the_network_cannot_take_is_refused(name: str, size: int) -> None:
     with pytest.raises(RecipeError) as caught:
-        build(name, pretrained=False, image_size=size)
+        build_vision(name, pretrained=False, image_size=size)
     assert f"data.image_size: {name} cannot take pictures of {size} x {size} pixels" in str(caught.value)
 
 
 def test_a_head_stored_with_a_background_class_is_no_obstacle(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     # Five rows are stored, the first of them for "background": timm calls that 4 classes with an offset of 1.
-    rewrite(checkpoint, num_classes=4, model_args={}, pretrained_cfg={**config["pretrained_cfg"], "label_offset": 1})
-    assert build(checkpoint).facts["new_parameters"] == ["timm_model.fc.bias", "timm_model.fc.weight"]
+    rewrite(
+        checkpoint / "config.json", num_classes=4, model_args={}, pretrained_cfg={**config["pretrained_cfg"], "label_offset": 1}
+    )
+    assert build_vision(checkpoint).facts["new_parameters"] == ["timm_model.fc.bias", "timm_model.fc.weight"]
 
 
 def test_dropout_is_the_rate_before_the_classifier(checkpoint: Path) -> None:
-    assert build(checkpoint, dropout=0.3).model.timm_model.drop_rate == 0.3  # type: ignore[union-attr]
-    assert build(checkpoint).model.timm_model.drop_rate == 0.0  # type: ignore[union-attr]
+    assert build_vision(checkpoint, dropout=0.3).model.timm_model.drop_rate == 0.3  # type: ignore[union-attr]
+    assert build_vision(checkpoint).model.timm_model.drop_rate == 0.0  # type: ignore[union-attr]
 
 
 def test_random_weights_are_timms_own(checkpoint: Path) -> None:
-    built = build("resnet18", pretrained=False)
+    built = build_vision("resnet18", pretrained=False)
     torch.manual_seed(0)
     own = timm.create_model("resnet18", num_classes=3).state_dict()
     assert all(torch.equal(built.model.state_dict()[f"timm_model.{name}"], tensor) for name, tensor in own.items())
     assert not built.model.timm_model.layer1[0].bn2.weight.any()  # type: ignore[union-attr, index]  # residuals start at zero
     assert built.facts["base_model"] is None
-    same = build(checkpoint, pretrained=False)
+    same = build_vision(checkpoint, pretrained=False)
     assert same.facts["base_model"] is None
     assert same.facts["mean"] == [0.4, 0.5, 0.6]
     assert not torch.equal(same.model.timm_model.conv1[0].weight, load_file(checkpoint / "model.safetensors")["conv1.0.weight"])  # type: ignore[union-attr, index]
 
 
 def test_an_architecture_with_a_tag_takes_the_preprocessing_of_the_tag() -> None:
-    first = build("resnet18.tv_in1k", pretrained=False, image_size=None).facts
-    second = build("resnet18.a1_in1k", pretrained=False, image_size=None).facts
+    first = build_vision("resnet18.tv_in1k", pretrained=False, image_size=None).facts
+    second = build_vision("resnet18.a1_in1k", pretrained=False, image_size=None).facts
     assert (first["architecture"], first["interpolation"]) == ("resnet18", "bilinear")
     assert second["interpolation"] == "bicubic"
 
@@ -281,19 +256,19 @@ def test_a_hub_id_is_read_from_one_commit(checkpoint: Path, tmp_path: Path, monk
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    facts = build("timm/small-resnet").facts
+    facts = build_vision("timm/small-resnet").facts
     assert (facts["base_model"], facts["revision"]) == ("timm/small-resnet", commit)
 
 
 def test_the_facts_name_the_checkpoint_without_its_path(checkpoint: Path, tmp_path: Path) -> None:
-    facts = build(checkpoint).facts
+    facts = build_vision(checkpoint).facts
     assert (facts["architecture"], facts["base_model"], facts["revision"]) == ("test_resnet", "small-resnet", None)
     assert facts["parameters"] == sum(p.numel() for p in timm.create_model("test_resnet", num_classes=3).parameters())
     assert str(tmp_path) not in json.dumps(facts)
 
 
 def test_building_says_nothing(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    vision.save(build(checkpoint), tmp_path / "saved")
+    vision.save(build_vision(checkpoint), tmp_path / "saved")
     vision.load(tmp_path / "saved")
     assert capfd.readouterr() == ("", "")
 
@@ -333,16 +308,16 @@ def with_a_text_model(folder: Path) -> None:
 
 
 def with_an_unknown_architecture(folder: Path) -> None:
-    rewrite(folder, architecture="test_resnets")
+    rewrite(folder / "config.json", architecture="test_resnets")
 
 
 def with_an_unknown_argument(folder: Path) -> None:
-    rewrite(folder, model_args={"colour": "red"})
+    rewrite(folder / "config.json", model_args={"colour": "red"})
 
 
 def in_grey(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    rewrite(folder, pretrained_cfg={**config["pretrained_cfg"], "input_size": [1, 48, 48]})
+    rewrite(folder / "config.json", pretrained_cfg={**config["pretrained_cfg"], "input_size": [1, 48, 48]})
 
 
 @pytest.mark.parametrize(
@@ -363,7 +338,7 @@ def in_grey(folder: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: Callable[[Path], None], message: str) -> None:
     break_it(checkpoint)
     with pytest.raises(RecipeError) as caught:
-        build(checkpoint)
+        build_vision(checkpoint)
     assert message in str(caught.value)
     assert [problem.where for problem in caught.value.problems] == ["model.checkpoint"]
 
@@ -381,7 +356,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: C
 )
 def test_a_checkpoint_that_is_nowhere_is_refused_with_the_way_out(name: str, pretrained: bool, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        build(name, pretrained=pretrained)
+        build_vision(name, pretrained=pretrained)
     assert message in str(caught.value)
     assert caught.value.problems[0].where == "model.checkpoint"
 
@@ -400,38 +375,38 @@ def in_timm_and_in_transformers(folder: Path, picture: Image.Image, expected: to
 
 
 def test_a_saved_model_loads_in_hftl_in_timm_and_in_transformers(checkpoint: Path, picture: Image.Image, tmp_path: Path) -> None:
-    built = build(checkpoint, image_size=64, dropout=0.2)
+    built = build_vision(checkpoint, image_size=64, dropout=0.2)
     vision.save(built, tmp_path / "saved")
     expected = logits(built, picture)
     again = vision.load(tmp_path / "saved")
     assert torch.equal(logits(again, picture), expected)
     assert again.chain.names == built.chain.names
     assert again.facts.items() <= built.facts.items()
-    assert again.model.config.id2label == dict(enumerate(LABELS))
+    assert again.model.config.id2label == dict(enumerate(THREE))
     assert again.model.timm_model.drop_rate == 0.2  # type: ignore[union-attr]
     assert in_timm_and_in_transformers(tmp_path / "saved", picture, expected)
 
 
 def test_a_pipeline_sees_our_pixels_and_names_our_classes(checkpoint: Path, picture: Image.Image, tmp_path: Path) -> None:
-    built = build(checkpoint, image_size=64)
+    built = build_vision(checkpoint, image_size=64)
     vision.save(built, tmp_path / "saved")
     served: Any = pipeline("image-classification", model=str(tmp_path / "saved"), device="cpu")
     ours = built.preprocessor(picture, return_tensors="pt")["pixel_values"]
     assert torch.equal(served.image_processor(picture, return_tensors="pt")["pixel_values"], ours)
     answers = {answer["label"]: answer["score"] for answer in served(picture)}
-    assert answers == pytest.approx(dict(zip(LABELS, logits(built, picture)[0].softmax(0).tolist(), strict=True)), abs=1e-6)
+    assert answers == pytest.approx(dict(zip(THREE, logits(built, picture)[0].softmax(0).tolist(), strict=True)), abs=1e-6)
 
 
 def test_timm_and_transformers_find_our_classes_and_our_preprocessing(
     checkpoint: Path, picture: Image.Image, tmp_path: Path
 ) -> None:
-    built = build(checkpoint, image_size=64)
+    built = build_vision(checkpoint, image_size=64)
     vision.save(built, tmp_path / "saved")
     alone: Any = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
-    assert (alone.num_classes, alone.pretrained_cfg["label_names"]) == (len(LABELS), list(LABELS))
+    assert (alone.num_classes, alone.pretrained_cfg["label_names"]) == (len(THREE), list(THREE))
     config = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").config
-    assert config.id2label == dict(enumerate(LABELS))
-    assert config.label2id == {name: i for i, name in enumerate(LABELS)}
+    assert config.id2label == dict(enumerate(THREE))
+    assert config.label2id == {name: i for i, name in enumerate(THREE)}
     ours = built.preprocessor(picture, return_tensors="pt")["pixel_values"]
     timms = create_transform(**resolve_model_data_config(alone))  # type: ignore[no-untyped-call]
     assert torch.equal(timms(picture)[None], ours)
@@ -440,7 +415,7 @@ def test_timm_and_transformers_find_our_classes_and_our_preprocessing(
 
 
 def test_a_network_in_channels_last_is_saved_like_any_other(checkpoint: Path, picture: Image.Image, tmp_path: Path) -> None:
-    built = build(checkpoint)
+    built = build_vision(checkpoint)
     expected = logits(built, picture)
     nn.Module.to(built.model, memory_format=torch.channels_last)
     vision.save(built, tmp_path / "saved")
@@ -448,9 +423,9 @@ def test_a_network_in_channels_last_is_saved_like_any_other(checkpoint: Path, pi
 
 
 def test_what_is_saved_can_be_the_next_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    built = build(checkpoint, dropout=0.5)
+    built = build_vision(checkpoint, dropout=0.5)
     vision.save(built, tmp_path / "saved")
-    nxt = build(tmp_path / "saved", image_size=None, labels=("yes", "no"))
+    nxt = build_vision(tmp_path / "saved", image_size=None, labels=("yes", "no"))
     assert nxt.facts["input_size"] == [3, 64, 64]
     assert nxt.model.timm_model.drop_rate == 0.0  # type: ignore[union-attr]
     assert torch.equal(nxt.model.timm_model.conv1[0].weight, built.model.timm_model.conv1[0].weight)  # type: ignore[union-attr, index]
@@ -458,17 +433,17 @@ def test_what_is_saved_can_be_the_next_checkpoint(checkpoint: Path, tmp_path: Pa
 
 
 def test_what_is_saved_is_safetensors_and_names_no_path(checkpoint: Path, tmp_path: Path) -> None:
-    vision.save(build(checkpoint), tmp_path / "saved")
+    vision.save(build_vision(checkpoint), tmp_path / "saved")
     assert sorted(os.listdir(tmp_path / "saved")) == ["config.json", "model.safetensors"]
     text = (tmp_path / "saved" / "config.json").read_text()
     assert str(tmp_path) not in text
     config = json.loads(text)
-    assert config["label_names"] == list(LABELS)
+    assert config["label_names"] == list(THREE)
     assert "num_classes" not in config["model_args"]
 
 
 def test_an_incomplete_model_folder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    vision.save(build(checkpoint), tmp_path / "saved")
+    vision.save(build_vision(checkpoint), tmp_path / "saved")
     without_a_layer(tmp_path / "saved")
     with pytest.raises(RunError, match="Missing key"):
         vision.load(tmp_path / "saved")
@@ -485,7 +460,7 @@ def test_an_incomplete_model_folder_is_refused(checkpoint: Path, tmp_path: Path)
 @pytest.mark.shared
 def test_real_weights_survive_a_new_head_a_save_and_a_load_bit_for_bit(shared: Path, tmp_path: Path) -> None:
     picture = Image.open(sorted((shared / "data" / "hotdog" / "test" / "hot_dog").iterdir())[0]).convert("RGB")
-    built = build(shared / "models" / "resnet18", image_size=None)
+    built = build_vision(shared / "models" / "resnet18", image_size=None)
     sizes = {g: sum(built.model.get_parameter(n).numel() for n in names) for g, names in built.chain.parameters.items()}
     # ResNet-18 without its 1000-class head has 11,176,512 parameters; a head of 3 classes 3 * 512 + 3.
     assert sizes == {"stem": 9_536, "layer1": 147_968, "layer2": 525_568, "layer3": 2_099_712, "layer4": 8_393_728, "head": 1_539}
@@ -497,7 +472,7 @@ def test_real_weights_survive_a_new_head_a_save_and_a_load_bit_for_bit(shared: P
 
 @pytest.mark.shared
 def test_real_weights_that_were_saved_without_a_head_load_strictly(shared: Path) -> None:
-    built = build(shared / "models" / "mobilenetv2_100", image_size=None)
+    built = build_vision(shared / "models" / "mobilenetv2_100", image_size=None)
     stored = load_file(shared / "models" / "mobilenetv2_100" / "model.safetensors")
     state = {name.removeprefix("timm_model."): tensor for name, tensor in built.model.state_dict().items()}
     assert set(state) - set(stored) == {"classifier.weight", "classifier.bias"}
