@@ -20,7 +20,6 @@ from hftl.run import RunDirectory
 from hftl.training.checkpoint import (
     KEPT,
     CheckpointError,
-    Progress,
     checkpoint_bytes,
     damage_of,
     load_best_weights,
@@ -28,6 +27,7 @@ from hftl.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from hftl.training.progress import Best, Cursor, Losses, Progress, Session
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +48,18 @@ def save(folder: Path, trained: tuple[Accelerator, nn.Module], *steps: int) -> l
     accelerator, model = trained
     saved = []
     for step in steps:
-        progress = Progress(stage=0, epoch=0, step=step, offset=step, best_epoch=0, best_rank=None, epoch_loss=float(step))
+        progress = Progress(Cursor(step=step, offset=step), losses=Losses(epoch=float(step)))
         saved.append(save_checkpoint(folder, accelerator, progress, model.state_dict()))
     return saved
 
 
 def test_what_was_saved_is_read_back(tmp_path: Path, trained: tuple[Accelerator, nn.Module]) -> None:
     progress = Progress(
-        stage=1,
-        epoch=2,
-        step=412,
-        best_epoch=1,
-        best_rank=(0.9, -0.3),
-        kept_epoch=2,
-        kept_rank=(0.95, -0.2),
-        offset=7,
-        logged_steps=3,
+        Cursor(stage=1, epoch=2, step=412, offset=7),
+        stage_best=Best(1, 1, (0.9, -0.3)),
+        run_best=Best(0, 2, (0.95, -0.2)),
+        losses=Losses(logged_steps=3),
+        session=Session(history_bytes=9, threads=2),
         hashes={"head": {"parameters": "ab"}},
     )
     path = save_checkpoint(tmp_path, trained[0], progress, trained[1].state_dict())
@@ -73,24 +69,24 @@ def test_what_was_saved_is_read_back(tmp_path: Path, trained: tuple[Accelerator,
 
 
 def test_the_weights_with_which_a_stage_begins_may_outlast_it() -> None:
-    first = Progress.at_the_start()
+    first = Progress()
     assert first.is_kept((0.1, -9.0), keep="best")  # a random head competes with none
     head = first.after_epoch((0.8, -0.5), kept=True).after_epoch((0.7, -0.6), kept=False)
-    assert (head.kept_stage, head.kept_epoch, head.kept_rank) == (0, 1, (0.8, -0.5))
+    assert head.run_best == Best(0, 1, (0.8, -0.5))
     top = head.next_stage()
-    assert top.best_rank is None and top.kept_rank == (0.8, -0.5)
+    assert top.stage_best is None and top.run_best == Best(0, 1, (0.8, -0.5))
     assert not top.is_kept((0.8, -0.5), keep="best")  # as good is not better
     assert top.is_kept((0.8, -0.4), keep="best")  # of equal accuracies the log loss decides
     assert top.is_kept((0.1, -9.0), keep="last")
     # Patience counts from the stage's own best epoch, whatever the run keeps.
     worse = top.after_epoch((0.6, -0.7), kept=False).after_epoch((0.7, -0.6), kept=False).after_epoch((0.5, -0.9), kept=False)
-    assert (worse.best_epoch, worse.best_rank) == (2, (0.7, -0.6))
-    assert (worse.kept_stage, worse.kept_epoch, worse.kept_rank) == (0, 1, (0.8, -0.5))
+    assert worse.stage_best == Best(1, 2, (0.7, -0.6))
+    assert worse.run_best == Best(0, 1, (0.8, -0.5)) and not worse.leaves_weights
 
 
 def test_the_newest_is_found_by_step_then_by_what_was_done_after_it(tmp_path: Path, trained: tuple[Accelerator, nn.Module]) -> None:
     # Step 20 before its evaluation, after it (epoch 2 is done), and the tenth million's step.
-    names = [Progress(0, epoch, step, 0, None).name for epoch, step in ((1, 20), (2, 20), (2, 21), (99, 10_000_000))]
+    names = [Progress(Cursor(epoch=epoch, step=step)).name for epoch, step in ((1, 20), (2, 20), (2, 21), (99, 10_000_000))]
     assert names == sorted(names)
     save(tmp_path, trained, 3, 20)
     assert newest_checkpoint(tmp_path) == (tmp_path / "00000020-00-00000", [])
@@ -222,7 +218,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from hftl.training.checkpoint import Progress, damage_of, newest_checkpoint, save_checkpoint
+from hftl.training.checkpoint import damage_of, newest_checkpoint, save_checkpoint
+from hftl.training.progress import Cursor, Progress
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
@@ -235,7 +232,7 @@ model, optimizer = accelerator.prepare(model, optimizer)
 generator, last, unfinished, results = random.Random(0), 0, 0, []
 started = time.monotonic()
 for step in range(-3, 0):  # how long one takes here, today
-    save_checkpoint(folder / "tried", accelerator, Progress(0, 0, 3 + step, 0, None), model.state_dict())
+    save_checkpoint(folder / "tried", accelerator, Progress(Cursor(step=3 + step)), model.state_dict())
 seconds = (time.monotonic() - started) / 3
 shutil.rmtree(folder / "tried")
 for _ in range(kills):
@@ -246,7 +243,7 @@ for _ in range(kills):
         os.write(write, step.to_bytes(8, "big"))
         while True:
             step += 1
-            save_checkpoint(folder, accelerator, Progress(0, 0, step, 0, None), model.state_dict())
+            save_checkpoint(folder, accelerator, Progress(Cursor(step=step)), model.state_dict())
             os.write(write, step.to_bytes(8, "big"))
     os.close(write)
     told = os.read(read, 8)

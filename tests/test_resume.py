@@ -36,6 +36,7 @@ from hftl.samples import REVIEWS
 from hftl.signals import Stopped
 from hftl.training import engine, finish, open_run, watch
 from hftl.training.checkpoint import load_progress, save_checkpoint
+from hftl.training.progress import Progress
 
 
 def fail_after_test_was_predicted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +242,12 @@ def test_another_number_of_threads_is_said_and_another_number_format_is_refused(
     with pytest.raises(RunError, match="started in bf16, and this machine computes in fp32; continue it where it was started"):
         train(bert(), run.path, resume=True)
     write_json(run.environment, read_json(run.environment) | {"precision": "fp32"})
-    monkeypatch.setattr(open_run, "load_progress", lambda *given, **more: replace(load_progress(*given, **more), threads=64))
+
+    def with_64_threads(checkpoint: Path, *, processes: int) -> Progress:
+        progress = load_progress(checkpoint, processes=processes)
+        return replace(progress, session=replace(progress.session, threads=64))
+
+    monkeypatch.setattr(open_run, "load_progress", with_64_threads)
     engine.train(bert(), run, resume=True, console=Console(file=said, width=200))
     assert f"with {torch.get_num_threads()} threads instead of 64: sums round differently" in said.getvalue()
 

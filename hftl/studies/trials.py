@@ -152,8 +152,8 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
         metrics[recipe.run.metric],
         metrics,
         epochs=sum(record["event"] == "evaluation" for record in run.read_history()),
-        steps=progress.step,
-        seconds=round(progress.seconds, 2),
+        steps=progress.cursor.step,
+        seconds=round(progress.spent.seconds, 2),
         flops=float(read_json(run.plan)["flops"]),
         reason=reason,
     )

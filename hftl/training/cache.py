@@ -140,13 +140,15 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         return samples
     # The disk's next checkpoints come first.
     spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters())
-    build = Build(recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.epoch + progress.offset > 0)
+    build = Build(
+        recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.cursor.epoch + progress.cursor.offset > 0
+    )
     cached = dict(samples)
     if isinstance(boundary, Boundary) and accelerator.distributed_type is DistributedType.FSDP:
         journal.say("under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch")
     elif isinstance(boundary, Boundary):
         place = {group: number for number, group in enumerate(chain.names)}
-        before = [experiment.boundaries.get(stage) for stage in list(recipe.stages)[: progress.stage]]
+        before = [experiment.boundaries.get(stage) for stage in list(recipe.stages)[: progress.cursor.stage]]
         earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
         content = content_of(recipe.data)
         prefix = Prefix(build, model, chain, boundary, BoundaryHooks(model, boundary), earlier, progress.hashes)

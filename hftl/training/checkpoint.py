@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,105 +22,12 @@ from torch import nn
 
 from hftl.errors import RunError
 from hftl.files import PARTIAL, fingerprint, flush, read_json, write_json
+from hftl.training.progress import Progress
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and the one before in case its bits do not last."""
 
 _STATE, _BEST, _MANIFEST = "state.json", "best.safetensors", "manifest.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: `offset` steps after the end of `epoch` (from 1; 0 is the stage's start) of stage `stage` (from 0)."""
-
-    stage: int
-    epoch: int
-    """Epochs of the stage that are done, with their evaluation."""
-    step: int
-    """Optimizer steps over all stages."""
-    best_epoch: int
-    best_rank: tuple[float, float] | None
-    """(validation metric, -log loss) of the stage's best epoch, higher is better; None before its first evaluation."""
-    kept_stage: int = 0
-    kept_epoch: int = 0
-    kept_rank: tuple[float, float] | None = None
-    """Which epoch of which stage the run's weights are from, those of the host model, and how good they are; None: of none yet."""
-    stage_done: bool = False
-    offset: int = 0
-    """Steps of the next epoch that are done; all of them, where only its evaluation is missing."""
-    epoch_loss: float = 0.0
-    """Sum of the losses of those steps."""
-    logged_loss: float = 0.0
-    """Sum of the losses of the `logged_steps` steps since the last line of the history."""
-    logged_steps: int = 0
-    skipped: int = 0
-    """Steps of the run in which no weight was changed, because gradients overflowed fp16."""
-    seconds: float = 0.0
-    """Training time so far, over all sessions."""
-    epoch_began: float = 0.0
-    """What `seconds` was when the next epoch began."""
-    cpu_joules: float | None = 0.0
-    """Energy of the processors so far, over all sessions; None: not known of one of them."""
-    history_bytes: int = 0
-    """Length of history.jsonl; what a killed run wrote after its last checkpoint is written again by the resumed one."""
-    threads: int | None = None
-    """Of torch, when the checkpoint was written; None: before the first one."""
-    hashes: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Of the layer groups at the start of the stage, see `hftl.training.proof`."""
-
-    @classmethod
-    def at_the_start(cls) -> Self:
-        """Before the first epoch of the first stage, whose weights, with a head that is random, compete with none."""
-        return cls(stage=0, epoch=0, step=0, best_epoch=0, best_rank=None)
-
-    def is_kept(self, rank: tuple[float, float], *, keep: Literal["best", "last"]) -> bool:
-        """Whether the weights of an epoch of that rank take the place of those that the run has.
-
-        "best": they are better than all before them, so that the weights with which a stage begins may outlast it. "last": they are
-        the best of their stage.
-        """
-        bar = self.kept_rank if keep == "best" else self.best_rank
-        return bar is None or rank > bar
-
-    def after_step(self, loss: float, *, skipped: bool = False) -> Self:
-        return replace(
-            self,
-            skipped=self.skipped + skipped,
-            step=self.step + 1,
-            offset=self.offset + 1,
-            epoch_loss=self.epoch_loss + loss,
-            logged_loss=self.logged_loss + loss,
-            logged_steps=self.logged_steps + 1,
-        )
-
-    def after_epoch(self, rank: tuple[float, float], *, kept: bool) -> Self:
-        """With the epoch's evaluation done; `kept`: the run has its weights now."""
-        ended = replace(self, epoch=self.epoch + 1, offset=0, epoch_loss=0.0, epoch_began=self.seconds)
-        if self.best_rank is None or rank > self.best_rank:
-            ended = replace(ended, best_epoch=ended.epoch, best_rank=rank)
-        return replace(ended, kept_stage=ended.stage, kept_epoch=ended.epoch, kept_rank=rank) if kept else ended
-
-    def next_stage(self) -> Self:
-        """Before the first epoch of the stage that follows."""
-        return type(self)(
-            stage=self.stage + 1,
-            epoch=0,
-            step=self.step,
-            best_epoch=0,
-            best_rank=None,
-            kept_stage=self.kept_stage,
-            kept_epoch=self.kept_epoch,
-            kept_rank=self.kept_rank,
-            skipped=self.skipped,
-            seconds=self.seconds,
-            epoch_began=self.seconds,
-            cpu_joules=self.cpu_joules,
-        )
-
-    @property
-    def name(self) -> str:
-        """Of its checkpoint; in the order of time, an epoch's evaluation after its last step."""
-        return f"{self.step:08d}-{self.stage:02d}-{self.epoch:05d}"
 
 
 class CheckpointError(RunError):
@@ -152,7 +58,7 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, 
     def seal() -> None:
         if accelerator.is_main_process:
             save_file({name: tensor.contiguous() for name, tensor in best.items()}, beside / _BEST)
-            write_json(beside / _STATE, {**asdict(progress), "processes": accelerator.num_processes})
+            write_json(beside / _STATE, {**progress.to_dict(), "processes": accelerator.num_processes})
             files = sorted(path for path in beside.rglob("*") if path.is_file())
             for path in files:
                 flush(path)
@@ -262,11 +168,12 @@ def load_progress(checkpoint: Path, *, processes: int) -> Progress:
             f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}."
             " It is fixed over a run's life: each process has a share of every step, and dropout of its own"
         )
-    if {field.name for field in fields(Progress)} - {"threads"} - set(state):
-        raise RunError(f"{checkpoint}: another version of hftl wrote it. Start the run again in another place with --run-dir")
-    for key in ("best_rank", "kept_rank"):
-        state[key] = state[key] and tuple(state[key])
-    return Progress(**state)
+    try:
+        return Progress.from_dict(state)
+    except (TypeError, KeyError):  # the manifest agrees, so these are the bytes that were written
+        raise RunError(
+            f"{checkpoint}: another version of hftl wrote it. Start the run again in another place with --run-dir"
+        ) from None
 
 
 def load_best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -129,10 +129,10 @@ def fit(experiment: Experiment, run: OpenRun, report: Report | None = None) -> d
         Stopped: a signal asked for it.
     """
     checkpoint = run.checkpoint
-    for stage in experiment.stages[run.progress.stage :]:
-        if stage.number > run.progress.stage:
+    for stage in experiment.stages[run.progress.cursor.stage :]:
+        if stage.number > run.progress.cursor.stage:
             run.progress = run.progress.next_stage()
-        if not run.progress.stage_done:
+        if not run.progress.cursor.stage_done:
             _fit_stage(stage, experiment, run, checkpoint, report)
         checkpoint = None
     return run.host.state_dict()
@@ -150,8 +150,8 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
         stage.name,
         number=stage.number + 1,
         stages=len(experiment.stages),
-        step=run.progress.step,
-        done=run.progress.epoch * stage.steps_per_epoch + run.progress.offset,
+        step=run.progress.cursor.step,
+        done=run.progress.cursor.epoch * stage.steps_per_epoch + run.progress.cursor.offset,
         steps=stage.steps,
         trains=stage.trains,
         resumed=checkpoint is not None,
@@ -172,12 +172,12 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
     while True:
         _train_epoch(working, samples["train"], example_loss, run)
         evaluation = _end_epoch(working, samples["validation"], run)
-        if run.progress.stage_done or run.watch.epoch_checkpoint_pays():
+        if run.progress.cursor.stage_done or run.watch.epoch_checkpoint_pays():
             run.save()
         run.stop_if_asked()
         if report is not None:
             report(evaluation)
-        if run.progress.stage_done:
+        if run.progress.cursor.stage_done:
             break
 
     working.close()
@@ -185,14 +185,14 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
 
 def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, run: OpenRun) -> None:
     """Take the steps that are left of the epoch in which the run stands."""
-    stage, recipe, accelerator, epoch = working.stage, run.recipe, run.accelerator, run.progress.epoch + 1
+    stage, recipe, accelerator, epoch = working.stage, run.recipe, run.accelerator, run.progress.cursor.epoch + 1
     working.train_mode()
     batches = training_batches(
         samples,
         batch_size=stage.batch_size,
         seed=recipe.run.seed,
         epoch=stage.epochs_before + epoch,
-        start=run.progress.offset,
+        start=run.progress.cursor.offset,
         accumulation=recipe.run.gradient_accumulation,
         tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
@@ -200,26 +200,26 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
         workers=loader_processes(samples, recipe, accelerator),
     )
     while True:
-        _seed_step(recipe.run.seed, run.progress.step, accelerator.process_index)
+        _seed_step(recipe.run.seed, run.progress.cursor.step, accelerator.process_index)
         try:
             step = take_step(working, batches, example_loss)
         except NotFinite as error:
             ids = gather_object([samples.ids[row] for row in error.rows])
-            raise _not_finite(error, ids, stage.name, run.progress.step, fp16=accelerator.scaler is not None) from None
+            raise _not_finite(error, ids, stage.name, run.progress.cursor.step, fp16=accelerator.scaler is not None) from None
         if step is None:
             break
 
         run.progress = run.progress.after_step(step.loss, skipped=step.grad_norm is None)
         if step.grad_norm is None:
-            run.journal.skipped(stage.name, epoch=epoch, step=run.progress.step, scale=gradient_scale(accelerator))
+            run.journal.skipped(stage.name, epoch=epoch, step=run.progress.cursor.step, scale=gradient_scale(accelerator))
         run.journal.advance()
-        if run.progress.step % recipe.run.log_every == 0 or run.progress.offset == stage.steps_per_epoch:
-            mean_loss = run.progress.logged_loss / run.progress.logged_steps
+        if run.progress.cursor.step % recipe.run.log_every == 0 or run.progress.cursor.offset == stage.steps_per_epoch:
+            mean_loss = run.progress.losses.logged / run.progress.losses.logged_steps
             run.journal.step(
-                stage.name, epoch=epoch, step=run.progress.step, loss=mean_loss, grad_norm=step.grad_norm, lr=step.rates
+                stage.name, epoch=epoch, step=run.progress.cursor.step, loss=mean_loss, grad_norm=step.grad_norm, lr=step.rates
             )
             run.note_cost()
-            run.progress = replace(run.progress, logged_loss=0.0, logged_steps=0)
+            run.progress = run.progress.after_log()
         run.stop_if_asked()
         if run.watch.is_due():
             run.save()
@@ -227,7 +227,7 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
 
 def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     """Evaluate the epoch, give its weights to the host where they are better, and see whether it was the stage's last."""
-    stage, recipe, epoch = working.stage, run.recipe, run.progress.epoch + 1
+    stage, recipe, epoch = working.stage, run.recipe, run.progress.cursor.epoch + 1
     working.share_buffers()
     predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
     validation = predictions.quick_metrics()
@@ -240,25 +240,26 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
         stage.name,
         epoch=epoch,
         epochs=stage.epochs,
-        step=run.progress.step,
-        train_loss=run.progress.epoch_loss / stage.steps_per_epoch,
+        step=run.progress.cursor.step,
+        train_loss=run.progress.losses.epoch / stage.steps_per_epoch,
         validation=validation,
         metric=recipe.run.metric,
         kept=kept,
-        seconds=run.progress.seconds - run.progress.epoch_began,
+        seconds=run.progress.spent.seconds - run.progress.spent.epoch_began,
     )
     run.progress = run.progress.after_epoch(rank, kept=kept)
-    patience = stage.early_stopping
-    if epoch == stage.epochs or (patience is not None and epoch - run.progress.best_epoch >= patience):
-        run.progress = replace(run.progress, stage_done=True)
+    patience, best = stage.early_stopping, run.progress.stage_best
+    assert best is not None  # this epoch at least
+    if epoch == stage.epochs or (patience is not None and epoch - best.epoch >= patience):
+        run.progress = run.progress.after_last_epoch()
         _end_stage(working, run)
-    return Evaluation(stage.name, epoch, run.progress.step, validation[recipe.run.metric], validation, kept, predictions)
+    return Evaluation(stage.name, epoch, run.progress.cursor.step, validation[recipe.run.metric], validation, kept, predictions)
 
 
 def _end_stage(working: Working, run: OpenRun) -> None:
     """Prove that what was frozen is as it was, and write down what the stage has come to."""
     stage, progress = working.stage, run.progress
-    kept_any = progress.kept_stage == progress.stage
+    kept_any = progress.leaves_weights
     lines = prove_freeze(
         stage.name,
         stage.trains,
@@ -272,7 +273,7 @@ def _end_stage(working: Working, run: OpenRun) -> None:
     for line in lines:
         run.journal.say(f"  {line}")
     run.journal.stage_end(
-        list(run.recipe.stages), progress, metric=run.recipe.run.metric, stopped_early=progress.epoch < stage.epochs
+        list(run.recipe.stages), progress, metric=run.recipe.run.metric, stopped_early=progress.cursor.epoch < stage.epochs
     )
 
 

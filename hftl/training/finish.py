@@ -61,19 +61,19 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         shutil.rmtree(directory.model, ignore_errors=True)  # what a kill has left of an earlier save would be sealed with it
         save_classifier(experiment.classifier, directory.model)
         serving_samples(experiment, validation).save(directory.serving)
-        joules = None if progress.cpu_joules is None else round(progress.cpu_joules)
-        cost = {"seconds": round(progress.seconds, 1), "cpu_energy_joules": joules, "sessions": count_sessions(directory)}
+        joules = None if progress.spent.cpu_joules is None else round(progress.spent.cpu_joules)
+        cost = {"seconds": round(progress.spent.seconds, 1), "cpu_energy_joules": joules, "sessions": count_sessions(directory)}
         if accelerator.scaler is not None:
-            cost["skipped_steps"] = progress.skipped
+            cost["skipped_steps"] = progress.spent.skipped
         record_session(directory, accelerator, afresh=False, **cost)
         conclude(directory, predictions, say=journal.say)
-        trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.step)
+        trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.cursor.step)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:
             journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {directory.path}")
     accelerator.wait_for_everyone()
     seconds = round(time.perf_counter() - run.started, 2)
-    journal.record("finished", seconds=seconds, training_seconds=round(progress.seconds, 2))
+    journal.record("finished", seconds=seconds, training_seconds=round(progress.spent.seconds, 2))
 
 
 def predict_split(

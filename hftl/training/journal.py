@@ -21,8 +21,8 @@ from hftl.files import flush
 from hftl.names import as_rank
 from hftl.run import RunDirectory
 from hftl.terminal import show
-from hftl.training.checkpoint import Progress as StageProgress
 from hftl.training.plan import Plan, plan_footer, plan_table
+from hftl.training.progress import Progress as RunProgress
 
 
 class Journal:
@@ -87,17 +87,17 @@ class Journal:
         for line in lines:
             self.say(line)
 
-    def continues(self, stages: Sequence[str], progress: StageProgress, *, metric: str, checkpoint: str) -> None:
-        stage = stages[progress.stage]
-        self.record("continued", stage=stage, step=progress.step)
+    def continues(self, stages: Sequence[str], progress: RunProgress, *, metric: str, checkpoint: str) -> None:
+        stage, step, best = stages[progress.cursor.stage], progress.cursor.step, progress.run_best
+        self.record("continued", stage=stage, step=step)
         self.say(
-            f'continuing at stage "{stage}", step {progress.step} (checkpoint {checkpoint}):'
+            f'continuing at stage "{stage}", step {step} (checkpoint {checkpoint}):'
             " same data order, same augmentations, same generators"
         )
-        if progress.kept_rank is not None:
+        if best is not None:
             self.say(
-                f"  best so far: stage {stages[progress.kept_stage]}, epoch {progress.kept_epoch},"
-                f" validation {metric} {as_rank(metric, progress.kept_rank[0]):.4f}"
+                f"  best so far: stage {stages[best.stage]}, epoch {best.epoch},"
+                f" validation {metric} {as_rank(metric, best.rank[0]):.4f}"
             )
 
     def stopped(self, stage: str, *, step: int) -> None:
@@ -144,17 +144,15 @@ class Journal:
         self.record("skipped_step", stage=stage, epoch=epoch, step=step, scale=scale)
         self.say(f"  step {step} changed nothing: its gradients overflowed fp16; from here on they are multiplied by {scale:g}")
 
-    def stage_end(self, stages: Sequence[str], progress: StageProgress, *, metric: str, stopped_early: bool) -> None:
+    def stage_end(self, stages: Sequence[str], progress: RunProgress, *, metric: str, stopped_early: bool) -> None:
         """The end of the stage where `progress` stands, one of all `stages`; said aloud where it leaves no weights."""
-        assert progress.best_rank is not None and progress.kept_rank is not None  # a stage has an epoch
-        stage, kept = stages[progress.stage], progress.kept_stage == progress.stage
-        best = as_rank(metric, progress.best_rank[0])
-        self.record(
-            "stage_end", stage=stage, best_epoch=progress.best_epoch, best_metric=best, kept=kept, stopped_early=stopped_early
-        )
+        own, best, kept = progress.stage_best, progress.run_best, progress.leaves_weights
+        assert own is not None and best is not None  # a stage has an epoch
+        stage, value = stages[own.stage], as_rank(metric, own.rank[0])
+        self.record("stage_end", stage=stage, best_epoch=own.epoch, best_metric=value, kept=kept, stopped_early=stopped_early)
         if not kept:
-            how = how_it_compares(progress.best_rank, progress.kept_rank, metric)
-            self.say(f"stage {stage} did not improve on {stages[progress.kept_stage]} ({how}): its weights were not kept")
+            how = how_it_compares(own.rank, best.rank, metric)
+            self.say(f"stage {stage} did not improve on {stages[best.stage]} ({how}): its weights were not kept")
 
     def evaluation(
         self,

@@ -24,7 +24,7 @@ from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
 from hftl.training import trackers
-from hftl.training.checkpoint import Progress, load_best_weights, load_progress, newest_checkpoint, save_checkpoint
+from hftl.training.checkpoint import load_best_weights, load_progress, newest_checkpoint, save_checkpoint
 from hftl.training.checks import (
     check_batch_sizes,
     check_optimizers,
@@ -39,6 +39,7 @@ from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
 from hftl.training.origin import base_record, check_same_base, other_versions
 from hftl.training.plan import Plan, plan_on_record
+from hftl.training.progress import Progress, Session
 from hftl.training.sessions import adapt_threads, count_sessions, record_session
 from hftl.training.threads import Threads
 from hftl.training.together import check_run_directory_together, check_same, one_answer
@@ -99,8 +100,8 @@ class OpenRun:
         """Write a checkpoint; called by every process."""
         assert self.cost is not None
         began = time.monotonic()
-        history, threads = self.journal.history_bytes(), torch.get_num_threads()
-        progress = replace(self.cost.so_far(self.progress), history_bytes=history, threads=threads)
+        session = Session(self.journal.history_bytes(), torch.get_num_threads())
+        progress = replace(self.cost.so_far(self.progress), session=session)
         save_checkpoint(self.directory.checkpoints, self.accelerator, progress, self.host.state_dict())
         self.watch.saved(progress, seconds=time.monotonic() - began)
 
@@ -114,7 +115,7 @@ class OpenRun:
         if (signal := self.watch.signal()) is not None:
             if self.watch.last_saved != self.progress.name:
                 self.save()
-            self.journal.stopped(list(self.recipe.stages)[self.progress.stage], step=self.progress.step)
+            self.journal.stopped(list(self.recipe.stages)[self.progress.cursor.stage], step=self.progress.cursor.step)
             raise Stopped(signal, saved=True)
 
 
@@ -219,14 +220,14 @@ def _begin(
     """Find the newest checkpoint, write down what the run is of, and say where it begins; the checkpoint is None at the start."""
     recipe, accelerator, plan, said = experiment.asked, journal.accelerator, ready.plan, ready.said
     checkpoint, passed_over = newest_checkpoint(directory.checkpoints)
-    progress = Progress.at_the_start()
+    progress = Progress()
     if checkpoint is not None:
         progress = load_progress(checkpoint, processes=accelerator.num_processes)
         experiment.classifier.model.load_state_dict(load_best_weights(checkpoint))
         if ready.begun:
             plan, differs = plan_on_record(plan, directory)
             said = (*said, *differs)
-    recorded = progress.threads
+    recorded = progress.session.threads
     chosen = threads.choose(recorded)
     accelerator.wait_for_everyone()  # all have read what the main process writes now
     if accelerator.is_main_process:
@@ -242,7 +243,7 @@ def _begin(
         if ready.findings is not None:
             write_json(directory.audit, ready.findings.to_dict())
     trackers.start(recipe, accelerator)
-    journal.cut_history(progress.history_bytes)
+    journal.cut_history(progress.session.history_bytes)
     journal.opening(plan, [*said, *([] if ready.findings is None else ready.findings.lines())])
     for line in chosen:
         journal.threads(line)

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from hftl.signals import SIGNALS, is_orphan
-from hftl.training.checkpoint import Progress
 from hftl.training.machine import EnergyMeter
+from hftl.training.progress import Progress
 from hftl.training.threads import Threads
 
 MIN_INTERVAL_IN_SAVES = 10
@@ -85,9 +85,7 @@ class Cost:
 
     def so_far(self, progress: Progress) -> Progress:
         self._energy.update()
-        known = self._before.cpu_joules is not None and self._energy.joules is not None
-        return replace(
-            progress,
-            seconds=self._before.seconds + time.perf_counter() - self._began,
-            cpu_joules=self._before.cpu_joules + self._energy.joules if known else None,  # type: ignore[operator]
-        )
+        before, joules = self._before.spent, self._energy.joules
+        seconds = before.seconds + time.perf_counter() - self._began
+        energy = None if before.cpu_joules is None or joules is None else before.cpu_joules + joules
+        return replace(progress, spent=replace(progress.spent, seconds=seconds, cpu_joules=energy))
