@@ -353,6 +353,11 @@ class Run:
         return read_json(self.paths.metrics)
 
     @property
+    def baseline(self) -> dict[str, Any] | None:
+        """The simple baseline beside the run and what the model gains over it, as in baseline.json; None: it was run without."""
+        return read_json(self.paths.baseline) if self.paths.baseline.is_file() else None
+
+    @property
     def history(self) -> DataFrame:
         """A row for each logged step and each evaluation, as in history.jsonl; what is nested there is a column such as
         "validation.accuracy" or "lr.head".
