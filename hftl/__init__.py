@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hftl.api import Run, Study, ablate, audit, compare, fine_tune, load, load_recipe, plan, pull, repeat, train
+    from hftl.api import Run, Study, ablate, audit, baseline, compare, fine_tune, load, load_recipe, plan, pull, repeat, train
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
@@ -88,6 +88,7 @@ __all__ = [
     "__version__",
     "ablate",
     "audit",
+    "baseline",
     "compare",
     "fine_tune",
     "load",
@@ -102,7 +103,21 @@ __all__ = [
 
 _MODULES = {
     "hftl.api": (
-        *("Run", "Study", "ablate", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "repeat", "train"),
+        *(
+            "Run",
+            "Study",
+            "ablate",
+            "audit",
+            "baseline",
+            "compare",
+            "fine_tune",
+            "load",
+            "load_recipe",
+            "plan",
+            "pull",
+            "repeat",
+            "train",
+        ),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

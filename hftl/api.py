@@ -353,6 +353,11 @@ class Run:
         return read_json(self.paths.metrics)
 
     @property
+    def baseline(self) -> dict[str, Any] | None:
+        """The simple baseline beside the run and what the model gains over it, as in baseline.json; None: it was run without."""
+        return read_json(self.paths.baseline) if self.paths.baseline.is_file() else None
+
+    @property
     def history(self) -> DataFrame:
         """A row for each logged step and each evaluation, as in history.jsonl; what is nested there is a column such as
         "validation.accuracy" or "lr.head".
@@ -800,6 +805,30 @@ def repeat(
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
     with _interruptible():
         run_repetition(study.paths, recipe, question, say=say)
+    return study
+
+
+def baseline(recipe: Recipe, *, study_dir: str | Path | None = None, source: str = "recipe", say: Say = tell) -> Study:
+    """Would something simple do? Fit baselines on a recipe's training rows, each chosen on validation; test stays shut.
+
+    The majority class; for texts TF-IDF of words and of letters into linear classifiers, for pictures a histogram of colours; for
+    a pretrained model its frozen features, by logistic regression and by nearest neighbours. Nothing of the model is trained.
+
+    Args:
+        recipe: of its data and its model; the stages have no say.
+        study_dir: where the study is written; None: studies/NAME-baseline.
+        source: what the recipe is called in errors.
+        say: is told of each baseline, and of what cannot be fitted.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used.
+        RunError: the folder holds another study, or the training rows are of one class.
+    """
+    from hftl.studies.baseline import baseline as run_baselines
+
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-baseline")
+    with _interruptible():
+        run_baselines(study.paths, recipe, source=source, say=say)
     return study
 
 

@@ -280,6 +280,18 @@ def repeat(
 
 
 @app.command()
+def baseline(recipe: RecipeArgument, overrides: Overrides = None, study_dir: StudyDir = None) -> None:
+    """Would something simple do? Fit cheap baselines on the training rows, chosen on validation. Test stays shut.
+
+    Majority; TF-IDF into linear classifiers, or a histogram of colours; the frozen features of the recipe's model. `hftl train`
+    runs the cheapest of them beside itself.
+
+        hftl baseline recipes/bert_imdb.py
+    """
+    _show_study(api.baseline(api.load_recipe(recipe, overrides or ()), study_dir=study_dir, source=recipe, say=tell))
+
+
+@app.command()
 def predict(
     model: Annotated[
         str,
@@ -458,7 +470,7 @@ def _show_study(study: api.Study) -> None:
     from rich.markdown import Markdown
 
     show_on(Console(), Markdown(printable(study.shown())))
-    _say(f"\n  {study.paths.page}  the page\n  {study.paths.table}  a row for each trial\n  {study.paths.figures}/")
+    _say(f"\n  {study.paths.page}  the page\n  {study.paths.table}  its rows\n  {study.paths.figures}/")
 
 
 def _train(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:

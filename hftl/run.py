@@ -95,6 +95,19 @@ class RunDirectory:
         return self.path / "predictions" / f"{split}.parquet"
 
     @property
+    def baseline(self) -> Path:
+        """The cheap baseline beside the run: which one, how good it is, what the model gains over it; or why there is none."""
+        return self.path / "baseline" / "baseline.json"
+
+    def baseline_predictions(self, split: str) -> Path:
+        """What the baseline answers to the validation or the test split.
+
+        Raises:
+            RunError: another split is asked for, as the baseline.json of a stranger may do.
+        """
+        return self.baseline.parent / self.predictions(split).name
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 
@@ -256,7 +269,9 @@ def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str])
 def write_manifest(run: RunDirectory) -> None:
     """Seal what the numbers rest on, the model and the predictions, at the end of training; all of it is on the disk then."""
     others = [path for name in run.evaluations for path in run.evaluation(name).iterdir()]
-    evidence = sorted([*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet"), *others])
+    evidence = sorted(
+        [*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet"), *run.baseline.parent.glob("*.parquet"), *others]
+    )
     sealed = {}
     for path in evidence:
         if path.is_file():

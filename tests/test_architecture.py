@@ -88,6 +88,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # What a figure shows is checked by drawing it again.
     "hftl.sharing.verify": (
         *GROUND,
+        "hftl.evaluation.gain",
         "hftl.evaluation.metrics",
         "hftl.evaluation.predictions",
         "hftl.evaluation.report",

@@ -308,7 +308,16 @@ def _by_size(sizes: Integers, alone: NDArray[np.bool_], other_alone: NDArray[np.
 
 
 def _recipes_differ(first: RunDirectory, second: RunDirectory) -> list[str]:
-    apart = ("name:", "card.", "run.trackers", "run.timeout_minutes", "run.checkpoint_minutes", "run.log_every", "run.cache_gb")
+    apart = (
+        "name:",
+        "card.",
+        "run.trackers",
+        "run.timeout_minutes",
+        "run.checkpoint_minutes",
+        "run.log_every",
+        "run.baseline",
+        "run.cache_gb",
+    )
     lines = recipe_difference(first.load_recipe(), second.load_recipe())
     return [line for line in lines if not line.startswith(apart)]
 

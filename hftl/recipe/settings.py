@@ -32,6 +32,9 @@ class RunSettings(Section):
     test: Literal["open", "sealed"] = "open"
     """"open": the test split is evaluated once, at the end. "sealed": it stays shut, as it should while recipes are compared; later
     `hftl test RUN` opens it."""
+    baseline: Literal["linear", "none"] = "linear"
+    """"linear": a cheap baseline beside every run, on the same rows (of texts TF-IDF, of pictures a histogram of colours, into
+    logistic regression), so that card and terminal say what the model gains over it. Seconds. "none": without."""
     tokens_per_batch: Positive | None = None
     """Most tokens, padding included, that a process computes at once: a step with more is cut into micro-batches of similar length,
     and evaluation batches are filled up to it. Does not change what a step computes. For texts alone. None: 4,096 for a transformer

@@ -145,6 +145,7 @@ def _facts(
         "split": split,
         "source": f"predictions/{split}.parquet",
         "headline": values,
+        "baseline": _baseline(run, split),
         "results": results(metrics, split),
         "by_class": values["per_class"],
         "listed": LISTED,
@@ -185,6 +186,21 @@ def _facts(
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
         "front_matter": safe(front_matter(recipe, data, values, split, repo_id).to_yaml()),
     }
+
+
+def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
+    """What the baseline beside the run says of the model on a split: its reason, or what the model gains and whether it does."""
+    if not run.baseline.is_file():
+        return None
+    record = read_json(run.baseline)
+    if "reason" in record:
+        return {"reason": record["reason"]}
+    if split not in record["gains"]:  # run.baseline was "none" when test was opened
+        return None
+    values = record["gains"][split]
+    low, high = values["gain_interval"] or (values["gain"], values["gain"])
+    said = "better" if low > 0 else "worse" if high < 0 else "open"
+    return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, **values}
 
 
 def hand_written(recipe: Recipe) -> list[str]:

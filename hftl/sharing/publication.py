@@ -48,6 +48,7 @@ RUN_FILES = (
     *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "audit.json", "environment.json", "history.jsonl"),
     *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
     "test_ledger.json",
+    *("baseline/baseline.json", "baseline/validation.parquet", "baseline/test.parquet"),
     *("figures/learning_curves.png", "figures/calibration.png"),
     *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
 )
@@ -103,7 +104,7 @@ def check_plain(run: RunDirectory) -> None:
     Raises:
         RunError: with all of them.
     """
-    folders = {"model", "figures", "predictions", "evaluations"}  # which may be links themselves
+    folders = {"model", "figures", "predictions", "baseline", "evaluations"}  # which may be links themselves
     names = [name for name in all_files(run.path) if is_published(name) or name.split("/")[0] in folders]
     problems = [Problem(name, why) for name in names if (why := _not_plain(run, name)) is not None]
     if problems:
@@ -187,7 +188,7 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
         published = in_model if is_model_file(in_model) else name if is_run_file(name) else None
         if name == "manifest.json":  # the repository has one of its own
             continue
-        if published is None and name not in {model, "figures", "predictions", "evaluations"}:
+        if published is None and name not in {model, "figures", "predictions", "baseline", "evaluations"}:
             left_out.append(name)
             continue
         try:

@@ -27,6 +27,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hftl.errors import RunError, printable
+from hftl.evaluation.gain import gain
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
@@ -166,6 +167,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     # What an earlier hftl did not state is no claim, and on no card or figure of it.
     shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
+    claims += _compare_baseline(run, stated)
     evaluations, of_evaluations = _recompute_evaluations(run)
     claims += of_evaluations
     claims += _compare_proofs(run)
@@ -322,6 +324,20 @@ def _recompute_evaluations(run: RunDirectory) -> tuple[dict[str, Any], list[Clai
         rows["without"] = [label for label, number in rows["per_class"].items() if not number]
         claims += _compare_values("evaluations", f"{name}, rows", {key: facts.get(key) for key in rows}, rows)
     return recomputed, claims
+
+
+def _compare_baseline(run: RunDirectory, stated: Mapping[str, Any]) -> Iterator[Claim]:
+    """What the model gains over the baseline beside it, from the predictions of both."""
+    record = read_json(run.baseline) if run.baseline.is_file() else {}
+    gains = record.get("gains")
+    if not isinstance(gains, Mapping):
+        return
+    yield _same("baseline.json", "splits", _shown(sorted(gains)), _shown(sorted(stated)))
+    for split in gains:
+        model, path = run.predictions(split), run.baseline_predictions(split)
+        classes = (_shown(list(stored_label_names(each))) for each in (path, model))
+        yield _same("baseline.json", f"{split}, classes", *classes)
+        yield from _compare_values("baseline.json", split, gains[split], gain(Predictions.load(model), Predictions.load(path)))
 
 
 def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:

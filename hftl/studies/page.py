@@ -23,19 +23,22 @@ def write_table(study: StudyDirectory, table: pd.DataFrame) -> None:
 
 
 def write_page(
-    study: StudyDirectory, *, title: str, sentences: Sequence[str], table: Sequence[Sequence[str]], figures: Sequence[str]
+    study: StudyDirectory,
+    *,
+    title: str,
+    sentences: Sequence[str],
+    table: Sequence[Sequence[str]],
+    figures: Sequence[str],
+    holds: str = "Every trial is in trials/, with its recipe; table.csv has a row for each.",
 ) -> None:
-    """README.md: the question, what came out in words, the table and the figures."""
+    """README.md: the question, what came out in words, the table and the figures; `holds` says what else is in the folder."""
     question = read_question(study)
     lines = [f"# {_plain(title)}", ""]
     lines += [f"- {_plain(sentence)}" for sentence in sentences]
     lines += ["", *markdown_table(table), ""]
     lines += [line for name in figures for line in (f"![{name.removesuffix('.png')}](figures/{name})", "")]
     asked = ", ".join(f"{key} {_value(value)}" for key, value in question.settings.items())
-    lines += [
-        f"`hftl {question.kind}`; {_plain(asked)}. Every trial is in trials/, with its recipe; table.csv has a row for each.",
-        "",
-    ]
+    lines += [f"`hftl {question.kind}`{'; ' if asked else ''}{_plain(asked)}. {holds}", ""]
     write_text(study.page, "\n".join(lines))
 
 
@@ -59,6 +62,22 @@ def _plain(text: str) -> str:
 
 def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, float]], *, title: str) -> None:
+    """figures/accuracy.png: a dot with its interval for each (name, share, low, high)."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.35 * len(rows)), layout="constrained")
+        axes: Axes = figure.subplots()
+        for place, (_, share, low, high) in enumerate(rows):
+            axes.plot([low, high], [place, place], color=BLUE, linewidth=1.5)
+            axes.plot([share], [place], "o", color=INK, markersize=5)
+        axes.set_yticks(range(len(rows)), [printable(name) for name, *_ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(title)
+        study.figures.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, study.figures / "accuracy.png")
 
 
 def page_of(study: StudyDirectory) -> str:

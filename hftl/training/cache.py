@@ -202,8 +202,7 @@ class Build:
     @property
     def plan_of_batches(self) -> str:
         """What decides in which batches a prefix computes, and so how its sums round."""
-        widths = f"{WIDTH} {MANY} {SHORT} {SHORT_WIDTH}"
-        return f"{evaluation_batch_size(self.recipe)} {self.tokens_per_batch} {widths}"
+        return plan_of_batches(self.recipe, self.accelerator)
 
     @property
     def tokens_per_batch(self) -> int:
@@ -273,31 +272,20 @@ class Prefix:
         return StoredSamples(samples, rows, self.boundary, views=views)
 
     def _key(self, boundary: Boundary, samples: Samples, views: int) -> str:
-        """Key of an entry; the main process, which reads every picture for it, tells the others."""
-        if not self.build.accelerator.is_main_process:
-            return str(_of_main(None))
+        """Key of an entry."""
         frozen = self.chain.names[: self.chain.names.index(boundary.group)]
-        # Names of classes and rates of dropout have no say in what a frozen layer computes.
-        config = {
-            name: value
-            for name, value in self.model.config.to_dict().items()
-            if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
-        }
-        key = store.key_of(
+        return key_of_frozen(
+            self.build.recipe,
+            self.build.accelerator,
+            self.model,
+            {name: dict(self.hashes[name]) for name in frozen},
+            samples,
             {
                 "layout": _LAYOUT,
                 "boundary": [boundary.group, boundary.entry_module, boundary.per_token, list(boundary.shape)],
-                "weights": {name: dict(self.hashes[name]) for name in frozen},
-                "model": [type(self.model).__name__, json.dumps(config, sort_keys=True, default=str)],
-                "batches": self.build.plan_of_batches,
-                "samples": samples.fingerprint,
                 "views": views,
-                "precision": str(self.build.accelerator.mixed_precision),
-                "device": self.build.accelerator.device.type,
-                "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-            }
+            },
         )
-        return str(_of_main(key))
 
     def _begin(self, key: str, samples: Samples, views: int) -> Builder | None:
         """A new build, or one that was interrupted; None, and a line of the journal, where there is no room for it."""
@@ -404,6 +392,47 @@ class Prefix:
         inputs = samples.to_device(samples.collate([samples[0, 0]]), self.build.accelerator.device)
         with torch.inference_mode(), self.build.accelerator.autocast():
             self.hooks.capture(inputs)
+
+
+def plan_of_batches(recipe: Recipe, accelerator: Accelerator) -> str:
+    """What decides in which batches frozen layers compute, and so how their sums round."""
+    widths = f"{WIDTH} {MANY} {SHORT} {SHORT_WIDTH}"
+    return f"{evaluation_batch_size(recipe)} {tokens_per_batch(recipe, accelerator.device)} {widths}"
+
+
+def key_of_frozen(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    weights: Mapping[str, Mapping[str, str]],
+    samples: Samples,
+    what: Mapping[str, Any],
+) -> str:
+    """Key of `what` frozen layers compute of samples; the main process, which reads every picture for it, tells the others.
+
+    `weights` are the hashes of the layer groups that compute, see `hftl.training.proof`.
+    """
+    if not accelerator.is_main_process:
+        return str(_of_main(None))
+    # Names of classes and rates of dropout have no say in what a frozen layer computes.
+    config = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
+    }
+    key = store.key_of(
+        {
+            **what,
+            "weights": weights,
+            "model": [type(model).__name__, json.dumps(config, sort_keys=True, default=str)],
+            "batches": plan_of_batches(recipe, accelerator),
+            "samples": samples.fingerprint,
+            "precision": str(accelerator.mixed_precision),
+            "device": accelerator.device.type,
+            "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        }
+    )
+    return str(_of_main(key))
 
 
 def _of_main(value: str | None) -> str | None:

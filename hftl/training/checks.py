@@ -30,6 +30,7 @@ from hftl.training.stage import train_mode
 # What may differ between a stopped run and its continuation: none of it changes what is computed.
 FREE_TO_CHANGE = (
     "run.workers:",
+    "run.baseline:",
     "run.log_every:",
     "run.trackers:",
     "run.checkpoint_minutes:",

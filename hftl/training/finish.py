@@ -28,6 +28,7 @@ from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory, write_manifest
 from hftl.training import trackers
+from hftl.training.baseline import run_beside, said
 from hftl.training.cache import loader_processes
 from hftl.training.experiment import Experiment, make_samples, serving_samples
 from hftl.training.machine import evaluation_batch_size, tokens_per_batch
@@ -66,6 +67,7 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         if accelerator.scaler is not None:
             cost["skipped_steps"] = progress.spent.skipped
         record_session(directory, accelerator, afresh=False, **cost)
+        run_beside(recipe, splits, directory, predictions)
         conclude(directory, predictions, say=journal.say)
         trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.cursor.step)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
@@ -119,6 +121,8 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         weighted=list(recipe.stages.values())[-1].class_weights is not None,
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
+        say(line)
+    for line in said(run):
         say(line)
 
 

@@ -19,6 +19,7 @@ from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
 from hftl.run import RunDirectory, check_sealed, remove_partial
+from hftl.training.baseline import run_beside
 from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, missing, other_precision
 from hftl.training.experiment import make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
@@ -75,7 +76,7 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
         if main:
             remove_partial(run)
         if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
-            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say)
+            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say, beside=True)
             if main:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
@@ -105,8 +106,15 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
 
 
 def _evaluate(
-    run: RunDirectory, *, split: str, source: str | None, opened_by: str | None, say: Callable[[str], object]
+    run: RunDirectory,
+    *,
+    split: str,
+    source: str | None,
+    opened_by: str | None,
+    say: Callable[[str], object],
+    beside: bool = False,
 ) -> Predictions:
+    """With `beside`, the run's baseline answers the test split in the same opening."""
     recipe = run.load_recipe()
     if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine
         recipe = without_places(recipe)
@@ -136,6 +144,8 @@ def _evaluate(
         write_opening(run, splits, by=opened_by, say=say)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     predictions = predict_split(model, samples, recipe, accelerator)
+    if beside and run.baseline.is_file() and accelerator.is_main_process:
+        run_beside(recipe, splits, run, {"validation": Predictions.load(run.predictions("validation")), "test": predictions})
     if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:
         say(problem)
     return predictions

@@ -233,7 +233,7 @@ def _begin(
     if accelerator.is_main_process:
         remove_partial(directory)
         if checkpoint is None:  # what an earlier start has left is not of these weights
-            for left in (directory.predictions("test").parent, directory.model):
+            for left in (directory.predictions("test").parent, directory.baseline.parent, directory.model):
                 shutil.rmtree(left, ignore_errors=True)
         directory.write_recipe(recipe)
         if checkpoint is None or not ready.begun:  # otherwise what was recorded at the start stands: it is what the run is of

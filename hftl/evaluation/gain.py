@@ -1,0 +1,67 @@
+"""What a model gains over a simple baseline, on the rows that both answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hftl.errors import RunError
+from hftl.evaluation.compare import mcnemar
+from hftl.evaluation.intervals import mean_interval
+from hftl.evaluation.predictions import Predictions
+
+
+def gain(model: Predictions, baseline: Predictions) -> dict[str, Any]:
+    """The accuracy of both on the baseline's rows, and the paired difference; JSON-ready.
+
+    `gain` is the model's accuracy minus the baseline's, `gain_interval` its 95 % interval by the variance of the differences of
+    single rows (None: they are all the same), `p` McNemar's exact test with mid-p.
+
+    Raises:
+        RunError: the baseline answered rows that the model did not, or of other labels.
+    """
+    place = {id: row for row, id in enumerate(model.ids)}
+    if any(id not in place for id in baseline.ids):
+        raise RunError("the baseline has answered rows that the model has not")
+    rows = np.array([place[id] for id in baseline.ids], dtype=np.int64)
+    if not np.array_equal(model.labels[rows], baseline.labels):
+        raise RunError("the baseline has rows of other labels than the model")
+    right, also = model.right[rows], baseline.right
+    model_alone, baseline_alone = int((right & ~also).sum()), int((also & ~right).sum())
+    return {
+        "n": len(rows),
+        "model_accuracy": float(right.mean()),
+        "baseline_accuracy": float(also.mean()),
+        "gain": float((model_alone - baseline_alone) / len(rows)),
+        "gain_interval": mean_interval(right.astype(np.float64) - also.astype(np.float64)),
+        "right_in_model_alone": model_alone,
+        "right_in_baseline_alone": baseline_alone,
+        "p": mcnemar(model_alone, baseline_alone),
+    }
+
+
+def gains(values: Mapping[str, Any]) -> bool:
+    """Whether the model is shown to be better: the whole interval of the gain is above 0."""
+    return bool((values["gain_interval"] or [values["gain"]])[0] > 0)
+
+
+def in_words(record: Mapping[str, Any]) -> list[str]:
+    """Lines for the terminal of what baseline.json holds."""
+    if "reason" in record:
+        return [f"  no baseline: {record['reason']}"]
+    split = "test" if "test" in record["gains"] else "validation"
+    values = record["gains"][split]
+    interval = values["gain_interval"]
+    shown = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    p = "below 0.0001" if values["p"] < 0.0001 else f"{values['p']:.4f}"
+    line = (
+        f"  baseline on {split} ({record['name']}, {record['seconds']:g} s): accuracy {values['baseline_accuracy']:.4f};"
+        f" the model gains {values['gain']:+.4f}{shown}, n = {values['n']:,}, McNemar's p {p}"
+    )
+    if gains(values):
+        return [line]
+    worse = (interval or [values["gain"]])[-1] < 0
+    what = "the model is worse than the baseline" if worse else "no gain is settled: the baseline may be as good"
+    return [line, f"  {what}. Try other stages (hftl ablate), more labels, or use the baseline"]

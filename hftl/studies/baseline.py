@@ -1,0 +1,141 @@
+"""`hftl baseline`: what simple methods make of a recipe's rows, before anything is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from hftl.data.source import Splits
+from hftl.errors import RunError
+from hftl.evaluation.baselines import Baseline, NoBaseline, Rows, color_baseline, feature_baselines, majority, text_baselines
+from hftl.evaluation.intervals import wilson_interval
+from hftl.recipe import Recipe, TextData, Timm, Transformer
+from hftl.studies.page import draw_shares, write_page, write_table
+from hftl.studies.study import Question, StudyDirectory, open_study
+from hftl.training.baseline import Drawn, chooser, draw
+from hftl.training.experiment import Experiment, make_samples, prepare_experiment
+from hftl.training.features import frozen_features
+from hftl.training.machine import make_accelerator
+
+Say = Callable[[str], object]
+
+MOST_ROWS = 20_000
+"""Training rows that the methods for texts and colours learn from; and validation rows that choose."""
+MOST_FEATURES = 2_000
+"""Training rows whose frozen features are computed; a network takes longer to look at a text than a count of words."""
+
+
+def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) -> list[Baseline]:
+    """Fit every baseline that fits the recipe, and write the study: a row each, the best by the recipe's metric named.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used.
+        RunError: the folder holds another study, or the training rows are of one class.
+    """
+    with open_study(study, recipe, Question("baseline", {})):
+        experiment = prepare_experiment(recipe)
+        data, seed, splits = experiment.recipe.data, experiment.recipe.run.seed, experiment.splits
+        validation = draw(data, splits.validation, most=MOST_ROWS, seed=seed)
+        train = draw(data, splits.train, most=MOST_ROWS, seed=seed)
+        choose = chooser(experiment.recipe, validation)
+        fitted, left_out = list[Baseline](), list[str]()
+        try:
+            for each in _every(experiment, train, validation, left_out, say):
+                fitted.append(each)
+                right = int((each.logits.argmax(axis=1) == validation.rows.labels).sum())
+                low, high = wilson_interval(right, len(validation.ids))
+                say(
+                    f"{each.name}: accuracy {right / len(validation.ids):.3f} [{low:.3f}, {high:.3f}],"
+                    f" {_in_words(each)}{each.seconds:.1f} s"
+                )
+        except NoBaseline as error:
+            raise RunError(f"{source}: no baseline can be fitted: {error}") from None
+        _write(study, recipe, splits, train, validation, fitted, [choose(each.logits) for each in fitted], left_out)
+    return fitted
+
+
+def _every(experiment: Experiment, train: Drawn, validation: Drawn, left_out: list[str], say: Say) -> Iterator[Baseline]:
+    recipe, splits = experiment.recipe, experiment.splits
+    classes, choose = len(splits.label_names), chooser(recipe, validation)
+    yield majority(train.rows, validation.rows, classes=classes)
+    if isinstance(recipe.data, TextData):
+        yield from text_baselines(train.rows, validation.rows, classes=classes, choose=choose)
+    else:
+        yield color_baseline(train.rows, validation.rows, classes=classes, choose=choose)
+    if not isinstance(recipe.model, Transformer | Timm):
+        left_out.append("frozen features: its network has none before it is trained")
+        return
+    began = time.perf_counter()
+    features = _features(experiment, validation, say)
+    say(f"frozen features of {len(next(iter(features.values()))[0].labels):,} training rows: {time.perf_counter() - began:.1f} s")
+    yield from feature_baselines(features, classes=classes, choose=choose)
+
+
+def _features(experiment: Experiment, validation: Drawn, say: Say) -> dict[str, tuple[Rows, Rows]]:
+    """For each kind of frozen features the rows of both splits."""
+    recipe, splits = experiment.recipe, experiment.splits
+    accelerator = make_accelerator(recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})}), None)
+    found: dict[str, list[Rows]] = {}
+    for dataset, most in ((splits.train, MOST_FEATURES), (splits.validation, MOST_ROWS)):
+        if len(dataset) > most:
+            dataset = dataset.select(np.sort(np.random.default_rng(recipe.run.seed).permutation(len(dataset))[:most]))
+        samples = make_samples(recipe, experiment.classifier, dataset, train=False)
+        for kind, values in frozen_features(experiment, samples, accelerator, say=say).items():
+            found.setdefault(kind, []).append(Rows(values, samples.targets.astype(np.int64)))
+    return {kind: (rows[0], rows[1]) for kind, rows in found.items()}
+
+
+def _in_words(each: Baseline) -> str:
+    """ "C 10, terms 6908, "."""
+    return "".join(f"{key} {value:g}, " if isinstance(value, float) else f"{key} {value}, " for key, value in each.choice.items())
+
+
+def _write(
+    study: StudyDirectory,
+    recipe: Recipe,
+    splits: Splits,
+    train: Drawn,
+    validation: Drawn,
+    fitted: list[Baseline],
+    values: list[float],
+    left_out: list[str],
+) -> None:
+    best = fitted[int(np.argmax(values))]
+    n = len(validation.ids)
+    rows, drawn, shown = [], [], [["baseline", "choice", "accuracy", "95 %", "seconds"]]
+    for each in fitted:
+        right = int((each.logits.argmax(axis=1) == validation.rows.labels).sum())
+        low, high = wilson_interval(right, n)
+        choice = _in_words(each).removesuffix(", ")
+        rows.append(
+            {
+                "baseline": each.name,
+                "choice": choice,
+                "accuracy": right / n,
+                "low": low,
+                "high": high,
+                "seconds": round(each.seconds, 2),
+            }
+        )
+        drawn.append((each.name, right / n, low, high))
+        shown.append([each.name, choice, f"{right / n:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
+    write_table(study, pd.DataFrame(rows))
+    sentences = [
+        f"On validation, n = {n:,}, {best.name} is the best by {recipe.run.metric.replace('_', ' ')}. Each had its settings chosen"
+        " by these rows, so its number is likely a little too good; the test split stayed shut.",
+        f"{len(train.ids):,} of {len(splits.train):,} training rows; for frozen features at most {MOST_FEATURES:,}.",
+        "A model is worth its cost where it is better than this: hftl train says so for the cheapest of them.",
+        *left_out,
+    ]
+    draw_shares(study, drawn, title="accuracy on validation, with its 95 % interval")
+    write_page(
+        study,
+        title=f"Baselines for {recipe.name}",
+        sentences=sentences,
+        table=shown,
+        figures=("accuracy.png",),
+        holds="table.csv has a row for each baseline.",
+    )
