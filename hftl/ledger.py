@@ -2,21 +2,53 @@
 
 A run opens its test split once. Ten runs on the same data open the same rows ten times, and whoever then picks the best of them
 has chosen by the test split. So each opening is also a line of a file in the user's data folder, by what the rows hold: the same
-photos in another folder, or in another order, are the same rows. The file tells nothing else, and no file of a run names its place.
+photos in another folder, or in another order, are the same rows. Beside them the line has a digest of the recipe, which tells how
+many different ones were tested. The file tells nothing else, and no file of a run names its place.
 
 It lies at $HFTL_LEDGER, else at $XDG_DATA_HOME/hftl/test_openings.jsonl (~/.local/share/hftl/test_openings.jsonl).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hftl.environment import now
 from hftl.files import append_json_line, flush, read_json, read_json_lines, write_json
+from hftl.recipe import flat, local_name
 from hftl.run import RunDirectory
+
+_NO_EFFECT = (
+    *("name", "card.", "run.test", "run.workers", "run.log_every", "run.trackers", "run.checkpoint_minutes", "run.timeout_minutes"),
+    *("data.source", "data.revision"),  # what lies there decides, not what it is called
+)
+"""What a recipe says, by the start of its key, that has no part in what is trained."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How often the same test rows were opened."""
+
+    openings: int
+    runs: int
+    recipes: int
+    """Different ones, the seed included: each is a candidate that could have been chosen for its result."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A line of the ledger."""
+
+    run: str
+    """A random id."""
+    recipe: str | None
+    """A digest; None: of a line that was written before there were any."""
 
 
 def ledger_path() -> Path:
@@ -35,7 +67,7 @@ def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
         Why the ledger could not be written, such as a home that is read-only; None: it was.
 
     Raises:
-        RunError: the run's own file cannot be read.
+        RunError: a file of the run cannot be read.
     """
     earlier = next(read_json_lines(run.test_openings), {})
     record = {"time": now(), "by": by, "run": str(earlier.get("run") or uuid.uuid4())}
@@ -44,50 +76,95 @@ def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
     path = ledger_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        line = {**record, "rows": rows, "recipe": recipe_digest(run)}
         with path.open("a+b") as stream:  # a line that a full disk has cut short ends here, and costs itself alone
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
             torn = b"" if stream.read(1) in {b"", b"\n"} else b"\n"
-            stream.write(torn + json.dumps({**record, "rows": rows}).encode() + b"\n")
+            stream.write(torn + json.dumps(line).encode() + b"\n")
         flush(path)
     except OSError as error:
         return f"{path}: cannot be written ({error.strerror}), so other runs do not learn that these test rows were opened"
     return None
 
 
+def recipe_digest(run: RunDirectory) -> str:
+    """SHA-256 of all that a run's training depends on: the rows of train and validation, and what its recipe says.
+
+    Raises:
+        RecipeError, RunError: the recipe or data.json cannot be read.
+    """
+    says = {key: value for key, value in flat(run.load_recipe()) if not key.startswith(_NO_EFFECT)}
+    for key in ("model.checkpoint", "model.vectors"):
+        if isinstance(says.get(key), str):
+            says[key] = local_name(says[key])
+    contents = read_json(run.data).get("contents") or {}
+    rows = {split: contents.get(split) for split in ("train", "validation")}
+    return hashlib.sha256(json.dumps([says, rows], sort_keys=True).encode()).hexdigest()
+
+
+def read_ledger() -> tuple[dict[str, list[Opening]], str | None]:
+    """What the ledger knows of all test rows, by their digest; and what is wrong with it: it cannot be read, or has damaged lines.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = ledger_path()
+    try:
+        lines = path.read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        lines = []
+    known: dict[str, list[Opening]] = defaultdict(list)
+    damaged = 0
+    for line in filter(str.strip, lines):
+        try:
+            record = json.loads(line)
+            recipe = record.get("recipe")
+            known[str(record["rows"])].append(Opening(str(record["run"]), None if recipe is None else str(recipe)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            damaged += 1
+    return dict(known), f"{path}: {damaged} damaged lines were not counted" if damaged else None
+
+
+def counted(known: Sequence[Opening], own: Mapping[str, int], digest: str | None = None) -> Counted:
+    """How often rows were opened: `known` of the ledger, and what runs know of themselves, id -> openings, where that is more.
+
+    A run counts as one recipe, the one it was first opened with; `digest` is that of a run which the ledger may lack. Of a line
+    without a digest the run counts as a recipe of its own.
+    """
+    times: dict[str, int] = defaultdict(int)
+    recipes: dict[str, str] = {}
+    for opening in known:
+        times[opening.run] += 1
+        recipes.setdefault(opening.run, opening.recipe or f"run {opening.run}")
+    for run, openings in own.items():
+        times[run] = max(times[run], openings)
+        recipes.setdefault(run, digest or f"run {run}")
+    return Counted(sum(times.values()), len(times), len(set(recipes.values())))
+
+
 def count_openings(run: RunDirectory) -> str | None:
     """Write into a run what the ledger knows of its test rows now, for its card; nothing where they are still shut.
 
-    In test_ledger.json, {"time", "openings", "runs"}: at least those of the run itself, whose own file counts where the ledger
-    lacks them, and when it was first so many.
+    In test_ledger.json, {"time", "openings", "runs", "recipes"}: at least those of the run itself, whose own file counts where the
+    ledger lacks them, and when it was first so many.
 
     Returns:
         What is wrong with the ledger: it cannot be read, and the run is left as it was; or lines of it are damaged, and were not
         counted. None: nothing.
 
     Raises:
-        RunError: a file of the run cannot be read.
+        RecipeError, RunError: a file of the run cannot be read.
     """
     own = list(read_json_lines(run.test_openings))
-    rows, path = read_json(run.data).get("test_rows"), ledger_path()
+    rows = read_json(run.data).get("test_rows")
     if not own or rows is None:
         return None
     try:
-        lines = path.read_bytes().decode(errors="replace").split("\n")
-    except FileNotFoundError:
-        lines = []
+        known, problem = read_ledger()
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
-    known, damaged = [], 0
-    for line in filter(str.strip, lines):
-        try:
-            record = json.loads(line)
-            known += [str(record["run"])] if record["rows"] == rows else []
-        except (ValueError, TypeError, KeyError):
-            damaged += 1
-    this = str(own[0].get("run"))
-    others = [run_id for run_id in known if run_id != this]
-    counted = {"openings": max(len(own), known.count(this)) + len(others), "runs": 1 + len(set(others))}
+        return f"{ledger_path()}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
+    found = asdict(counted(known.get(rows, ()), {str(own[0].get("run")): len(own)}, recipe_digest(run)))
     before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
-    if {key: before.get(key) for key in counted} != counted:
-        write_json(run.test_ledger, {"time": now(), **counted})
-    return f"{path}: {damaged} damaged lines were not counted" if damaged else None
+    if {key: before.get(key) for key in found} != found:
+        write_json(run.test_ledger, {"time": now(), **found})
+    return problem

@@ -37,10 +37,18 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ledger" / "openings.jsonl"
 
 
-def opened(path: Path, rows: str, *, times: int = 1) -> RunDirectory:
-    """A run whose test split, of these rows, was opened."""
+def begun(path: Path, rows: str, *changes: str, train: str = "train") -> RunDirectory:
+    """A run with these test rows, which are still shut."""
     run = RunDirectory(path)
-    write_json(run.data, {"test_rows": rows})
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_recipe(override(RECIPE, changes))
+    write_json(run.data, {"test_rows": rows, "contents": {"train": train, "validation": "validation"}})
+    return run
+
+
+def opened(path: Path, rows: str, *changes: str, times: int = 1, train: str = "train") -> RunDirectory:
+    """A run whose test split, of these rows, was opened."""
+    run = begun(path, rows, *changes, train=train)
     for _ in range(times):
         assert note_opening(run, rows=rows, by="hftl train") is None
     return run
@@ -58,6 +66,28 @@ def test_the_ledger_knows_the_openings_of_all_runs_and_tells_rows_apart(tmp_path
         assert (counted["openings"], counted["runs"]) == (openings, runs)
 
 
+def test_the_ledger_counts_recipes_by_what_training_depends_on(tmp_path: Path, ledger: Path) -> None:
+    first = opened(tmp_path / "a", "photos", times=3)
+    opened(tmp_path / "b", "photos", "name=other", "data.source=elsewhere/", "card.license=mit", "run.log_every=7")  # the same
+    opened(tmp_path / "c", "photos", "stages.head.lr=1e-2")
+    opened(tmp_path / "d", "photos", "run.seed=1")
+    opened(tmp_path / "e", "photos", train="other rows")
+    count_openings(first)
+    found = read_json(first.test_ledger)
+    assert (found["openings"], found["runs"], found["recipes"]) == (7, 5, 4)
+    append_json_line(ledger, {"time": "then", "by": "hftl train", "run": "old", "rows": "photos"})  # before there were digests
+    count_openings(first)
+    assert read_json(first.test_ledger)["recipes"] == 5
+
+
+def test_a_run_that_a_later_version_digests_otherwise_is_still_one_recipe(tmp_path: Path, ledger: Path) -> None:
+    run = opened(tmp_path / "a", "photos")
+    line = next(read_json_lines(ledger))
+    append_json_line(ledger, {**line, "recipe": "another digest"})
+    count_openings(run)
+    assert [read_json(run.test_ledger)[key] for key in ("openings", "runs", "recipes")] == [2, 1, 1]
+
+
 def test_a_run_that_took_the_place_of_another_is_another_run(tmp_path: Path) -> None:
     shutil.rmtree(opened(tmp_path / "run", "photos").path)
     again = opened(tmp_path / "run", "photos")
@@ -67,14 +97,12 @@ def test_a_run_that_took_the_place_of_another_is_another_run(tmp_path: Path) -> 
 
 def test_a_run_that_has_not_opened_its_test_split_has_no_count(tmp_path: Path) -> None:
     opened(tmp_path / "a", "photos")
-    shut = RunDirectory(tmp_path / "shut")
-    write_json(shut.data, {"test_rows": "photos"})
+    shut = begun(tmp_path / "shut", "photos")
     assert count_openings(shut) is None and not shut.test_ledger.exists()
 
 
 def test_a_ledger_that_cannot_be_written_or_read_is_said_and_ends_nothing(tmp_path: Path, ledger: Path) -> None:
-    run = RunDirectory(tmp_path / "run")
-    write_json(run.data, {"test_rows": "photos"})
+    run = begun(tmp_path / "run", "photos")
     ledger.mkdir(parents=True)  # a folder where the file should be
     assert "cannot be written (Is a directory), so other runs do not learn" in str(
         note_opening(run, rows="photos", by="hftl train")
