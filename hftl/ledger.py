@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from hftl.environment import now
 from hftl.files import append_json_line, flush, read_json, read_json_lines, write_json
@@ -58,10 +59,16 @@ def ledger_path() -> Path:
     return Path(os.path.expanduser(os.environ.get("HFTL_LEDGER") or f"{data}/hftl/test_openings.jsonl"))
 
 
-def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
+Purpose = Literal["train", "test", "again"]
+"""Why a test split is opened: for the results of the run, at the end of training or later by `hftl test`; or to see that the model
+still gives them."""
+
+
+def note_opening(run: RunDirectory, *, rows: str, by: str, purpose: Purpose) -> str | None:
     """Write an opening of a run's test split down, in the run and in the ledger, onto the disk before the split is looked at.
 
-    `rows` is what the test rows hold, as `data.json` has it in `test_rows`; `by` the command that opens them.
+    `rows` is what the test rows hold, as `data.json` has it in `test_rows`; `by` the command that opens
+    them, for people.
 
     Returns:
         Why the ledger could not be written, such as a home that is read-only; None: it was.
@@ -70,7 +77,7 @@ def note_opening(run: RunDirectory, *, rows: str, by: str) -> str | None:
         RunError: a file of the run cannot be read.
     """
     earlier = next(read_json_lines(run.test_openings), {})
-    record = {"time": now(), "by": by, "run": str(earlier.get("run") or uuid.uuid4())}
+    record = {"time": now(), "purpose": purpose, "by": by, "run": str(earlier.get("run") or uuid.uuid4())}
     append_json_line(run.test_openings, record)
     flush(run.test_openings)
     path = ledger_path()

@@ -137,7 +137,8 @@ def make_run(
     _write_history(run, names, n)
     if test:
         for number in range(openings):
-            record = {"time": f"2026-11-2{number}T10:11:12+00:00", "by": "hftl train" if number == 0 else "hftl evaluate"}
+            purpose, by = ("train", "hftl train") if number == 0 else ("again", "hftl evaluate")
+            record = {"time": f"2026-11-2{number}T10:11:12+00:00", "purpose": purpose, "by": by}
             append_json_line(run.test_openings, record)
     write_json(run.metrics, metrics)
     return run

@@ -391,7 +391,7 @@ def test_an_undefined_auc_is_said_to_be_undefined(copy: RunDirectory) -> None:
     ],
 )
 def test_openings_of_the_test_split_are_shown_plainly(copy: RunDirectory, openings: int, said: str) -> None:
-    lines = [f'{{"time": "2026-11-2{i}T10:11:12+00:00", "by": "hftl evaluate"}}\n' for i in range(openings)]
+    lines = [f'{{"time": "2026-11-2{i}T10:11:12+00:00", "purpose": "again", "by": "hftl evaluate"}}\n' for i in range(openings)]
     write_text(copy.test_openings, "".join(lines))
     card = render_card(copy)
     assert said in card
@@ -399,8 +399,9 @@ def test_openings_of_the_test_split_are_shown_plainly(copy: RunDirectory, openin
 
 
 def test_a_run_that_was_stopped_with_the_test_split_open_says_so(copy: RunDirectory) -> None:
-    by = ["hftl train", "hftl train, continued", "hftl verify --data"]
-    lines = [json.dumps({"time": f"2026-11-2{i}T10:11:12+00:00", "by": name}) + "\n" for i, name in enumerate(by)]
+    by = [("train", "hftl train"), ("train", "hftl train, continued"), ("again", "hftl verify --data")]
+    records = [{"time": f"2026-11-2{i}T10:11:12+00:00", "purpose": why, "by": name} for i, (why, name) in enumerate(by)]
+    lines = [json.dumps(record) + "\n" for record in records]
     write_text(copy.test_openings, "".join(lines))
     assert paragraph(render_card(copy), "**The test split was opened").startswith(
         "**The test split was opened 3 times:** 2026-11-20T10:11:12+00:00 by hftl train; 2026-11-21T10:11:12+00:00 by hftl train, "

@@ -402,7 +402,7 @@ def test_serving_samples_of_another_model_are_noticed(own: RunDirectory, hftl: H
 
 def test_openings_by_other_runs_since_then_are_on_the_card_that_is_pushed(own: RunDirectory, tmp_path: Path, hftl: Hftl) -> None:
     other = RunDirectory(tmp_path / "other")
-    note_opening(other, rows=read_json(own.data)["test_rows"], by="hftl train")
+    note_opening(other, rows=read_json(own.data)["test_rows"], by="hftl train", purpose="train")
     checked = hftl("push", own.path, "me/x", "--dry-run")
     assert checked.code == 0, checked.err
     assert "openings the test rows were opened 2 times by 2 runs by now: the card says so" in checked.out

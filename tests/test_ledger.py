@@ -50,7 +50,7 @@ def opened(path: Path, rows: str, *changes: str, times: int = 1, train: str = "t
     """A run whose test split, of these rows, was opened."""
     run = begun(path, rows, *changes, train=train)
     for _ in range(times):
-        assert note_opening(run, rows=rows, by="hftl train") is None
+        assert note_opening(run, rows=rows, by="hftl train", purpose="train") is None
     return run
 
 
@@ -105,7 +105,7 @@ def test_a_ledger_that_cannot_be_written_or_read_is_said_and_ends_nothing(tmp_pa
     run = begun(tmp_path / "run", "photos")
     ledger.mkdir(parents=True)  # a folder where the file should be
     assert "cannot be written (Is a directory), so other runs do not learn" in str(
-        note_opening(run, rows="photos", by="hftl train")
+        note_opening(run, rows="photos", by="hftl train", purpose="train")
     )
     assert "How often other runs have opened these test rows is not known" in str(count_openings(run))
     assert [record["by"] for record in read_json_lines(run.test_openings)] == ["hftl train"]
@@ -132,7 +132,7 @@ def test_a_run_that_was_copied_is_one_run_with_all_of_its_openings(tmp_path: Pat
     copy = RunDirectory(tmp_path / "copy")
     shutil.copytree(run.path, copy.path)
     for each in (run, copy):
-        note_opening(each, rows="photos", by="hftl evaluate")
+        note_opening(each, rows="photos", by="hftl evaluate", purpose="again")
     count_openings(run)
     assert {key: read_json(run.test_ledger)[key] for key in ("openings", "runs")} == {"openings": 3, "runs": 1}
 
@@ -245,7 +245,7 @@ def test_a_stopped_run_may_be_sealed_when_it_goes_on_but_not_unsealed(tmp_path: 
     run, sealed = RunDirectory(tmp_path), override(RECIPE, ["run.test=sealed"])
     write_text(run.recipe, RECIPE.to_yaml())
     check_run_directory(run, sealed, resume=True)
-    append_json_line(run.test_openings, {"time": "2026-11-20T10:00:00+00:00", "by": "hftl train"})
+    append_json_line(run.test_openings, {"time": "2026-11-20T10:00:00+00:00", "purpose": "train", "by": "hftl train"})
     with pytest.raises(RunError, match=r"run\.test: open -> sealed"):  # what was seen is not unseen
         check_run_directory(run, sealed, resume=True)
     write_text(run.recipe, sealed.to_yaml())
@@ -270,7 +270,7 @@ def test_the_card_counts_the_openings_by_all_runs(tmp_path: Path) -> None:
     assert "opened once**" not in card
     assert "**These test rows were opened 3 times by 3 runs** of one user on one machine, until 2026-11-25T09:00:00+00:00." in card
     assert "This run opened them once, at 2026-11-20T10:11:12+00:00 by hftl train." in card
-    append_json_line(run.test_openings, {"time": "2026-11-25T08:00:00+00:00", "by": "hftl evaluate"})
+    append_json_line(run.test_openings, {"time": "2026-11-25T08:00:00+00:00", "purpose": "again", "by": "hftl evaluate"})
     assert "This run opened them 2 times:" in render_card(run)
     run.test_ledger.unlink()
     assert "How often other runs have opened the same rows is not recorded." in render_card(run)

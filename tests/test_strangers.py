@@ -593,7 +593,7 @@ def opened_once_less(run: RunDirectory) -> None:
 
 
 def counted_less(run: RunDirectory) -> None:
-    append_json_line(run.test_openings, {"time": "2026-11-21T10:11:12+00:00", "by": "hftl evaluate"})
+    append_json_line(run.test_openings, {"time": "2026-11-21T10:11:12+00:00", "purpose": "again", "by": "hftl evaluate"})
 
 
 def more_runs_than_openings(run: RunDirectory) -> None:
@@ -601,7 +601,8 @@ def more_runs_than_openings(run: RunDirectory) -> None:
 
 
 def by_another_command(run: RunDirectory) -> None:
-    run.test_openings.write_text(run.test_openings.read_text().replace("hftl train", "hftl test"))
+    text = run.test_openings.read_text()
+    run.test_openings.write_text(text.replace('"purpose": "train"', '"purpose": "test"').replace("hftl train", "hftl test"))
 
 
 def sealed_afterwards(run: RunDirectory) -> None:
@@ -609,7 +610,8 @@ def sealed_afterwards(run: RunDirectory) -> None:
 
 
 def of_two_runs(run: RunDirectory) -> None:
-    append_json_line(run.test_openings, {"time": "2026-11-21T10:11:12+00:00", "by": "hftl evaluate", "run": "another"})
+    record = {"time": "2026-11-21T10:11:12+00:00", "purpose": "again", "by": "hftl evaluate", "run": "another"}
+    append_json_line(run.test_openings, record)
     write_json(run.test_ledger, {**read_json(run.test_ledger), "openings": 2})
 
 
@@ -640,8 +642,8 @@ WITHHELD: dict[str, tuple[Callable[[RunDirectory], None], str]] = {
     "one opening": (opened_once_less, "test_ledger.json, openings by this run: 2; found 1"),
     "one of the ledger's": (counted_less, "test_ledger.json, openings: 1; found at least 2"),
     "openings of other runs": (more_runs_than_openings, "test_ledger.json, openings: 2; found at least 5"),
-    "who opened it": (by_another_command, "first opened by: hftl test; found hftl train"),
-    "that it was open": (sealed_afterwards, "first opened by: hftl train; found hftl test"),
+    "who opened it": (by_another_command, "first opened for: test; found train"),
+    "that it was open": (sealed_afterwards, "first opened for: train; found test"),
     "that it was two runs": (of_two_runs, "test_openings.jsonl, runs: 2; found 1"),
     "the split": (without_its_split, "data.json, test split: no test split; found a test split"),
     "the split's audit": (without_its_audit, "audit.json, splits"),

@@ -49,7 +49,6 @@ TEMPLATE = "card.md.jinja"
 # What a vision model's facts say about the pictures it wants.
 PREPROCESSING = ("input_size", "interpolation", "crop_pct", "mean", "std")
 LISTED = 20  # with more classes, the tables by class are folded
-RESULTS = ("hftl train", "hftl test")  # the commands whose opening of the test split gives a run its results
 
 
 def write_card(run: RunDirectory, *, repo_id: str | None = None) -> Path:
@@ -180,7 +179,7 @@ def _facts(
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
         "bootstrapped": in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
-        "opened_for_results": [opening for opening in openings if str(opening["by"]).startswith(RESULTS)],
+        "opened_for_results": [opening for opening in openings if opening.get("purpose") in ("train", "test")],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "evaluations": _evaluations(run, evaluations),
         "figures": sorted(path.name for path in run.figures.glob("*.png")),

@@ -366,19 +366,18 @@ def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
 def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Claim]:
     """Whether openings, results and data tell one story, and what the ledger counts against the run's own openings.
 
-    A result needs an opening, and an opening shows its result, by the command that the recipe leaves it to. Where the test split
-    was not opened, nothing of it is there but its counts.
+    A result needs an opening, and an opening shows its result, by what the recipe leaves it to. Where the test split was not opened,
+    nothing of it is there but its counts.
     """
     kind, result, splits = "test_openings.jsonl", "test" in stated, data.get("splits")
     openings = list(read_json_lines(run.test_openings))
-    by = [str(opening.get("by", "")) for opening in openings]
-    opened, opener = bool(openings), "hftl train" if recipe.opens_test else "hftl test"
+    opened = bool(openings)
     times = "shut: no result" if not opened else f"opened {len(openings)} times: a result"
     yield Claim(kind, "result of the test split", ("no result", "a result")[result], times, result == opened)
     predicted = run.predictions("test").is_file()
     yield Claim(kind, "predictions of the test split", ("none", "there")[predicted], times, predicted == opened)
     if opened:
-        yield _same(kind, "first opened by", by[0], opener)
+        yield _same(kind, "first opened for", str(openings[0].get("purpose")), "train" if recipe.opens_test else "test")
         yield _same(kind, "runs", str(len({str(opening.get("run")) for opening in openings})), "1")
     if isinstance(splits, Mapping):
         there = ("no test split", "a test split")

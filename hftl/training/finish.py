@@ -23,7 +23,7 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.files import read_json, read_json_lines, write_json
-from hftl.ledger import count_openings, note_opening
+from hftl.ledger import Purpose, count_openings, note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory, write_manifest
@@ -54,7 +54,7 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
             with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
-                write_opening(directory, splits, by="hftl train", say=journal.say)
+                write_opening(directory, splits, by="hftl train", purpose="train", say=journal.say)
             predictions["test"] = predict_split(model, test, recipe, accelerator, run.stop_if_asked)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
@@ -95,10 +95,10 @@ def predict_split(
     return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind_of(labels))
 
 
-def write_opening(run: RunDirectory, splits: Splits, *, by: str, say: Callable[[str], object]) -> None:
+def write_opening(run: RunDirectory, splits: Splits, *, by: str, purpose: Purpose, say: Callable[[str], object]) -> None:
     """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
     cut_short = any(read_json_lines(run.test_openings)) and "test" not in (read_json(run.metrics) if run.finished else {})
-    problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by)
+    problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by, purpose=purpose)
     if problem is not None:
         say(problem)
 

@@ -76,7 +76,7 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
         if main:
             remove_partial(run)
         if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
-            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say, beside=True)
+            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say, for_results=True)
             if main:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
@@ -112,9 +112,9 @@ def _evaluate(
     source: str | None,
     opened_by: str | None,
     say: Callable[[str], object],
-    beside: bool = False,
+    for_results: bool = False,
 ) -> Predictions:
-    """With `beside`, the run's baseline answers the test split in the same opening."""
+    """With `for_results`, the opening gives the run its results, and its baseline answers the test split in the same one."""
     recipe = run.load_recipe()
     if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine
         recipe = without_places(recipe)
@@ -141,10 +141,10 @@ def _evaluate(
             raise RunError(f'the data of {run.path} have no split "{split}"')
         samples = make_samples(recipe, classifier, dataset, train=False)
     if split == "test" and opened_by is not None and accelerator.is_main_process:
-        write_opening(run, splits, by=opened_by, say=say)
+        write_opening(run, splits, by=opened_by, purpose="test" if for_results else "again", say=say)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     predictions = predict_split(model, samples, recipe, accelerator)
-    if beside and run.baseline.is_file() and accelerator.is_main_process:
+    if for_results and run.baseline.is_file() and accelerator.is_main_process:
         run_beside(recipe, splits, run, {"validation": Predictions.load(run.predictions("validation")), "test": predictions})
     if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:
         say(problem)
