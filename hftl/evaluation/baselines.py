@@ -236,12 +236,13 @@ def _text_baseline(
     strength, logits, model = _best(((c, fit(matrix, labels, classes, c)) for c in strengths), unseen, choose)
     choice: dict[str, str | int | float] = {"C": strength, "terms": matrix.shape[1]}
     chosen: Integers = np.arange(matrix.shape[1])
+    value = choose(logits)
     for by, count in selections:
         columns = best_terms(scores[by], count)
         candidate = fit(csr_array(matrix[:, columns]), labels, classes, strength)
         answers = candidate(csr_array(unseen[:, columns]))
-        if choose(answers) > choose(logits):
-            chosen, logits, model = columns, answers, candidate
+        if (reached := choose(answers)) > value:
+            value, chosen, logits, model = reached, columns, answers, candidate
             choice = {"C": strength, "terms": count, "selected by": by}
     name = f"{'' if counted else 'TF-IDF of '}{of}, {'logistic regression with naive Bayes weights' if counted else method}"
 
