@@ -366,8 +366,8 @@ def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
 def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Claim]:
     """Whether openings, results and data tell one story, and what the ledger counts against the run's own openings.
 
-    A result needs an opening, and an opening shows its result, by what the recipe leaves it to. Where the test split was not opened,
-    nothing of it is there but its counts.
+    A result needs an opening, and an opening shows its result, by what the recipe leaves it to. Where the test split was not
+    opened, nothing of it is there but its counts.
     """
     kind, result, splits = "test_openings.jsonl", "test" in stated, data.get("splits")
     openings = list(read_json_lines(run.test_openings))
