@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,9 +137,11 @@ def write_picture(path: Path, *, seed: int = 0, side: int = SIDE) -> Path:
 
 def write_pictures(root: Path, counts: Mapping[str, int], *, suffix: str = "jpg", side: int = SIDE) -> Path:
     """`counts` pictures in each folder, such as {"train/cat": 6}; no two of them are alike."""
+    seed = sum(map(ord, str(sorted(counts))))
     for folder, count in counts.items():
         for number in range(count):
-            write_picture(root / folder / f"{number}.{suffix}", seed=zlib.crc32(f"{folder}/{number}".encode()), side=side)
+            seed += 1
+            write_picture(root / folder / f"{number}.{suffix}", seed=seed, side=side)
     return root
 
 

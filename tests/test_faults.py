@@ -792,7 +792,7 @@ def test_fault_24_zero_as_text_integer_and_float_is_one_class_of_one_map_saved_w
 
 def test_fault_25_duplicate_rows_of_one_label_are_a_warning(hftl: Hftl, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "reviews.csv", "ab" * 10)
-    path.write_text(path.read_text() + "text 0,a\nTEXT   0,a\ntext 1,b\n")
+    path.write_text(path.read_text() + "reviews 0,a\nREVIEWS   0,a\nreviews 1,b\n")
     assert audit_of(hftl, text_recipe(path), tmp_path)["duplicates"]["within"] == {"train": 3}
     assert "rows that repeat a text of their split: train 3" in hftl("audit", tmp_path / "recipe.yaml").out
     splits = load_splits(TextData(source=str(path), validation_fraction=0.25), seed=0)
@@ -806,7 +806,7 @@ def test_fault_25_duplicate_rows_of_one_label_are_a_warning(hftl: Hftl, tmp_path
 
 def test_fault_25_duplicate_rows_with_two_labels_are_listed_and_an_option_drops_them(refused_data: Refused, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "reviews.csv", "ab" * 10)
-    path.write_text(path.read_text() + "Text 0,b\ntext 3,a\n")
+    path.write_text(path.read_text() + "Reviews 0,b\nreviews 3,a\n")
     message = refused_data(text_recipe(path))
     assert "train/0 (a)" in message and "train/20 (b)" in message and "train/3 (b)" in message and "train/21 (a)" in message
     assert "data.on_duplicate=drop" in message
@@ -824,8 +824,8 @@ def test_fault_25_duplicate_rows_across_splits_are_listed_and_an_option_drops_th
     root = tmp_path / "reviews"
     train = write_csv(root / "train.csv", "ab" * 10)
     test = write_csv(root / "test.csv", "ab" * 3)
-    train.write_text(train.read_text() + "other 2,a\n")
-    test.write_text(test.read_text() + "Text  5,b\n")
+    train.write_text(train.read_text() + "test 2,a\n")
+    test.write_text(test.read_text() + "Train  5,b\n")
     message = refused_data(text_recipe(root))
     assert 'split "train" and split "test": ' in message
     assert "train/20 = test/2" in message and "train/5 = test/6" in message
