@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hftl.api import Run, Study, ablate, audit, compare, fine_tune, load, load_recipe, plan, pull, repeat, train
+    from hftl.api import Run, Study, ablate, audit, compare, fine_tune, load, load_recipe, plan, pull, repeat, runs, train
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
@@ -97,12 +97,13 @@ __all__ = [
     "plan",
     "pull",
     "repeat",
+    "runs",
     "train",
 ]
 
 _MODULES = {
     "hftl.api": (
-        *("Run", "Study", "ablate", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "repeat", "train"),
+        *("Run", "Study", "ablate", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "repeat", "runs", "train"),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hftl.sharing.hub import Pushed
     from hftl.sharing.verify import Verdict
     from hftl.studies.cost import StudyPlan
+    from hftl.studies.runs import Runs
     from hftl.training.plan import Plan
 
 Say = Callable[[str], object]
@@ -655,6 +656,24 @@ def compare(*runs: Run | str | Path, split: Literal["validation", "test"] | None
     from hftl.evaluation.compare import compare as compare_runs
 
     return compare_runs([run.paths if isinstance(run, Run) else RunDirectory(Path(run)) for run in runs], split=split)
+
+
+def runs(folder: str | Path = ".", *, where: Sequence[str] = (), sort: str = "date", trials: bool = False) -> Runs:
+    """Every run and study below a folder, finished or not, with what came of it and how often its test rows were opened.
+
+    Args:
+        folder: where to look.
+        where: conditions that all must hold, such as ``["data=imdb", "model~bert", "accuracy>0.8"]``; see `hftl.studies.runs`.
+        sort: a key of the same words: of a metric the best first, "date" the newest first.
+        trials: the trials of studies too.
+
+    Raises:
+        RunError: no such folder.
+        RecipeError: a condition that is none, or a key that no run there has.
+    """
+    from hftl.studies.runs import find_runs
+
+    return find_runs(Path(folder), where=where, sort=sort, trials=trials)
 
 
 # --- studies: several fits of one recipe --------------------------------------------------------------------------------------

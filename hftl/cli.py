@@ -215,6 +215,31 @@ def compare(
         tell(f"{len(found.table)} rows in {output}")
 
 
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look.")] = Path("."),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="KEY=VALUE, != ~ > >= < <=. May be repeated: all must hold.", show_default=False),
+    ] = None,
+    sort: Annotated[str, typer.Option(metavar="KEY", help="Of a metric the best first, of date the newest first.")] = "date",
+    trials: Annotated[bool, typer.Option("--trials", help="The trials of studies too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
+) -> None:
+    """List every run and study below a folder, with validation, test, and how often its test rows were opened.
+
+    A key is one of the recipe (`data` and `model` for short), a metric (of validation; `test.accuracy` of test), or
+    kind, state, name, path, date, seconds, opened, rows_opened, recipes.
+
+        hftl runs --where data=imdb --where model~bert --where "accuracy>0.8" --sort accuracy
+    """
+    found = api.runs(folder, where=where or (), sort=sort, trials=trials)
+    if json:
+        out.print_json(data=found.to_dict(), ensure_ascii=True)
+    else:
+        show_on(out, found)
+
+
 StudyDir = Annotated[
     Path | None,
     typer.Option(
