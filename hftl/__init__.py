@@ -9,7 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hftl.api import Run, Study, ablate, audit, compare, fine_tune, load, load_recipe, plan, pull, repeat, runs, train
+    from hftl.api import (
+        Run,
+        Study,
+        ablate,
+        audit,
+        compare,
+        curve,
+        find_lr,
+        fine_tune,
+        load,
+        load_recipe,
+        plan,
+        pull,
+        repeat,
+        runs,
+        train,
+    )
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
@@ -89,6 +105,8 @@ __all__ = [
     "ablate",
     "audit",
     "compare",
+    "curve",
+    "find_lr",
     "fine_tune",
     "load",
     "load_recipe",
@@ -103,7 +121,8 @@ __all__ = [
 
 _MODULES = {
     "hftl.api": (
-        *("Run", "Study", "ablate", "audit", "compare", "fine_tune", "load", "load_recipe", "plan", "pull", "repeat", "runs", "train"),
+        *("Run", "Study", "ablate", "audit", "compare", "curve", "find_lr", "fine_tune", "load", "load_recipe", "plan", "pull"),
+        *("repeat", "runs", "train"),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

@@ -859,6 +859,81 @@ def plan_repetition(recipe: Recipe, *, seeds: int | None = None, folds: int | No
     return plan_study("repeat", {recipe.name: recipe}, times=times)
 
 
+def curve(
+    recipe: Recipe,
+    sizes: Sequence[int],
+    *,
+    seeds: int = 3,
+    full: bool = False,
+    study_dir: str | Path | None = None,
+    source: str = "recipe",
+    say: Say = tell,
+) -> Study:
+    """How many more labels? Fit nested parts of train of growing size, and say by a power law what more rows would bring.
+
+    Args:
+        recipe: what is fitted.
+        sizes: rows of train; four or more, or the fit is not to be trusted.
+        seeds: fits of each size, from `run.seed` on; all are judged by the same validation rows.
+        full: fit the recipe's own stages; otherwise the head alone, on frozen features, for as many epochs.
+        study_dir: where the study is written, or continued; None: studies/NAME-curve.
+        source: what the recipe is called in errors.
+        say: is told of each trial.
+
+    Raises:
+        RecipeError, DataError: the recipe or a size cannot be used.
+        RunError: the folder holds another study, or too many trials failed.
+    """
+    from hftl.studies.curve import curve as run_curve
+    from hftl.studies.curve import question_of
+
+    question = question_of(sizes, seeds=seeds, full=full, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
+    with _interruptible():
+        run_curve(study.paths, recipe, question, say=say, source=source)
+    return study
+
+
+def plan_curve(recipe: Recipe, sizes: Sequence[int], *, seeds: int = 3, full: bool = False, source: str = "recipe") -> StudyPlan:
+    """What `curve` would cost. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe or a size cannot be used.
+    """
+    from hftl.studies.curve import plan_curve as plan_sizes
+    from hftl.studies.curve import question_of
+
+    return plan_sizes(recipe, question_of(sizes, seeds=seeds, full=full, source=source), source=source)
+
+
+def find_lr(
+    recipe: Recipe, *, stage: str | None = None, study_dir: str | Path | None = None, source: str = "recipe", say: Say = tell
+) -> Study:
+    """The learning-rate range test on each stage, or on one: how the loss answers to rates that rise from step to step.
+
+    A rate is suggested for heads and for networks without attention alone. The weights are thrown away.
+
+    Args:
+        recipe: whose stages are tested; layer decay and the head's multiplier keep their ratios.
+        stage: the one; None: each.
+        study_dir: where the study is written; None: studies/NAME-find-lr.
+        source: what the recipe is called in errors.
+        say: is told of each stage.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used, or has no such stage.
+        RunError: the folder holds another study.
+    """
+    from hftl.studies.find_lr import find_lr as run_test
+    from hftl.studies.find_lr import question_of
+
+    question = question_of(recipe, stage, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-find-lr")
+    with _interruptible():
+        run_test(study.paths, recipe, question, say=say, source=source)
+    return study
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C in somebody's own program raises KeyboardInterrupt, as in `train`; what was fitted is kept."""
