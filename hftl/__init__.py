@@ -9,7 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hftl.api import Run, Study, ablate, audit, baseline, compare, fine_tune, load, load_recipe, plan, pull, repeat, train
+    from hftl.api import (
+        Run,
+        Study,
+        ablate,
+        audit,
+        baseline,
+        compare,
+        curve,
+        find_lr,
+        fine_tune,
+        load,
+        load_recipe,
+        plan,
+        pull,
+        repeat,
+        runs,
+        train,
+    )
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
@@ -90,6 +107,8 @@ __all__ = [
     "audit",
     "baseline",
     "compare",
+    "curve",
+    "find_lr",
     "fine_tune",
     "load",
     "load_recipe",
@@ -98,6 +117,7 @@ __all__ = [
     "plan",
     "pull",
     "repeat",
+    "runs",
     "train",
 ]
 
@@ -110,14 +130,15 @@ _MODULES = {
             "audit",
             "baseline",
             "compare",
+            "curve",
+            "find_lr",
             "fine_tune",
             "load",
             "load_recipe",
             "plan",
             "pull",
-            "repeat",
-            "train",
         ),
+        *("repeat", "runs", "train"),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hftl.sharing.hub import Pushed
     from hftl.sharing.verify import Verdict
     from hftl.studies.cost import StudyPlan
+    from hftl.studies.runs import Runs
     from hftl.training.plan import Plan
 
 Say = Callable[[str], object]
@@ -658,6 +659,24 @@ def compare(*runs: Run | str | Path, split: Literal["validation", "test"] | None
     return compare_runs([run.paths if isinstance(run, Run) else RunDirectory(Path(run)) for run in runs], split=split)
 
 
+def runs(folder: str | Path = ".", *, where: Sequence[str] = (), sort: str = "date", trials: bool = False) -> Runs:
+    """Every run and study below a folder, finished or not, with what came of it and how often its test rows were opened.
+
+    Args:
+        folder: where to look.
+        where: conditions that all must hold, such as ``["data=imdb", "model~bert", "accuracy>0.8"]``; see `hftl.studies.runs`.
+        sort: a key of the same words: of a metric the best first, "date" the newest first.
+        trials: the trials of studies too.
+
+    Raises:
+        RunError: no such folder.
+        RecipeError: a condition that is none, or a key that no run there has.
+    """
+    from hftl.studies.runs import find_runs
+
+    return find_runs(Path(folder), where=where, sort=sort, trials=trials)
+
+
 # --- studies: several fits of one recipe --------------------------------------------------------------------------------------
 
 
@@ -863,6 +882,81 @@ def plan_repetition(recipe: Recipe, *, seeds: int | None = None, folds: int | No
     question = repetition(seeds=seeds, folds=folds, source=source)
     (times,) = question.settings.values()
     return plan_study("repeat", {recipe.name: recipe}, times=times)
+
+
+def curve(
+    recipe: Recipe,
+    sizes: Sequence[int],
+    *,
+    seeds: int = 3,
+    full: bool = False,
+    study_dir: str | Path | None = None,
+    source: str = "recipe",
+    say: Say = tell,
+) -> Study:
+    """How many more labels? Fit nested parts of train of growing size, and say by a power law what more rows would bring.
+
+    Args:
+        recipe: what is fitted.
+        sizes: rows of train; four or more, or the fit is not to be trusted.
+        seeds: fits of each size, from `run.seed` on; all are judged by the same validation rows.
+        full: fit the recipe's own stages; otherwise the head alone, on frozen features, for as many epochs.
+        study_dir: where the study is written, or continued; None: studies/NAME-curve.
+        source: what the recipe is called in errors.
+        say: is told of each trial.
+
+    Raises:
+        RecipeError, DataError: the recipe or a size cannot be used.
+        RunError: the folder holds another study, or too many trials failed.
+    """
+    from hftl.studies.curve import curve as run_curve
+    from hftl.studies.curve import question_of
+
+    question = question_of(sizes, seeds=seeds, full=full, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
+    with _interruptible():
+        run_curve(study.paths, recipe, question, say=say, source=source)
+    return study
+
+
+def plan_curve(recipe: Recipe, sizes: Sequence[int], *, seeds: int = 3, full: bool = False, source: str = "recipe") -> StudyPlan:
+    """What `curve` would cost. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe or a size cannot be used.
+    """
+    from hftl.studies.curve import plan_curve as plan_sizes
+    from hftl.studies.curve import question_of
+
+    return plan_sizes(recipe, question_of(sizes, seeds=seeds, full=full, source=source), source=source)
+
+
+def find_lr(
+    recipe: Recipe, *, stage: str | None = None, study_dir: str | Path | None = None, source: str = "recipe", say: Say = tell
+) -> Study:
+    """The learning-rate range test on each stage, or on one: how the loss answers to rates that rise from step to step.
+
+    A rate is suggested for heads and for networks without attention alone. The weights are thrown away.
+
+    Args:
+        recipe: whose stages are tested; layer decay and the head's multiplier keep their ratios.
+        stage: the one; None: each.
+        study_dir: where the study is written; None: studies/NAME-find-lr.
+        source: what the recipe is called in errors.
+        say: is told of each stage.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used, or has no such stage.
+        RunError: the folder holds another study.
+    """
+    from hftl.studies.find_lr import find_lr as run_test
+    from hftl.studies.find_lr import question_of
+
+    question = question_of(recipe, stage, source=source)
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-find-lr")
+    with _interruptible():
+        run_test(study.paths, recipe, question, say=say, source=source)
+    return study
 
 
 @contextmanager

@@ -215,6 +215,31 @@ def compare(
         tell(f"{len(comparison.table)} rows in {output}")
 
 
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look.")] = Path("."),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="KEY=VALUE, != ~ > >= < <=. May be repeated: all must hold.", show_default=False),
+    ] = None,
+    sort: Annotated[str, typer.Option(metavar="KEY", help="Of a metric the best first, of date the newest first.")] = "date",
+    trials: Annotated[bool, typer.Option("--trials", help="The trials of studies too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
+) -> None:
+    """List every run and study below a folder, with validation, test, and how often its test rows were opened.
+
+    A key is one of the recipe (`data` and `model` for short), a metric (of validation; `test.accuracy` of test), or
+    kind, state, name, path, date, seconds, opened, rows_opened, recipes.
+
+        hftl runs --where data=imdb --where model~bert --where "accuracy>0.8" --sort accuracy
+    """
+    found = api.runs(folder, where=where or (), sort=sort, trials=trials)
+    if json:
+        out.print_json(data=found.to_dict(), ensure_ascii=True)
+    else:
+        show_on(out, found)
+
+
 StudyDir = Annotated[
     Path | None,
     typer.Option(
@@ -289,6 +314,47 @@ def baseline(recipe: RecipeArgument, overrides: Overrides = None, study_dir: Stu
         hftl baseline recipes/bert_imdb.py
     """
     _show_study(api.baseline(api.load_recipe(recipe, overrides or ()), study_dir=study_dir, source=recipe, say=tell))
+
+
+@app.command()
+def curve(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Rows of train, four sizes or more.")] = "",
+    seeds: Annotated[int, typer.Option(help="Fits of each size.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="Fit all stages; otherwise the head alone, on frozen features.")] = False,
+    study_dir: StudyDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """How many more labels? Fit growing nested parts of train, and say by a power law what more would bring.
+
+    hftl curve recipes/bert_imdb.py --sizes 100,200,400,800
+    """
+    chosen, parts = api.load_recipe(recipe, overrides or ()), [part.strip() for part in sizes.split(",") if part.strip()]
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise RecipeError.single("--sizes", f'"{wrong[0]}": whole numbers with commas between, such as 100,200,400,800')
+    rows = [int(part) for part in parts]
+    if dry_run:
+        show_on(out, api.plan_curve(chosen, rows, seeds=seeds, full=full, source=recipe))
+        return
+    _show_study(api.curve(chosen, rows, seeds=seeds, full=full, study_dir=study_dir, source=recipe, say=tell))
+
+
+@app.command("find-lr")
+def find_lr(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="One stage; default: each.", show_default=False)] = None,
+    study_dir: StudyDir = None,
+) -> None:
+    """The learning-rate range test: how each stage's loss answers to rising rates. Keeps no weights.
+
+    A rate is suggested for heads and for networks without attention alone.
+
+        hftl find-lr recipes/resnet_hotdog.py --stage head
+    """
+    chosen = api.load_recipe(recipe, overrides or ())
+    _show_study(api.find_lr(chosen, stage=stage, study_dir=study_dir, source=recipe, say=tell))
 
 
 @app.command()

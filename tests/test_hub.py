@@ -402,6 +402,9 @@ def test_serving_samples_of_another_model_are_noticed(own: RunDirectory, hftl: H
 
 def test_openings_by_other_runs_since_then_are_on_the_card_that_is_pushed(own: RunDirectory, tmp_path: Path, hftl: Hftl) -> None:
     other = RunDirectory(tmp_path / "other")
+    other.path.mkdir()
+    for name in ("recipe.yaml", "data.json"):
+        shutil.copy(own.path / name, other.path / name)
     note_opening(other, rows=read_json(own.data)["test_rows"], by="hftl train", purpose="train")
     checked = hftl("push", own.path, "me/x", "--dry-run")
     assert checked.code == 0, checked.err

@@ -87,6 +87,11 @@ def _named(recipe: Recipe, name: str) -> Recipe:
     return with_stages(recipe, {"head" if name == "head" else "all": stage})
 
 
+def head_alone(recipe: Recipe) -> Recipe:
+    """The recipe with one stage that trains the head, for as many epochs as all stages together: the arm "head"."""
+    return _named(recipe, "head")
+
+
 def with_stages(recipe: Recipe, stages: Mapping[str, Stage]) -> Recipe:
     """The recipe with other stages; what it says of data and model stays."""
     return recipe.model_copy(update={"stages": dict(stages)})

@@ -1,0 +1,368 @@
+"""All runs and studies below a folder, as one table: what was tried, what came of it, and how often test rows were opened for it.
+
+Only files are read, so it starts fast. A condition on a run is written ``KEY=VALUE``, with one of these between them:
+
+    =  !=        the same, or not: a number, a word in any case, or of a place its last part (``data=imdb``)
+    ~            the text holds it, in any case (``model~bert``)
+    >  >=  <  <= a number
+
+A key is a dotted key of the recipe (``stages.all.lr``; `data` and `model` are short for the source and the checkpoint), a metric
+(``accuracy``, of validation; ``test.accuracy``), or a column: kind, state, name, path, date, seconds, opened, rows_opened, recipes.
+A run that lacks the key does not meet the condition.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from hftl.errors import HftlError, Problem, RecipeError, RunError, did_you_mean, printable
+from hftl.files import read_json, read_json_lines
+from hftl.ledger import Counted, Opening, counted, ledger_path, read_ledger
+from hftl.names import METRICS
+from hftl.recipe import flat, load_recipe, local_name
+from hftl.run import RunDirectory
+from hftl.studies.study import StudyDirectory, read_question
+from hftl.terminal import Shown
+from hftl.wording import count, duration
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SHORT = {"data": "data.source", "model": "model.checkpoint"}
+_PLACES = ("data.source", "model.checkpoint", "model.vectors")
+_TRACES = ("plan.json", "data.json", "environment.json", "history.jsonl", "metrics.json")
+"""One of these beside recipe.yaml makes a folder a run."""
+_OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">": lambda one, other: one > other,
+    ">=": lambda one, other: one >= other,
+    "<": lambda one, other: one < other,
+    "<=": lambda one, other: one <= other,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, a trial of a study, or a study."""
+
+    path: Path
+    kind: str
+    """ "run", "trial", or a study's command: "ablate", "tune", ..."""
+    state: str
+    """ "finished" or "unfinished"; of a trial "complete", "pruned" or "failed"."""
+    name: str
+    date: str
+    """UTC, ISO 8601: when it was last written to."""
+    recipe: Mapping[str, Any]
+    """Dotted key -> value."""
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics; of a study those of its best trial."""
+    test: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics with their intervals; empty: it is shut, or there is none."""
+    seconds: float | None = None
+    """Of training."""
+    trials: int | None = None
+    """Of a study, those that are done."""
+    opened: int = 0
+    """How often this run has opened its test split."""
+    test_rows: str | None = None
+    """A digest of what the test rows hold."""
+    id: str | None = None
+    """The random id of a run that has opened them."""
+    of_rows: Counted | None = None
+    """How often all runs of this user on this machine have opened the same test rows."""
+
+    def values(self) -> dict[str, Any]:
+        """Everything that a condition may be about, by its key."""
+        own = {f"test.{key}": value for key, value in self.test.items() if isinstance(value, int | float)}
+        metrics = {key: value for key, value in self.validation.items() if isinstance(value, int | float)}
+        columns = {
+            "kind": self.kind,
+            "state": self.state,
+            "path": str(self.path),
+            "date": self.date,
+            "seconds": self.seconds,
+            "opened": self.opened,
+            "rows_opened": self.of_rows.openings if self.of_rows else None,
+            "recipes": self.of_rows.recipes if self.of_rows else None,
+        }
+        found = {**self.recipe, **metrics, **{f"validation.{key}": value for key, value in metrics.items()}, **own, **columns}
+        return {**found, **{short: found.get(key) for short, key in SHORT.items()}}
+
+
+@dataclass(frozen=True, repr=False)
+class Runs(Shown):
+    """Runs, trials and studies, in the order that was asked for."""
+
+    folder: Path
+    rows: Sequence[Row]
+    problems: Sequence[str]
+    """What could not be read, and why."""
+    metric: str = "accuracy"
+    """The one that is shown."""
+
+    @property
+    def table(self) -> DataFrame:
+        """A row for each, with every key that a condition may be about."""
+        from pandas import DataFrame
+
+        return DataFrame([row.values() for row in self.rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        return {"folder": str(self.folder), "rows": [_as_json(row) for row in self.rows], "problems": list(self.problems)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        title = METRICS[self.metric].title
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        columns = ("run", "data", "model", "stages", f"{title} on validation", "on test", "opened", "time", "date")
+        for column in columns:
+            table.add_column(column, justify="right" if column in columns[4:8] else "left")
+        for row in self.rows:
+            table.add_row(*(printable(" ".join(cell.split())) for cell in self._cells(row)))
+        yield table if self.rows else f"no run in {printable(str(self.folder))} is to be shown"
+        said = dict.fromkeys(_of_test_rows(row) for row in self.rows if row.of_rows is not None and row.of_rows.openings > 1)
+        for line in [*said, *(f"not read: {problem}" for problem in self.problems)]:
+            yield ""
+            yield printable(line).replace("[", r"\[")
+
+    def _cells(self, row: Row) -> Iterator[str]:
+        what = {"run": "", "trial": " (trial)"}.get(row.kind, f" ({row.kind}, {count(row.trials or 0, 'trial')})")
+        state = "" if row.state in {"finished", "complete"} else f" [{row.state}]"
+        yield f"{_beneath(row.path, self.folder)}{what}{state}".replace("[", r"\[")
+        yield local_name(str(row.recipe["data.source"]))
+        model = row.recipe.get("model.checkpoint") or row.recipe.get("model.vectors")
+        yield f"{row.recipe['model.family']}" if model is None else local_name(str(model))
+        stages = {key.split(".")[1] for key in row.recipe if key.endswith(".epochs")}
+        order = [name for name in row.recipe.get("stages", ()) if name in stages] or sorted(stages)
+        yield ", ".join(f"{name} x {row.recipe[f'stages.{name}.epochs']}" for name in order)
+        yield _number(row.validation.get(self.metric))
+        interval = row.test.get(f"{self.metric}_interval")
+        beside = r" \[{:.3f}, {:.3f}]".format(*interval) if interval else ""
+        yield f"{_number(row.test.get(self.metric))}{beside}"
+        of_rows = "" if row.of_rows is None or not row.of_rows.openings else f" of {row.of_rows.openings}"
+        yield f"{row.opened}{of_rows}" if row.opened or of_rows else "-"
+        yield "-" if row.seconds is None else duration(row.seconds)
+        yield row.date[:10]
+
+
+def _beneath(path: Path, folder: Path) -> Path:
+    return path.relative_to(folder) if path != folder else path
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    of_rows = None if row.of_rows is None else vars(row.of_rows)
+    return {**{key: value for key, value in vars(row).items() if key != "id"}, "path": str(row.path), "of_rows": of_rows}
+
+
+def _of_test_rows(row: Row) -> str:
+    assert row.of_rows is not None
+    times, recipes = count(row.of_rows.openings, "time"), count(row.of_rows.recipes, "recipe")
+    warning = " Whoever picks the best of them by test has chosen by it." if row.of_rows.recipes > 1 else ""
+    return f"The test rows of {local_name(str(row.recipe['data.source']))} have been opened {times} by {recipes}.{warning}"
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def find_runs(folder: Path, *, where: Sequence[str] = (), sort: str = "date", trials: bool = False) -> Runs:
+    """Every run and study below a folder that meets all conditions, in order.
+
+    Args:
+        folder: where to look; a run or a study itself is one, too.
+        where: conditions, see this module.
+        sort: a key: of a metric the best first, "date" the newest first, everything else from low to high. Those without it last.
+        trials: the trials of studies too.
+
+    Raises:
+        RunError: no such folder.
+        RecipeError: a condition, or a key that no run here has.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder")
+    problems: list[str] = []
+    rows = list(_read_all(folder, problems, trials=trials))
+    try:
+        known, damaged = read_ledger()
+    except OSError as error:
+        known, damaged = {}, f"{ledger_path()}: {error.strerror}"
+    problems += [] if damaged is None else [damaged]
+    rows = [_with_count(row, rows, known) for row in rows]
+    tests = [_condition(text) for text in where]
+    _check_keys([(f"--where {text}", key) for text, (key, _, _) in zip(where, tests, strict=True)] + [("--sort", sort)], rows)
+    rows = [row for row in rows if all(_meets(row.values(), *test) for test in tests)]
+    bare = sort.removeprefix("validation.").removeprefix("test.")
+    return Runs(folder, _sorted(rows, sort), problems, bare if bare in METRICS else "accuracy")
+
+
+def _read_all(folder: Path, problems: list[str], *, trials: bool) -> Iterator[Row]:
+    """Every run and study, by path; what cannot be read becomes a line of `problems`."""
+
+    def said(error: Exception) -> None:
+        problems.append(" ".join(str(error).split()))
+
+    for here, below, names in os.walk(folder, onerror=said):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        path, files = Path(here), set(names)
+        read = _read_study if "study.yaml" in files else _read_run if files.intersection(_TRACES) else None
+        if read is None or (read is _read_run and len(files.intersection({*_TRACES, "recipe.yaml"})) < 2):
+            continue
+        below[:] = ["trials"] if read is _read_study and trials and "trials" in below else []
+        try:
+            yield read(path)
+        except HftlError as error:
+            said(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # files that were damaged, or are not hftl's
+            problems.append(f"{path}: its files are not as hftl writes them ({type(error).__name__}: {error})")
+
+
+def _read_run(path: Path) -> Row:
+    run = RunDirectory(path)
+    recipe = run.load_recipe()
+    metrics = read_json(run.metrics) if run.finished else {}
+    data = read_json(run.data) if run.data.is_file() else {}
+    environment = read_json(run.environment) if run.environment.is_file() else {}
+    openings = list(read_json_lines(run.test_openings))
+    trial = read_json(path / "trial.json") if (path / "trial.json").is_file() else None
+    seconds = environment.get("seconds") if trial is None else trial["seconds"]
+    state = "finished" if run.finished else "unfinished" if trial is None else str(trial["state"])
+    return Row(
+        path,
+        "run" if trial is None else "trial",
+        state,
+        recipe.name,
+        str(environment.get("time") or _changed(run.recipe)),
+        {**dict(flat(recipe)), "stages": list(recipe.stages)},
+        validation=dict(metrics["validation"] if metrics else trial["metrics"] if trial else {}),
+        test=dict(metrics.get("test", {})),
+        seconds=None if seconds is None else float(seconds),
+        opened=len(openings),
+        test_rows=data.get("test_rows"),
+        id=str(openings[0].get("run")) if openings else None,
+    )
+
+
+def _read_study(path: Path) -> Row:
+    study = StudyDirectory(path)
+    question, recipe = read_question(study), load_recipe(study.best if study.best.is_file() else study.recipe)
+    done = [read_json(file) for file in sorted(study.trials.glob("*/trial.json"))]
+    complete = [trial for trial in done if trial["state"] == "complete" and trial["value"] is not None]
+    higher = METRICS[recipe.run.metric].higher_is_better
+    best = (max if higher else min)(complete, key=lambda trial: float(trial["value"]), default=None)
+    return Row(
+        path,
+        question.kind,
+        "finished" if study.page.is_file() else "unfinished",
+        recipe.name,
+        _changed(study.page if study.page.is_file() else study.question),
+        {**dict(flat(recipe)), "stages": list(recipe.stages)},
+        validation={} if best is None else dict(best["metrics"]),
+        seconds=sum(float(trial["seconds"]) for trial in done),
+        trials=len(done),
+    )
+
+
+def _changed(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _with_count(row: Row, rows: Sequence[Row], known: Mapping[str, Sequence[Opening]]) -> Row:
+    """The row with how often its test rows were opened: what the ledger knows, and what runs here know beside it."""
+    if row.test_rows is None:
+        return row
+    here = {other.id: other.opened for other in rows if other.test_rows == row.test_rows and other.id is not None}
+    return Row(**{**vars(row), "of_rows": counted(known.get(row.test_rows, ()), here)})
+
+
+# --- conditions and order -----------------------------------------------------------------------------------------------------
+
+
+def _condition(text: str) -> tuple[str, str, str]:
+    """ "accuracy>0.8" -> ("accuracy", ">", "0.8").
+
+    Raises:
+        RecipeError: it is none, or compares with what is no number.
+    """
+    found = re.fullmatch(r"\s*([\w.-]+)\s*(!=|>=|<=|=|~|>|<)\s*(.*?)\s*", text)
+    if found is None:
+        help = "a condition is written KEY=VALUE, KEY!=VALUE, KEY~PART, KEY>NUMBER, KEY>=NUMBER, KEY<NUMBER or KEY<=NUMBER"
+        raise RecipeError("--where", [Problem(text, "is no condition", (help,))])
+    key, operator, value = found.groups()
+    # A date is compared as text, which for ISO 8601 is its order.
+    if operator in _OPERATORS and key != "date" and _as_number(value) is None:
+        raise RecipeError("--where", [Problem(text, f'"{value}" is not a number')])
+    return key, operator, value
+
+
+def _meets(values: Mapping[str, Any], key: str, operator: str, wanted: str) -> bool:
+    value = values.get(key)
+    if value is None:
+        return False
+    if operator in _OPERATORS:
+        if key == "date":
+            order = (str(value)[: len(wanted)] > wanted) - (str(value)[: len(wanted)] < wanted)
+            return _OPERATORS[operator](order, 0)
+        number, bound = _as_number(value), _as_number(wanted)
+        return number is not None and bound is not None and _OPERATORS[operator](number, bound)
+    if operator == "~":
+        return wanted.lower() in str(value).lower()
+    return _is(key, value, wanted) == (operator == "=")
+
+
+def _is(key: str, value: Any, wanted: str) -> bool:
+    number, other = _as_number(value), _as_number(wanted)
+    if number is not None and other is not None:
+        return number == other
+    names = {str(value).lower()}
+    if SHORT.get(key, key) in _PLACES:
+        names |= {local_name(str(value)).lower(), re.split(r"[\\/]", str(value).rstrip("\\/"))[-1].lower()}
+    return wanted.lower() in names
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_keys(asked: Sequence[tuple[str, str]], rows: Sequence[Row]) -> None:
+    """Refuse a key that no run here has, and no run could have.
+
+    Raises:
+        RecipeError: all such keys.
+    """
+    known = {"date", *SHORT, *METRICS, *(f"{split}.{metric}" for split in ("validation", "test") for metric in METRICS)}
+    for row in rows:
+        known |= row.values().keys()
+    problems = [
+        Problem(place, f'no run here has "{key}".{did_you_mean(key, known)}', ("see the recipe's keys with: hftl schema",))
+        for place, key in asked
+        if rows and key not in known
+    ]
+    if problems:
+        raise RecipeError("hftl runs", problems)
+
+
+def _sorted(rows: Sequence[Row], sort: str) -> list[Row]:
+    metric = METRICS.get(sort.removeprefix("validation.").removeprefix("test."))
+    falling = sort == "date" or (metric is not None and metric.higher_is_better)
+    keyed = [(row, row.values().get(sort)) for row in sorted(rows, key=lambda row: row.path)]
+    there = [(row, value) for row, value in keyed if value is not None]
+    if all(_as_number(value) is not None for _, value in there):
+        there.sort(key=lambda pair: float(pair[1]), reverse=falling)
+    else:
+        there.sort(key=lambda pair: str(pair[1]).lower(), reverse=falling)
+    return [row for row, _ in there] + [row for row, value in keyed if value is None]
