@@ -22,7 +22,7 @@ PHOTOS = "cd" * 32
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, one that was sealed, one unfinished, a study with two trials, three that are broken, and what is no run."""
+    """Two finished runs, one that was sealed, one unfinished, a study with two trials, three that are broken, and a recipe."""
     path = tmp_path_factory.mktemp("runs")
     for name, seed, changes in (("bert", 0, []), ("slow", 1, ["stages.all.lr=1e-5"]), ("sealed", 2, ["run.test=sealed"])):
         recipe = override(make_recipe(), [f"name={name}", *changes])

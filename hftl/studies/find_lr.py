@@ -138,8 +138,8 @@ def _told(test: RangeTest) -> str:
     if test.suggests:
         return f"{found}; a rate to try lies between {test.steepest:.1e} and {test.lowest / 10:.1e}, a tenth of the latter"
     return (
-        f"{found}. No rate is suggested: pretrained transformers that train as a whole want rates far below these (1e-5 to 1e-4 with"
-        " AdamW and a warmup), which a test of so few steps without a warmup does not find; choose by validation"
+        f"{found}. No rate is suggested: pretrained transformers that train as a whole want rates far below these (1e-5 to 1e-4"
+        " with AdamW and a warmup), which a test of so few steps without a warmup does not find; choose by validation"
     )
 
 
