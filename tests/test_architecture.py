@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.store": ("hftl.wording", "hftl.errors", "hftl.system", "hftl.cores", "hftl.files"),
     "hftl.fonts": (),
     "hftl.freeze_proof": ("hftl.errors", "hftl.files", "hftl.run"),
-    "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.run"),
+    "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.recipe", "hftl.run"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store", "hftl.memory", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,

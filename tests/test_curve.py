@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,14 @@ def test_a_curve_that_does_not_predict_its_largest_size_or_has_few_is_not_truste
 
 
 def test_a_larger_part_of_train_holds_every_smaller_one_whatever_the_classes() -> None:
-    labels = np.repeat([0, 1, 2, 3], [6, 6, 2, 1])  # with 6, 6, 2 the largest remainder gives the third 2 of 10 and 1 of 11
+    # Of 6, 6 and 2 the largest remainder gives the third class 2 of 10 rows and 1 of 11.
+    labels = np.repeat([0, 1, 2], [6, 6, 2])
     rows = np.arange(len(labels))
     order = _in_order(rows, labels, 0)
     assert sorted(order.tolist()) == rows.tolist()
-    assert set(labels[order[:4]].tolist()) == {0, 1, 2, 3}
+    assert set(labels[order[:3]].tolist()) == {0, 1, 2}
+    per_class = [np.bincount(labels[order[:n]], minlength=3) for n in range(1, 15)]
+    assert all((more >= less).all() for less, more in pairwise(per_class))
     labels = np.repeat([0, 1, 2], [50, 30, 21])
     assert np.bincount(labels[_in_order(np.arange(101), labels, 3)[:10]]).tolist() == [5, 3, 2]
 

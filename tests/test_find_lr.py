@@ -49,16 +49,17 @@ def test_each_stage_is_tested_and_a_rate_suggested_for_the_head_alone(tmp_path: 
 
 def test_layer_decay_and_the_heads_multiplier_keep_their_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hftl.studies import find_lr
+    from hftl.training import step
 
-    seen = []
+    seen: list[dict[str, float]] = []
 
     def noted(working, batches, loss):  # type: ignore[no-untyped-def]
-        step = original(working, batches, loss)
-        if step is not None:
-            seen.append(step.rates)
-        return step
+        taken = original(working, batches, loss)
+        if taken is not None:
+            seen.append(taken.rates)
+        return taken
 
-    original = find_lr.take_step
+    original = step.take_step
     monkeypatch.setattr(find_lr, "take_step", noted)
     hftl.find_lr(RECIPE, stage="all", study_dir=tmp_path / "study", say=lambda line: None)
     for rates in (seen[0], seen[20]):

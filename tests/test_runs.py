@@ -16,13 +16,14 @@ from hftl.errors import RecipeError, RunError
 from hftl.files import append_json_line, read_json, write_json, write_text
 from hftl.recipe import override
 from hftl.run import RunDirectory
+from hftl.studies.runs import Runs
 
 PHOTOS = "cd" * 32
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, one that was sealed, one unfinished, a study with two trials, three that are broken, and what is no run."""
+    """Two finished runs, one that was sealed, one unfinished, a study with two trials, three that are broken, and a recipe."""
     path = tmp_path_factory.mktemp("runs")
     for name, seed, changes in (("bert", 0, []), ("slow", 1, ["stages.all.lr=1e-5"]), ("sealed", 2, ["run.test=sealed"])):
         recipe = override(make_recipe(), [f"name={name}", *changes])
@@ -63,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def names(found: hftl.api.Runs) -> list[str]:
+def names(found: Runs) -> list[str]:
     return [row.path.name for row in found.rows]
 
 
@@ -106,8 +107,8 @@ def test_conditions_choose_by_recipe_metrics_and_columns(folder: Path, where: li
 
 def test_a_metric_sorts_the_best_first_and_what_lacks_it_last(folder: Path) -> None:
     found = hftl.runs(folder, sort="accuracy")
-    values = [row.validation.get("accuracy") for row in found.rows]
-    assert values[-1] is None and values[:-1] == sorted(values[:-1], reverse=True)
+    values = [row.validation["accuracy"] for row in found.rows[:-1]]
+    assert "accuracy" not in found.rows[-1].validation and values == sorted(values, reverse=True)
     losses = [row.validation["log_loss"] for row in hftl.runs(folder, where=["state=finished"], sort="log_loss").rows]
     assert losses == sorted(losses)
     assert names(hftl.runs(folder, where=["state=finished"], sort="seconds")) == ["bert", "slow", "sealed"]

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from hftl.data.loader import Batch, training_batches
 from hftl.errors import RecipeError, did_you_mean, printable
@@ -129,7 +130,8 @@ def find_lr(study: StudyDirectory, recipe: Recipe, question: Question, *, say: S
         if any(test.number for test in tests):
             sentences.append("A later stage was tested on the pretrained model: no stage was trained before it.")
         names = [f"{test.stage}.png" for test in tests]
-        write_page(study, title=f"{recipe.name}: range test", sentences=sentences, table=[head, *table], figures=names)
+        title, holds = f"{recipe.name}: range test", "table.csv has a row for each step."
+        write_page(study, title=title, sentences=sentences, table=[head, *table], figures=names, holds=holds)
     return tests
 
 
@@ -138,8 +140,8 @@ def _told(test: RangeTest) -> str:
     if test.suggests:
         return f"{found}; a rate to try lies between {test.steepest:.1e} and {test.lowest / 10:.1e}, a tenth of the latter"
     return (
-        f"{found}. No rate is suggested: pretrained transformers that train as a whole want rates far below these (1e-5 to 1e-4 with"
-        " AdamW and a warmup), which a test of so few steps without a warmup does not find; choose by validation"
+        f"{found}. No rate is suggested: pretrained transformers that train as a whole want rates far below these (1e-5 to 1e-4"
+        " with AdamW and a warmup), which a test of so few steps without a warmup does not find; choose by validation"
     )
 
 
@@ -208,6 +210,7 @@ def _draw(study: StudyDirectory, test: RangeTest, own: float) -> None:
         top = max(test.smoothed[0] * 1.5, min(test.smoothed) * 2)
         axes.set_ylim(0.9 * min(*test.losses, top), max(top, 1e-9) if math.isfinite(top) else None)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.0e}"))  # a formula would be shown as it is written
         axes.set_xlabel("learning rate of the stage")
         axes.set_title(printable(f"stage {test.stage}: training loss as the rate rises"))
         axes.legend()

@@ -135,7 +135,8 @@ class Runs(Shown):
             yield printable(line).replace("[", r"\[")
 
     def _cells(self, row: Row) -> Iterator[str]:
-        what = {"run": "", "trial": " (trial)"}.get(row.kind, f" ({row.kind}, {count(row.trials or 0, 'trial')})")
+        trials = f", {count(row.trials, 'trial')}" if row.trials else ""
+        what = "" if row.kind == "run" else f" ({row.kind}{trials})"
         state = "" if row.state in {"finished", "complete"} else f" [{row.state}]"
         yield f"{_beneath(row.path, self.folder)}{what}{state}".replace("[", r"\[")
         yield local_name(str(row.recipe["data.source"]))
