@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         repeat,
         runs,
         train,
+        tune,
     )
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
@@ -119,6 +120,7 @@ __all__ = [
     "repeat",
     "runs",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -138,7 +140,7 @@ _MODULES = {
             "plan",
             "pull",
         ),
-        *("repeat", "runs", "train"),
+        *("repeat", "runs", "train", "tune"),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from hftl.sharing.verify import Verdict
     from hftl.studies.cost import StudyPlan
     from hftl.studies.runs import Runs
+    from hftl.studies.search import Pruner, Sampler
+    from hftl.studies.space import Space
+    from hftl.studies.tune import Settings, TuningPlan
     from hftl.training.plan import Plan
 
 Say = Callable[[str], object]
@@ -737,6 +740,17 @@ class Study:
             raise RunError(f"{self.path}: no page here: the study is not done; the same command goes on with it")
         return read_text(self.paths.page)
 
+    @property
+    def best_run(self) -> Run:
+        """The run of the trial that `tune` has chosen: once it is finished with its model and its numbers.
+
+        Raises:
+            RunError: the study is not done, or chooses no single trial.
+        """
+        if not self.paths.chosen.is_file():
+            raise RunError(f"{self.path}: no {self.paths.chosen.name} here: the study is not done, or chooses no single trial")
+        return self.trial(str(read_json(self.paths.chosen).get("trial", "")))
+
     def trial(self, name: str) -> Run:
         """A trial as a run: one that was finished has a model, the others have their history and validation predictions."""
         return Run(self.paths.trial(name))
@@ -790,7 +804,7 @@ def ablate(
         cells = run_ablation(study.paths, recipe, arms, question, say=say)
     if open_test:
         for cell in cells:
-            _finish_trial(study, cell.name, say=say)
+            _finish_trial(study, cell.name, open_test=True, say=say)
     return study
 
 
@@ -959,6 +973,107 @@ def find_lr(
     return study
 
 
+def tune(
+    recipe: Recipe,
+    space: Sequence[str] | Mapping[str, str],
+    *,
+    trials: int | None = None,
+    minutes: float | None = None,
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "none",
+    storage: str | None = None,
+    join: bool = False,
+    study_dir: str | Path | None = None,
+    source: str = "recipe",
+    say: Say = tell,
+) -> Study:
+    """Which values are best? Fit trials of a recipe by validation, the test split sealed, and finish the best one.
+
+    ``.best`` of the study is the recipe of the best trial, ``.best_run`` that trial as a run, with its model. Test is opened for it
+    alone, where the recipe opens test. What it shows on validation is corrected for having been the best of many. Needs
+    `pip install "hftl[tune]"`.
+
+    Args:
+        recipe: what is varied.
+        space: ``["stages.all.lr=log:1e-5..1e-3", "stages.top=on|off"]``, or the same as a dict, or YAML files; see
+            `hftl.studies.space`.
+        trials: how many in all, those of earlier calls counted.
+        minutes: after so many this call begins no further trial.
+        sampler: "grid", "random", "tpe" (tree-structured Parzen estimator), "cmaes" or "evolution".
+        pruner: "none", or what ends a trial between two epochs: "median" or "hyperband".
+        storage: the address of a database, such as "postgresql://user@host/name", or a journal file; None: SQLite in the study's
+            folder.
+        join: beside other processes, each started so, that share the study's folder.
+        study_dir: where the study is written, or continued; None: studies/NAME-tune.
+        source: what the recipe is called in errors.
+        say: is told of each trial.
+
+    Raises:
+        RecipeError, DataError: the recipe or the space cannot be used.
+        RunError: the folder holds another study, the storage cannot be used, or every trial failed.
+    """
+    from hftl.studies.tune import tune as run_tuning
+
+    read, settings = _tuning(
+        recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=storage, source=source
+    )
+    study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-tune")
+
+    def finish(name: str) -> RunDirectory:
+        return _finish_trial(study, name, open_test=recipe.opens_test, say=say).paths
+
+    with _interruptible():
+        run_tuning(study.paths, recipe, read, settings, join=join, finish=finish, say=say)
+    return study
+
+
+def plan_tuning(
+    recipe: Recipe,
+    space: Sequence[str] | Mapping[str, str],
+    *,
+    trials: int | None = None,
+    minutes: float | None = None,
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "none",
+    source: str = "recipe",
+) -> TuningPlan:
+    """What `tune` would cost, by some trials that are drawn. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe or the space cannot be used.
+        RunError: Optuna is not installed.
+    """
+    from hftl.studies.tune import plan_tuning as plan_trials
+
+    read, settings = _tuning(
+        recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=None, source=source
+    )
+    return plan_trials(recipe, read, settings)
+
+
+def _tuning(
+    recipe: Recipe,
+    space: Sequence[str] | Mapping[str, str],
+    *,
+    trials: int | None,
+    minutes: float | None,
+    sampler: Sampler,
+    pruner: Pruner,
+    storage: str | None,
+    source: str,
+) -> tuple[Space, Settings]:
+    """A space and how it is searched, once both are known to fit the recipe."""
+    from hftl.studies.search import STORAGE
+    from hftl.studies.space import read_space
+    from hftl.studies.tune import Settings, check_settings
+
+    words = [f"{key}={text}" for key, text in space.items()] if isinstance(space, Mapping) else list(space)
+    read = read_space(recipe, words, source=source)
+    settings = Settings(sampler, pruner, trials, minutes, storage or STORAGE)
+    check_settings(read, settings, source=source)
+    return read, settings
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C in somebody's own program raises KeyboardInterrupt, as in `train`; what was fitted is kept."""
@@ -970,14 +1085,14 @@ def _interruptible() -> Iterator[None]:
         raise
 
 
-def _finish_trial(study: Study, name: str, *, say: Say) -> Run:
-    """Finish a trial: its model, its card, and its test split, opened once."""
+def _finish_trial(study: Study, name: str, *, open_test: bool, say: Say) -> Run:
+    """Finish a trial: its model, its card, and with `open_test` its test split, opened once."""
     from rich.console import Console
 
     run = study.trial(name)
     if not run.finished:
         run = train(run.recipe, run_dir=run.path, resume=True, console=Console(quiet=True))
-    if "test" not in run.metrics:
+    if open_test and "test" not in run.metrics:
         run.test(say=say)
     return run
 

@@ -358,6 +358,59 @@ def find_lr(
 
 
 @app.command()
+def tune(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES|FILE",
+            help="What is varied: KEY=low..high, KEY=log:low..high, KEY=a|b|c, stages.NAME=on|off; or a YAML file. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="So many in all, those of earlier sessions counted.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="After so many this session begins no further trial.", show_default=False)
+    ] = None,
+    sampler: Annotated[
+        Literal["grid", "random", "tpe", "cmaes", "evolution"], typer.Option(help="How the values of a trial are drawn.")
+    ] = "tpe",
+    pruner: Annotated[Literal["none", "median", "hyperband"], typer.Option(help="What ends a trial between two epochs.")] = "none",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|FILE",
+            help="A database, such as postgresql://user@host/name, or a journal file; default: SQLite in the study's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Work beside other processes on the same study, each started with this.")
+    ] = False,
+    study_dir: StudyDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Which values are best? Fit trials by validation, the test split sealed; the best one is finished and sees test alone.
+
+    What the best of many shows is corrected for the choice. The same command again goes on with a study that was stopped, and a
+    trial that was cut short goes on from its checkpoint. Needs `pip install "hftl[tune]"`.
+
+        hftl tune recipes/bert_imdb.py --space "stages.all.lr=log:1e-5..1e-3" --space "stages.top=on|off" --trials 30
+    """
+    chosen = api.load_recipe(recipe, overrides or ())
+    searched = {"trials": trials, "minutes": minutes, "sampler": sampler, "pruner": pruner, "source": recipe}
+    if dry_run:
+        show_on(out, api.plan_tuning(chosen, space or (), **searched))  # type: ignore[arg-type]
+        return
+    _show_study(
+        api.tune(chosen, space or (), **searched, storage=storage, join=join, study_dir=study_dir, say=tell)  # type: ignore[arg-type]
+    )
+
+
+@app.command()
 def predict(
     model: Annotated[
         str,

@@ -163,9 +163,11 @@ ONLY_IN = {
     "onnx_ir": "hftl.sharing.export",
     "onnxruntime": "hftl.sharing.export",
     "trackio": "hftl.training.trackers",
+    "optuna": "hftl.studies.search",
+    "sqlalchemy": "hftl.studies.search",
 }
 # Extra -> the one module that imports what it brings, and says so where it is missing.
-EXTRA = {"onnx": "hftl.sharing.export", "trackio": "hftl.training.trackers"}
+EXTRA = {"onnx": "hftl.sharing.export", "trackio": "hftl.training.trackers", "tune": "hftl.studies.search"}
 
 
 # --- reading the code ---------------------------------------------------------------------------------------------------------

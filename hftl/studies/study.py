@@ -67,6 +67,16 @@ class StudyDirectory:
         return self.path / "best.yaml"
 
     @property
+    def chosen(self) -> Path:
+        """Which trial a study has chosen, and what it is worth: tuning alone does."""
+        return self.path / "chosen.json"
+
+    @property
+    def locks(self) -> Path:
+        """Files by which several processes take turns; see `hftl.studies.turns`."""
+        return self.path / "locks"
+
+    @property
     def table(self) -> Path:
         return self.path / "table.csv"
 
@@ -143,7 +153,7 @@ def check_same_question(study: StudyDirectory, recipe: Recipe, question: Questio
     if not study.path.is_dir():
         raise RunError(f"{study.path} is a file; a study needs a folder of its own. Choose another place with --study-dir")
     if not study.question.is_file():
-        if any(path.name not in {system.LOCK, study.recipe.name} for path in study.path.iterdir()):
+        if any(path.name not in {system.LOCK, study.locks.name, study.recipe.name} for path in study.path.iterdir()):
             raise RunError(f"{study.path} is not empty, and no study is in it. Choose another place with --study-dir")
         return
     recorded = read_question(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,9 +29,16 @@ Say = Callable[[str], object]
 Watcher = Callable[[Evaluation], None]
 """Is told of each epoch of a trial; raises `Pruned` to end it."""
 
+Keep = Callable[[Mapping[str, float]], bool]
+"""Whether a trial may have to be finished, by the metrics of its best epoch."""
+
 
 class Pruned(Exception):
     """A trial is not worth its next epoch."""
+
+
+class StudyLost(RunError):
+    """What several processes share of a study does not answer. Its trials stay as they are, and go on later."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,13 @@ class Experiments:
             experiment.classifier.model.load_state_dict(self._initial)
             return experiment
         self._experiment = None  # two models at once may be more than the machine holds
+        gc.unfreeze()
         splits = self._splits[1] if self._splits is not None and self._splits[0] == of_data else None
         experiment = prepare_experiment(recipe, splits=splits)
         self._splits = (of_data, experiment.splits)
         self._experiment = (of_model, experiment)
+        gc.collect()
+        gc.freeze()  # each stage ends with a search for garbage, and what stays for all trials need not be searched again
         self._initial = {name: tensor.clone() for name, tensor in experiment.classifier.model.state_dict().items()}
         return experiment
 
@@ -98,11 +109,18 @@ def read_trial(run: RunDirectory) -> Trial | None:
         raise RunError(f"{path}: not as hftl writes it; remove {run.path}, and the trial is run again") from None
 
 
-def run_trial(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None = None) -> Trial:
+def run_trial(
+    run: RunDirectory,
+    recipe: Recipe,
+    experiments: Experiments,
+    watcher: Watcher | None = None,
+    *,
+    keep: Keep = lambda metrics: False,
+) -> Trial:
     """Fit a recipe in a trial's folder, or go on where an earlier session was stopped; one that is done is read.
 
-    The test split is not opened: a trial is fitted, and not finished. The folder keeps its checkpoints, so that
-    `hftl.training.engine.train` can finish it, until `lighten` takes them.
+    The test split is not opened: a trial is fitted, and not finished. Where `keep` asks for it, the folder gets a checkpoint of
+    its end, so that `hftl.training.engine.train` can finish it, until `lighten` takes that.
 
     Raises:
         RunError: the disk is full, or another process works on the trial.
@@ -111,8 +129,8 @@ def run_trial(run: RunDirectory, recipe: Recipe, experiments: Experiments, watch
     if (done := read_trial(run)) is not None:
         return done
     try:
-        trial = _fit(run, recipe, experiments, watcher)
-    except (CheckpointError, InUse):  # the next trial would find the same disk; and this one is somebody else's
+        trial = _fit(run, recipe, experiments, watcher, keep)
+    except (CheckpointError, InUse, StudyLost):  # the next trial would find the same disk; or this one is somebody else's
         raise
     except (RecipeError, DataError, RunError) as error:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -121,7 +139,7 @@ def run_trial(run: RunDirectory, recipe: Recipe, experiments: Experiments, watch
     return trial
 
 
-def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None) -> Trial:
+def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: Watcher | None, keep: Keep) -> Trial:
     resume = run.recipe.is_file()
     computer = prepare_computer(recipe, run, resume=resume)
     experiment = experiments.of(recipe)
@@ -136,16 +154,18 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
         if watcher is not None:
             watcher(evaluation)
 
-    with open_run(experiment, run, resume=resume, console=Console(quiet=True), computer=computer) as opened:
+    with open_run(experiment, run, resume=resume, console=Console(quiet=True), computer=computer, light=True) as opened:
         try:
             fit(experiment, opened, report)
         except Pruned as pruned:
             state, reason = "pruned", str(pruned) or None
         predictions = best or _of_best_weights(experiment, opened)
         progress = opened.progress
+        metrics = predictions.quick_metrics()
         if state == "complete":
             predictions.save(run.predictions("validation"), experiment.splits.label_names)
-    metrics = predictions.quick_metrics()
+            if keep(metrics) and opened.watch.last_saved != progress.name:
+                opened.save()
     return Trial(
         run.path.name,
         state,

@@ -172,7 +172,7 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
     while True:
         _train_epoch(working, samples["train"], example_loss, run)
         evaluation = _end_epoch(working, samples["validation"], run)
-        if run.progress.cursor.stage_done or run.watch.epoch_checkpoint_pays():
+        if (run.progress.cursor.stage_done and not run.light) or run.watch.epoch_checkpoint_pays():
             run.save()
         run.stop_if_asked()
         if report is not None:

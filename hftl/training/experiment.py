@@ -32,6 +32,7 @@ from hftl.models.family import Classifier
 from hftl.recipe import Recipe, check_places
 from hftl.training.loss import class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
+from hftl.training.origin import base_record
 from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
 from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import train_mode
@@ -91,13 +92,25 @@ class Experiment:
         for stage in self.stages:
             prefix = chain.names[: chain.names.index(stage.trains[0])]
             if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
-                train_mode(model, chain, stage.trains)
-                try:
-                    found[stage.name] = find_boundary(model, chain, stage.trains, inputs)
-                except NotSeparable as error:
-                    found[stage.name] = error
+                if stage.trains not in self.boundary_below:
+                    train_mode(model, chain, stage.trains)
+                    try:
+                        self.boundary_below[stage.trains] = find_boundary(model, chain, stage.trains, inputs)
+                    except NotSeparable as error:
+                        self.boundary_below[stage.trains] = error
+                found[stage.name] = self.boundary_below[stage.trains]
         model.eval()  # type: ignore[no-untyped-call]
         return found
+
+    @cached_property
+    def boundary_below(self) -> dict[tuple[str, ...], Boundary | NotSeparable]:
+        """What was learned so far of stages that train these groups."""
+        return {}
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """What the model was started from, see `hftl.training.origin.base_record`; asked for before anything is trained."""
+        return base_record(self.classifier)
 
     @cached_property
     def findings(self) -> Audit:
@@ -115,7 +128,7 @@ class Experiment:
         """
         settled, said = settle(recipe, {**self.splits.facts, "model": self.classifier.facts})
         other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
-        made = ("samples", "typical", "forward", "findings")  # of what depends on data and model alone
+        made = ("samples", "typical", "forward", "boundary_below", "base", "findings")  # of what depends on data and model alone
         vars(other).update({name: vars(self)[name] for name in made if name in vars(self)})
         return other
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import os
 import shutil
 import socket
@@ -289,8 +290,9 @@ def evaluation_batch_size(recipe: Recipe) -> int:
     return recipe.run.evaluation_batch_size or 64
 
 
+@functools.cache
 def matrix_rate(device: torch.device, precision: str, *, seconds: float = 0.3) -> float:
-    """FLOP/s of a square matrix product of side 1,024 here, 2 n^3 operations each, measured for about `seconds`."""
+    """FLOP/s of a square matrix product of side 1,024 here, 2 n^3 operations each, measured for about `seconds`, once a process."""
     side = 1024
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     a, b = torch.randn(side, side, device=device).to(dtype), torch.randn(side, side, device=device).to(dtype)

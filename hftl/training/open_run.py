@@ -37,7 +37,7 @@ from hftl.training.checks import (
 from hftl.training.experiment import Experiment, facts, make_plan
 from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
-from hftl.training.origin import base_record, check_same_base, other_versions
+from hftl.training.origin import check_same_base, other_versions
 from hftl.training.plan import Plan, plan_on_record
 from hftl.training.progress import Progress, Session
 from hftl.training.sessions import adapt_threads, count_sessions, record_session
@@ -84,6 +84,8 @@ class OpenRun:
     checkpoint: Path | None
     """Where it goes on from; None: from the first step."""
     started: float
+    light: bool = False
+    """A trial of a study: the end of a stage alone is no reason for a checkpoint."""
     cost: Cost | None = None
     """Of the stage that trains."""
 
@@ -128,12 +130,14 @@ def open_run(
     console: Console | None = None,
     source: str = "recipe",
     computer: Computer | None = None,
+    light: bool = False,
 ) -> Iterator[OpenRun]:
     """Open a run for `fit` and `finish`: a new one, or one that is continued; its directory is locked until the end.
 
     Args:
         source: what the recipe is called in errors.
         computer: from `prepare_computer`, where that was called before the data were read.
+        light: write a checkpoint only where it costs little beside what it saves.
 
     Raises:
         RecipeError, DataError: the recipe or its data cannot be used; nothing has been written.
@@ -151,7 +155,9 @@ def open_run(
     ):
         progress, checkpoint = _begin(experiment, ready, directory, journal, threads, resume=resume)
         last_saved = None if checkpoint is None else checkpoint.name
-        watch = Watch(accelerator, noted, threads, minutes=experiment.recipe.run.checkpoint_minutes, last_saved=last_saved)
+        watch = Watch(
+            accelerator, noted, threads, minutes=experiment.recipe.run.checkpoint_minutes, last_saved=last_saved, light=light
+        )
         yield OpenRun(
             directory,
             experiment.recipe,
@@ -162,6 +168,7 @@ def open_run(
             progress,
             checkpoint,
             computer.started,
+            light,
         )
 
 
@@ -193,7 +200,7 @@ class _Ready:
 
 def _check(experiment: Experiment, directory: RunDirectory, accelerator: Accelerator, *, resume: bool, source: str) -> _Ready:
     """Make the plan, and compare what was read with what the run was started with and over all processes. Nothing is written."""
-    recorded, base = facts(experiment, experiment.samples["train"]), base_record(experiment.classifier)
+    recorded, base = facts(experiment, experiment.samples["train"]), experiment.base
     if accelerator.num_processes > 1:
         computes = {"device": accelerator.device.type, "number format": number_format(accelerator)}
         check_same({"data": recorded, "model": base, **computes})

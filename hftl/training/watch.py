@@ -19,6 +19,9 @@ MIN_INTERVAL_IN_SAVES = 10
 """An epoch's checkpoint is written when at least so many times the duration of a save have passed since the last one: an epoch over
 stored activations can take less time than a save."""
 
+LIGHT = 10.0
+"""Seconds of training that a trial of a study may lose for want of a checkpoint: many take less, and most are thrown away."""
+
 
 class Watch:
     """What interrupts the loop, with the same answer on every process: a signal to one of them, or a checkpoint that is due."""
@@ -31,12 +34,13 @@ class Watch:
         *,
         minutes: float,
         last_saved: str | None,
+        light: bool = False,
     ) -> None:
         self._accelerator = accelerator
         self._noted = noted
         self.threads = threads
         self._seconds = 60 * minutes
-        self._saved_at, self._saving = time.monotonic(), 0.0
+        self._saved_at, self._saving, self._light = time.monotonic(), 0.0, light
         self.last_saved = last_saved
         """Name of the last checkpoint, None before there is one."""
 
@@ -54,8 +58,9 @@ class Watch:
 
     def epoch_checkpoint_pays(self) -> bool:
         """Whether enough time has passed for a checkpoint of the epoch: ten times what the last one took, or one is due anyway."""
-        enough = min(MIN_INTERVAL_IN_SAVES * self._saving, self._seconds)
-        return self._everywhere(self.last_saved is None or time.monotonic() - self._saved_at >= enough)
+        enough = min(max(MIN_INTERVAL_IN_SAVES * self._saving, LIGHT if self._light else 0.0), self._seconds)
+        first = self.last_saved is None and not self._light
+        return self._everywhere(first or time.monotonic() - self._saved_at >= enough)
 
     def saved(self, progress: Progress, *, seconds: float) -> None:
         """Note that a checkpoint was written, and how long that took."""
