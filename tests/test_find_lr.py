@@ -56,7 +56,7 @@ def test_layer_decay_and_the_heads_multiplier_keep_their_ratios(tmp_path: Path, 
     def noted(working, batches, loss):  # type: ignore[no-untyped-def]
         taken = original(working, batches, loss)
         if taken is not None:
-            seen.append(taken.rates)
+            seen.append(dict(taken.rates))
         return taken
 
     original = step.take_step
