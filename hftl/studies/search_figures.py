@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from hftl.errors import printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, VERMILION, WIDTH, save_figure
@@ -105,7 +105,7 @@ def _parallel(complete: Seen, dimensions: Sequence[Dimension], metric: str) -> F
     axes: Axes = figure.subplots()
     values = [trial.value or 0.0 for _, trial in complete]
     low, high = min(values), max(values)
-    colours, norm = mpl.colormaps[COLOURS], Normalize(low, high if high > low else low + 1e-9)
+    colours, norm = mpl.colormaps[COLOURS], Normalize(low, high) if high > low else Normalize(low - 0.01, low + 0.01)
     best = max(range(len(values)), key=lambda place: as_rank(metric, values[place]))
     for place in sorted(range(len(values)), key=lambda place: as_rank(metric, values[place])):
         each, _ = complete[place]
@@ -154,6 +154,8 @@ def _slices(complete: Seen, dimensions: Sequence[Dimension], metric: str) -> Fig
             panel.set_xlim(-0.5, len(options) - 0.5)
         elif dimension.log:
             panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # a formula is not drawn as one here
+            panel.xaxis.set_minor_formatter(NullFormatter())
         elif dimension.whole:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in panels[len(dimensions) :]:

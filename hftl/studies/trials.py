@@ -89,7 +89,7 @@ class Experiments:
         self._splits = (of_data, experiment.splits)
         self._experiment = (of_model, experiment)
         gc.collect()
-        gc.freeze()  # each stage ends with a search for garbage, and what stays for all trials need not be searched again
+        gc.freeze()  # each stage ends with a search for what nobody needs, and what stays for all trials is left out of it
         self._initial = {name: tensor.clone() for name, tensor in experiment.classifier.model.state_dict().items()}
         return experiment
 
