@@ -1,7 +1,7 @@
 """freeze_proof.json: what it has of each stage and layer group, written by training and read by whoever checks a run.
 
 {"stages": [{"stage", "kept", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}]}; "before" and "after" are
-{"parameters", "buffers"}, each the SHA-256 in hex that `hftl.training.proof` takes.
+{"parameters", "buffers"}, each the SHA-256 in hex that `hftl.training.proof` takes. The records below name these keys for mypy.
 """
 
 from __future__ import annotations
@@ -10,11 +10,37 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypedDict
 
 from hftl.errors import RunError
 from hftl.files import read_json, write_json
 from hftl.run import RunDirectory
+
+
+class HashesRecord(TypedDict):
+    """SHA-256 in hex of a layer group's parameters, and of its buffers."""
+
+    parameters: str
+    buffers: str
+
+
+class GroupRecord(TypedDict):
+    """A layer group in the file."""
+
+    name: str
+    trains: bool
+    before: HashesRecord
+    after: HashesRecord
+    ok: bool
+
+
+class StageRecord(TypedDict):
+    """A stage in the file."""
+
+    stage: str
+    kept: bool
+    groups: list[GroupRecord]
+    ok: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +72,7 @@ class StageProof:
 
 
 def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
-    """The stages of freeze_proof.json, in the order of training; none where a run of an older version has no such file.
+    """The stages of freeze_proof.json, in the order of training; none where there is no such file.
 
     Raises:
         RunError: the file is no freeze proof.
@@ -57,7 +83,7 @@ def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
         return [
             StageProof(
                 _a(str, stage["stage"]),
-                _a(bool, stage.get("kept", True)),
+                _a(bool, stage["kept"]),
                 tuple(map(_group_proof, _a(list, stage["groups"]))),
                 _a(bool, stage["ok"]),
             )
@@ -67,7 +93,7 @@ def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
         raise RunError(f"{run.freeze_proof}: not a freeze proof ({type(error).__name__}: {error})") from None
 
 
-def write_proof(run: RunDirectory, proof: Mapping[str, Any]) -> None:
+def write_proof(run: RunDirectory, proof: StageRecord) -> None:
     """Put a stage's proof at the end of freeze_proof.json; what is there about this stage and later ones is of an interrupted run.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import nn
 
 from hftl.errors import RunError
 from hftl.files import read_json, write_json
-from hftl.freeze_proof import write_proof
+from hftl.freeze_proof import StageRecord, write_proof
 from hftl.models import build_classifier
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import AdamW, Recipe, Stage, TextData, Transformer
@@ -65,7 +65,7 @@ def trained(model: Tiny, chain: Chain, stage: Stage, *, steps: int = 3) -> None:
         optimizer.step()
 
 
-def verdict(proof: dict[str, Any]) -> dict[str, bool]:
+def verdict(proof: StageRecord) -> dict[str, bool]:
     return {group["name"]: group["ok"] for group in proof["groups"]}
 
 
@@ -201,7 +201,7 @@ def test_a_whole_transformer_is_covered() -> None:
 # --- the file -----------------------------------------------------------------------------------------------------------------
 
 
-def proof_of(stage: str, word: str) -> dict[str, Any]:
+def proof_of(stage: str, word: str) -> StageRecord:
     hashes = {"head": {"parameters": word, "buffers": NOTHING}}
     return prove(stage, (), hashes, hashes, kept=True)
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from hftl.errors import RunError
-from hftl.freeze_proof import write_proof
+from hftl.freeze_proof import GroupRecord, HashesRecord, StageRecord, write_proof
 from hftl.models.chain import Chain
 from hftl.run import RunDirectory
 
@@ -55,7 +54,7 @@ def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes, *, kept: bool) -> dict[str, Any]:
+def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes, *, kept: bool) -> StageRecord:
     """Compare the hashes of a stage's end with those of its start.
 
     `kept`: weights of the stage are the run's now. Otherwise the next stage begins with the hashes with which this one began.
@@ -67,12 +66,16 @@ def prove(stage: str, trains: Collection[str], before: GroupHashes, after: Group
     Raises:
         KeyError: a group has no hashes from before.
     """
-    groups = []
+    groups: list[GroupRecord] = []
     for name, now in after.items():
         then = before[name]
         ok = then["parameters"] != now["parameters"] if name in trains else then == now
-        groups.append({"name": name, "trains": name in trains, "before": dict(then), "after": dict(now), "ok": ok})
+        groups.append({"name": name, "trains": name in trains, "before": _record(then), "after": _record(now), "ok": ok})
     return {"stage": stage, "kept": kept, "groups": groups, "ok": all(group["ok"] for group in groups)}
+
+
+def _record(hashes: Mapping[str, str]) -> HashesRecord:
+    return {"parameters": hashes["parameters"], "buffers": hashes["buffers"]}
 
 
 def prove_freeze(
