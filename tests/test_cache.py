@@ -241,7 +241,7 @@ def test_what_was_stored_and_cannot_be_any_more_is_said_where_a_stage_goes_on(
     stop_when_asked_for_the(5, monkeypatch)  # after a batch of train, one of validation, and three steps
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "run")
-    assert read_json(next((tmp_path / "run" / "checkpoints").glob("*/state.json")))["step"] == 3
+    assert read_json(next((tmp_path / "run" / "checkpoints").glob("*/state.json")))["cursor"]["step"] == 3
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "a file" / "cache"))
     run, said = train(recipe, tmp_path / "run", resume=True)

@@ -28,6 +28,7 @@ from small import small_vectors
 
 from hftl.api import train
 from hftl.errors import RunError
+from hftl.evaluation.gain import gain
 from hftl.evaluation.metrics import compute_metrics
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.report import write_figures
@@ -805,10 +806,14 @@ def test_predictions_that_the_model_does_not_make_are_caught_with_the_data(own: 
     made_up = Predictions(stored.ids, stored.labels, logits, sizes=stored.sizes, size_unit=stored.size_unit)
     made_up.save(own.predictions("test"), names)
     own.metrics.write_text(json.dumps(read_json(own.metrics) | {"test": compute_metrics(made_up, names)}))
+    beside = read_json(own.baseline)
+    beside["gains"]["test"] = gain(made_up, Predictions.load(own.baseline_predictions("test")))
+    own.baseline.write_text(json.dumps(beside))
     own.manifest.unlink()
     write_figures(own, read_json(own.metrics))
     assert hftl("card", own.path).code == 0
-    assert hftl("verify", own.path).code == 0  # nothing on paper contradicts it
+    checked = hftl("verify", own.path)
+    assert checked.code == 0, checked.out  # nothing on paper contradicts it
     caught = hftl("verify", own.path, "--data", own.load_recipe().data.source)
     assert caught.code == 1 and re.search(r"no  logits\s+20\s+19", caught.out)
 
