@@ -18,13 +18,13 @@ from typing import Any
 from claims import commit
 
 import hftl
-from hftl.api import tell
 from hftl.defaults import default_recipe
 from hftl.environment import now
 from hftl.files import read_json, write_json
 from hftl.recipe import ImageData, TextData, Timm, Transformer
 from hftl.studies.ablate import summarise
 from hftl.studies.trials import Trial, read_trial
+from hftl.terminal import tell
 from hftl.training.experiment import prepare_experiment
 
 ARMS = ("staged", "flat", "head-x10", "decay", "head")

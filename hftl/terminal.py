@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -54,6 +55,10 @@ def show(console: Console, *objects: Any, **options: Any) -> bool:
         os.close(nowhere)
         return False
     return True
+
+
+Say = Callable[[str], object]
+"""Is given what there is to say, line by line: `tell` writes it to stderr."""
 
 
 def tell(line: str) -> None:

@@ -22,7 +22,8 @@ from hftl.studies.cost import StudyPlan, plan_study
 from hftl.studies.grid import Cell, correct_rows, folded, rows_of, run_grid, seeded
 from hftl.studies.page import draw_arms, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
-from hftl.studies.trials import Experiments, Say, Trial
+from hftl.studies.trials import Experiments, Trial
+from hftl.terminal import Say
 from hftl.training.experiment import make_plan
 from hftl.wording import count, duration, listed
 

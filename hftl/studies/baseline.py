@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,11 @@ from hftl.evaluation.intervals import wilson_interval
 from hftl.recipe import Recipe, TextData, Timm, Transformer
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
+from hftl.terminal import Say
 from hftl.training.baseline import Drawn, chooser, draw
 from hftl.training.experiment import Experiment, make_samples, prepare_experiment
 from hftl.training.features import frozen_features
 from hftl.training.machine import make_accelerator
-
-Say = Callable[[str], object]
 
 MOST_ROWS = 20_000
 """Training rows that the methods for texts and colours learn from; and validation rows that choose."""

@@ -29,7 +29,8 @@ from hftl.studies.cost import StudyPlan, plan_study
 from hftl.studies.grid import Cell, correct_rows, rows_of, run_grid, seeded
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
-from hftl.studies.trials import Say, Trial
+from hftl.studies.trials import Trial
+from hftl.terminal import Say
 from hftl.wording import count
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from hftl.models.chain import HEAD
 from hftl.recipe import ConstantSchedule, Recipe
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
-from hftl.studies.trials import Say
+from hftl.terminal import Say
 from hftl.training.experiment import Experiment, class_counts, make_plan, prepare_experiment
 from hftl.training.loss import class_weights, make_loss
 from hftl.training.machine import make_accelerator, tokens_per_batch

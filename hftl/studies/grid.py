@@ -15,7 +15,8 @@ from hftl.errors import RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.recipe import Recipe
 from hftl.studies.study import StudyDirectory, trial_name
-from hftl.studies.trials import Experiments, Say, Trial, lighten, run_trial
+from hftl.studies.trials import Experiments, Trial, lighten, run_trial
+from hftl.terminal import Say
 from hftl.wording import count, duration
 
 

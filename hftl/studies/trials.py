@@ -25,7 +25,6 @@ from hftl.training.finish import predict_split
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 
 State = Literal["complete", "pruned", "failed"]
-Say = Callable[[str], object]
 Watcher = Callable[[Evaluation], None]
 """Is told of each epoch of a trial; raises `Pruned` to end it."""
 

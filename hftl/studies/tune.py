@@ -30,9 +30,9 @@ from hftl.studies.search import STORAGE, Asked, Drawn, Pruner, Sampler, Search, 
 from hftl.studies.search_figures import write_figures
 from hftl.studies.space import Range, Space, Value, even_values
 from hftl.studies.study import Question, StudyDirectory, check_same_question, open_study
-from hftl.studies.trials import Experiments, Pruned, Say, Trial, lighten, read_trial, run_trial
+from hftl.studies.trials import Experiments, Pruned, Trial, lighten, read_trial, run_trial
 from hftl.studies.turns import claim_trial, joined, refuse_others, token_of, turn
-from hftl.terminal import Shown
+from hftl.terminal import Say, Shown
 from hftl.training.engine import Evaluation
 from hftl.wording import count, duration, listed
 

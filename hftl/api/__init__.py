@@ -1,0 +1,51 @@
+"""The one door: everything that hftl does, as functions of a recipe, and methods of a run and of a study.
+
+A notebook and the command line go through it, so each promise (one opening of the test split, a card after training, every gate
+before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
+
+    training    load_recipe, plan, audit, show; train, fine_tune
+    run         Run, load, compare, runs, pull
+    studies     Study, ablate, repeat, baseline, tune, curve, find_lr
+"""
+
+from hftl.api.run import Run, compare, load, pull, runs
+from hftl.api.studies import (
+    Study,
+    ablate,
+    baseline,
+    curve,
+    find_lr,
+    plan_ablation,
+    plan_curve,
+    plan_repetition,
+    plan_tuning,
+    repeat,
+    tune,
+)
+from hftl.api.training import audit, examine, fine_tune, load_recipe, plan, show, train
+
+__all__ = [
+    "Run",
+    "Study",
+    "ablate",
+    "audit",
+    "baseline",
+    "compare",
+    "curve",
+    "examine",
+    "find_lr",
+    "fine_tune",
+    "load",
+    "load_recipe",
+    "plan",
+    "plan_ablation",
+    "plan_curve",
+    "plan_repetition",
+    "plan_tuning",
+    "pull",
+    "repeat",
+    "runs",
+    "show",
+    "train",
+    "tune",
+]

@@ -1,0 +1,454 @@
+"""A run as an object, and what is done with several."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hftl.errors import RunError, printable
+from hftl.files import read_json
+from hftl.launch import is_main_process
+from hftl.memory import as_list
+from hftl.names import METRICS
+from hftl.recipe import Recipe
+from hftl.run import RunDirectory
+from hftl.terminal import Say, tell
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
+
+    from hftl.evaluation.compare import Comparison
+    from hftl.evaluation.evaluated import Evaluated
+    from hftl.inference import Prediction, Predictor
+    from hftl.sharing.export import Export
+    from hftl.sharing.hub import Pushed
+    from hftl.sharing.verify import Verdict
+    from hftl.studies.runs import Runs
+
+# --- a run --------------------------------------------------------------------------------------------------------------------
+
+
+def load(name: str | Path, *, revision: str | None = None, model_only: bool = False) -> Run:
+    """A run: of a run directory, finished or not, of a folder with a saved model, or a published one as "OWNER/NAME".
+
+    Args:
+        name: where it is. A published run lands in the Hub's cache.
+        revision: of a published run the branch, tag or commit.
+        model_only: of a published run fetch no more than `Run.predict` needs.
+
+    Raises:
+        RunError: there is none.
+    """
+    path, name = Path(name), str(name)
+    if path.exists():
+        run = RunDirectory(path)
+        if revision is not None:
+            raise RunError(f"{name}: a folder of this machine, which has no revision")
+        return Run(run)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
+    from hftl.sharing.hub import TO_PREDICT, fetch
+
+    published = name if revision is None else f"{name}@{revision}"
+    return Run(fetch(published, TO_PREDICT) if model_only else fetch(published), published=published)
+
+
+class Run:
+    """A finished or an unfinished run: its numbers, its predictions, its model, and what can be done with it.
+
+    `hftl.train` and `hftl.load` make one. What it knows is read from the run directory when it is asked for.
+
+    Args:
+        paths: where the files are.
+        published: under which name the Hub has it, where it was fetched from there: "OWNER/NAME" or "OWNER/NAME@REVISION".
+    """
+
+    def __init__(self, paths: RunDirectory, *, published: str | None = None) -> None:
+        self.paths = paths
+        self._published = published
+
+    # --- what it says
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.paths.path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has metrics."""
+        return self.paths.finished
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            RunError: no run there.
+        """
+        return self.paths.load_recipe()
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was planned, as in plan.json.
+
+        Raises:
+            RunError: it is not there.
+        """
+        return read_json(self.paths.plan)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of each split, as in metrics.json: ``run.metrics["test"]["accuracy"]``, and its 95 % interval as
+        ``run.metrics["test"]["accuracy_interval"]``.
+
+        Raises:
+            RunError: the run is not finished.
+        """
+        return read_json(self.paths.metrics)
+
+    @property
+    def baseline(self) -> dict[str, Any] | None:
+        """The simple baseline beside the run and what the model gains over it, as in baseline.json; None: it was run without."""
+        return read_json(self.paths.baseline) if self.paths.baseline.is_file() else None
+
+    @property
+    def history(self) -> DataFrame:
+        """A row for each logged step and each evaluation, as in history.jsonl; what is nested there is a column such as
+        "validation.accuracy" or "lr.head".
+
+        Raises:
+            RunError: a line cannot be read.
+        """
+        from pandas import json_normalize
+
+        return json_normalize(self.paths.read_history())
+
+    def predictions(self, split: Literal["validation", "test"] = "test") -> DataFrame:
+        """A row for each example of a split: `id`, `label`, `prediction`, the probability of each class as "p(CLASS)", its size.
+
+        Raises:
+            RunError: there are none, as of a test split that is still sealed.
+        """
+        from hftl.evaluation.evaluated import frame_of
+        from hftl.evaluation.predictions import Predictions, stored_label_names
+
+        path = self.paths.predictions(split)
+        if not path.is_file() and self.finished:
+            raise RunError(f"{self.path}: no predictions for {split}: it has no such split, or it is still sealed (`Run.test`)")
+        return frame_of(Predictions.load(path), stored_label_names(path))
+
+    # --- the model
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from hftl.inference import Predictor
+
+        return Predictor(self.path)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, as transformers knows it, in evaluation mode.
+
+        Raises:
+            RunError: there is none.
+        """
+        return self._predictor.classifier.model
+
+    @property
+    def preprocessor(self) -> PreTrainedTokenizerBase | TimmWrapperImageProcessor:
+        """The tokenizer, or the image processor, of the model."""
+        return self._predictor.classifier.preprocessor
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model of texts.
+
+        Raises:
+            RunError: it is a model of pictures.
+        """
+        from transformers import PreTrainedTokenizerBase
+
+        if not isinstance(self.preprocessor, PreTrainedTokenizerBase):
+            raise RunError(f"{self.path}: a model of pictures has no tokenizer; run.preprocessor prepares its pictures")
+        return self.preprocessor
+
+    def predict(self, inputs: Any, *, output: str | Path | None = None, batch_size: int = 64, say: Say = tell) -> list[Prediction]:
+        """Classify inputs; the model stays in memory for the next call.
+
+        Args:
+            inputs: one or several of these. For a model of texts: a text (str), a file or a folder (`pathlib.Path`). For a model
+                of pictures: a file or a folder (str or Path), a PIL picture, an array of uint8. See `hftl.inference`.
+            output: a new .csv, .jsonl or .parquet file for all probabilities.
+            batch_size: inputs that are computed at once.
+            say: is told which files of a folder were left out.
+
+        Raises:
+            DataError: inputs that cannot be read, all of them in one report; an output that cannot be written, before anything is
+                computed.
+            RunError: there is no model.
+        """
+        from hftl.inference import check_output, write_predictions
+
+        if output is not None:
+            check_output(Path(output))
+        predictions = self._predictor.predict(as_list(inputs), batch_size=batch_size, say=say)
+        if output is not None:
+            write_predictions(predictions, Path(output))
+        return predictions
+
+    # --- what can be done with it
+
+    def resume(self, *, console: Console | None = None) -> Run:
+        """Continue a run that was stopped, from its last checkpoint.
+
+        Raises:
+            RunError: it is finished, or is no run.
+        """
+        from hftl.api.training import train  # which makes runs
+
+        return train(self.recipe, run_dir=self.path, resume=True, console=console)
+
+    def test(self, *, say: Say = tell) -> Run:
+        """Open the sealed test split, once, and add its results to metrics, figures and card.
+
+        Raises:
+            RunError: the run is not finished, has no test split, or has opened it.
+        """
+        from hftl.sharing.card import write_card
+        from hftl.sharing.publication import refuse_pulled
+        from hftl.training.finished import open_test
+
+        refuse_pulled(self.paths, "its results are the author's")
+        open_test(self.paths, say=say)
+        if is_main_process():
+            write_card(self.paths)
+        return self
+
+    def evaluate(self, split: str | None = None, *, data: Any = None, name: str | None = None, say: Say = tell) -> Evaluated:
+        """The metrics of the saved model, with intervals: on a split of the run's own data again, or on other labelled rows.
+
+        Other rows have the columns and the classes of the run. Predictions and metrics are written into its folder
+        evaluations/NAME and onto the card; those of the run's own splits stay as they are, and rows that the run was trained on are
+        counted. Of a published run nothing is written.
+
+        Args:
+            split: which split; of the run's own data "validation" where it is None. Opening test again is written down.
+            data: other rows: a source, as `hftl.TextData` takes it.
+            name: what their evaluation is called; None: as the source is.
+            say: is told what is worth knowing.
+
+        Raises:
+            RunError: the run is not finished, has such an evaluation, the data are not those of the run; or other rows are those of
+                its test split.
+            DataError: other rows that cannot be used, or with classes that the model does not know.
+        """
+        from hftl.evaluation.evaluated import Evaluated
+        from hftl.evaluation.predictions import stored_label_names
+        from hftl.sharing.card import write_card
+        from hftl.training.finished import evaluate
+        from hftl.training.other_rows import evaluate_on
+
+        own = self.paths.published_as is None  # a published run is left as it is
+        if data is not None:
+            evaluated = evaluate_on(self.paths, data, split=split, name=name, write=own, say=say)
+        else:
+            split = split or "validation"
+            recorded = self.metrics.get(split, {}) if self.finished else {}
+            predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
+            label_names = stored_label_names(self.paths.predictions("validation"))
+            evaluated = Evaluated(split, predictions.metrics(label_names), predictions, label_names, recorded)
+        if own and is_main_process():
+            write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
+        return evaluated
+
+    def card(self, *facts: str, say: Say = tell) -> str:
+        """Write the model card again, from the run directory alone, and give its text.
+
+        Args:
+            facts: what only a person knows, such as "card.license=mit".
+            say: is told what it lacks before it can be published.
+
+        Raises:
+            RecipeError: a fact that is none, or contradicts what was read.
+            RunError: the run is not finished, or somebody else's.
+        """
+        from hftl.facts import contradictions
+        from hftl.ledger import count_openings
+        from hftl.sharing.card import add_facts, write_card
+        from hftl.sharing.front_matter import check_front_matter
+        from hftl.sharing.publication import refuse_pulled
+
+        run = self.paths
+        refuse_pulled(run, "its card is the author's")
+        if facts:
+            add_facts(run, facts)
+        if run.finished and (problem := count_openings(run)) is not None:
+            say(problem)
+        write_card(run)
+        card = run.card.read_text(encoding="utf-8")
+        for missing in check_front_matter(card):
+            say(f"  to be pushed it needs: {missing}")
+        for wrong in contradictions(run.load_recipe(), read_json(run.data) if run.data.is_file() else {}):
+            say(f"  to be pushed it needs: {wrong.where}: {wrong.what}; {wrong.help[0]}")
+        return card
+
+    def verify(self, *, data: str | None = None) -> Verdict:
+        """Recompute every number of the card from the stored predictions; with `data`, the run's own, from the model itself.
+
+        Raises:
+            RunError: it is no finished run, or `data` are other rows.
+        """
+        from hftl.sharing.verify import verify
+
+        if self._published is None:
+            verdict = verify(self.paths)
+        else:
+            from hftl.sharing.hub import parse_hub_id, repository_files
+
+            beside = repository_files(self._published, self.paths)
+            verdict = verify(self.paths, repo_id=parse_hub_id(self._published)[0], beside=beside)
+        if data is not None:
+            from hftl.reproduce import reproduce
+
+            verdict = verdict.with_claims(reproduce(self.paths, data))
+        return verdict
+
+    def push(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str = "main",
+        replace: bool = False,
+        dry_run: bool = False,
+        say: Say = tell,
+    ) -> Pushed:
+        """Publish the run in one commit, once it has passed every gate; see `hftl.sharing.hub.push`.
+
+        Args:
+            repo_id: "OWNER/NAME"; the repository is made where it is not there.
+            private: make a new repository one that only its owner sees.
+            revision: the branch that gets the commit.
+            replace: take the place of another run that was pushed there.
+            dry_run: check everything, and send nothing.
+            say: is given a line about each gate that was passed.
+
+        Raises:
+            RunError: a gate does not let the run pass, or the Hub does not take it.
+        """
+        from hftl.sharing.hub import push
+
+        return push(self.paths, repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=say)
+
+    def export(self, format: Literal["onnx"] = "onnx", folder: str | Path | None = None) -> Export:
+        """Write the model as ONNX, compared with the saved one; needs `pip install "hftl[onnx]"`.
+
+        Args:
+            format: what to write.
+            folder: a new one; None: RUN/onnx.
+
+        Raises:
+            RunError: the run is not finished, the packages are missing, or the exported model answers otherwise.
+        """
+        if format != "onnx":
+            raise RunError(f'"{format}" is not written; allowed: onnx')
+        from hftl.sharing.export import export_onnx
+
+        return export_onnx(self.paths, Path(folder) if folder is not None else self.path / "onnx")
+
+    # --- how it is shown
+
+    def __repr__(self) -> str:
+        return f'Run("{printable(str(self.path))}"): {self._result()}'
+
+    def _result(self) -> str:
+        if not self.finished:
+            if self.paths.recipe.is_file() and not (self.paths.model / "config.json").is_file():
+                return "not finished"
+            return "a saved model" if (self.paths.model / "config.json").is_file() else "no run here"
+        metrics = self.metrics
+        split = "test" if "test" in metrics else "validation"
+        values = metrics[split]
+        low, high = values["accuracy_interval"]
+        beside = f"n = {values['n']:,}, majority {values['majority_accuracy']:.2f}"
+        return f"{split} accuracy {values['accuracy']:.3f} [{low:.2f}, {high:.2f}] ({beside})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the metrics of each split with their intervals."""
+        title = f"<b>{html.escape(printable(str(self.path)))}</b>"
+        if not self.finished:
+            return f"{title}: {html.escape(self._result())}"
+        metrics = self.metrics
+        head = "".join(f"<th>{html.escape(split)}, n = {int(values['n']):,}</th>" for split, values in metrics.items())
+        rows = [
+            f"<tr><td>{html.escape(metric.title)}</td>{''.join(_cell(values, key) for values in metrics.values())}</tr>"
+            for key, metric in METRICS.items()
+            if any(values.get(key) is not None for values in metrics.values())
+        ]
+        return f"{title}<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _cell(values: Mapping[str, Any], key: str) -> str:
+    if values.get(key) is None:
+        return "<td></td>"
+    interval = values.get(f"{key}_interval")
+    shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    return f"<td>{values[key]:.4f}{shown}</td>"
+
+
+# --- several runs, and others' ------------------------------------------------------------------------------------------------
+
+
+def compare(*runs: Run | str | Path, split: Literal["validation", "test"] | None = None) -> Comparison:
+    """Compare finished runs on the rows that they share: differences with intervals, and which examples flipped.
+
+    Args:
+        runs: two or more, or their directories.
+        split: whose stored predictions; None: test where every run has opened it.
+
+    Raises:
+        RunError: runs that cannot be compared, with every reason.
+    """
+    from hftl.evaluation.compare import compare as compare_runs
+
+    return compare_runs([run.paths if isinstance(run, Run) else RunDirectory(Path(run)) for run in runs], split=split)
+
+
+def runs(folder: str | Path = ".", *, where: Sequence[str] = (), sort: str = "date", trials: bool = False) -> Runs:
+    """Every run and study below a folder, finished or not, with what came of it and how often its test rows were opened.
+
+    Args:
+        folder: where to look.
+        where: conditions that all must hold, such as ``["data=imdb", "model~bert", "accuracy>0.8"]``; see `hftl.studies.runs`.
+        sort: a key of the same words: of a metric the best first, "date" the newest first.
+        trials: the trials of studies too.
+
+    Raises:
+        RunError: no such folder.
+        RecipeError: a condition that is none, or a key that no run there has.
+    """
+    from hftl.studies.runs import find_runs
+
+    return find_runs(Path(folder), where=where, sort=sort, trials=trials)
+
+
+def pull(name: str, folder: str | Path | None = None) -> Run:
+    """Fetch a published run as a run directory of one's own, once every file agrees with its manifest.
+
+    Args:
+        name: "OWNER/NAME" or "OWNER/NAME@REVISION".
+        folder: a new one; None: runs/NAME.
+
+    Raises:
+        RunError: no such run, or it is not what was pushed.
+    """
+    from hftl.sharing.hub import parse_hub_id
+    from hftl.sharing.hub import pull as pull_run
+
+    return Run(pull_run(name, Path(folder) if folder is not None else Path("runs") / parse_hub_id(name)[0].rpartition("/")[2]))

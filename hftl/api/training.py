@@ -1,0 +1,250 @@
+"""Before training, and training: what is done with a recipe."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hftl import signals
+from hftl.api.run import Run
+from hftl.defaults import default_recipe
+from hftl.errors import HftlError
+from hftl.launch import is_main_process
+from hftl.memory import ROWS, copy_beside, is_kept
+from hftl.recipe import ImageData, Recipe, TextData, Timm, Transformer, local_name, moved, override
+from hftl.recipe import load_recipe as read_recipe
+from hftl.run import RunDirectory
+from hftl.terminal import Say, tell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hftl.data.audit import Audit
+    from hftl.doctor import Check
+    from hftl.training.plan import Plan
+
+# --- before training ----------------------------------------------------------------------------------------------------------
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: a script that defines `recipe`, a YAML file, a run directory, or a published run as "hub:OWNER/NAME".
+
+    Args:
+        name: which one. Of somebody else's run nothing but the data of the recipe is believed, and no code is run.
+        overrides: changes by dotted key, such as ``["stages.all.lr=3e-5"]``.
+
+    Raises:
+        RecipeError: it is no recipe, or an override does not fit.
+        RunError: no such repository.
+    """
+    name = str(name)
+    if name.startswith("hub:"):
+        from hftl.sharing.hub import fetch_recipe
+
+        return override(fetch_recipe(name), overrides, source=name)
+    path = Path(name)
+    run = RunDirectory(path.parent if path.name == "recipe.yaml" else path)
+    if run.recipe.is_file() and (author := run.published_as) is not None:  # pulled
+        from hftl.sharing.hub import strangers_recipe
+
+        return override(strangers_recipe(run, author), overrides, source=name)
+    return override(read_recipe(name), overrides, source=name)
+
+
+def plan(recipe: Recipe, *, source: str = "recipe", say: Say = tell) -> Plan:
+    """Which layer groups train at which rate in which stage, and what that costs on this machine. Trains nothing.
+
+    Args:
+        recipe: what would be trained.
+        source: what the recipe is called in errors.
+        say: is told which facts of the card do not hold for these data.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be carried out; everything that is wrong, in one report.
+    """
+    from hftl.training.experiment import make_plan, prepare_experiment
+    from hftl.training.machine import process_state
+
+    experiment = prepare_experiment(recipe)
+    plan_of_recipe = make_plan(experiment, source=source, measure=process_state().device)
+    for line in experiment.said_of_facts:
+        say(line)
+    return plan_of_recipe
+
+
+def audit(recipe: Recipe) -> Audit:
+    """Look through a recipe's data: what is there twice, is cut off, or is rare. Trains nothing.
+
+    Raises:
+        RecipeError, DataError: what has to be put right first, everything in one report.
+    """
+    from hftl.training.experiment import audit as audit_data
+    from hftl.training.experiment import prepare_experiment
+
+    return audit_data(prepare_experiment(recipe), {})
+
+
+def show(recipe: Recipe, picture: Path = Path("augmentation.png")) -> Iterator[str]:
+    """What training will see: for texts lines with their tokens; for pictures a grid of augmented ones, written to `picture`.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be carried out.
+    """
+    from hftl.training import experiment
+
+    yield from experiment.show(experiment.prepare_experiment(recipe), picture)
+
+
+def examine() -> list[Check]:
+    """What keeps training from working on this machine: versions, number formats, memory, the Hub's settings."""
+    from hftl.doctor import examine as examine_machine
+
+    return examine_machine()
+
+
+# --- training -----------------------------------------------------------------------------------------------------------------
+
+
+def train(
+    recipe: Recipe,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    source: str = "recipe",
+    console: Console | None = None,
+) -> Run:
+    """Carry out a recipe: train its stages, open the test split once, write metrics, figures and a model card.
+
+    Ctrl-C is obeyed after the step in which it comes: a checkpoint is written, and KeyboardInterrupt is raised; `Run.resume`
+    continues from there. The signal handlers of before are back afterwards.
+
+    Args:
+        recipe: what is trained.
+        run_dir: where the run is written; None: runs/NAME, by the recipe's name.
+        resume: continue a run that was stopped, from its last checkpoint.
+        source: what the recipe is called in errors.
+        console: where progress is shown; None: stderr, or the notebook.
+
+    Raises:
+        RecipeError, DataError: the recipe or its data cannot be used; nothing has been written.
+        RunError: the directory holds another run or is in use, or training cannot go on.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    from rich.console import Console
+
+    from hftl.sharing.card import write_card
+    from hftl.terminal import show
+    from hftl.training.engine import train as train_run
+    from hftl.training.finished import complete
+
+    run = RunDirectory(Path(run_dir) if run_dir is not None else Path("runs") / recipe.name)
+    console = console or Console(stderr=True, soft_wrap=True)
+    try:
+        with _rows_beside(recipe, run, resume=resume) as recipe:
+            if not (resume and run.finished):
+                train_run(recipe, run, resume=resume, console=console, source=source)
+            elif is_main_process():  # killed when only the card was missing, or figures were removed
+                complete(recipe, run, say=lambda line: show(console, line))
+    except signals.Stopped as stopped:
+        if is_main_process() and run.finished:  # asked to stop when all but the card was there
+            write_card(run)
+        elif is_main_process() and run.recipe.is_file() and not stopped.saved:
+            show(console, f"\nstopped at once. Continue from the last checkpoint with:  hftl train {run.path} --resume")
+        if stopped.signal is signal.SIGINT and not signals.is_installed():
+            saved = "saved; " if stopped.saved else ""
+            raise KeyboardInterrupt(f'{saved}continue with hftl.load("{run.path}").resume()') from None
+        raise
+    if is_main_process():
+        write_card(run)
+    return Run(run)
+
+
+def fine_tune(
+    data: Any,
+    model: str | Transformer | Timm,
+    *,
+    name: str | None = None,
+    run_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> Run:
+    """Fine-tune a pretrained model in the two default stages, first its head and then all of it; the run has the recipe.
+
+    Epochs and rates follow from the number of training rows and the size of the model, by the rule in `hftl.defaults`:
+    ``help(hftl.defaults)``. Pictures are not augmented; `hftl.ImageData(..., augmentation="standard")` asks for it.
+
+    Args:
+        data: a source, as `hftl.TextData` takes it: a folder, a table, a Hub id, a DataFrame, a Dataset, or (contents, labels); or
+            a whole section, where columns have other names.
+        model: a Hub id or a local folder; or a whole section.
+        name: of the run; None: by the model and the data.
+        run_dir: where the run is written; None: runs/NAME.
+        overrides: changes to the recipe by dotted key, such as ``["stages.all.epochs=3", "data.on_duplicate=drop"]``.
+        console: where progress is shown; None: stderr, or the notebook.
+
+    Raises:
+        RecipeError, DataError: the model or the data cannot be used; nothing has been written.
+        RunError: the directory holds another run.
+        KeyboardInterrupt: Ctrl-C; ``hftl.load(run_dir).resume()`` goes on.
+    """
+    from hftl.training.checks import check_run_directory
+    from hftl.training.experiment import prepare_experiment
+
+    section = _model_section(model) if isinstance(model, str) else model
+    if not isinstance(data, TextData | ImageData):
+        data = ImageData(source=data) if isinstance(section, Timm) else TextData(source=data)
+    name = name or _name_of(section, data)
+    draft = override(default_recipe(name, data, section, rows=1, parameters=1), overrides)
+    run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
+    check_run_directory(RunDirectory(run_dir), draft, resume=False)  # before the data are read
+    experiment = prepare_experiment(draft)
+    rows = len(experiment.splits.train)
+    parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
+    recipe = override(default_recipe(name, data, section, rows=rows, parameters=parameters), overrides)
+    return train(recipe, run_dir=run_dir, console=console)
+
+
+def _model_section(checkpoint: str) -> Transformer | Timm:
+    """The section for a checkpoint: timm's where its settings, or its name on the Hub, are."""
+    from hftl.models.checkpoint import Checkpoint
+    from hftl.models.foreign import check_folder
+
+    if checkpoint.startswith("timm/"):
+        return Timm(checkpoint=checkpoint)
+    config = check_folder(Checkpoint(checkpoint))
+    is_timm = "architecture" in config or config.get("model_type") == "timm_wrapper"
+    return Timm(checkpoint=checkpoint) if is_timm else Transformer(checkpoint=checkpoint)
+
+
+def _name_of(model: Transformer | Timm, data: TextData | ImageData) -> str:
+    """ "resnet18.a1_in1k-photos"; of rows in memory, which have no name, the model's alone."""
+    parts = [local_name(model.checkpoint)] + ([] if is_kept(data.source) else [local_name(data.source)])
+    words = [re.sub(r"[^A-Za-z0-9_.-]+", "-", part.rpartition("/")[2]) for part in parts]
+    return "-".join(word.strip("-.") for word in words)[:96] or "fine-tuned"
+
+
+@contextmanager
+def _rows_beside(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Iterator[Recipe]:
+    """The recipe with its rows in the run's folder, where they were in memory; a run that is refused leaves none there."""
+    if not is_kept(recipe.data.source):
+        yield recipe
+        return
+    from hftl.training.checks import check_run_directory
+
+    moved_recipe = moved(recipe, str(run.path / ROWS))
+    if not (resume and run.finished):
+        check_run_directory(run, moved_recipe, resume=resume)
+    copy_beside(recipe.data.source, run.path)
+    try:
+        yield moved_recipe
+    except HftlError:
+        if is_main_process() and not run.recipe.is_file():
+            shutil.rmtree(run.path / ROWS, ignore_errors=True)
+            if not any(run.path.iterdir()):
+                run.path.rmdir()
+        raise
