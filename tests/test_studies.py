@@ -13,7 +13,7 @@ from conftest import Hftl
 from small import nano, reviews
 
 import hftl
-from hftl.data.source import load_splits
+from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
 from hftl.evaluation.seeds import paired_difference, spread
@@ -344,6 +344,20 @@ def _forward() -> dict[str, int]:
     from hftl.training.experiment import prepare_experiment
 
     return prepare_experiment(RECIPE).forward
+
+
+def test_seeds_and_arms_of_equal_cost_read_the_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hftl.training import experiment
+
+    read: list[int] = []
+
+    def noted(data: TextData, *, seed: int) -> Splits:
+        read.append(seed)
+        return load_splits(data, seed=seed)
+
+    monkeypatch.setattr(experiment, "load_splits", noted)
+    hftl.ablate(RECIPE, ["staged", "head"], seeds=2, budget="equal-cost", study_dir=tmp_path / "study", say=lambda line: None)
+    assert len(read) == 1
 
 
 def test_no_study_no_page(tmp_path: Path) -> None:

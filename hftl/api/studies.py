@@ -53,9 +53,7 @@ class Study:
         """
         from pandas import read_csv
 
-        if not self.paths.table.is_file():
-            raise RunError(f"{self.path}: no table here: the study is not done; the same command goes on with it")
-        return read_csv(self.paths.table)
+        return read_csv(self._written(self.paths.table))
 
     @property
     def best(self) -> Recipe:
@@ -64,9 +62,7 @@ class Study:
         Raises:
             RunError: the study is not done, or chooses nothing.
         """
-        if not self.paths.best.is_file():
-            raise RunError(f"{self.path}: no best.yaml here: the study is not done, or chooses nothing")
-        return read_recipe(self.paths.best)
+        return read_recipe(self._written(self.paths.best))
 
     @property
     def figures(self) -> list[Path]:
@@ -80,9 +76,7 @@ class Study:
         Raises:
             RunError: the study is not done.
         """
-        if not self.paths.page.is_file():
-            raise RunError(f"{self.path}: no page here: the study is not done; the same command goes on with it")
-        return read_text(self.paths.page)
+        return read_text(self._written(self.paths.page))
 
     @property
     def best_run(self) -> Run:
@@ -91,9 +85,13 @@ class Study:
         Raises:
             RunError: the study is not done, or chooses no single trial.
         """
-        if not self.paths.chosen.is_file():
-            raise RunError(f"{self.path}: no {self.paths.chosen.name} here: the study is not done, or chooses no single trial")
-        return self.trial(str(read_json(self.paths.chosen).get("trial", "")))
+        return self.trial(str(read_json(self._written(self.paths.chosen)).get("trial", "")))
+
+    def _written(self, file: Path) -> Path:
+        if not file.is_file():
+            what = "the study is not done, and the same command goes on with it; or it chooses nothing"
+            raise RunError(f"{self.path}: no {file.name} here: {what}")
+        return file
 
     def trial(self, name: str) -> Run:
         """A trial as a run: one that was finished has a model, the others have their history and validation predictions."""

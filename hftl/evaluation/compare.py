@@ -354,10 +354,12 @@ def report(comparison: Comparison, *, most: int = 5) -> Iterator[str]:
         for row in pair.differences:
             interval = "" if row.interval is None else f"   {row.interval[0]:+.4f} to {row.interval[1]:+.4f}"
             yield f"{row.metric.replace('_', ' '):<18}{row.first:>9.4f}{row.second:>9.4f}{row.difference:>+10.4f}{interval}"
-        corrected = f", {_p(pair.p_corrected)} over {len(comparison.pairs)} pairs (Holm)" if len(comparison.pairs) > 1 else ""
+        corrected = (
+            f", {p_in_words(pair.p_corrected)} over {len(comparison.pairs)} pairs (Holm)" if len(comparison.pairs) > 1 else ""
+        )
         yield (
             f"right in one alone: A {pair.right_in_first_alone:,}, B {pair.right_in_second_alone:,};"
-            f" McNemar's p {_p(pair.p)}{corrected}"
+            f" McNemar's p {p_in_words(pair.p)}{corrected}"
         )
         yield _in_a_sentence(pair, several=len(comparison.pairs) > 1)
         yield from _where(pair, comparison.size_unit, most)
@@ -370,7 +372,8 @@ def report(comparison: Comparison, *, most: int = 5) -> Iterator[str]:
             yield "the recipes agree in all that training depends on"
 
 
-def _p(value: float) -> str:
+def p_in_words(value: float) -> str:
+    """A p-value with four decimals; what is smaller than they show is "below 0.0001"."""
     return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hftl.errors import RunError
-from hftl.evaluation.compare import mcnemar
+from hftl.evaluation.compare import mcnemar, p_in_words
 from hftl.evaluation.intervals import mean_interval
 from hftl.evaluation.predictions import Predictions
 
@@ -55,10 +55,9 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
     values = record["gains"][split]
     interval = values["gain_interval"]
     shown = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    p = "below 0.0001" if values["p"] < 0.0001 else f"{values['p']:.4f}"
     line = (
         f"  baseline on {split} ({record['name']}, {record['seconds']:g} s): accuracy {values['baseline_accuracy']:.4f};"
-        f" the model gains {values['gain']:+.4f}{shown}, n = {values['n']:,}, McNemar's p {p}"
+        f" the model gains {values['gain']:+.4f}{shown}, n = {values['n']:,}, McNemar's p {p_in_words(values['p'])}"
     )
     if gains(values):
         return [line]

@@ -81,10 +81,11 @@ def ablate(study: StudyDirectory, recipe: Recipe, arms: Mapping[str, Recipe], qu
         Stopped: a signal asked for it.
     """
     with open_study(study, recipe, question):
+        experiments = Experiments()
         if question.settings["budget"] == "equal-cost":
-            arms = at_equal_cost(arms, Experiments())
+            arms = at_equal_cost(arms, experiments)
         cells = seeded(arms, question.settings["seeds"])
-        trials = run_grid(study, cells, say=say, keep=lambda cell: question.settings["test"] == "open")
+        trials = run_grid(study, cells, say=say, keep=question.settings["test"] == "open", experiments=experiments)
         summary = _write(study, recipe, cells, trials, title=f"{recipe.name}: {listed(arms)}")
         metric = recipe.run.metric
         means = {row.arm: as_rank(metric, row.spread.mean) for row in summary if row.spread is not None}

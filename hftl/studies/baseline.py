@@ -16,7 +16,7 @@ from hftl.recipe import Recipe, TextData, Timm, Transformer
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say
-from hftl.training.baseline import Drawn, chooser, draw
+from hftl.training.baseline import Drawn, at_most, chooser, draw
 from hftl.training.experiment import Experiment, make_samples, prepare_experiment
 from hftl.training.features import frozen_features
 from hftl.training.machine import make_accelerator
@@ -76,12 +76,11 @@ def _every(experiment: Experiment, train: Drawn, validation: Drawn, left_out: li
 def _features(experiment: Experiment, validation: Drawn, say: Say) -> dict[str, tuple[Rows, Rows]]:
     """For each kind of frozen features the rows of both splits."""
     recipe, splits = experiment.recipe, experiment.splits
-    accelerator = make_accelerator(recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})}), None)
+    accelerator = make_accelerator(recipe, None)
     found: dict[str, list[Rows]] = {}
     for dataset, most in ((splits.train, MOST_FEATURES), (splits.validation, MOST_ROWS)):
-        if len(dataset) > most:
-            dataset = dataset.select(np.sort(np.random.default_rng(recipe.run.seed).permutation(len(dataset))[:most]))
-        samples = make_samples(recipe, experiment.classifier, dataset, train=False)
+        rows = at_most(dataset, most, seed=recipe.run.seed)
+        samples = make_samples(recipe, experiment.classifier, rows, train=False)
         for kind, values in frozen_features(experiment, samples, accelerator, say=say).items():
             found.setdefault(kind, []).append(Rows(values, samples.targets.astype(np.int64)))
     return {kind: (rows[0], rows[1]) for kind, rows in found.items()}

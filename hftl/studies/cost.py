@@ -110,7 +110,7 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
     """Floating point operations a second in real training steps of the stage that trains most, after one step to warm up."""
     recipe = experiment.recipe
     stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward, each.trains))
-    accelerator = make_accelerator(recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})}), None)
+    accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
     weights = class_weights(recipe.stages[stage.name], class_counts(experiment), experiment.splits.label_names)
     batches = training_batches(

@@ -148,7 +148,7 @@ def _told(test: RangeTest) -> str:
 def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     recipe = experiment.recipe
     steps = min(MOST, max(FEWEST, stage.steps_per_epoch))
-    accelerator = make_accelerator(recipe.model_copy(update={"run": recipe.run.model_copy(update={"trackers": ()})}), None)
+    accelerator = make_accelerator(recipe, None)
     flat = replace(stage, schedule=ConstantSchedule())
     working = open_stage(experiment, flat, accelerator, checkpoint=None)
     weights = class_weights(recipe.stages[stage.name], class_counts(experiment), experiment.splits.label_names)

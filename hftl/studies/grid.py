@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hftl.environment import now
-from hftl.errors import RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.recipe import Recipe
 from hftl.studies.study import StudyDirectory, trial_name
-from hftl.studies.trials import Experiments, Trial, lighten, run_trial
+from hftl.studies.trials import Experiments, Trial, all_failed, divided, lighten, run_trial, sealed
 from hftl.terminal import Say
 from hftl.wording import count, duration
 
@@ -36,49 +34,42 @@ class Cell:
 
 def seeded(arms: Mapping[str, Recipe], seeds: int) -> list[Cell]:
     """Each arm with each of so many seeds, from the recipe's own on; the division of the rows stays that of the recipe."""
-    cells = []
-    for offset in range(seeds):
-        for arm, recipe in arms.items():
-            own = recipe.run.seed
-            split_seed = own if recipe.data.split_seed is None else recipe.data.split_seed
-            data = recipe.data.model_copy(update={"split_seed": split_seed})
-            run = recipe.run.model_copy(update={"seed": own + offset, "test": "sealed", "trackers": ()})
-            cells.append(Cell(arm, f"seed{own + offset}", recipe.model_copy(update={"data": data, "run": run})))
-    return cells
+    return [
+        Cell(arm, f"seed{recipe.run.seed + offset}", sealed(divided(recipe), seed=recipe.run.seed + offset))
+        for offset in range(seeds)
+        for arm, recipe in arms.items()
+    ]
 
 
 def folded(arms: Mapping[str, Recipe], folds: int) -> list[Cell]:
     """Each arm on each of so many folds of its training rows."""
-    cells = []
-    for fold in range(1, folds + 1):
-        for arm, recipe in arms.items():
-            split_seed = recipe.run.seed if recipe.data.split_seed is None else recipe.data.split_seed
-            data = recipe.data.model_copy(update={"fold": f"{fold}/{folds}", "split_seed": split_seed})
-            run = recipe.run.model_copy(update={"test": "sealed", "trackers": ()})
-            cells.append(Cell(arm, f"fold{fold}", recipe.model_copy(update={"data": data, "run": run})))
-    return cells
+    return [
+        Cell(arm, f"fold{fold}", sealed(divided(recipe, fold=f"{fold}/{folds}")))
+        for fold in range(1, folds + 1)
+        for arm, recipe in arms.items()
+    ]
 
 
 def run_grid(
-    study: StudyDirectory, cells: list[Cell], *, say: Say, keep: Callable[[Cell], bool] = lambda cell: False
+    study: StudyDirectory, cells: list[Cell], *, say: Say, keep: bool = False, experiments: Experiments | None = None
 ) -> dict[str, list[Trial]]:
     """Run the trials that are not done, and return all by arm, in the order of the cells.
 
     Args:
-        keep: whether a trial's checkpoints stay, so that it can be finished.
+        keep: the trials' checkpoints stay, so that they can be finished.
+        experiments: what was read and built for the arms already.
 
     Raises:
         RunError: every trial failed, with the reasons.
     """
-    experiments = Experiments()
+    experiments = experiments or Experiments()
     begun = now()
     trials: dict[str, list[Trial]] = {}
     for number, cell in enumerate(cells, start=1):
         run = study.trial(cell.name)
         is_new = not (run.path / "trial.json").is_file()
-        is_kept = keep(cell)
-        trial = run_trial(run, cell.recipe, experiments, keep=partial(_whatever, is_kept))
-        if not is_kept:
+        trial = run_trial(run, cell.recipe, experiments, keep=lambda metrics: keep)
+        if not keep:
             lighten(run)
         trials.setdefault(cell.arm, []).append(trial)
         if is_new:
@@ -86,16 +77,8 @@ def run_grid(
     study.note({"time": begun, "until": now(), "trials": len(cells)})
     failed = [trial for row in trials.values() for trial in row if trial.state == "failed"]
     if len(failed) == len(cells):
-        reasons = dict.fromkeys(str(trial.reason) for trial in failed)
-        raise RunError(
-            "\n".join([f"{study.path}: {count(len(cells), 'trial')}, and all failed:", *(f"  {each}" for each in reasons)])
-        )
+        raise all_failed(study.path, failed)
     return trials
-
-
-def _whatever(answer: bool, metrics: Mapping[str, float]) -> bool:
-    """The answer, however good the trial is."""
-    return answer
 
 
 def told(trial: Trial, recipe: Recipe) -> str:

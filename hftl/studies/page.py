@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hftl.errors import printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, WIDTH, save_figure
-from hftl.files import read_text, write_text
+from hftl.files import write_text
 from hftl.studies.study import StudyDirectory, read_question
 from hftl.studies.trials import Trial
 
@@ -78,11 +78,6 @@ def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, f
         axes.set_title(title)
         study.figures.mkdir(parents=True, exist_ok=True)
         save_figure(figure, study.figures / "accuracy.png")
-
-
-def page_of(study: StudyDirectory) -> str:
-    """The page as text."""
-    return read_text(study.page)
 
 
 def draw_arms(study: StudyDirectory, trials: Mapping[str, list[Trial]], *, metric: str) -> None:

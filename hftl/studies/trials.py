@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from hftl.training.engine import Evaluation, fit
 from hftl.training.experiment import Experiment, prepare_experiment
 from hftl.training.finish import predict_split
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
+from hftl.wording import count
 
 State = Literal["complete", "pruned", "failed"]
 Watcher = Callable[[Evaluation], None]
@@ -61,6 +63,24 @@ class Trial:
     """Why it failed, or was pruned."""
 
 
+def sealed(recipe: Recipe, *, seed: int | None = None) -> Recipe:
+    """The recipe as a trial has it: its test split shut, no trackers; with another seed where one is given."""
+    changed = {"test": "sealed", "trackers": (), **({} if seed is None else {"seed": seed})}
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update=changed)})
+
+
+def divided(recipe: Recipe, **changed: str) -> Recipe:
+    """The recipe with its rows divided by its own seed, whatever seed a trial gets."""
+    split_seed = recipe.run.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_seed": split_seed, **changed})})
+
+
+def all_failed(study: Path, failed: Sequence[Trial]) -> RunError:
+    """What a study says of which every trial failed: each reason once."""
+    reasons = dict.fromkeys(str(trial.reason) for trial in failed)
+    return RunError("\n".join([f"{study}: {count(len(failed), 'trial')}, and all failed:", *(f"  {each}" for each in reasons)]))
+
+
 class Experiments:
     """The experiment of each trial's recipe; what the recipe before it had as well, data or model, is not read or built again."""
 
@@ -75,8 +95,8 @@ class Experiments:
         Raises:
             RecipeError, DataError: the data or the checkpoint cannot be used.
         """
-        of_data = (recipe.data, recipe.run.seed)
-        of_model = (recipe.data, recipe.model, recipe.run.seed)
+        of_data = divided(recipe).data  # a seed that has no say in the rows reads them no second time
+        of_model = (of_data, recipe.model, recipe.run.seed)
         if self._experiment is not None and self._experiment[0] == of_model:
             experiment = self._experiment[1].with_stages(recipe)
             experiment.classifier.model.load_state_dict(self._initial)

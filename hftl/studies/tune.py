@@ -30,7 +30,7 @@ from hftl.studies.search import STORAGE, Asked, Drawn, Pruner, Sampler, Search, 
 from hftl.studies.search_figures import write_figures
 from hftl.studies.space import Range, Space, Value, even_values
 from hftl.studies.study import Question, StudyDirectory, check_same_question, open_study
-from hftl.studies.trials import Experiments, Pruned, Trial, lighten, read_trial, run_trial
+from hftl.studies.trials import Experiments, Pruned, Trial, all_failed, lighten, read_trial, run_trial, sealed
 from hftl.studies.turns import claim_trial, joined, refuse_others, token_of, turn
 from hftl.terminal import Say, Shown
 from hftl.training.engine import Evaluation
@@ -204,11 +204,7 @@ def _run(study: StudyDirectory, recipe: Recipe, space: Space, asked: Asked, expe
         best = next(iter(_complete(study, search.drawn(), recipe)), None)
         return best is None or _order(metrics, recipe) <= _order(best.metrics, recipe)
 
-    return run_trial(run, _sealed(chosen), experiments, watch, keep=leads)
-
-
-def _sealed(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"test": "sealed", "trackers": ()})})
+    return run_trial(run, sealed(chosen), experiments, watch, keep=leads)
 
 
 def _best_so_far(run: RunDirectory, metric: str) -> float:
@@ -251,9 +247,7 @@ def _conclude(
     failed = [trial for trial in done.values() if trial.state == "failed"]
     if not complete:
         if failed and not running and len(failed) == len(done):
-            reasons = dict.fromkeys(str(trial.reason) for trial in failed)
-            lines = [f"{study.path}: {count(len(failed), 'trial')}, and all failed:", *(f"  {each}" for each in reasons)]
-            raise RunError("\n".join(lines))
+            raise all_failed(study.path, failed)
         raise RunError(f"{study.path}: no trial is complete yet; the same command goes on with the study")
     best, values = complete[0], next(each.values for each in drawn if name_of(each.number) == complete[0].name)
     rows = [Predictions.load(study.trial(trial.name).predictions("validation")) for trial in complete]
@@ -414,5 +408,5 @@ def plan_tuning(recipe: Recipe, space: Space, settings: Settings) -> TuningPlan:
     trials = settings.trials if not grid else min(len(grid), settings.trials or len(grid))
     number = min(DRAWN, trials or DRAWN)
     chosen = grid[:number] if grid else draw_values(space, number, seed=recipe.run.seed)
-    arms = {f"{place} drawn": _sealed(space.recipe(recipe, values)) for place, values in enumerate(chosen, start=1)}
+    arms = {f"{place} drawn": sealed(space.recipe(recipe, values)) for place, values in enumerate(chosen, start=1)}
     return TuningPlan(plan_study("drawn at random", arms, times=1), trials, settings.pruner)

@@ -50,14 +50,20 @@ class Drawn:
     rows: Rows
 
 
+def at_most(dataset: Dataset, most: int, *, seed: int) -> Dataset:
+    """So many rows of a split, drawn by the seed, in their order; all where there are no more."""
+    if len(dataset) <= most:
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:most]))
+
+
 def draw(data: TextData | ImageData, dataset: Dataset, *, most: int, seed: int) -> Drawn:
     """At most so many rows of a split, with their texts, or the histograms of their colours.
 
     Raises:
         HftlError: a picture cannot be read any more.
     """
-    if len(dataset) > most:
-        dataset = dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:most]))
+    dataset = at_most(dataset, most, seed=seed)
     contents = list(Strings(dataset, "text")) if isinstance(data, TextData) else _histograms(data, dataset)
     return Drawn(list(Strings(dataset, "id")), Rows(contents, integers(dataset, "label").astype(np.int64)))
 

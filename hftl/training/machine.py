@@ -383,7 +383,8 @@ def make_accelerator(recipe: Recipe, run: RunDirectory | None) -> Accelerator:
     check_compile(recipe.run, state.device)
     tune_kernels(recipe.run, state.device)
     known = [tracker.value for tracker in LoggerType if tracker is not LoggerType.ALL]
-    for name in recipe.run.trackers:
+    trackers = () if run is None else recipe.run.trackers
+    for name in trackers:
         if name not in known:
             raise RecipeError.single(
                 "run.trackers", f'no tracker "{name}".{did_you_mean(name, known)}', f"allowed: {', '.join(known)}"
@@ -396,7 +397,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory | None) -> Accelerator:
         cpu=state.device.type == "cpu",
         mixed_precision=precision,
         step_scheduler_with_optimizer=False,
-        log_with=list(recipe.run.trackers) or None,
+        log_with=list(trackers) or None,
         project_dir=None if run is None else str(run.path),
     )
     settle_fsdp(accelerator)
