@@ -58,7 +58,7 @@ def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirec
 
 def test_help_teaches_each_command_without_loading_a_model() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "hftl.cli", "--help"],
+        [sys.executable, "-m", "hftl", "--help"],
         capture_output=True,
         text=True,
         timeout=120,

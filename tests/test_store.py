@@ -25,7 +25,7 @@ from hftl.store import Builder, NoRoom, Removed, Rows, cache_folder, exclusive_l
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hftl.store._not_again", {})
+    monkeypatch.setattr("hftl.store.folder._not_again", {})
     return tmp_path / "cache"
 
 
@@ -404,7 +404,7 @@ def test_entries_of_another_user_are_neither_believed_nor_counted(cache: Path, m
 
 def test_a_lock_that_is_held_for_ever_costs_one_wait(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built("a")
-    monkeypatch.setattr("hftl.store.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("hftl.store.folder.LOCK_SECONDS", 0.3)
     with (cache / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         began = time.monotonic()

@@ -1,0 +1,46 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe script (.py), a recipe.yaml, a run directory, or hub:OWNER/NAME for a published one.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Changes to the recipe, such as `data.source=photos/ stages.all.lr=3e-5`.",
+        show_default=False,
+    ),
+]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run is written; default: runs/NAME.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped, from its last checkpoint.")]
+NoTest = Annotated[
+    bool, typer.Option("--no-test", help="Leave the test split shut; `hftl test` opens it later. The same as run.test=sealed.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.", show_default=False)]
+RunOrRepo = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_REPO", help="A run directory, or a published run as OWNER/NAME or OWNER/NAME@REVISION.", show_default=False
+    ),
+]
+StudyDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--study-dir", metavar="DIR", help="Where the study is written, or continued; default: studies/NAME.", show_default=False
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the trials and what they cost by a few real steps. Fits nothing.")]

@@ -1,0 +1,143 @@
+"""Commands of a recipe: show what it comes to, and train it; and of the machine that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hftl import api
+from hftl.cli.arguments import NoTest, Overrides, RecipeArgument, Resume, RunDir
+from hftl.cli.printing import err, out, plain, say
+from hftl.errors import DataError, RunError
+from hftl.launch import is_main_process
+from hftl.recipe import Recipe
+from hftl.terminal import show as show_on
+from hftl.terminal import tell
+
+
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+) -> None:
+    """Show which layers train at which rate in which stage, and what it costs. Trains nothing.
+
+    Reads the data and builds the model, so a mistake in the recipe, the data or the checkpoint shows here.
+
+        hftl plan recipes/bert_imdb.py stages.all.layer_decay=0.9
+    """
+    lines: list[str] = []
+    result = api.plan(api.load_recipe(recipe, overrides or ()), source=recipe, say=lines.append)
+    if json:
+        out.print_json(data=result.to_dict(), ensure_ascii=True)
+    else:
+        show_on(out, result)
+    for line in lines:
+        tell(line)
+
+
+def audit(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON, for programs; problems too.")] = False,
+) -> None:
+    """Look through the data before training: what cannot be read, is there twice, is cut off, or is rare. Trains nothing.
+
+    What has to be put right first is refused with exit code 2. `hftl train` does the same by itself.
+
+        hftl audit recipes/bert_imdb.py data.on_duplicate=drop
+    """
+    try:
+        report = api.audit(api.load_recipe(recipe, overrides or ()))
+    except DataError as error:
+        if not json:
+            raise
+        out.print_json(data={"problems": [asdict(problem) for problem in error.problems]}, ensure_ascii=True)
+        raise typer.Exit(error.exit_code) from None
+    if json:
+        out.print_json(data=report.to_dict(), ensure_ascii=True)
+    else:
+        out.print(report, highlight=False)
+
+
+def train(
+    recipe: RecipeArgument, overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False
+) -> None:
+    """Carry out a recipe: train its stages, open the test split once, write metrics, figures and a model card.
+
+        hftl train recipes/resnet_hotdog.py data.source=photos/ --run-dir runs/photos
+
+        hftl train recipes/resnet_hotdog.py stages.all.lr=1e-4 --no-test --run-dir runs/trial-3
+
+        hftl train runs/photos --resume
+
+        hftl train hub:me/hotdog-resnet18 data.source=photos/
+
+    On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl train RECIPE`.
+    """
+    base_run = api.load(recipe) if Path(recipe).is_dir() else None
+    is_run = base_run is not None and base_run.paths.recipe.is_file()
+    if resume and Path(recipe).suffix not in {".py", ".yaml", ".yml"} and not is_run:
+        raise RunError(f"{recipe}: no run here (there is no recipe.yaml in it). Leave out --resume to start one from a recipe")
+    if base_run is not None and is_run and not base_run.finished and not resume and run_dir is None:
+        raise RunError(f"{recipe}: an unfinished run. Continue it with --resume, or repeat its recipe elsewhere with --run-dir")
+    chosen = api.load_recipe(recipe, sealed(overrides, no_test))
+    if run_dir is None and resume and base_run is not None:
+        run_dir = base_run.path
+    train_recipe(chosen, run_dir=run_dir, resume=resume, source=recipe)
+
+
+def train_recipe(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:
+    """Train, and say what to do next."""
+    run = api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err)
+    if is_main_process():
+        example = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
+        for line in (
+            f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, confusion matrix, calibration",
+            f"  try:    hftl predict {run.path} {example}",
+            f"  share:  hftl push {run.path} OWNER/NAME --dry-run",
+        ):
+            show_on(err, line)
+
+
+def sealed(overrides: Sequence[str] | None, no_test: bool) -> list[str]:
+    """The overrides, with what --no-test stands for."""
+    return [*(overrides or []), *(["run.test=sealed"] if no_test else [])]
+
+
+def show(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The picture to write, for picture recipes.")] = Path(
+        "augmentation.png"
+    ),
+) -> None:
+    """Show what training will see: a grid of augmented pictures, or texts as the model's tokens."""
+    for line in api.show(api.load_recipe(recipe, overrides or ()), output):
+        say(line)
+
+
+def doctor() -> None:
+    """Look for what keeps training from working here: versions, number formats, memory, the Hub's settings."""
+    checks = api.examine()
+    for check in checks:
+        mark = {True: "[green]ok  [/green]", False: "[red]bad [/red]", None: "[dim]-   [/dim]"}[check.ok]
+        out.print(f"{mark} {check.name:<24} {plain(check.found)}", highlight=False)
+        if check.ok is False and check.advice:
+            out.print(f"     {'':<24} [yellow]{plain(check.advice)}[/yellow]", highlight=False)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe, by which an editor completes and checks a recipe.yaml.
+
+        hftl schema > recipe.schema.json
+
+    A recipe.yaml names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`
+    """
+    out.print_json(data=Recipe.model_json_schema(), ensure_ascii=True)
