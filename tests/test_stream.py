@@ -17,8 +17,9 @@ from hub_server import LocalHub
 from PIL import Image as Pillow
 
 from hftl.data import hub as reading
-from hftl.data import rows as table_rows
+from hftl.data.image import Pictures
 from hftl.data.source import load_splits
+from hftl.data.text import Texts
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
 
@@ -31,8 +32,8 @@ def cache(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setitem(reading._STREAM_BUFFER, "text", 20)
-    monkeypatch.setitem(reading._STREAM_BUFFER, "image", 8)
+    monkeypatch.setattr(Texts, "stream_buffer", 20)
+    monkeypatch.setattr(Pictures, "stream_buffer", 8)
     monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 1)  # of 20, every 5 s
     monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0)
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
@@ -155,7 +156,7 @@ def test_splits_that_are_not_used_are_not_streamed(hub: LocalHub, cache: Path) -
 def test_what_an_interrupted_stream_left_is_written_over(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_films(hub)
     write, calls = ArrowWriter.write_table, 0
-    monkeypatch.setitem(table_rows.STREAM_BATCH, "text", 10)
+    monkeypatch.setattr(Texts, "rows_at_once", 10)
 
     def dies(*arguments: Any, **options: Any) -> None:
         nonlocal calls

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
-from hftl.data.duplicates import LeftOut
 from hftl.data.layout import Role
-from hftl.data.loader import Samples
-from hftl.data.rows import Table
 from hftl.errors import Problem
 from hftl.recipe import ImageData, TextData
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they read rows, and ask a content how
     from hftl.data.decoding import Note
+    from hftl.data.duplicates import LeftOut
     from hftl.data.inputs import Inputs
+    from hftl.data.loader import Samples
+    from hftl.data.rows import Source, Table
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,40 @@ class Scan:
 
 class Content(Protocol):
     """One kind of content, as one recipe reads it."""
+
+    rows_at_once: int
+    """Rows of a source that are in memory at once while it is copied."""
+    stream_buffer: int
+    """Rows of the shuffle buffer of a stream, which are in memory: a text takes some kB, a picture as it is stored some 100 kB."""
+    names_files: bool
+    """Whether a table may have paths of files, so that folders beside it hold them."""
+
+    @property
+    def column(self) -> str:
+        """The source's name for the column that it comes from."""
+
+    def open_folder(self, folder: Path) -> Source:
+        """A folder on this machine as a source.
+
+        Raises:
+            DataError: it holds nothing that can be read.
+        """
+
+    def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
+        """Set `table.content`, or its problems.
+
+        Args:
+            table: of one split.
+            content: the column as it was read, under the name of the kind, or Python values of it.
+            folder: below which paths lie; None: there is none, as on the Hub.
+        """
+
+    def fetch(self, batch: pa.Table) -> pa.Table:
+        """Rows of a stream with all that belongs to them.
+
+        Raises:
+            DataError: a part of them is none of the data set's.
+        """
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Read every row of the source once."""

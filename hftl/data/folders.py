@@ -179,7 +179,8 @@ def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, al
 
     `alone`: it is the whole source, which a column may divide.
     """
-    source = table_source({name: [file]}, folder, data, picture=_FILE_NAME, alone=alone)
+    own = data.model_copy(update={"image_column": _FILE_NAME})
+    source = table_source({name: [file]}, folder, data, own=own, alone=alone)
     if source.split_column is not None:
         return source
 

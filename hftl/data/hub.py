@@ -16,16 +16,15 @@ import pyarrow as pa
 from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset
 from datasets.arrow_writer import ArrowWriter
 from datasets.exceptions import DatasetsError
-from datasets.table import embed_table_storage
 
 from hftl.data.columns import Strings
+from hftl.data.content import content_of
 from hftl.data.layout import (
     PICTURES,
     SPLIT_COLUMNS,
     TABLES,
 )
 from hftl.data.rows import (
-    STREAM_BATCH,
     TEST_SEED,
     Parsed,
     Source,
@@ -89,7 +88,7 @@ def open_hub(data: TextData | ImageData) -> Source:
         DataError: there is no such data set, or it cannot be read.
     """
     if data.stream_samples is not None:
-        return _open_stream(data, Stream(data.stream_samples, _STREAM_BUFFER[data.kind]))
+        return _open_stream(data, Stream(data.stream_samples, content_of(data).stream_buffer))
     try:
         builder = datasets.load_dataset_builder(data.source, data.config, revision=data.revision)
         builder.download_and_prepare()
@@ -111,10 +110,6 @@ def open_hub(data: TextData | ImageData) -> Source:
     readers = {name: reader(name, functools.partial(parse, name), None, data) for name in names}
     source = Source("hub", readers, revision=commit)
     return by_column(source, list(names), lambda name: names[name].column_names, parse, None, data)
-
-
-_STREAM_BUFFER = {"text": 10_000, "image": 1_000}
-"""Rows of the shuffle buffer, which is in memory: a text takes some kB, a picture as it is stored some 100 kB."""
 
 
 def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
@@ -209,10 +204,11 @@ def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData |
 
     The rows of a batch and of the buffer are in memory, and no more. What an interrupted call has left is written over.
     """
+    content = content_of(data)
     if rows.features:
         rows = rows.decode(False)  # or datasets opens pictures, in threads
     sample = rows.shuffle(seed=TEST_SEED, buffer_size=stream.buffer).take(stream.rows).with_format("arrow")
-    batches = sample.iter(batch_size=STREAM_BATCH[data.kind])
+    batches = sample.iter(batch_size=content.rows_at_once)
     first = next(batches, None)
     if first is None:
         return Table(name, [], [], None, None, None, [])
@@ -228,22 +224,9 @@ def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData |
     partial = file.with_suffix(".partial")
     with partial.open("wb") as output, ArrowWriter(features=features, stream=output) as writer:
         for batch in itertools.chain([first], batches):
-            writer.write_table(_with_pictures(batch.select(wanted).cast(features.arrow_schema), data))
+            writer.write_table(content.fetch(batch.select(wanted).cast(features.arrow_schema)))
         writer.finalize(close_stream=False)
         output.flush()
         os.fsync(output.fileno())
     partial.replace(file)
     return None
-
-
-def _with_pictures(batch: pa.Table, data: TextData | ImageData) -> pa.Table:
-    """Fetch the pictures that are files of the data set, for which a stream has addresses; no other address is followed."""
-    column = batch.column(content_column(data))
-    if isinstance(data, TextData) or not pa.types.is_struct(column.type):
-        return batch
-    own = f"hf://datasets/{data.source}@"
-    for picture in column.to_pylist():
-        if picture is not None and picture["bytes"] is None and not str(picture["path"]).split("::")[-1].startswith(own):
-            what = f"a picture without bytes that is no file of the data set either: {picture['path']}"
-            raise DataError(data.source, [Problem(f'column "{content_column(data)}"', what)])
-    return embed_table_storage(batch, local_files=False)

@@ -27,10 +27,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import PIL
+import pyarrow as pa
 import timm
 import torch
 import torchvision
-from datasets import Dataset
+from datasets import Dataset, Value
+from datasets import Image as ImageFeature
+from datasets.table import embed_table_storage
 from PIL import Image, features
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
@@ -50,12 +53,13 @@ from hftl.data.decoding import (
     store_scans,
 )
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
+from hftl.data.folders import open_pictures
 from hftl.data.inputs import Inputs, read_pictures
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
-from hftl.data.rows import Table
+from hftl.data.rows import Source, Table, picture_paths, real, row_problems
 from hftl.data.targets import targets_of
-from hftl.errors import Problem
+from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData
 
 T = TypeVar("T")
@@ -379,8 +383,72 @@ def picture_facts(samples: ImageSamples) -> dict[str, Any]:
 class Pictures:
     """A picture an example; see `hftl.data.content`."""
 
+    rows_at_once = 100
+    stream_buffer = 1_000
+    names_files = True
+
     def __init__(self, data: ImageData) -> None:
         self.data = data
+
+    @property
+    def column(self) -> str:
+        """`data.image_column`"""
+        return self.data.image_column
+
+    def open_folder(self, folder: Path) -> Source:
+        """A folder of pictures, or tables of them."""
+        return open_pictures(self.data, folder)
+
+    def fetch(self, batch: pa.Table) -> pa.Table:
+        """Pictures that are files of the data set, for which a stream has addresses; no other address is followed."""
+        column = batch.column(self.column)
+        if not pa.types.is_struct(column.type):
+            return batch
+        own = f"hf://datasets/{self.data.source}@"
+        for picture in column.to_pylist():
+            if picture is not None and picture["bytes"] is None and not str(picture["path"]).split("::")[-1].startswith(own):
+                what = f"a picture without bytes that is no file of the data set either: {picture['path']}"
+                raise DataError(self.data.source, [Problem(f'column "{self.column}"', what)])
+        return embed_table_storage(batch, local_files=False)
+
+    def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
+        """Pictures as they are stored, undecoded: bytes, or absolute paths."""
+        if isinstance(content, Dataset):
+            feature = content.features["image"]
+            dtype = feature.dtype if isinstance(feature, Value) else None
+            if dtype in ("string", "large_string"):
+                content = content["image"][:]
+            elif not isinstance(feature, ImageFeature | dict) and dtype not in ("binary", "large_binary"):
+                what = f"the picture column holds {feature}; expected an Image, bytes, or paths"
+                table.problems.append(Problem(f'split "{table.name}"', what))
+                return
+            else:
+                stored = content.cast_column("image", ImageFeature(decode=False))
+                chunks = stored.data.column("image").chunks
+                has_bytes = [valid for chunk in chunks for valid in chunk.field("bytes").is_valid().to_pylist()]
+                paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+                if any(has_bytes) or folder is None:
+                    none = [row for row, has in enumerate(has_bytes) if not has and not (folder is None and paths[row])]
+                    table.problems += row_problems(table, "no picture", none)
+                    table.content = None if none else stored
+                    return
+                content = paths
+        table.problems += row_problems(table, "no picture", [row for row, path in enumerate(content) if not path])
+        strange = [row for row, path in enumerate(content) if path and not isinstance(path, str)]
+        table.problems += row_problems(table, "no path but another type", strange)
+        if folder is None:
+            what = "the picture column holds paths, and a table on the Hub comes without their files"
+            table.problems.append(Problem(f'split "{table.name}"', what))
+        if table.problems:
+            return
+        assert folder is not None
+        root = real(folder)
+        full = [real(folder / path) for path in content]
+        outside = [row for row, path in enumerate(full) if path is None or root is None or not path.is_relative_to(root)]
+        where = f"pictures lie below {folder.absolute()}"
+        table.problems += row_problems(table, "a path that leaves the data folder", outside, where)
+        if not outside:
+            table.content = picture_paths(str(path) for path in full)
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used."""

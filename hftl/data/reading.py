@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hftl.data.folders import open_pictures
+from hftl.data.content import content_of
 from hftl.data.hub import BUILDERS, HUB_ID, looks_like_a_path, open_hub
 from hftl.data.layout import (
     ROLES,
@@ -26,7 +26,7 @@ from hftl.data.layout import (
     role_of,
 )
 from hftl.data.rows import NO_SPLIT, Source, Table, asked_for
-from hftl.data.tables import open_tables, table_source
+from hftl.data.tables import table_source
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 
@@ -62,7 +62,7 @@ def open_source(data: TextData | ImageData) -> Source:
             raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join(TABLES)}",))])
         return table_source({"train": [path]}, path.parent, data)
     try:
-        return open_tables(data, path) if isinstance(data, TextData) else open_pictures(data, path)
+        return content_of(data).open_folder(path)
     except OSError as error:
         raise DataError(data.source, [Problem(str(error.filename or path), f"cannot be read: {error.strerror}")]) from None
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
 
 from hftl.data.columns import Labels, Strings, pick
+from hftl.data.content import content_of
 from hftl.data.layout import (
     SPLIT_COLUMNS,
     Role,
@@ -159,10 +160,7 @@ def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | Im
     ids = Strings.of_rows(name, parsed.count if rows is None else rows)
     table = Table(name, parsed.columns, ids, None, parsed.labels, parsed.class_names, [], remarks=list(parsed.remarks))
     if parsed.content is not None:
-        if isinstance(data, TextData):
-            _set_texts(table, parsed.content)
-        else:
-            _set_pictures(table, parsed.content, folder)
+        content_of(data).put(table, parsed.content, folder)
     return table
 
 
@@ -292,79 +290,9 @@ def by_column(
     return replace(source, splits=splits, shown=shown, split_column=column, remarks=(*source.remarks, divided))
 
 
-STREAM_BATCH = {"text": 1_000, "image": 100}
-"""Rows that are written at once."""
-
-
 def content_column(data: TextData | ImageData) -> str:
     """The source's name for the column of texts or pictures."""
-    return data.text_column if isinstance(data, TextData) else data.image_column
-
-
-def _set_texts(table: Table, content: Dataset | list[Any]) -> None:
-    if isinstance(content, Dataset):
-        feature = content.features["text"]
-        if (
-            isinstance(feature, Value)
-            and feature.dtype in ("string", "large_string")
-            and not content.data.column("text").null_count
-        ):
-            table.content = content.cast_column("text", Value("string")) if feature.dtype != "string" else content
-            return
-        content = content["text"][:]
-    table.problems += row_problems(
-        table, "no text", [row for row, text in enumerate(content) if text is None], "an empty text is allowed, a null is not"
-    )
-    table.problems += row_problems(
-        table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
-    )
-    halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
-    table.problems += row_problems(table, "half a character", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone")
-    if not table.problems:
-        table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
-
-
-def _set_pictures(table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
-    """Pictures as they are stored, undecoded: bytes, or absolute paths."""
-    if isinstance(content, Dataset):
-        feature = content.features["image"]
-        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-            content = content["image"][:]
-        elif not (
-            isinstance(feature, Image | dict) or (isinstance(feature, Value) and feature.dtype in ("binary", "large_binary"))
-        ):
-            table.problems.append(
-                Problem(f'split "{table.name}"', f"the picture column holds {feature}; expected an Image, bytes, or paths")
-            )
-            return
-        else:
-            stored = content.cast_column("image", Image(decode=False))
-            chunks = stored.data.column("image").chunks
-            has_bytes = [valid for chunk in chunks for valid in chunk.field("bytes").is_valid().to_pylist()]
-            paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
-            if any(has_bytes) or folder is None:
-                none = [row for row, has in enumerate(has_bytes) if not has and not (folder is None and paths[row])]
-                table.problems += row_problems(table, "no picture", none)
-                table.content = None if none else stored
-                return
-            content = paths
-    table.problems += row_problems(table, "no picture", [row for row, path in enumerate(content) if not path])
-    table.problems += row_problems(
-        table, "no path but another type", [row for row, path in enumerate(content) if path and not isinstance(path, str)]
-    )
-    if folder is None:
-        table.problems.append(
-            Problem(f'split "{table.name}"', "the picture column holds paths, and a table on the Hub comes without their files")
-        )
-    if table.problems:
-        return
-    assert folder is not None
-    root = real(folder)
-    full = [real(folder / path) for path in content]
-    outside = [row for row, path in enumerate(full) if path is None or root is None or not path.is_relative_to(root)]
-    table.problems += row_problems(table, "a path that leaves the data folder", outside, f"pictures lie below {folder.absolute()}")
-    if not outside:
-        table.content = picture_paths(str(path) for path in full)
+    return content_of(data).column
 
 
 def picture_paths(paths: Iterable[str]) -> Dataset:

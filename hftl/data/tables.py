@@ -26,6 +26,7 @@ from datasets.table import table_cast
 
 from hftl.data import dialect
 from hftl.data.columns import BATCH, Labels
+from hftl.data.content import content_of
 from hftl.data.layout import (
     NO_FILE,
     TABLES,
@@ -39,7 +40,6 @@ from hftl.data.layout import (
 from hftl.data.rows import (
     LOOKED_AT,
     SHOWN,
-    STREAM_BATCH,
     Parsed,
     Source,
     asked_for,
@@ -89,7 +89,7 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
     if problems:
         raise DataError(data.source, problems)
     # Folders beside tables of pictures are where the pictures are.
-    beside = [f"{folder.name}/" for folder in folders if folder.name not in inside] if isinstance(data, TextData) else []
+    beside = [f"{folder.name}/" for folder in folders if folder.name not in inside] if not content_of(data).names_files else []
     others, ignored = left_beside([file for file in files if file not in tables])
     for name in inside:
         ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not is_table(file))
@@ -159,15 +159,15 @@ def table_source(
     folder: Path,
     data: TextData | ImageData,
     *,
-    picture: str | None = None,
+    own: TextData | ImageData | None = None,
     alone: bool = True,
 ) -> Source:
     """A source of tables, by the files of each split.
 
-    `picture` is the column of pictures where it is not `data.image_column`; `alone`: a column may divide the one table there is.
+    `own` is `data` with the tables' own names of columns, where those differ; `alone`: a column may divide the one table there is.
     """
     names = list(by_split)
-    own = data if picture is None or isinstance(data, TextData) else data.model_copy(update={"image_column": picture})
+    own = own or data
 
     @functools.cache  # by `by_column` and by a reader, but never twice
     def columns_of(name: str) -> list[str]:
@@ -178,7 +178,7 @@ def table_source(
         marks = split_column(columns_of(name), own)
         parsed = (_parse_parquet if files[0].suffix.lower() == ".parquet" else _parse_rows)(files, own, marks)
         if own is not data:
-            parsed.columns = [content_column(data) if column == picture else column for column in parsed.columns]
+            parsed.columns = [content_column(data) if column == content_column(own) else column for column in parsed.columns]
         return parsed
 
     readers = {name: reader(name, functools.partial(parse, name), folder, data) for name in names}
@@ -263,7 +263,7 @@ def _as_arrow(files: Sequence[Path], columns: Sequence[str], data: TextData | Im
             partial = kept_columns.with_suffix(".partial")
             try:
                 with partial.open("wb") as output, ArrowWriter(features=features, stream=output) as writer:
-                    for batch in _batches(files, columns, STREAM_BATCH[data.kind]):
+                    for batch in _batches(files, columns, content_of(data).rows_at_once):
                         writer.write_table(table_cast(batch, features.arrow_schema))
                     writer.finalize(close_stream=False)
                 partial.replace(kept_columns)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,8 @@ from hftl.data.duplicates import no_fingerprints, text_fingerprints
 from hftl.data.inputs import Inputs, read_texts
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
-from hftl.data.rows import Table
+from hftl.data.rows import Source, Table, is_whole, row_problems
+from hftl.data.tables import open_tables
 from hftl.data.targets import COLUMN, targets_of
 from hftl.errors import Problem, RecipeError
 from hftl.recipe import TextData
@@ -313,8 +315,47 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
 class Texts:
     """A text an example; see `hftl.data.content`."""
 
+    rows_at_once = 1_000
+    stream_buffer = 10_000
+    names_files = False
+
     def __init__(self, data: TextData) -> None:
         self.data = data
+
+    @property
+    def column(self) -> str:
+        """`data.text_column`"""
+        return self.data.text_column
+
+    def open_folder(self, folder: Path) -> Source:
+        """Tables."""
+        return open_tables(self.data, folder)
+
+    def fetch(self, batch: pa.Table) -> pa.Table:
+        """Texts are whole as they come."""
+        return batch
+
+    def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
+        """A column of texts, of which none is null."""
+        if isinstance(content, Dataset):
+            feature = content.features["text"]
+            is_text = isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+            if is_text and not content.data.column("text").null_count:
+                table.content = content.cast_column("text", Value("string")) if feature.dtype != "string" else content
+                return
+            content = content["text"][:]
+        table.problems += row_problems(
+            table, "no text", [row for row, text in enumerate(content) if text is None], "an empty text is allowed, a null is not"
+        )
+        table.problems += row_problems(
+            table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
+        )
+        halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
+        table.problems += row_problems(
+            table, "half a character", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone"
+        )
+        if not table.problems:
+            table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Fingerprints of the texts; a split of nothing but empty ones is refused."""
