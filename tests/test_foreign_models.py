@@ -21,10 +21,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from small import Bomb, rewrite
-from small_models import MOODS, WRITERS, recipes_refusal, refusal
+from small_models import MOODS, WRITERS, build_on, recipes_refusal, refusal
 
 from hftl.errors import RecipeError
-from hftl.models import load_classifier, save_classifier, transformer, vision
+from hftl.models import glove, load_classifier, save_classifier, transformer, vision
 from hftl.recipe import Timm, Transformer
 
 
@@ -284,12 +284,8 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "padding beyond the table": ({"pad_token_id": 10**6}, "has a "),
     "padding below the table": ({"pad_token_id": -5}, "the tokenizer pads with token 0, the model with -5"),
     "padding with a text": ({"pad_token_id": "x"}, NOT_READ),
-    "labels with a gap": ({"id2label": {"0": "a", "2": "b", "3": "c"}}, NUMBERED),
     "labels in a list": ({"id2label": ["a", "b", "c"]}, NUMBERED),
     "labels under words": ({"id2label": {"a": "a", "b": "b", "c": "c"}}, NUMBERED),
-    "labels that are numbers": ({"id2label": {"0": 1, "1": 2, "2": 3}}, "each class needs a name, which is a text"),
-    "labels that are objects": ({"id2label": {"0": {}, "1": {}, "2": {}}}, "each class needs a name, which is a text"),
-    "labels of another count": ({"num_labels": 7}, 'has "num_labels": 7 in config.json, and 3 names in "id2label"'),
     "a type that is a number": ({"model_type": 3}, 'has "model_type": 3 in config.json; a name was expected'),
     "a type that is a list": ({"model_type": ["bert"]}, 'has "model_type": ["bert"] in config.json; a name was expected'),
     "no such type": ({"model_type": "bort"}, "`bort`"),
@@ -321,6 +317,25 @@ def test_a_config_that_makes_no_sense_is_refused_before_there_is_memory_behind_i
     assert message in refusal(folder)
     assert message in recipes_refusal(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+
+
+WRONG_CLASSES: dict[str, tuple[dict[str, Any], str]] = {
+    "a gap": ({"id2label": {"0": "a", "2": "b", "3": "c"}}, NUMBERED),
+    "numbers": ({"id2label": {"0": 1, "1": 2, "2": 3}}, "each class needs a name, which is a text"),
+    "another count": ({"num_labels": 7}, 'has "num_labels": 7 in config.json, and 3 names in "id2label"'),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG_CLASSES.values(), ids=WRONG_CLASSES)
+def test_classes_that_make_no_sense_are_refused_with_their_head_and_do_not_count_where_it_is_replaced(
+    saved: dict[str, Path], values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved["bert"], tmp_path / "model")
+    rewrite(folder / "config.json", **values)
+    assert message in refusal(folder)
+    built = build_on(folder)
+    assert built.model.config.id2label == {0: "yes", 1: "no"}
+    assert built.facts["new_parameters"] == ["classifier.bias", "classifier.weight"]
 
 
 def test_random_weights_of_a_foreign_config_are_no_larger_than_the_machine(saved: dict[str, Path], tmp_path: Path) -> None:
@@ -402,11 +417,8 @@ def test_a_glove_config_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("tokenizer_file", "/etc/passwd"),
         ("vocab_file", "/etc/passwd"),
         ("merges_file", "../../merges.txt"),
-        ("added_tokens_file", "sub/../../added_tokens.json"),
-        ("special_tokens_map_file", "~/special_tokens_map.json"),
         ("chat_template_file", "https://example.org/template.jinja"),
         ("spm_file", "..\\spiece.model"),
         ("source_spm", None),
@@ -435,6 +447,32 @@ def test_paths_of_the_folder_and_nothing_are_allowed(saved: dict[str, Path], tmp
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
     rewrite(folder / "tokenizer_config.json", tokenizer_file="tokenizer.json", vocab_file=None, name_or_path="/home/somebody/bert")
     load_classifier(folder)
+
+
+def test_paths_that_older_releases_left_behind_are_neither_followed_nor_saved(saved: dict[str, Path], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    glove.make_tokenizer(["other", "words"]).save_pretrained(elsewhere)
+    (elsewhere / "added_tokens.json").write_text('{"added": 3}')
+    folder = shutil.copytree(saved["bert"], tmp_path / "model")
+    rewrite(
+        folder / "tokenizer_config.json",
+        special_tokens_map_file="/home/author/.cache/huggingface/transformers/abc.def",
+        added_tokens_file=str(elsewhere / "added_tokens.json"),
+        tokenizer_file=str(elsewhere / "tokenizer.json"),
+    )
+    rewrite(folder / "special_tokens_map.json", added_tokens_file=str(elsewhere / "added_tokens.json"))
+    words = load_classifier(saved["bert"]).preprocessor.get_vocab()
+    for classifier in (load_classifier(folder), build_on(folder)):
+        assert classifier.preprocessor.get_vocab() == words
+        save_classifier(classifier, tmp_path / "again")
+        saved_again = tmp_path / "again" / "tokenizer_config.json"
+        assert not {"special_tokens_map_file", "added_tokens_file", "tokenizer_file"} & json.loads(saved_again.read_text()).keys()
+
+
+def test_a_tokenizer_file_of_the_special_tokens_is_refused(saved: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved["bert"], tmp_path / "model")
+    rewrite(folder / "special_tokens_map.json", tokenizer_file="/etc/passwd")  # which transformers would put over the folder's
+    assert '"tokenizer_file": "/etc/passwd" in special_tokens_map.json' in refusal(folder)
 
 
 TOKENIZERS: dict[str, Callable[[Any], object]] = {

@@ -294,6 +294,13 @@ def test_gpt2_without_a_padding_token_pads_with_its_end_of_text(tmp_path: Path) 
         assert torch.allclose(logits[0], built.model(**alone).logits[0], atol=1e-6)
 
 
+def test_a_padding_token_of_minus_one_is_none_and_the_tokenizers_is_taken(checkpoint: Path) -> None:
+    rewrite(checkpoint / "config.json", pad_token_id=-1)
+    built = build(checkpoint)
+    assert built.model.config.pad_token_id == built.preprocessor.pad_token_id == 0
+    assert built.model.get_input_embeddings().padding_idx == 0
+
+
 def test_roberta_holds_two_positions_fewer_than_its_table_has_rows(tmp_path: Path) -> None:
     config = {**SMALL, "max_position_embeddings": 34, "pad_token_id": 1}
     assert answers.max_positions(small_model(RobertaConfig(**config))) == 32

@@ -216,7 +216,7 @@ def _model_section(checkpoint: str) -> Transformer | Timm:
 
     if checkpoint.startswith("timm/"):
         return Timm(checkpoint=checkpoint)
-    config = check_folder(Checkpoint(checkpoint))
+    config = check_folder(Checkpoint(checkpoint), new_head=True)
     is_timm = "architecture" in config or config.get("model_type") == "timm_wrapper"
     return Timm(checkpoint=checkpoint) if is_timm else Transformer(checkpoint=checkpoint)
 

@@ -62,7 +62,7 @@ def load_classifier(folder: Path) -> Classifier:
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: no model here (there is no {CONFIG} in it)")
     try:
-        config = check_folder(Checkpoint(str(folder)))
+        config = check_folder(Checkpoint(str(folder)), new_head=False)
     except RecipeError as error:
         raise run_error(folder, error) from None
     classifier = family_saved_as(config.get("model_type") or ("timm_wrapper" if "architecture" in config else "")).load(folder)

@@ -32,6 +32,9 @@ ADAPTER = "adapter_config.json"
 # The files from which transformers takes the arguments of a tokenizer, the second after it has replaced the paths of the first.
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER = "tokenizer.json"
+LEFT_OVER = ("special_tokens_map_file", "added_tokens_file")
+"""Keys of these files that older releases of transformers wrote, with a path of their author's machine, and none reads. A
+"tokenizer_file" of tokenizer_config.json is one too: transformers puts the file that it found in the folder in its place."""
 TEMPLATES = "additional_chat_templates"
 """The one folder inside a checkpoint that transformers opens."""
 
@@ -48,11 +51,12 @@ COUNTS = re.compile(r"(layers?|depths?|blocks|block_sizes|groups|group_num|exper
 ATTENTION = (None, "eager", "sdpa")
 
 
-def check_folder(checkpoint: Checkpoint) -> dict[str, Any]:
+def check_folder(checkpoint: Checkpoint, *, new_head: bool) -> dict[str, Any]:
     """What config.json says, once nothing beside it leads out of the checkpoint or asks for code.
 
     To be called before any library reads a checkpoint, whoever wrote it. It reads the JSON files, the tokenizer's among them, and
-    the names of the others; the weights are looked at by `check_size`.
+    the names of the others; the weights are looked at by `check_size`. With `new_head` its classes are not used, and may be
+    called anything.
 
     Raises:
         RecipeError: a file that is no JSON object or nested without end, a path or a link that leaves the folder, an adapter, a
@@ -68,6 +72,7 @@ def check_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         raise checkpoint.refused(what, None, "Merge it into its model (peft: merge_and_unload), save that, and name its folder.")
     config = read_object(checkpoint, config_file)
     _check_config(checkpoint, config)
+    _check_classes(checkpoint, config, new_head)
     of_tokenizer = {TOKENIZER: None}  # an ordered set
     for file in beside[: len(TOKENIZER_FILES)]:
         if file is not None:
@@ -145,7 +150,7 @@ def _check_entries(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _check_config(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-    """Refuse what config.json may say that no classifier needs, and classes that are not names in order."""
+    """Refuse what config.json may say that no classifier needs."""
     for key in ("model_type", "architecture"):
         if not isinstance(config.get(key), str | None):
             raise checkpoint.refused(f'has "{key}": {as_json(config[key])} in {CONFIG}; a name was expected')
@@ -163,23 +168,26 @@ def _check_config(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
         raise checkpoint.refused(f'has "initializer_range": {as_json(spread)} in {CONFIG}; 0.02 is usual')
     _check_tokenizer_class(checkpoint, CONFIG, config)
     check_counts(checkpoint, config)
-    _check_classes(checkpoint, config)
 
 
-def _check_classes(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+def _check_classes(checkpoint: Checkpoint, config: dict[str, Any], new_head: bool) -> None:
+    """Refuse classes that are not names in order; with a new head only what could not be read at all."""
     names = config.get("id2label")
     if names is not None:
-        if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
+        if not isinstance(names, dict) or not (
+            all(key.isdecimal() for key in names) if new_head else set(names) == {str(i) for i in range(len(names))}
+        ):
             what = f'has "id2label": {as_json(names)} in {CONFIG}'
             raise checkpoint.refused(what, None, 'Class names under "0", "1", "2" and so on were expected, none left out.')
-        check_label_names(checkpoint, "id2label", list(names.values()))
+        if not new_head:
+            check_label_names(checkpoint, "id2label", list(names.values()))
     for key in ("num_labels", "num_classes"):
         number = config.get(key)
         if number is None:
             continue
         if not is_whole(number, 0, MOST_CLASSES):
             raise checkpoint.refused(f'has "{key}": {as_json(number)} in {CONFIG}; 0 to {MOST_CLASSES:,} classes can be read')
-        if names is not None and number != len(names):
+        if names is not None and number != len(names) and not new_head:
             raise checkpoint.refused(f'has "{key}": {number} in {CONFIG}, and {len(names)} names in "id2label"')
 
 
@@ -202,7 +210,8 @@ def _check_tokenizer(checkpoint: Checkpoint, file: str, values: dict[str, Any]) 
         what = f'has "init_inputs": {as_json(values["init_inputs"])} in {file}'
         raise checkpoint.refused(what, None, "They would be handed to the tokenizer as they are. Leave the key out.")
     for key, value in values.items():
-        if not key.endswith(("_file", "_files")) or value is None:
+        replaced = key == "tokenizer_file" and file == TOKENIZER_FILES[0]
+        if not key.endswith(("_file", "_files")) or value is None or key in LEFT_OVER or replaced:
             continue
         places = value if isinstance(value, list) else [value]
         if key == "gguf_file" or not all(isinstance(place, str) and _inside(place) for place in places):
@@ -217,7 +226,7 @@ def _check_tokenizer(checkpoint: Checkpoint, file: str, values: dict[str, Any]) 
 def _named_tokenizers(values: dict[str, Any]) -> list[str]:
     """The files that transformers may open in the place of tokenizer.json: of older formats, by the version of the library."""
     named = [values.get("tokenizer_file"), *(values.get("fast_tokenizer_files") or [])]
-    return [name for name in named if isinstance(name, str)]
+    return [name for name in named if isinstance(name, str) and _inside(name)]
 
 
 def _check_growth(checkpoint: Checkpoint, name: str) -> None:

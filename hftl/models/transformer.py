@@ -43,7 +43,7 @@ from hftl.models.checkpoint import (
     run_error,
 )
 from hftl.models.family import Classifier, Family
-from hftl.models.foreign import bounded_tokenizer, check_folder, check_size
+from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
 from hftl.names import CODE_SETTINGS
 from hftl.recipe import Recipe, Transformer
 from hftl.wording import listed
@@ -64,8 +64,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
     """
     checkpoint = find_checkpoint(spec)
     with quiet_loading():
-        config = _config(checkpoint)
-        same_labels = _label_names(config) == tuple(label_names)
+        config = _config(checkpoint, new_head=True)
+        same_labels = config.id2label == dict(enumerate(label_names))
         _set_labels(config, label_names)
         if spec.dropout is not None:
             _set_dropout(config, spec.dropout)
@@ -123,7 +123,7 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     Raises:
         RecipeError: there is no such model, a weight of it is missing, or the tokenizer does not belong to it.
     """
-    model, missing = _load(checkpoint, _config(checkpoint))
+    model, missing = _load(checkpoint, _config(checkpoint, new_head=False))
     if missing:
         raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
     tokenizer = _tokenizer(checkpoint)
@@ -203,8 +203,8 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield from _outermost_lists(child, f"{path}{name}.")
 
 
-def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    values = check_folder(checkpoint)
+def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
+    values = check_folder(checkpoint, new_head=new_head)
     if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
         what = f'is a "{values.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
         raise checkpoint.refused(what, None, f'hftl runs no code of a checkpoint ("auto_map" in {CONFIG}). Choose another model.')
@@ -215,12 +215,6 @@ def _config(checkpoint: Checkpoint) -> PreTrainedConfig:
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
     return cast(PreTrainedConfig, config)
-
-
-def _label_names(config: PreTrainedConfig) -> tuple[str, ...]:
-    """Class names of a config, in order."""
-    id2label = cast(dict[int, str], config.id2label)
-    return tuple(id2label[i] for i in sorted(id2label))
 
 
 def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
@@ -251,6 +245,8 @@ def _is_rate(value: Any) -> bool:
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with Understood(checkpoint, "has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
+    for key in LEFT_OVER:
+        tokenizer.init_kwargs.pop(key, None)  # or it would be saved again
     if not tokenizer.is_fast:
         what = f"has a slow tokenizer, {type(tokenizer).__name__}; hftl needs a tokenizer.json"
         raise checkpoint.refused(what, None, "Where transformers has a fast one of its kind, save that.", ANOTHER)
@@ -268,6 +264,7 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     """One padding token for both. GPT-like models have none: the model's own id is taken, or the end of text."""
     expected: int | None = getattr(config, "pad_token_id", None)
+    expected = None if expected == -1 else expected  # as the first Llama's were converted: there is none
     if tokenizer.pad_token_id is None:
         with Understood(checkpoint, f'has a tokenizer without the padding token that {CONFIG} names, "pad_token_id": {expected}'):
             token = tokenizer.eos_token if expected is None else tokenizer.convert_ids_to_tokens(expected)

@@ -87,7 +87,7 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
             channels, no groups, or a size that the network cannot take.
     """
     checkpoint = None if _is_architecture(spec) else find_checkpoint(spec)
-    source = _registered(spec.checkpoint) if checkpoint is None else _read_source(checkpoint)
+    source = _registered(spec.checkpoint) if checkpoint is None else _read_source(checkpoint, new_head=True)
     arguments = {**source.arguments, "drop_rate": spec.dropout}
     if image_size is not None and (source.pretrained_cfg.get("fixed_input_size") or "img_size" in arguments):
         arguments["img_size"] = image_size  # where weights depend on the size (a ViT's positions), timm resamples them
@@ -144,7 +144,7 @@ def load(folder: Path) -> Classifier:
 
 
 def _load_saved(checkpoint: Checkpoint) -> Classifier:
-    source = _read_source(checkpoint)
+    source = _read_source(checkpoint, new_head=False)
     if source.label_names is None:
         raise checkpoint.refused("names no classes")
     check_label_names(checkpoint, "label_names", source.label_names)
@@ -184,9 +184,9 @@ def _registered(name: str) -> _Source:
     return _Source(name.partition(".")[0], {}, _without_places(pretrained_cfg))
 
 
-def _read_source(checkpoint: Checkpoint) -> _Source:
+def _read_source(checkpoint: Checkpoint, *, new_head: bool) -> _Source:
     """What the checkpoint's config.json, in timm's format, says."""
-    config = check_folder(checkpoint)
+    config = check_folder(checkpoint, new_head=new_head)
     pretrained_cfg, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
     if not isinstance(pretrained_cfg, dict) or not isinstance(config.get("architecture"), str):
         raise checkpoint.refused('is no timm model: its config.json has no "architecture" and "pretrained_cfg"')

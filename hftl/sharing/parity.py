@@ -101,7 +101,7 @@ def _serve(run: RunDirectory, publication: Publication, task: str) -> list[dict[
             if is_model_file(name):
                 shutil.copyfile(file, served / name)
         try:
-            check_folder(Checkpoint(str(served)))  # as a foreign one: the run may have been
+            check_folder(Checkpoint(str(served)), new_head=False)  # as a foreign one: the run may have been
         except RecipeError as error:
             raise run_error(served, error) from None
         environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": f"{folder}/modules", "HF_TOKEN_PATH": f"{folder}/no-token"}
