@@ -932,6 +932,14 @@ def test_the_front_matter_of_a_card_with_a_licence_is_fine(fresh: Fresh, family:
         ({"license": "Apache-2"}, 'The Hub knows no licence "Apache-2". Did you mean "apache-2.0"? Give card.license=...'),
         ({"license": "mit\n---\n# x"}, "The Hub knows no licence"),
         ({"license": "mit", "language": "English"}, "The language 'English' is not a code of two or three small letters"),
+        (
+            {"license": "mit", "language": "zh-CN"},
+            "The language 'zh-CN' is not a code of two or three small letters; the Hub takes no",
+        ),
+        (
+            {"license": "mit", "language": "en, de"},
+            "The language 'en, de' is not a code of two or three small letters; several are a",
+        ),
         ({"license": "mit", "dataset": "Film reviews: all"}, 'datasets: "Film reviews: all" is not an id on the Hub'),
         ({"license": "mit", "base_model": "../../etc"}, 'base_model: "../../etc" is not an id on the Hub'),
     ],
@@ -944,6 +952,12 @@ def test_what_the_hub_would_not_take_is_said_with_the_way_out(copy: RunDirectory
 def test_languages_that_yaml_reads_as_something_else_are_kept(copy: RunDirectory) -> None:
     card = render_card(with_card(copy, license="mit", language="no"))
     assert front_matter(card)["language"] == "no" and check_front_matter(card) == []
+
+
+def test_several_languages_and_multilingual_are_languages(copy: RunDirectory) -> None:
+    for language, said in (("multilingual", "multilingual"), (["en", "de"], ["en", "de"])):
+        card = render_card(with_card(copy, license="mit", language=language))
+        assert front_matter(card)["language"] == said and check_front_matter(card) == []
 
 
 @pytest.mark.parametrize(

@@ -402,6 +402,21 @@ def test_a_file_that_is_not_there_or_not_readable_is_an_error_of_the_recipe(tmp_
             vector_files.read_vectors(f"{tmp_path}/{name}")
 
 
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (b"\xba\x16\x4f\x2f\x0c\0\0\0" + bytes(range(256)) * 2000, r"name the \.vec file that fasttext\.cc has beside it"),
+        (b"3 4\ncat \0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\n", r"load_word2vec_format\(.*, binary=True\)"),
+    ],
+    ids=["fastText", "word2vec"],
+)
+def test_a_binary_file_of_vectors_is_refused_with_the_one_that_is_read(content: bytes, way_out: str, tmp_path: Path) -> None:
+    for name, packed in (("v.bin", content), ("v.bin.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(RecipeError, match=f"a binary file; word vectors are read as text.*\n.*{way_out}"):
+            vector_files.read_vectors(str(tmp_path / name))
+
+
 def test_the_name_of_a_vectors_file_leaves_its_folder_out() -> None:
     assert vector_files.file_name("/home/me/glove.6B.100d.txt") == "glove.6B.100d.txt"
     assert vector_files.file_name("/home/me/glove.6B.zip:inside/glove.6B.100d.txt") == "glove.6B.100d.txt"

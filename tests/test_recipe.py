@@ -111,6 +111,23 @@ def test_vectors_are_a_key_of_the_glove_families() -> None:
     assert isinstance(recipe.model, TextCNN) and recipe.model.vectors == "b.txt"
 
 
+def test_another_family_takes_the_place_of_the_section_but_for_what_it_has_too() -> None:
+    network = override(small(), ["model.family=textcnn", "model.vectors=v.txt"]).model
+    assert isinstance(network, TextCNN) and network == TextCNN(vectors="v.txt")  # and no dropout of None, which nobody wrote
+    written = small(model=TextCNN(vectors="v.txt", max_words=500, channels=8))
+    assert override(written, ["model.family=bilstm"]).model == BiLSTM(vectors="v.txt", max_words=500)
+    assert override(written, ["model.family=textcnn"]).model == written.model
+    pictures = override(small(), ["data.kind=image", "model.family=timm", "data.image_size=32"])
+    assert pictures.data == ImageData(source="reviews/", image_size=32) and pictures.model == Timm(checkpoint="bert")
+    with pytest.raises(RecipeError, match=r"1 problem in .*\n  model.vectors: missing"):
+        override(small(), ["model.family=textcnn"])
+
+
+def test_a_space_at_the_end_of_a_value_is_a_part_of_it() -> None:
+    data = override(small(), ["data.text_column=text ", "data.max_length= 64", "data.revision= "]).data
+    assert isinstance(data, TextData) and (data.text_column, data.max_length, data.revision) == ("text ", 64, None)
+
+
 def test_every_mistake_is_in_one_report_with_the_nearest_guess() -> None:
     with pytest.raises(RecipeError) as caught:
         override(

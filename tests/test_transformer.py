@@ -509,6 +509,13 @@ def with_code_of_its_own(folder: Path) -> None:
     rewrite(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
 
 
+def test_a_checkpoint_one_folder_too_high_names_those_in_it(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "runs" / "first" / "model")
+    with pytest.raises(RecipeError) as caught:
+        build(tmp_path / "runs" / "first")
+    assert f"has no config.json\n      checkpoints are in it: model.checkpoint={tmp_path}/runs/first/model" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [

@@ -81,8 +81,13 @@ class Checkpoint:
         what = f"has no {name}" if self.local else f"is no folder here, and the Hub gave no {name} of it"
         path = self._find(name, what)
         if path is None:
-            raise self.refused(what)
+            raise self.refused(what, None, *(self._inside() if name == CONFIG else ()))
         return path
+
+    def _inside(self) -> list[str]:
+        """The way out where the folder is one too high: that of a run, or of several checkpoints."""
+        folders = sorted(file.parent for file in Path(self.name).glob("*/" + CONFIG)) if self.local else []
+        return [f"checkpoints are in it: model.checkpoint={folder}" for folder in folders[:3]]
 
     def file_or_none(self, name: str) -> Path | None:
         """Path of a file that a checkpoint need not have.

@@ -34,6 +34,8 @@ _MOST_DIMENSIONS = 4_096
 
 _LONGEST_LINE = 200_000  # bytes
 
+_FASTTEXT = b"\xba\x16\x4f\x2f"  # how its binary files begin
+
 # Numbers as text are 2 to 3 times their compressed size, and deflate can make 1,032 bytes of one.
 _MOST_INFLATED, _ALWAYS_READ = 100, 100_000_000
 
@@ -157,9 +159,20 @@ def _lines(path: str, stream: IO[bytes]) -> Iterator[bytes]:
         line = stream.readline(_LONGEST_LINE + 1)
         if not line:
             return
+        if b"\0" in line:
+            raise _binary(path, line if number == 1 else b"")
         if len(line) > _LONGEST_LINE:
             raise _error(path, [f"line {number}: longer than {_LONGEST_LINE:,} bytes, so no word and its vector"])
         yield line
+
+
+def _binary(path: str, first_line: bytes) -> RecipeError:
+    """The refusal of a file that is no text: fastText's .bin, word2vec's, an archive of another kind."""
+    what = "a binary file; word vectors are read as text: GloVe's .txt or word2vec's .vec, also as .gz or in a .zip"
+    if first_line.startswith(_FASTTEXT):
+        return _error(path, [what], "this is fastText's binary format: name the .vec file that fasttext.cc has beside it")
+    ways = f'gensim.models.KeyedVectors.load_word2vec_format("{path}", binary=True).save_word2vec_format("vectors.vec")'
+    return _error(path, [what], f"word2vec's binary format is written as text by {ways}")
 
 
 class _VectorReader:

@@ -32,8 +32,8 @@ class Card(Section):
     license: str | None = None
     """An identifier the Hub knows, such as "apache-2.0": the licence of the model that comes of exactly this recipe. It never
     passes on to a model of other data, of another checkpoint, or of another person."""
-    language: str | None = None
-    """An ISO 639 code such as "en", for texts."""
+    language: str | tuple[str, ...] | None = None
+    """An ISO 639 code such as "en", several of them (["en", "de"]), or "multilingual"; for texts."""
     tags: Names = ()
     base_model: str | None = None
     """Hub id of the base model where the checkpoint is a local folder. Nothing proves it: the card says whose word it is."""

@@ -9,6 +9,9 @@ import yaml
 
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.recipe.card import Card
+from hftl.recipe.data import AnyData
+from hftl.recipe.model import AnyModel
+from hftl.recipe.problems import kind_words, options_of
 from hftl.recipe.reading import build_recipe
 from hftl.recipe.recipe import Recipe, carry_facts
 from hftl.recipe.stage import Stage
@@ -20,7 +23,8 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
 
     A value is what is written, and its field says whether that is a number or a text: ``data.revision=0123456`` keeps its zero.
     ``null`` and nothing mean None; what begins with a bracket or a quote is YAML, such as ``[layer4, head]``.
-    ``stages.all.schedule=cosine`` takes the place of the whole schedule, ``stages.all.schedule.warmup=0.1`` of one option. Facts of
+    ``stages.all.schedule=cosine`` takes the place of the whole schedule, ``stages.all.schedule.warmup=0.1`` of one option. Another
+    ``model.family`` or ``data.kind`` takes the place of its section, but for options that the new one has too. Facts of
     the card that are given here are about what the changed recipe names; the others stay about what they were about
     (`Recipe.lapsed`).
 
@@ -32,12 +36,13 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     for name, stage in recipe.stages.items():  # without defaults: those of one kind are no options of another
         values["stages"][name] |= {key: getattr(stage, key).model_dump(mode="json", exclude_defaults=True) for key in Stage.choices}
     problems: list[Problem] = []
+    _change_kinds(recipe, values, assignments)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             problems.append(Problem(assignment, "an override is written key=value, for example data.max_length=128"))
             continue
-        problems.extend(_assign(values, key, _value(key, text.strip())))
+        problems.extend(_assign(values, key, _value(key, text)))
     try:
         changed = build_recipe(values, source)
     except RecipeError as error:
@@ -51,16 +56,29 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     return changed
 
 
+def _change_kinds(recipe: Recipe, values: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Where a section becomes one of another kind, leave of it what was written and the other has too."""
+    kinds = {"model.family": (recipe.model, AnyModel), "data.kind": (recipe.data, AnyData)}
+    for assignment in assignments:
+        key, _, kind = assignment.partition("=")
+        if key in kinds:
+            section, union = kinds[key]
+            fitting = [other for other in options_of(union) if kind in kind_words(other)]
+            if fitting and not isinstance(section, fitting[0]):
+                written = section.model_dump(mode="json", exclude_defaults=True)
+                values[key.partition(".")[0]] = {name: value for name, value in written.items() if name in fitting[0].model_fields}
+
+
 def _value(key: str, text: str) -> Any:
-    """What the text of an override stands for, before its field has read it."""
+    """What the text of an override stands for, before its field has read it; a space at its end is a part of it."""
     numbers = "augmentation" in key.split(".")  # see `hftl.recipe.text`
-    if not numbers and not text.startswith(("{", "[", '"', "'")):
-        return None if text.lower() in {"", "~", "null"} else text
+    if not numbers and not text.lstrip().startswith(("{", "[", '"', "'")):
+        return None if text.strip().lower() in {"", "~", "null"} else text
     try:
         value = read_yaml(text, numbers=numbers)
     except yaml.YAMLError:
         return text  # "[draft] Pets" is a title
-    return text if isinstance(value, dict | list) and not text.startswith(("{", "[")) else value
+    return text if isinstance(value, dict | list) and not text.lstrip().startswith(("{", "[")) else value
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:

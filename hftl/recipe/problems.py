@@ -35,7 +35,7 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
             tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
             union = section.model_fields[keys[-1]].annotation if section else None
-            allowed = [str(word) for member in _options(union) for word in kind_words(member)]
+            allowed = [str(word) for member in options_of(union) for word in kind_words(member)]
             tag_value = item["ctx"].get("tag")
             guess, help = did_you_mean(str(tag_value).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
             if not tag_value:
@@ -45,7 +45,7 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             else:
                 yield Problem(f"{where}.{tag}", f'"{tag_value}" is not one of them.{guess}', help)
         elif item["type"] == "model_attributes_type" and section and keys[-1] in section.choices:
-            words = ", ".join(kind_words(member)[0] for member in _options(section.model_fields[keys[-1]].annotation))
+            words = ", ".join(kind_words(member)[0] for member in options_of(section.model_fields[keys[-1]].annotation))
             yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
         elif item["type"] == "value_error":
             yield Problem(where, str(item["ctx"]["error"]))
@@ -59,7 +59,7 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
     annotation: Any = root
     section: type[Section] | None = None
     for part in loc:
-        options = _options(annotation)
+        options = options_of(annotation)
         tagged = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel) and part in kind_words(o)), None)
         if len(options) > 1 and tagged is not None:
             annotation = tagged
@@ -80,9 +80,10 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
     return keys, section
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
+def options_of(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; a type by itself is the only one."""
     if typing.get_origin(annotation) is Annotated:
-        return _options(typing.get_args(annotation)[0])
+        return options_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
         return typing.get_args(annotation)
     return (annotation,)

@@ -86,7 +86,7 @@ def front_matter(
     ]
     card = recipe.card
     return ModelCardData(
-        language=visible(card.language) if card.language else None,
+        language=_languages(card.language),
         license=visible(card.license) if card.license else None,
         library_name="timm" if isinstance(recipe.model, Timm) else "transformers",
         pipeline_tag=task,
@@ -128,14 +128,32 @@ def _license_problems(value: Any) -> list[str]:
     return []
 
 
+def _languages(said: str | Sequence[str] | None) -> str | list[str] | None:
+    """One language as it is, several as a list."""
+    if not said:
+        return None
+    return visible(said) if isinstance(said, str) else [visible(language) for language in said]
+
+
 def _language_problems(value: Any) -> list[str]:
     languages = [] if value is None else value if isinstance(value, list) else [value]
     # YAML 1.1 reads Norwegian's "no" as false; ModelCardData quotes it, a person may not.
     return [
-        f'The language {language!r} is not a code of two or three small letters, such as "en"; give card.language=...'
+        f"The language {language!r} is not a code of two or three small letters; {_language_way_out(language)}"
         for language in languages
-        if not isinstance(language, str) or not re.fullmatch("[a-z]{2,3}", language)
+        if not isinstance(language, str) or not re.fullmatch("[a-z]{2,3}|multilingual|code", language)
     ]
+
+
+def _language_way_out(language: Any) -> str:
+    """What can be typed instead: of "zh-CN" its language, of "en, de" a list."""
+    words = re.split(r"[\s,;/]+", language.strip()) if isinstance(language, str) else []
+    if len(words) > 1 and all(re.fullmatch("[a-z]{2,3}", word) for word in words):
+        return f"several are a list: card.language=[{', '.join(words)}]"
+    tagged = re.fullmatch("([a-zA-Z]{2,3})[-_][a-zA-Z0-9_-]+", language) if isinstance(language, str) else None
+    if tagged:
+        return f"the Hub takes no region or script there: card.language={tagged[1].lower()}"
+    return "give card.language=en or another code, several as card.language=[en, de], or card.language=multilingual"
 
 
 def _choice_problems(values: Mapping[str, Any], key: str, allowed: Sequence[str] | Any) -> list[str]:
