@@ -16,12 +16,12 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from hftl.environment import now
-from hftl.files import append_json_line, flush, read_json, read_json_lines, write_json
+from hftl.files import append_json_line, flush, read_json, read_json_lines
 from hftl.recipe import flat, local_name
 from hftl.run import RunDirectory
 
@@ -148,31 +148,3 @@ def counted(known: Sequence[Opening], own: Mapping[str, int], digest: str | None
         times[run] = max(times[run], openings)
         recipes.setdefault(run, digest or f"run {run}")
     return Counted(sum(times.values()), len(times), len(set(recipes.values())))
-
-
-def count_openings(run: RunDirectory) -> str | None:
-    """Write into a run what the ledger knows of its test rows now, for its card; nothing where they are still shut.
-
-    In test_ledger.json, {"time", "openings", "runs", "recipes"}: at least those of the run itself, whose own file counts where the
-    ledger lacks them, and when it was first so many.
-
-    Returns:
-        What is wrong with the ledger: it cannot be read, and the run is left as it was; or lines of it are damaged, and were not
-        counted. None: nothing.
-
-    Raises:
-        RecipeError, RunError: a file of the run cannot be read.
-    """
-    own = list(read_json_lines(run.test_openings))
-    rows = read_json(run.data).get("test_rows")
-    if not own or rows is None:
-        return None
-    try:
-        known, problem = read_ledger()
-    except OSError as error:
-        return f"{ledger_path()}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
-    found = asdict(counted(known.get(rows, ()), {str(own[0].get("run")): len(own)}, recipe_digest(run)))
-    before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
-    if {key: before.get(key) for key in found} != found:
-        write_json(run.test_ledger, {"time": now(), **found})
-    return problem

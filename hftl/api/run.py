@@ -278,8 +278,8 @@ class Run:
             RecipeError: a fact that is none, or contradicts what was read.
             RunError: the run is not finished, or somebody else's.
         """
+        from hftl.evaluation.openings import count_openings
         from hftl.facts import contradictions
-        from hftl.ledger import count_openings
         from hftl.sharing.card import add_facts, write_card
         from hftl.sharing.front_matter import check_front_matter
         from hftl.sharing.publication import refuse_pulled

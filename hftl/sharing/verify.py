@@ -28,6 +28,7 @@ from rich.text import Text
 
 from hftl.errors import RunError, printable
 from hftl.evaluation.gain import gain
+from hftl.evaluation.openings import widened, widened_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.facts import contradictions, how_known
@@ -51,6 +52,8 @@ NOTES = (
     " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
     " and dates",
 )
+MOST_RECIPES = 1_000_000
+"""That a ledger may count: with more of them no interval can be told from the whole line."""
 TINT = 8
 """Of 255; up to which a colour is the same: at the edge of a line the last digits of a float64 may show."""
 EXACT = 1e-9
@@ -406,8 +409,23 @@ def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, An
             holds = isinstance(found, int) and found >= least and opened
             recomputed = "no opening by this run" if not opened else f"at least {least}"
             yield Claim("test_ledger.json", key, str(found), str(found) if holds else recomputed, holds)
+        yield from _compare_widened(run, recipe, counted, result)
         if runs == 1:  # then all of them are this run's own
             yield _same("test_ledger.json", "openings by this run", str(counted.get("openings")), str(own))
+
+
+def _compare_widened(run: RunDirectory, recipe: Recipe, counted: Mapping[str, Any], result: bool) -> Iterator[Claim]:
+    """How many recipes the ledger counts, and the intervals that were widened for them, from the predictions."""
+    recipes, runs = counted.get("recipes"), counted.get("runs")
+    if "recipes" in counted:
+        holds = isinstance(recipes, int) and isinstance(runs, int) and 1 <= recipes <= min(runs, MOST_RECIPES)
+        yield Claim("test_ledger.json", "recipes", str(recipes), str(recipes) if holds else "1 to as many as runs", holds)
+        if not holds:
+            return
+    found = None
+    if recipes is not None and recipes > 1 and result:
+        found = widened(Predictions.load(run.predictions("test")), widened_metrics(recipe), recipes=recipes)
+    yield from _compare_values("test_ledger.json", "widened", counted.get("widened"), found)
 
 
 # --- the figures --------------------------------------------------------------------------------------------------------------
