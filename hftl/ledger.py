@@ -22,7 +22,7 @@ from typing import Literal
 
 from hftl.environment import now
 from hftl.files import append_json_line, flush, read_json, read_json_lines
-from hftl.recipe import flat, local_name
+from hftl.recipe import Recipe, flat, local_name
 from hftl.run import RunDirectory
 
 _NO_EFFECT = (
@@ -95,16 +95,28 @@ def note_opening(run: RunDirectory, *, rows: str, by: str, purpose: Purpose) -> 
     return None
 
 
-def recipe_digest(run: RunDirectory) -> str:
+def effective(recipe: Recipe, *, seed: bool = True) -> dict[str, object]:
+    """What of a recipe has a part in what is trained, by dotted key: not what it is called, nor where things lie.
+
+    Without `seed` what all seeds have in common; which rows a seed divides is another matter.
+    """
+    no_effect = _NO_EFFECT if seed else (*_NO_EFFECT, "run.seed", "data.split_seed")
+    says = {key: value for key, value in flat(recipe) if not key.startswith(no_effect)}
+    for key in ("model.checkpoint", "model.vectors"):
+        if isinstance(says.get(key), str):
+            says[key] = local_name(says[key])
+    return says
+
+
+def recipe_digest(run: RunDirectory, *, seed: bool = True) -> str:
     """SHA-256 of all that a run's training depends on: the rows of train and validation, and what its recipe says.
+
+    Without `seed` it is the same for runs that differ in the seed alone, and have the same rows.
 
     Raises:
         RecipeError, RunError: the recipe or data.json cannot be read.
     """
-    says = {key: value for key, value in flat(run.load_recipe()) if not key.startswith(_NO_EFFECT)}
-    for key in ("model.checkpoint", "model.vectors"):
-        if isinstance(says.get(key), str):
-            says[key] = local_name(says[key])
+    says = effective(run.load_recipe(), seed=seed)
     contents = read_json(run.data).get("contents") or {}
     rows = {split: contents.get(split) for split in ("train", "validation")}
     return hashlib.sha256(json.dumps([says, rows], sort_keys=True).encode()).hexdigest()

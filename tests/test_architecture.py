@@ -94,6 +94,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.evaluation.openings",
         "hftl.evaluation.predictions",
         "hftl.evaluation.report",
+        "hftl.evaluation.seeds",
+        "hftl.ledger",
         "hftl.sharing.card",
         *CARD_PARTS,
         "hftl.sharing.contents",

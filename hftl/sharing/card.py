@@ -177,6 +177,7 @@ def _facts(
         "repeat": repeat(recipe, data, repo_id),
         "openings": openings,
         "ledger": ledger,
+        "seeds": _seeds(run),
         "widened": _widened(ledger) if split == "test" else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
@@ -202,6 +203,14 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     low, high = values["gain_interval"] or (values["gain"], values["gain"])
     said = "better" if low > 0 else "worse" if high < 0 else "open"
     return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, **values}
+
+
+def _seeds(run: RunDirectory) -> dict[str, Any] | None:
+    """What other seeds came to; None: no study was asked."""
+    if not run.seeds.is_file():
+        return None
+    record = read_json(run.seeds)
+    return {**record, "metric": str(METRICS[record["metric"]]), "seeds": ", ".join(map(str, record["seeds"]))}
 
 
 def _widened(ledger: Mapping[str, Any] | None) -> dict[str, Any] | None:

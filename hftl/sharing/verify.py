@@ -31,9 +31,11 @@ from hftl.evaluation.gain import gain
 from hftl.evaluation.openings import widened, widened_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
+from hftl.evaluation.seeds import spread
 from hftl.facts import contradictions, how_known
 from hftl.files import read_json, read_json_lines
 from hftl.freeze_proof import read_freeze_proof
+from hftl.ledger import recipe_digest
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory
 from hftl.sharing.card import hand_written, render_card
@@ -49,9 +51,11 @@ MOST = 10
 """Claims that do not hold, in one message."""
 NOTES = (
     "compared with the run's own records, which nothing can recompute: the stage table, parameters, counts and lengths of the"
-    " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
-    " and dates",
+    " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, what other"
+    " seeds came to, machine, time and dates",
 )
+MOST_OF_A_METRIC = 1e9
+"""That a metric of a seed may be; a log loss has no bound of its own."""
 MOST_RECIPES = 1_000_000
 """That a ledger may count: with more of them no interval can be told from the whole line."""
 TINT = 8
@@ -171,6 +175,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_baseline(run, stated)
+    claims += _compare_seeds(run, recipe)
     evaluations, of_evaluations = _recompute_evaluations(run)
     claims += of_evaluations
     claims += _compare_proofs(run)
@@ -341,6 +346,28 @@ def _compare_baseline(run: RunDirectory, stated: Mapping[str, Any]) -> Iterator[
         classes = (_shown(list(stored_label_names(each))) for each in (path, model))
         yield _same("baseline.json", f"{split}, classes", *classes)
         yield from _compare_values("baseline.json", split, gains[split], gain(Predictions.load(model), Predictions.load(path)))
+
+
+def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
+    """What is said of other seeds: it has to be of this recipe and these rows, and its mean and interval those of its values."""
+    if not run.seeds.is_file():
+        return
+    record = read_json(run.seeds)
+    yield _same("seeds.json", "recipe and rows", _shown(record.get("recipe")), recipe_digest(run, seed=False))
+    yield _same("seeds.json", "metric", _shown(record.get("metric")), recipe.run.metric)
+    seeds, values = record.get("seeds"), record.get("values")
+    several = isinstance(seeds, list) and isinstance(values, list) and len(seeds) == len(values) > 1
+    numbers = (
+        several
+        and all(isinstance(value, float) and abs(value) < MOST_OF_A_METRIC for value in values)
+        and all(isinstance(seed, int) for seed in seeds)
+    )
+    fits = numbers and len(set(seeds)) == len(seeds)
+    words = "a number of each of several seeds"
+    yield Claim("seeds.json", "values", words, words if fits else _shown(values), fits)
+    if fits:
+        found = dataclasses.asdict(spread(values))
+        yield from _compare_values("seeds.json", "all seeds", {key: record.get(key) for key in found}, found)
 
 
 def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
