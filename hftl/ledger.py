@@ -16,13 +16,13 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from hftl.environment import now
-from hftl.files import append_json_line, flush, read_json, read_json_lines, write_json
-from hftl.recipe import flat, local_name
+from hftl.files import append_json_line, flush, read_json, read_json_lines
+from hftl.recipe import Recipe, flat, local_name
 from hftl.run import RunDirectory
 
 _NO_EFFECT = (
@@ -95,16 +95,28 @@ def note_opening(run: RunDirectory, *, rows: str, by: str, purpose: Purpose) -> 
     return None
 
 
-def recipe_digest(run: RunDirectory) -> str:
+def effective(recipe: Recipe, *, seed: bool = True) -> dict[str, object]:
+    """What of a recipe has a part in what is trained, by dotted key: not what it is called, nor where things lie.
+
+    Without `seed` what all seeds have in common; which rows a seed divides is another matter.
+    """
+    no_effect = _NO_EFFECT if seed else (*_NO_EFFECT, "run.seed", "data.split_seed")
+    says = {key: value for key, value in flat(recipe) if not key.startswith(no_effect)}
+    for key in ("model.checkpoint", "model.vectors"):
+        if isinstance(says.get(key), str):
+            says[key] = local_name(says[key])
+    return says
+
+
+def recipe_digest(run: RunDirectory, *, seed: bool = True) -> str:
     """SHA-256 of all that a run's training depends on: the rows of train and validation, and what its recipe says.
+
+    Without `seed` it is the same for runs that differ in the seed alone, and have the same rows.
 
     Raises:
         RecipeError, RunError: the recipe or data.json cannot be read.
     """
-    says = {key: value for key, value in flat(run.load_recipe()) if not key.startswith(_NO_EFFECT)}
-    for key in ("model.checkpoint", "model.vectors"):
-        if isinstance(says.get(key), str):
-            says[key] = local_name(says[key])
+    says = effective(run.load_recipe(), seed=seed)
     contents = read_json(run.data).get("contents") or {}
     rows = {split: contents.get(split) for split in ("train", "validation")}
     return hashlib.sha256(json.dumps([says, rows], sort_keys=True).encode()).hexdigest()
@@ -148,31 +160,3 @@ def counted(known: Sequence[Opening], own: Mapping[str, int], digest: str | None
         times[run] = max(times[run], openings)
         recipes.setdefault(run, digest or f"run {run}")
     return Counted(sum(times.values()), len(times), len(set(recipes.values())))
-
-
-def count_openings(run: RunDirectory) -> str | None:
-    """Write into a run what the ledger knows of its test rows now, for its card; nothing where they are still shut.
-
-    In test_ledger.json, {"time", "openings", "runs", "recipes"}: at least those of the run itself, whose own file counts where the
-    ledger lacks them, and when it was first so many.
-
-    Returns:
-        What is wrong with the ledger: it cannot be read, and the run is left as it was; or lines of it are damaged, and were not
-        counted. None: nothing.
-
-    Raises:
-        RecipeError, RunError: a file of the run cannot be read.
-    """
-    own = list(read_json_lines(run.test_openings))
-    rows = read_json(run.data).get("test_rows")
-    if not own or rows is None:
-        return None
-    try:
-        known, problem = read_ledger()
-    except OSError as error:
-        return f"{ledger_path()}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
-    found = asdict(counted(known.get(rows, ()), {str(own[0].get("run")): len(own)}, recipe_digest(run)))
-    before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
-    if {key: before.get(key) for key in found} != found:
-        write_json(run.test_ledger, {"time": now(), **found})
-    return problem

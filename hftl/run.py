@@ -138,6 +138,11 @@ class RunDirectory:
         return self.path / "test_ledger.json"
 
     @property
+    def seeds(self) -> Path:
+        """What other seeds of its recipe came to, from a study; see `hftl.studies.repetition`."""
+        return self.path / "seeds.json"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

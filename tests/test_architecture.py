@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.data": (*GROUND, "hftl.store", "hftl.memory", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,
     "hftl.evaluation": (*GROUND, "hftl.fonts", "hftl.terminal"),
+    "hftl.evaluation.openings": (*GROUND, "hftl.ledger", "hftl.evaluation.intervals", "hftl.evaluation.predictions"),
     "hftl.training": (
         *WINGS,
         "hftl.store",
@@ -79,7 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "hftl.inference": (*WINGS, "hftl.training", "hftl.memory"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
-    "hftl.sharing": (*GROUND, "hftl.ledger", "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
+    "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
     "hftl.sharing.card": (*GROUND, *CARD_PARTS),
     "hftl.sharing.card_results": (*GROUND, "hftl.sharing.markdown"),
     "hftl.sharing.front_matter": (*GROUND, "hftl.sharing.markdown"),
@@ -90,8 +91,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *GROUND,
         "hftl.evaluation.gain",
         "hftl.evaluation.metrics",
+        "hftl.evaluation.openings",
         "hftl.evaluation.predictions",
         "hftl.evaluation.report",
+        "hftl.evaluation.seeds",
+        "hftl.ledger",
         "hftl.sharing.card",
         *CARD_PARTS,
         "hftl.sharing.contents",
@@ -99,7 +103,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.terminal",
     ),
     # A push that is stopped says what became of it.
-    "hftl.sharing.hub": (*GROUND, "hftl.ledger", "hftl.sharing", "hftl.signals"),
+    "hftl.sharing.hub": (*GROUND, "hftl.evaluation.openings", "hftl.sharing", "hftl.signals"),
     # What is about to be published is checked as a stranger's model is, and run.
     "hftl.sharing.parity": (
         *GROUND,

@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 from conftest import Hftl
 from rich.console import Console
-from run_factory import make_run
+from run_factory import make_recipe, make_run
+from scipy.stats import binomtest
 from small import nano, reviews, train
 
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
+from hftl.evaluation.openings import count_openings, said_of_openings
 from hftl.files import append_json_line, read_json, read_json_lines, write_json, write_text
-from hftl.ledger import count_openings, ledger_path, note_opening
+from hftl.ledger import ledger_path, note_opening, recipe_digest
+from hftl.names import Chooser
 from hftl.recipe import Stage, TextData, override
 from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.sharing.card import render_card, write_card
-from hftl.sharing.verify import verify
+from hftl.sharing.verify import require_verified, verify
 from hftl.training import engine, finish, finished
 
 RECIPE = nano(
@@ -274,3 +277,81 @@ def test_the_card_counts_the_openings_by_all_runs(tmp_path: Path) -> None:
     assert "This run opened them 2 times:" in render_card(run)
     run.test_ledger.unlink()
     assert "How often other runs have opened the same rows is not recorded." in render_card(run)
+
+
+def beside_others(path: Path, ledger: Path, *, others: int, metric: Chooser = "accuracy") -> RunDirectory:
+    """A finished run whose test rows so many other recipes have opened."""
+    recipe = make_recipe()
+    run = make_run(path, recipe=recipe.model_copy(update={"run": recipe.run.model_copy(update={"metric": metric})}))
+    write_json(run.data, {**read_json(run.data), "test_rows": "reviews"})
+    for number in range(others):
+        append_json_line(ledger, {"rows": "reviews", "run": f"run {number}", "recipe": f"recipe {number}"})
+    return run
+
+
+def test_the_interval_is_widened_for_the_recipes_that_were_tested_on_the_same_rows(tmp_path: Path, ledger: Path) -> None:
+    ledger.parent.mkdir()
+    run = beside_others(tmp_path / "run", ledger, others=3)
+    assert count_openings(run) is None
+    counted, values = read_json(run.test_ledger), read_json(run.metrics)["test"]
+    assert (counted["openings"], counted["recipes"]) == (4, 4)
+    hits = round(values["accuracy"] * values["n"])
+    found = binomtest(hits, values["n"]).proportion_ci(confidence_level=0.9875, method="wilson")
+    assert counted["widened"]["level"] == pytest.approx(0.9875)  # 1 - 0.05/4
+    assert counted["widened"]["intervals"] == {"accuracy": pytest.approx([found.low, found.high])}
+    card = write_card(run).read_text(encoding="utf-8")
+    assert f"n = 160; widened for 4 recipes tested on the same rows: {found.low:.3f} to {found.high:.3f})" in card
+    assert "**These test rows were opened 4 times by 4 runs of 4 recipes** of one user" in card
+    assert f"Widened for it: accuracy {found.low:.3f} to {found.high:.3f}. Each of 4 recipes has an interval of the level" in card
+    assert "1 − 0.05/4 = 98.75 %, so that all of them hold at once with 95 % (Bonferroni)" in card
+    assert next(said_of_openings(run)) == (
+        "  these test rows have been opened 4 times by 4 recipes; widened for that (Bonferroni, 98.75 % each):"
+        f" accuracy [{found.low:.4f}, {found.high:.4f}]"
+    )
+    assert not verify(run, figures=False).failed
+
+
+def test_one_recipe_has_nothing_to_widen_however_often_it_was_tested(tmp_path: Path, ledger: Path) -> None:
+    ledger.parent.mkdir()
+    run = beside_others(tmp_path / "run", ledger, others=0)
+    append_json_line(ledger, {"rows": "reviews", "run": "the same with another seed of nothing", "recipe": recipe_digest(run)})
+    assert count_openings(run) is None
+    assert [read_json(run.test_ledger).get(key) for key in ("runs", "recipes", "widened")] == [2, 1, None]
+    assert "idened" not in render_card(run) and "by 2 runs** of one user" in render_card(run)
+    assert not [*said_of_openings(run)]
+
+
+def test_the_metric_that_chose_the_weights_is_widened_too(tmp_path: Path, ledger: Path) -> None:
+    ledger.parent.mkdir()
+    run = beside_others(tmp_path / "run", ledger, others=1, metric="macro_f1")
+    count_openings(run)
+    found, values = read_json(run.test_ledger)["widened"]["intervals"], read_json(run.metrics)["test"]
+    assert list(found) == ["accuracy", "macro_f1"]
+    assert found["macro_f1"][0] < values["macro_f1_interval"][0] < values["macro_f1_interval"][1] < found["macro_f1"][1]
+    assert "macro F1 {:.3f} to {:.3f}. Each of 2 recipes".format(*found["macro_f1"]) in write_card(run).read_text(encoding="utf-8")
+    assert not verify(run, figures=False).failed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipes": 5}, "test_ledger.json, recipes: 5; recomputed: 1 to as many as runs"),
+        ({"recipes": 1}, "test_ledger.json, widened: "),
+        ({"widened": None}, "test_ledger.json, widened: undefined; recomputed: "),
+        ({"widened": {"level": 0.95, "intervals": {"accuracy": [0.9, 0.91]}}}, "widened.intervals.accuracy[0]: 0.9; recomputed: "),
+        ({"openings": 10**200, "runs": 10**200, "recipes": 10**200}, "recomputed: 1 to as many as runs"),
+    ],
+    ids=["more than runs", "one alone", "left out", "narrower", "without end"],
+)
+def test_a_ledger_that_hides_how_many_recipes_were_tested_does_not_hold(
+    tmp_path: Path, ledger: Path, change: dict[str, object], said: str
+) -> None:
+    ledger.parent.mkdir()
+    run = beside_others(tmp_path / "run", ledger, others=3)
+    count_openings(run)
+    changed = {key: value for key, value in {**read_json(run.test_ledger), **change}.items() if value is not None}
+    write_json(run.test_ledger, changed)
+    write_card(run)
+    with pytest.raises(RunError, match="these claims do not hold") as refused:
+        require_verified(run)
+    assert said in str(refused.value)

@@ -32,11 +32,13 @@ from hftl.evaluation.metrics import (
     calibration_error_by_chance,
     compute_metrics,
     expected_calibration_error,
+    interval_of,
     matthews_correlation,
     quick_metrics,
 )
 from hftl.evaluation.predictions import MOST_ROWS, Predictions, stored_label_names
 from hftl.evaluation.streaming import classification_metrics
+from hftl.names import CHOOSERS
 
 
 def predictions_of(labels: list[int], logits: list[list[float]]) -> Predictions:
@@ -288,6 +290,21 @@ def test_the_interval_of_the_log_loss_is_that_of_a_mean() -> None:
     assert values["log_loss_interval"] == pytest.approx([0.0, 0.97527], abs=1e-5)
     assert compute_metrics(predictions_of([0, 1], [[1.0, 0.0], [0.0, 1.0]]), REVIEWS)["log_loss_interval"] is None  # equal losses
     assert compute_metrics(predictions_of([0], [[1.0, 0.0]]), REVIEWS)["log_loss_interval"] is None
+
+
+def test_an_interval_of_a_higher_level_is_made_the_same_way() -> None:
+    eight_of_ten = predictions_of([0] * 10, sure_of([0] * 8 + [1] * 2, count=2))
+    # z = 2.2414, z² = 5.0239: middle (0.8 + 5.0239/20) / 1.50239 = 0.6997, half 2.2414/1.50239 * sqrt(0.016 + 5.0239/400) = 0.2521
+    assert interval_of(eight_of_ten, "accuracy", level=0.975) == pytest.approx([0.4476, 0.9518], abs=5e-5)
+    predictions = make_predictions(CLOTHES, 300, seed=1)
+    values = compute_metrics(predictions, CLOTHES)
+    for metric in CHOOSERS:
+        assert interval_of(predictions, metric, level=0.95) == pytest.approx(values[f"{metric}_interval"], rel=1e-12), metric
+        (low, high), (lower, higher) = values[f"{metric}_interval"], interval_of(predictions, metric, level=0.975) or (1.0, 0.0)
+        assert lower < low < high < higher, metric
+    low, high = interval_of(predictions, "log_loss", level=0.975) or (0.0, 0.0)
+    before = values["log_loss_interval"]
+    assert (high - low) / (before[1] - before[0]) == pytest.approx(2.241403 / 1.959964)
 
 
 def test_intervals_of_precision_recall_and_majority_are_wilsons() -> None:

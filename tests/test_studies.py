@@ -17,9 +17,13 @@ from hftl.data.source import Splits, load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
 from hftl.evaluation.seeds import paired_difference, spread
-from hftl.recipe import Stage, TextData
+from hftl.files import read_json, write_json
+from hftl.recipe import Stage, TextData, without_places
+from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
+from hftl.sharing.verify import verify
 from hftl.studies.arms import ARMS, arms_of
+from hftl.studies.repetition import over_seeds
 from hftl.studies.study import StudyDirectory, trial_name
 
 RECIPE = nano(
@@ -286,6 +290,87 @@ def test_a_repetition_over_folds_judges_every_row_of_train_once(tmp_path: Path) 
     rows = [set(study.trial(f"studied-fold{fold}").predictions("validation")["id"]) for fold in (1, 2)]
     assert not rows[0] & rows[1] and len(rows[0] | rows[1]) == 600
     assert "the mean of 2" in study.page
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> tuple[hftl.Study, hftl.Run]:
+    """A repetition with three seeds, and a finished run of the recipe."""
+    folder = tmp_path_factory.mktemp("repeated")
+    recipe = hftl.override(RECIPE, ["data.max_length=8", "stages.head.epochs=1", "data.validation_fraction=0.2"])
+    recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
+    study = hftl.repeat(recipe, seeds=3, study_dir=folder / "study", say=lambda line: None)
+    return study, hftl.train(recipe, run_dir=folder / "run")
+
+
+def test_the_card_of_a_run_says_what_other_seeds_of_its_recipe_came_to(repeated: tuple[hftl.Study, hftl.Run]) -> None:
+    study, run = repeated
+    assert "How far it moves with another seed was not measured" in run.card(say=lambda line: None)
+    card = run.card(study=study.path, say=lambda line: None)
+    values = study.table["accuracy"].tolist()
+    found = spread(values)
+    assert read_json(run.paths.seeds)["values"] == values and read_json(run.paths.seeds)["seeds"] == [0, 1, 2]
+    assert found.deviation is not None and found.new_seed is not None
+    assert (
+        "by runs of this recipe on the same rows with the seeds 0, 1, 2: accuracy has the mean"
+        f" {found.mean:.4f} and the standard deviation {found.deviation:.4f} there, and one more seed is expected between"
+    ) in card
+    assert "hftl card RUN --study" in study.page
+    assert not run.verify().failed and run.card(say=lambda line: None) == card  # it stays
+
+
+def test_a_card_that_lies_about_other_seeds_does_not_hold(repeated: tuple[hftl.Study, hftl.Run]) -> None:
+    study, run = repeated
+    run.card(study=study.path, say=lambda line: None)
+    told = read_json(run.paths.seeds)
+    lies = {
+        "all seeds.mean": {"mean": 0.99},
+        "all seeds.new_seed[0]": {"new_seed": [0.98, 1.0]},
+        "recipe and rows": {"recipe": "of another recipe"},
+        "metric": {"metric": "macro_f1"},
+        "values": {"values": [0.9, "high", 0.9]},
+    }
+    for where, lie in lies.items():
+        write_json(run.paths.seeds, {**told, **lie})
+        failed = {claim.where for claim in verify(run.paths, figures=False).failed if claim.kind == "seeds.json"}
+        assert where in failed, where
+    write_json(run.paths.seeds, told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["stages.head.lr=0.5"], r"(?s)another recipe than that.*stages\.head\.lr: 0\.001 there, 0\.5 here"),
+        (["run.seed=1"], "trial studied-seed0 had other rows of train and validation"),
+    ],
+    ids=["another rate", "other rows"],
+)
+def test_a_study_of_another_recipe_or_of_other_rows_says_nothing_of_a_run(
+    repeated: tuple[hftl.Study, hftl.Run], tmp_path: Path, changes: list[str], message: str
+) -> None:
+    study, run = repeated
+    other = RunDirectory(tmp_path)
+    other.write_recipe(hftl.override(run.recipe, changes))
+    data = read_json(run.paths.data)
+    write_json(other.data, data if changes != ["run.seed=1"] else {**data, "contents": {"train": "other", "validation": "other"}})
+    with pytest.raises(RunError, match=message):
+        over_seeds(study.paths, other)
+
+
+def test_a_run_with_another_seed_and_the_same_rows_is_of_the_study_too(
+    repeated: tuple[hftl.Study, hftl.Run], tmp_path: Path
+) -> None:
+    study, run = repeated
+    other = RunDirectory(tmp_path)
+    write_json(other.data, read_json(run.paths.data))
+    other.write_recipe(without_places(hftl.override(run.recipe, ["run.seed=7", "data.split_seed=0", "name=published"])))
+    assert over_seeds(study.paths, other)["recipe"] == over_seeds(study.paths, run.paths)["recipe"]
+
+
+def test_a_study_that_is_no_repetition_over_seeds_has_nothing_for_a_card(
+    ablation: tuple[hftl.Study, list[str]], repeated: tuple[hftl.Study, hftl.Run]
+) -> None:
+    with pytest.raises(RunError, match=r"a study of hftl ablate; the card takes one of:  hftl repeat .* --seeds 5"):
+        repeated[1].card(study=ablation[0].path, say=lambda line: None)
 
 
 def test_a_stopped_study_loses_no_trial_and_goes_on_inside_the_one_that_was_cut_short(

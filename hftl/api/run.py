@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftl.errors import RunError, printable
-from hftl.files import read_json
+from hftl.files import read_json, write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
 from hftl.names import METRICS
@@ -267,19 +267,20 @@ class Run:
             write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
         return evaluated
 
-    def card(self, *facts: str, say: Say = tell) -> str:
+    def card(self, *facts: str, study: str | Path | None = None, say: Say = tell) -> str:
         """Write the model card again, from the run directory alone, and give its text.
 
         Args:
             facts: what only a person knows, such as "card.license=mit".
+            study: the directory of a `repeat` of the same recipe over seeds, whose spread the card then tells, now and later.
             say: is told what it lacks before it can be published.
 
         Raises:
             RecipeError: a fact that is none, or contradicts what was read.
-            RunError: the run is not finished, or somebody else's.
+            RunError: the run is not finished, or somebody else's; or `study` is none, or of another recipe or other rows.
         """
+        from hftl.evaluation.openings import count_openings
         from hftl.facts import contradictions
-        from hftl.ledger import count_openings
         from hftl.sharing.card import add_facts, write_card
         from hftl.sharing.front_matter import check_front_matter
         from hftl.sharing.publication import refuse_pulled
@@ -290,6 +291,11 @@ class Run:
             add_facts(run, facts)
         if run.finished and (problem := count_openings(run)) is not None:
             say(problem)
+        if run.finished and study is not None:
+            from hftl.studies.repetition import over_seeds
+            from hftl.studies.study import StudyDirectory
+
+            write_json(run.seeds, over_seeds(StudyDirectory(Path(study)), run))
         write_card(run)
         card = run.card.read_text(encoding="utf-8")
         for missing in check_front_matter(card):

@@ -167,16 +167,29 @@ def card(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Hand-written facts, such as `card.license=mit`.", show_default=False),
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="DIR",
+            help="Of `hftl repeat RECIPE --seeds N`: the spread over seeds goes on the card.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the model card of a finished run again, from the run directory alone.
 
     What only a person knows is in the recipe's `card` section, and can be added now:
 
         hftl card runs/photos card.license=mit card.intended_use="Sorting our own photos."
+
+    How far runs lie apart that differ in the seed alone is on the card with:
+
+        hftl card runs/photos --study studies/photos-repeat
     """
     written = api.load(run)
     lines: list[str] = []
-    written.card(*(facts or ()), say=lines.append)
+    written.card(*(facts or ()), study=study, say=lines.append)
     for line in (str(written.paths.card), *lines):
         say(line)
 

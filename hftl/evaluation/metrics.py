@@ -28,12 +28,12 @@ from hftl.evaluation.intervals import (
     LEVEL,
     PORTION,
     RESAMPLES,
-    Z,
     margins_of_cells,
     mean_interval,
     percentiles,
     resamples,
     wilson_interval,
+    z_of,
 )
 from hftl.evaluation.predictions import Predictions, check_label_names
 from hftl.evaluation.targets import Floats, Integers
@@ -47,6 +47,9 @@ CONFIDENT = 0.9  # the top probability from which on an error is called confiden
 SHOWN_ERRORS = 5
 
 TOP = 3
+
+MOST_RESAMPLES = 20_000
+"""Of a bootstrap interval that is wider than 95 %."""
 
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:
@@ -87,7 +90,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     point = _point_values(predictions, POINT_VALUES)
     confusion = confusion_matrix(predicted, labels, classes=len(label_names))
     correct = int(np.trace(confusion))
-    bootstrapped, loss_interval = _bootstrap_intervals(confusion), mean_interval(losses(predictions.logits, labels))
+    bootstrapped, loss_interval = _bootstrap_intervals(confusion, OF_MARGINS), _loss_interval(predictions)
     auc = _auc_with_interval(probabilities, labels, label_names)
     majority = int(confusion.sum(axis=1).argmax())
     frequent = int(confusion.sum(axis=1).max())
@@ -99,7 +102,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         **_top_accuracy(predictions),
         **{key: value for name in OF_MARGINS for key, value in ((name, point[name]), (f"{name}_interval", bootstrapped[name]))},
         "log_loss": point["log_loss"],
-        "log_loss_interval": loss_interval and [max(0.0, loss_interval[0]), loss_interval[1]],
+        "log_loss_interval": loss_interval,
         "auc": point.get("auc"),
         "auc_interval": None if isinstance(auc, str) else auc[1],
         **({"auc_undefined": auc} if isinstance(auc, str) else {}),
@@ -115,6 +118,29 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         "size_unit": predictions.size_unit,
         "by_size": None if predictions.sizes is None else accuracy_by_size(predictions.sizes, predicted == labels),
     }
+
+
+def interval_of(predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
+    """The interval of one metric that may choose the weights, as `compute_metrics` gives it at 95 %; None where that has none.
+
+    A bootstrap takes more resamples the closer the level is to 1, so that as many lie outside: 1,000 at 95 %, 2,000 at 97.5 %, and
+    20,000 at the most.
+    """
+    if metric == "accuracy":
+        return wilson_interval(int((predictions.predicted == predictions.labels).sum()), len(predictions), level=level)
+    if metric == "log_loss":
+        return _loss_interval(predictions, level=level)
+    if metric == "auc":
+        auc = _auc_with_interval(predictions.probabilities, predictions.labels, level=level)
+        return None if isinstance(auc, str) else auc[1]
+    number = min(MOST_RESAMPLES, round(RESAMPLES * (1 - LEVEL) / (1 - level)))
+    confusion = confusion_matrix(predictions.predicted, predictions.labels, classes=predictions.logits.shape[1])
+    return _bootstrap_intervals(confusion, [metric], level=level, number=number)[metric]
+
+
+def _loss_interval(predictions: Predictions, *, level: float = LEVEL) -> list[float] | None:
+    interval = mean_interval(losses(predictions.logits, predictions.labels), level=level)
+    return interval and [max(0.0, interval[0]), interval[1]]
 
 
 def losses(logits: NDArray[Any], labels: Integers) -> Floats:
@@ -294,22 +320,24 @@ def _errors(predictions: Predictions, label_names: Sequence[str]) -> dict[str, A
     }
 
 
-def _bootstrap_intervals(confusion: Integers) -> dict[str, list[float] | None]:
-    """Percentile intervals of the metrics `OF_MARGINS`."""
+def _bootstrap_intervals(
+    confusion: Integers, names: Iterable[str], *, level: float = LEVEL, number: int = RESAMPLES
+) -> dict[str, list[float] | None]:
+    """Percentile intervals of metrics in `OF_MARGINS`."""
     true, predicted = np.nonzero(confusion)
     of_margins = margins_of_cells(true, predicted, classes=len(confusion))
-    found: dict[str, list[Floats]] = {name: [] for name in OF_MARGINS}
-    for drawn in resamples(confusion[true, predicted], classes=len(confusion)):
+    found: dict[str, list[Floats]] = {name: [] for name in names}
+    for drawn in resamples(confusion[true, predicted], classes=len(confusion), number=number):
         true_positives, true_counts, predicted_counts = (drawn @ of_margin for of_margin in of_margins)  # (R, K) each
-        for name, metric in OF_MARGINS.items():
-            found[name].append(metric(true_positives, true_counts, predicted_counts))
-    return {name: percentiles(np.concatenate(values)) for name, values in found.items()}
+        for name, values in found.items():
+            values.append(OF_MARGINS[name](true_positives, true_counts, predicted_counts))
+    return {name: percentiles(np.concatenate(values), level=level) for name, values in found.items()}
 
 
 def _auc_with_interval(
-    probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None
+    probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None, *, level: float = LEVEL
 ) -> tuple[float, list[float] | None] | str:
-    """AUC and its 95 % interval, or the reason why there is none. The interval is symmetric in logit(AUC): it stays in (0, 1)."""
+    """AUC and its interval, or the reason why there is none. The interval is symmetric in logit(AUC): it stays in (0, 1)."""
     found = auc_influence(probabilities, labels, label_names)
     if isinstance(found, str):
         return found
@@ -317,7 +345,7 @@ def _auc_with_interval(
     error = float(np.sqrt((influence**2).sum()))
     if error == 0.0 or area in (0.0, 1.0):
         return area, None
-    spread = Z * error / (area * (1.0 - area))
+    spread = z_of(level) * error / (area * (1.0 - area))
     return area, [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
 
 

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 from hftl.errors import Problem
 from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
-from hftl.evaluation.metrics import OF_MARGINS, auc_influence, compute_metrics, losses, quick_metrics
+from hftl.evaluation.metrics import OF_MARGINS, auc_influence, compute_metrics, interval_of, losses, quick_metrics
 from hftl.evaluation.predictions import TEXT, Predictions
 from hftl.evaluation.targets import Floats, Integers, Interval
 from hftl.evaluation.verdict import verdict
@@ -110,6 +110,10 @@ class OneLabel:
     def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
         """As `hftl.evaluation.metrics.compute_metrics`."""
         return compute_metrics(predictions, label_names, skipped=skipped)
+
+    def interval(self, predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
+        """As `hftl.evaluation.metrics.interval_of`."""
+        return interval_of(predictions, metric, level=level)
 
     def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
         """Confusion matrix and calibration."""

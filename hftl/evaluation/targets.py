@@ -91,6 +91,9 @@ class Target(Protocol):
     def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
         """What metrics.json has of a split."""
 
+    def interval(self, predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
+        """That of one of `quick_metrics`, made as `metrics` makes it, of another level than 95 %; None where `metrics` has none."""
+
     def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
         """The files of figures that show a split, each with what draws it from a run and the split's metrics."""
 

@@ -135,6 +135,7 @@ def _facts(
     proofs, openings = read_freeze_proof(run), list(read_json_lines(run.test_openings))
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
     values, history = metrics[split], run.read_history()
+    ledger = read_json(run.test_ledger) if run.test_ledger.is_file() else None
     return {
         "recipe": recipe,
         "noun": noun,
@@ -175,7 +176,9 @@ def _facts(
         "packages": _packages(environment),
         "repeat": repeat(recipe, data, repo_id),
         "openings": openings,
-        "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
+        "ledger": ledger,
+        "seeds": _seeds(run),
+        "widened": _widened(ledger) if split == "test" else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
         "bootstrapped": in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
@@ -200,6 +203,27 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     low, high = values["gain_interval"] or (values["gain"], values["gain"])
     said = "better" if low > 0 else "worse" if high < 0 else "open"
     return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, **values}
+
+
+def _seeds(run: RunDirectory) -> dict[str, Any] | None:
+    """What other seeds came to; None: no study was asked."""
+    if not run.seeds.is_file():
+        return None
+    record = read_json(run.seeds)
+    return {**record, "metric": str(METRICS[record["metric"]]), "seeds": ", ".join(map(str, record["seeds"]))}
+
+
+def _widened(ledger: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The intervals that were widened for the recipes tested on the same rows, and how; None: there is one recipe."""
+    if ledger is None or "widened" not in ledger:
+        return None
+    level, intervals = ledger["widened"]["level"], ledger["widened"]["intervals"]
+    return {
+        "recipes": ledger["recipes"],
+        "percent": f"{100 * level:.6g}",
+        "accuracy": intervals["accuracy"],
+        "intervals": {str(METRICS[metric]): found for metric, found in intervals.items()},
+    }
 
 
 def hand_written(recipe: Recipe) -> list[str]:

@@ -33,9 +33,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftl.errors import RunError
+from hftl.evaluation.openings import count_openings
 from hftl.facts import how_known
 from hftl.files import read_json, write_text
-from hftl.ledger import count_openings
 from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.run import RunDirectory
 from hftl.secrets import redact

@@ -47,7 +47,7 @@ MODEL_FILES = (
 RUN_FILES = (
     *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "audit.json", "environment.json", "history.jsonl"),
     *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
-    "test_ledger.json",
+    *("test_ledger.json", "seeds.json"),
     *("baseline/baseline.json", "baseline/validation.parquet", "baseline/test.parquet"),
     *("figures/learning_curves.png", "figures/calibration.png"),
     *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),

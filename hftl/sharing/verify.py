@@ -28,11 +28,14 @@ from rich.text import Text
 
 from hftl.errors import RunError, printable
 from hftl.evaluation.gain import gain
+from hftl.evaluation.openings import widened, widened_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
+from hftl.evaluation.seeds import spread
 from hftl.facts import contradictions, how_known
 from hftl.files import read_json, read_json_lines
 from hftl.freeze_proof import read_freeze_proof
+from hftl.ledger import recipe_digest
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory
 from hftl.sharing.card import hand_written, render_card
@@ -48,9 +51,13 @@ MOST = 10
 """Claims that do not hold, in one message."""
 NOTES = (
     "compared with the run's own records, which nothing can recompute: the stage table, parameters, counts and lengths of the"
-    " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, machine, time"
-    " and dates",
+    " training data, its duplicates, the hashes of the freeze proof, revisions, the openings of the test split, what other"
+    " seeds came to, machine, time and dates",
 )
+MOST_OF_A_METRIC = 1e9
+"""That a metric of a seed may be; a log loss has no bound of its own."""
+MOST_RECIPES = 1_000_000
+"""That a ledger may count: with more of them no interval can be told from the whole line."""
 TINT = 8
 """Of 255; up to which a colour is the same: at the edge of a line the last digits of a float64 may show."""
 EXACT = 1e-9
@@ -168,6 +175,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_baseline(run, stated)
+    claims += _compare_seeds(run, recipe)
     evaluations, of_evaluations = _recompute_evaluations(run)
     claims += of_evaluations
     claims += _compare_proofs(run)
@@ -340,6 +348,28 @@ def _compare_baseline(run: RunDirectory, stated: Mapping[str, Any]) -> Iterator[
         yield from _compare_values("baseline.json", split, gains[split], gain(Predictions.load(model), Predictions.load(path)))
 
 
+def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
+    """What is said of other seeds: it has to be of this recipe and these rows, and its mean and interval those of its values."""
+    if not run.seeds.is_file():
+        return
+    record = read_json(run.seeds)
+    yield _same("seeds.json", "recipe and rows", _shown(record.get("recipe")), recipe_digest(run, seed=False))
+    yield _same("seeds.json", "metric", _shown(record.get("metric")), recipe.run.metric)
+    seeds, values = record.get("seeds"), record.get("values")
+    several = isinstance(seeds, list) and isinstance(values, list) and len(seeds) == len(values) > 1
+    numbers = (
+        several
+        and all(isinstance(value, float) and abs(value) < MOST_OF_A_METRIC for value in values)
+        and all(isinstance(seed, int) for seed in seeds)
+    )
+    fits = numbers and len(set(seeds)) == len(seeds)
+    words = "a number of each of several seeds"
+    yield Claim("seeds.json", "values", words, words if fits else _shown(values), fits)
+    if fits:
+        found = dataclasses.asdict(spread(values))
+        yield from _compare_values("seeds.json", "all seeds", {key: record.get(key) for key in found}, found)
+
+
 def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
     """How many rows of a split data.json lists as left out."""
     try:
@@ -406,8 +436,23 @@ def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, An
             holds = isinstance(found, int) and found >= least and opened
             recomputed = "no opening by this run" if not opened else f"at least {least}"
             yield Claim("test_ledger.json", key, str(found), str(found) if holds else recomputed, holds)
+        yield from _compare_widened(run, recipe, counted, result)
         if runs == 1:  # then all of them are this run's own
             yield _same("test_ledger.json", "openings by this run", str(counted.get("openings")), str(own))
+
+
+def _compare_widened(run: RunDirectory, recipe: Recipe, counted: Mapping[str, Any], result: bool) -> Iterator[Claim]:
+    """How many recipes the ledger counts, and the intervals that were widened for them, from the predictions."""
+    recipes, runs = counted.get("recipes"), counted.get("runs")
+    if "recipes" in counted:
+        holds = isinstance(recipes, int) and isinstance(runs, int) and 1 <= recipes <= min(runs, MOST_RECIPES)
+        yield Claim("test_ledger.json", "recipes", str(recipes), str(recipes) if holds else "1 to as many as runs", holds)
+        if not holds:
+            return
+    found = None
+    if recipes is not None and recipes > 1 and result:
+        found = widened(Predictions.load(run.predictions("test")), widened_metrics(recipe), recipes=recipes)
+    yield from _compare_values("test_ledger.json", "widened", counted.get("widened"), found)
 
 
 # --- the figures --------------------------------------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ def repeat(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Sa
     with open_study(study, recipe, question):
         cells = cells_of_repetition(recipe, question)
         trials = run_grid(study, cells, say=say)
-        _write(study, recipe, cells, trials, title=f"{recipe.name}, {count(len(cells), next(iter(question.settings))[:-1])}")
+        title = f"{recipe.name}, {count(len(cells), next(iter(question.settings))[:-1])}"
+        more = [f"On the card of a run of this recipe: hftl card RUN --study {study.path}"] if "seeds" in question.settings else []
+        _write(study, recipe, cells, trials, title=title, more=more)
 
 
 def cells_of_repetition(recipe: Recipe, question: Question) -> list[Cell]:
@@ -129,12 +131,19 @@ def cells_of_repetition(recipe: Recipe, question: Question) -> list[Cell]:
 
 
 def _write(
-    study: StudyDirectory, recipe: Recipe, cells: list[Cell], trials: Mapping[str, list[Trial]], *, title: str
+    study: StudyDirectory,
+    recipe: Recipe,
+    cells: list[Cell],
+    trials: Mapping[str, list[Trial]],
+    *,
+    title: str,
+    more: Sequence[str] = (),
 ) -> list[ArmSummary]:
     write_table(study, pd.DataFrame(list(rows_of(trials, cells))))
     summary = summarise(study, trials)
     draw_arms(study, trials, metric=recipe.run.metric)
-    write_page(study, title=title, sentences=list(in_words(summary, recipe, trials)), table=shown(summary), figures=["arms.png"])
+    sentences = [*in_words(summary, recipe, trials), *more]
+    write_page(study, title=title, sentences=sentences, table=shown(summary), figures=["arms.png"])
     return summary
 
 

@@ -19,11 +19,12 @@ from torch import nn
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import Splits
 from hftl.data.targets import kind_of
+from hftl.evaluation.openings import count_openings, said_of_openings
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.files import read_json, read_json_lines, write_json
-from hftl.ledger import Purpose, count_openings, note_opening
+from hftl.ledger import Purpose, note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory, write_manifest
@@ -122,7 +123,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)
-    for line in said(run):
+    for line in (*said(run), *said_of_openings(run)):
         say(line)
 
 

@@ -11,11 +11,11 @@ from datasets import disable_progress_bars
 
 from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
+from hftl.evaluation.openings import count_openings
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import figure_names, write_figures
 from hftl.facts import continued, contradictions
 from hftl.files import read_json, read_json_lines
-from hftl.ledger import count_openings
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
 from hftl.run import RunDirectory, check_sealed, remove_partial
