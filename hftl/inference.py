@@ -21,10 +21,10 @@ from datasets import disable_progress_bars
 from hftl.data.content import content_for
 from hftl.data.inputs import Say
 from hftl.data.loader import evaluation_batches
-from hftl.data.targets import kind_of
 from hftl.errors import DataError
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.targets import target_named
 from hftl.files import written_whole
 from hftl.models import load_classifier
 from hftl.run import RunDirectory
@@ -77,8 +77,9 @@ class Predictor:
         samples = self._content.samples(asked.dataset, self.classifier.preprocessor, seed=0, train=False)
         batches = evaluation_batches(samples, batch_size=batch_size)
         logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
-        unknown = samples.targets.astype(np.int64)  # any that may be
-        answers = Predictions(list(samples.ids), unknown, logits, kind=kind_of(unknown))
+        kind = self.classifier.target
+        unknown = np.zeros(target_named(kind).shape(*logits.shape), dtype=np.int64)  # any that may be
+        answers = Predictions(list(samples.ids), unknown, logits, kind=kind, thresholds=self.classifier.thresholds)
         id2label = cast(dict[int, str], self.classifier.model.config.id2label)
         names = [id2label[index] for index in range(logits.shape[1])]
         return [

@@ -42,8 +42,17 @@ Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
 CHOOSERS: tuple[str, ...] = get_args(Chooser)
 
-ONE_LABEL = "one_label"
-"""The kind of target of which every example has one of several classes; a file that names no kind is about it."""
+ONE_LABEL, SEVERAL_LABELS = "one_label", "several_labels"
+"""The kinds of target: every example has one of several classes, or any number of labels. A file that names no kind is about the
+first."""
+
+PROBLEM_TYPES: Mapping[str, str] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
+"""Kind of target -> what transformers calls it, `problem_type` in a model's config.json."""
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    ONE_LABEL: ("calibration.png", "confusion_matrix_validation.png", "confusion_matrix_test.png"),
+}
+"""Kind of target -> the figures that may show a split of it: these are published."""
 
 DUPLICATE, CONFLICT = "duplicate", "conflict"
 """Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""

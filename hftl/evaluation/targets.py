@@ -31,6 +31,10 @@ Integers = NDArray[np.int64]
 
 Interval = tuple[float, float] | None
 
+Thresholds = tuple[float, ...] | None
+"""Of an answer of several labels the probability from which on each label is one of them, K numbers; None: no other than 0.5, or
+an answer that has none."""
+
 
 class Target(Protocol):
     """One kind of target."""
@@ -49,13 +53,16 @@ class Target(Protocol):
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """(N, K) what the logits say about each class."""
 
-    def predicted(self, logits: NDArray[np.float32]) -> Integers:
+    def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
+        """What these examples choose for the answers of a model; None where there is nothing to choose."""
+
+    def predicted(self, logits: NDArray[np.float32], thresholds: Thresholds) -> Integers:
         """What the logits answer, as labels are written."""
 
     def right(self, predicted: Integers, labels: Integers) -> NDArray[np.bool_]:
         """(N,) whether the whole answer is right."""
 
-    def confidence(self, probabilities: Floats) -> Floats:
+    def confidence(self, probabilities: Floats, predicted: Integers) -> Floats:
         """(N,) the probability of the answer."""
 
     def named(self, labels: Integers, label_names: Sequence[str]) -> list[str]:

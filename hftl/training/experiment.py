@@ -22,7 +22,7 @@ from hftl.data.content import content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
-from hftl.data.targets import targets_of
+from hftl.data.targets import kind_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
@@ -146,7 +146,12 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = splits or load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
-    classifier = build_classifier(recipe, splits.label_names, texts=content_of(recipe.data).words(splits.train))
+    classifier = build_classifier(
+        recipe,
+        splits.label_names,
+        texts=content_of(recipe.data).words(splits.train),
+        target=kind_of(targets_of(splits.train)),
+    )
     settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
     return Experiment(settled, splits, classifier, settled, said)
 
