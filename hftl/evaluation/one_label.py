@@ -18,8 +18,10 @@ from hftl.errors import Problem
 from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
 from hftl.evaluation.metrics import OF_MARGINS, auc_influence, compute_metrics, losses, quick_metrics
 from hftl.evaluation.predictions import TEXT, Predictions
-from hftl.evaluation.targets import Floats, Integers, Interval, Thresholds
+from hftl.evaluation.selection import scores
+from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import verdict
+from hftl.names import CHOOSERS
 from hftl.run import split_facts
 from hftl.wording import quoted
 
@@ -107,6 +109,8 @@ class OneLabel:
 
     # --- a split ---
 
+    choosers = CHOOSERS
+
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """As `hftl.evaluation.metrics.quick_metrics`."""
         return quick_metrics(predictions)
@@ -142,6 +146,10 @@ class OneLabel:
     ) -> Iterator[str]:
         """As `hftl.evaluation.verdict.verdict`."""
         return verdict(metrics, openings=openings, stage=stage, weighted=weighted, enlarge=enlarge)
+
+    def scores(self, candidates: Sequence[Predictions], metric: str) -> Scores:
+        """As `hftl.evaluation.selection.scores`."""
+        return scores(candidates, metric)
 
     # --- two models on the same rows ---
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hftl.errors import Problem, RunError
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +34,10 @@ Interval = tuple[float, float] | None
 Thresholds = tuple[float, ...] | None
 """Of an answer of several labels the probability from which on each label is one of them, K numbers; None: no other than 0.5, or
 an answer that has none."""
+
+
+Scores = Callable[[Floats], Floats]
+"""Takes (R, N) weights of the rows to the (R, C) values of a metric of C candidates; NaN where it is undefined."""
 
 
 class Target(Protocol):
@@ -92,6 +96,9 @@ class Target(Protocol):
 
     # --- a split ---
 
+    choosers: tuple[str, ...]
+    """The metrics that `quick_metrics` gives."""
+
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """What may choose the weights, without intervals."""
 
@@ -115,6 +122,9 @@ class Target(Protocol):
     ) -> Iterator[str]:
         """How good the model is and where it is worst, see `hftl.evaluation.verdict`."""
 
+    def scores(self, candidates: Sequence[Predictions], metric: str) -> Scores:
+        """The metric of each of C candidates on the same rows, by weights of the rows; see `hftl.evaluation.selection`."""
+
     # --- two models on the same rows ---
 
     def paired_intervals(self, one: Predictions, two: Predictions) -> dict[str, Interval]:
@@ -123,6 +133,7 @@ class Target(Protocol):
 
 TARGETS: Mapping[str, str] = {
     ONE_LABEL: "hftl.evaluation.one_label",
+    SEVERAL_LABELS: "hftl.evaluation.several_labels",
 }
 """Kind of target -> the module that has it as `TARGET`; imported when it is asked for, since what it says needs predictions."""
 

@@ -21,10 +21,10 @@ from hftl.errors import Problem, RecipeError, RunError
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, METRICS
+from hftl.names import CONFLICT, DUPLICATE, METRICS, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.run import RunDirectory
-from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class
+from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
 from hftl.sharing.front_matter import dataset_said, front_matter, hub_base_model, hub_dataset
 from hftl.sharing.markdown import (
     DASH,
@@ -135,6 +135,7 @@ def _facts(
     proofs, openings = read_freeze_proof(run), list(read_json_lines(run.test_openings))
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
     values, history = metrics[split], run.read_history()
+    several = values.get("target", ONE_LABEL) == SEVERAL_LABELS
     return {
         "recipe": recipe,
         "noun": noun,
@@ -148,10 +149,12 @@ def _facts(
         "results": results(metrics, split),
         "by_class": values["per_class"],
         "listed": LISTED,
-        "worst": worst_class(values),
+        "several": several,
+        "right": "exact match" if several else "accuracy",
+        "worst": worst_label(values) if several else worst_class(values),
         "small": small_classes(values),
-        "calibration": calibration(values),
-        "confusions": confusions(values),
+        "calibration": None if several else calibration(values),
+        "confusions": [] if several else confusions(values),
         "by_size": by_size(values),
         "use": use(recipe, run, repo_id),
         "data": data,
@@ -178,7 +181,7 @@ def _facts(
         "ledger": read_json(run.test_ledger) if run.test_ledger.is_file() else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
-        "bootstrapped": in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
+        "bootstrapped": in_words([str(metric) for key, metric in METRICS.items() if metric.bootstrapped and key in values]),
         "opened_for_results": [opening for opening in openings if opening.get("purpose") in ("train", "test")],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "evaluations": _evaluations(run, evaluations),
