@@ -21,12 +21,13 @@ from datasets import disable_progress_bars
 from hftl.data.content import content_for
 from hftl.data.inputs import Say
 from hftl.data.loader import evaluation_batches
-from hftl.data.targets import kind_of
 from hftl.errors import DataError
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.targets import target_named
 from hftl.files import written_whole
 from hftl.models import load_classifier
+from hftl.names import SEVERAL_LABELS
 from hftl.run import RunDirectory
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
@@ -41,6 +42,8 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] | None = None
+    """Where an example has several labels, those whose probability reaches their threshold; None: there is one, `label`."""
 
 
 class Predictor:
@@ -77,20 +80,29 @@ class Predictor:
         samples = self._content.samples(asked.dataset, self.classifier.preprocessor, seed=0, train=False)
         batches = evaluation_batches(samples, batch_size=batch_size)
         logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
-        unknown = samples.targets.astype(np.int64)  # any that may be
-        answers = Predictions(list(samples.ids), unknown, logits, kind=kind_of(unknown))
+        kind = self.classifier.target
+        unknown = np.zeros(target_named(kind).shape(*logits.shape), dtype=np.int64)  # any that may be
+        answers = Predictions(list(samples.ids), unknown, logits, kind=kind, thresholds=self.classifier.thresholds)
         id2label = cast(dict[int, str], self.classifier.model.config.id2label)
         names = [id2label[index] for index in range(logits.shape[1])]
         return [
-            Prediction(name, label, confidence, dict(zip(names, row, strict=True)))
-            for name, label, confidence, row in zip(
+            Prediction(name, label, confidence, dict(zip(names, row, strict=True)), own)
+            for name, label, confidence, row, own in zip(
                 asked.names,
                 answers.target.named(answers.predicted, names),
                 answers.confidence.tolist(),
                 answers.probabilities.tolist(),
+                _labels(answers, names),
                 strict=True,
             )
         ]
+
+
+def _labels(answers: Predictions, names: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """See `Prediction.labels`."""
+    if answers.kind != SEVERAL_LABELS:
+        return [None] * len(answers)
+    return [tuple(names[place] for place in np.flatnonzero(row)) for row in answers.predicted]
 
 
 def check_output(path: Path) -> None:
@@ -109,9 +121,19 @@ def check_output(path: Path) -> None:
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write predictions as .csv, .jsonl or .parquet, by the file's ending (see `check_output`)."""
+    """Write predictions as .csv, .jsonl or .parquet, by the file's ending (see `check_output`).
+
+    Several labels an example are a text in .csv, "joy, anger", and the list `labels` beside it in the others.
+    """
+    lists = path.suffix != ".csv"
     rows = [
-        {"input": p.input, "label": p.label, "probability": p.probability, **{f"p({k})": v for k, v in p.probabilities.items()}}
+        {
+            "input": p.input,
+            "label": p.label,
+            **({"labels": list(p.labels)} if lists and p.labels is not None else {}),
+            "probability": p.probability,
+            **{f"p({k})": v for k, v in p.probabilities.items()},
+        }
         for p in predictions
     ]
     with written_whole(path) as beside:

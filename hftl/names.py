@@ -29,21 +29,41 @@ METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", "accuracy"),
     "balanced_accuracy": Metric("Balanced accuracy", "balanced_accuracy", bootstrapped=True),
     "top_3_accuracy": Metric("Accuracy of the top three", "top_k_accuracy"),
+    "micro_f1": Metric("Micro F1", "f1", bootstrapped=True),
     "macro_f1": Metric("Macro F1", "f1", bootstrapped=True),
+    "samples_f1": Metric("F1 of an example, mean", "f1", noun="the mean F1 of an example"),
+    "mean_average_precision": Metric("Mean average precision", "average_precision", bootstrapped=True),
     "mcc": Metric("Matthews correlation", "matthews_correlation", noun="the Matthews correlation", bootstrapped=True),
     "kappa": Metric("Kappa (Cohen)", "cohen_kappa", noun="kappa", bootstrapped=True),
     "auc": Metric("AUC (ROC)", "roc_auc"),
     "log_loss": Metric("Log loss", "log_loss", higher_is_better=False),
+    "hamming_loss": Metric("Hamming loss", "hamming_loss", higher_is_better=False),
     "expected_calibration_error": Metric("Expected calibration error", "expected_calibration_error", higher_is_better=False),
 }
 """In the order of the card's table."""
 
-Chooser = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc", "log_loss"]
+ChooserOfOne = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "kappa", "auc", "log_loss"]
+ChooserOfSeveral = Literal[
+    "accuracy", "micro_f1", "macro_f1", "samples_f1", "mean_average_precision", "auc", "log_loss", "hamming_loss"
+]
+Chooser = ChooserOfOne | ChooserOfSeveral
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
-CHOOSERS: tuple[str, ...] = get_args(Chooser)
+CHOOSERS: tuple[str, ...] = get_args(ChooserOfOne)
+"""Where an example has one label."""
+CHOOSERS_OF_SEVERAL: tuple[str, ...] = get_args(ChooserOfSeveral)
 
-ONE_LABEL = "one_label"
-"""The kind of target of which every example has one of several classes; a file that names no kind is about it."""
+ONE_LABEL, SEVERAL_LABELS = "one_label", "several_labels"
+"""The kinds of target: every example has one of several classes, or any number of labels. A file that names no kind is about the
+first."""
+
+PROBLEM_TYPES: Mapping[str, str] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
+"""Kind of target -> what transformers calls it, `problem_type` in a model's config.json."""
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    ONE_LABEL: ("calibration.png", "confusion_matrix_validation.png", "confusion_matrix_test.png"),
+    SEVERAL_LABELS: ("labels_validation.png", "labels_test.png"),
+}
+"""Kind of target -> the figures that may show a split of it: these are published."""
 
 DUPLICATE, CONFLICT = "duplicate", "conflict"
 """Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
@@ -64,6 +84,11 @@ CODE_SETTINGS = frozenset(
 """By these a library runs code that lies beside the weights, or elsewhere."""
 WEIGHT_PLACES = frozenset(("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"))
 """In timm's `pretrained_cfg`: where weights are, or were once, to be found."""
+
+
+def title_of(metric: str, kind: str) -> str:
+    """What a metric is called where it is of a kind of target: of several labels the accuracy is that of whole answers."""
+    return "Accuracy (exact match)" if metric == "accuracy" and kind == SEVERAL_LABELS else METRICS[metric].title
 
 
 def as_rank(metric: str, value: float) -> float:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,6 +267,26 @@ def split_facts(ids: Sequence[str], labels: Sequence[int], names: Sequence[str])
     return {
         "n": len(ids),
         "per_class": {name: counts[index] for index, name in enumerate(names)},
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def several_split_facts(ids: Sequence[str], labels: Iterable[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:
+    """The same where a row has any number of labels: it counts for each of them.
+
+    `labels` has of all rows together, and `without_label` are the rows that have none.
+    """
+    counts, without = Counter[int](), 0
+    digest = hashlib.sha256()
+    for id, own in zip(ids, labels, strict=True):
+        counts.update(own)
+        without += not own
+        digest.update("\0".join([id, *(names[label] for label in own)]).encode() + b"\n")
+    return {
+        "n": len(ids),
+        "per_class": {name: counts[index] for index, name in enumerate(names)},
+        "labels": counts.total(),
+        "without_label": without,
         "fingerprint": digest.hexdigest(),
     }
 

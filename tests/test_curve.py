@@ -10,7 +10,7 @@ import pytest
 
 import hftl
 from hftl.data.source import load_splits
-from hftl.data.splitting import _in_order
+from hftl.data.splitting import in_order_of_classes
 from hftl.errors import RecipeError
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.samples import BERT_NANO, REVIEWS
@@ -62,13 +62,13 @@ def test_a_larger_part_of_train_holds_every_smaller_one_whatever_the_classes() -
     # Of 6, 6 and 2 the largest remainder gives the third class 2 of 10 rows and 1 of 11.
     labels = np.repeat([0, 1, 2], [6, 6, 2])
     rows = np.arange(len(labels))
-    order = _in_order(rows, labels, 0)
+    order = in_order_of_classes(rows, labels, 0)
     assert sorted(order.tolist()) == rows.tolist()
     assert set(labels[order[:3]].tolist()) == {0, 1, 2}
     per_class = [np.bincount(labels[order[:n]], minlength=3) for n in range(1, 15)]
     assert all((more >= less).all() for less, more in pairwise(per_class))
     labels = np.repeat([0, 1, 2], [50, 30, 21])
-    assert np.bincount(labels[_in_order(np.arange(101), labels, 3)[:10]]).tolist() == [5, 3, 2]
+    assert np.bincount(labels[in_order_of_classes(np.arange(101), labels, 3)[:10]]).tolist() == [5, 3, 2]
 
 
 def test_parts_of_real_rows_are_nested_and_validation_stays() -> None:

@@ -33,7 +33,7 @@ class Several(OneLabel):
     def probabilities(self, logits: Any) -> Floats:
         return np.asarray(expit(logits.astype(np.float64)))
 
-    def predicted(self, logits: Any) -> Any:
+    def predicted(self, logits: Any, thresholds: Any) -> Any:
         return (logits > 0).astype(np.int64)
 
     def right(self, predicted: Any, labels: Any) -> Any:

@@ -12,7 +12,7 @@ from hftl.errors import RunError, printable
 from hftl.files import read_json, write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
-from hftl.names import METRICS
+from hftl.names import METRICS, ONE_LABEL, SEVERAL_LABELS, title_of
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory
 from hftl.terminal import Say, tell
@@ -381,6 +381,9 @@ class Run:
         metrics = self.metrics
         split = "test" if "test" in metrics else "validation"
         values = metrics[split]
+        if values.get("target", ONE_LABEL) == SEVERAL_LABELS:
+            beside = f"n = {values['n']:,}, every label always {values['every_label_macro_f1']:.2f}"
+            return f"{split} macro F1 {values['macro_f1']:.3f}, micro F1 {values['micro_f1']:.3f} ({beside})"
         low, high = values["accuracy_interval"]
         beside = f"n = {values['n']:,}, majority {values['majority_accuracy']:.2f}"
         return f"{split} accuracy {values['accuracy']:.3f} [{low:.2f}, {high:.2f}] ({beside})"
@@ -391,10 +394,11 @@ class Run:
         if not self.finished:
             return f"{title}: {html.escape(self._result())}"
         metrics = self.metrics
+        kind = next(iter(metrics.values())).get("target", ONE_LABEL)
         head = "".join(f"<th>{html.escape(split)}, n = {int(values['n']):,}</th>" for split, values in metrics.items())
         rows = [
-            f"<tr><td>{html.escape(metric.title)}</td>{''.join(_cell(values, key) for values in metrics.values())}</tr>"
-            for key, metric in METRICS.items()
+            f"<tr><td>{html.escape(title_of(key, kind))}</td>{''.join(_cell(values, key) for values in metrics.values())}</tr>"
+            for key in METRICS
             if any(values.get(key) is not None for values in metrics.values())
         ]
         return f"{title}<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"

@@ -26,10 +26,11 @@ from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import first_rows, normalise, thing
 from hftl.data.layout import DOCUMENTS, ROLES, Role, counted, ways_out
 from hftl.data.near import NEAR_PICTURE, NEAR_TEXT, near_groups, near_pictures, near_texts
+from hftl.data.several_labels import together
 from hftl.data.source import Splits
-from hftl.data.targets import targets_of
+from hftl.data.targets import Targets, kind_of, memberships_of, targets_of
 from hftl.errors import printable
-from hftl.names import CONFLICT, DUPLICATE
+from hftl.names import CONFLICT, DUPLICATE, SEVERAL_LABELS
 from hftl.terminal import Shown
 from hftl.wording import count, listed, percent
 
@@ -45,6 +46,9 @@ LETTER_BY_LETTER = 0.75
 """Tokens a letter of an alphabet from which on a text is read letter by letter, and not in words or pieces of words."""
 SIGN_BY_SIGN = {"Chinese": 1.5, "Japanese": 1.5, "Korean": 1.2}
 """The same where a sign is a word or a syllable: one token each is usual in vocabularies that were made for it."""
+
+RARE = 10
+"""Rows of train, of several labels an example, below which a label is rare."""
 
 _EXAMPLES = 5  # of one kind
 _LOOKED_AT = 1000  # texts of train whose content is looked at, spread evenly
@@ -87,10 +91,14 @@ class Audit(Shown):
     """Splits, tables and folders that are there and no part of the run."""
     remarks: list[str] = field(default_factory=list)
     """What else is worth knowing about how the source was read."""
+    labels: dict[str, Any] | None = None
+    """Of several labels an example, in train: `per_example`, the mean number; `most` of one row; `without`, the rows that have
+    none; `rare`, the labels of fewer than ten rows; `together` [{"names", "rows"}], the pairs that occur together most often, and
+    `always`, those of which one label never occurs without the other. None: an example has one label."""
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "labels" or value is not None}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield audit_table(self)
@@ -114,6 +122,7 @@ class Audit(Shown):
                 " near each other:"
                 " if they are values on a scale, make a few ranges of them, with names"
             )
+        yield from self._of_labels()
         for alike in self.classes["alike"][:_EXAMPLES]:
             names = listed_and([f"{name} ({count(n, 'row')})" for name, n in zip(alike["names"], alike["rows"], strict=True)])
             yield f"classes {names} differ {alike['how']} alone: if they mean one class, give them one name in the source"
@@ -124,6 +133,22 @@ class Audit(Shown):
             if split.get("without_words"):
                 silent = split["without_words"]
                 yield f"{name}: every text of {', '.join(silent[:5])}{' and more' if len(silent) > 5 else ''} is empty"
+
+    def _of_labels(self) -> Iterator[str]:
+        """Of several labels an example: how many, which are rare, and which occur together."""
+        if self.labels is None:
+            return
+        without, rare = self.labels["without"], self.labels["rare"]
+        none = f"; {count(without, 'row')} without a label" if without else ""
+        yield f"train: {self.labels['per_example']:g} labels an example, at most {self.labels['most']}{none}"
+        if rare:
+            yield f"train: fewer than {RARE} rows of {listed(rare, _EXAMPLES)}: too few to learn a label from"
+        if self.labels["together"]:
+            pairs = [f"{' and '.join(pair['names'])} ({pair['rows']:,})" for pair in self.labels["together"]]
+            yield f"train: most often together: {listed(pairs, _EXAMPLES)}"
+        for pair in self.labels["always"][:_EXAMPLES]:
+            one, other = pair["names"]
+            yield f"train: {one} never occurs without {other} ({count(pair['rows'], 'row')})"
 
     def _duplicate_lines(self) -> Iterator[str]:
         what, exact, near = thing(self.kind), self.duplicates, self.near_duplicates
@@ -304,7 +329,29 @@ def audit_splits(
         ignored_files=dict(facts["ignored_files"]),
         unused=list(facts["unused"]),
         remarks=list(facts["remarks"]),
+        labels=_several_labels(splits),
     )
+
+
+def _several_labels(splits: Splits) -> dict[str, Any] | None:
+    """See `Audit.labels`."""
+    of_rows = targets_of(splits.train)
+    if kind_of(of_rows) != SEVERAL_LABELS:
+        return None
+    names, each, counts = splits.label_names, (of_rows > 0).sum(axis=1), splits.target.counts(of_rows, splits.label_names)
+    pairs = list(together(of_rows))
+    return {
+        "per_example": round(float(each.mean()), 3),
+        "most": int(each.max()),
+        "without": int((each == 0).sum()),
+        "rare": [names[place] for place in np.flatnonzero((counts > 0) & (counts < RARE))],
+        "together": [{"names": [names[one], names[other]], "rows": rows} for rows, one, other in pairs[:_EXAMPLES]],
+        "always": [
+            {"names": [names[one], names[other]] if rows == counts[one] else [names[other], names[one]], "rows": rows}
+            for rows, one, other in pairs
+            if rows >= RARE and rows in (counts[one], counts[other])
+        ],
+    }
 
 
 def _classes(per_class: Mapping[str, int]) -> dict[str, Any]:
@@ -338,17 +385,20 @@ def _words(text: str) -> str:
 def _text_contents(train: Dataset, names: Sequence[str]) -> dict[str, Any]:
     """Shares of some training texts, see `Audit.texts`; empty ones are not counted."""
     places = np.unique(np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).astype(int)).tolist()
-    some = train[places]
+    some_rows = train.select(places)
+    some = some_rows.select_columns("text")[:]
     words_of = [_words(name) for name in names]
     is_word = [len(name) >= 3 and any(map(str.isalpha, name)) for name in names]  # "1" and "a" are in any text
     looked_at = bare = are_class = name_class = 0
-    for text, label in zip(some["text"], some["label"], strict=True):
+    for text, row in zip(some["text"], memberships_of(targets_of(some_rows), len(names)), strict=True):
         if plain := normalise(text):
             looked_at += 1
             bare += not any(map(str.isalpha, plain)) or _NO_PROSE.fullmatch(plain) is not None
-            are_class += plain == normalise(names[label])
+            labels = np.flatnonzero(row).tolist()
+            are_class += plain in {normalise(names[label]) for label in labels}
             words = _words(plain)
-            name_class += is_word[label] and words_of[label] in words and words_of[(label + 1) % len(names)] not in words
+            said = [is_word[label] and words_of[label] in words for label in labels]
+            name_class += bool(said) and all(said) and words_of[(labels[-1] + 1) % len(names)] not in words
     share = {"bare": bare, "are_class": are_class, "name_class": name_class}
     return {"looked_at": looked_at, **{name: round(count / looked_at, 4) if looked_at else 0.0 for name, count in share.items()}}
 
@@ -383,7 +433,8 @@ def _near_duplicates(splits: Splits) -> dict[str, Any]:
         links, threshold = near_texts(pick(texts, rows)), NEAR_TEXT
     roles = list(datasets)
     role_of = np.repeat(np.arange(len(roles), dtype=np.int8), [len(dataset) for dataset in datasets.values()])
-    labels = np.concatenate([targets_of(dataset) for dataset in datasets.values()])
+    targets = Targets(splits.label_names, {role: targets_of(dataset) for role, dataset in datasets.items()}, [])
+    labels = np.concatenate(list(splits.target.distinct(targets).of_rows.values()))
     ids = [Strings(dataset, "id") for dataset in datasets.values()]
     starts = np.cumsum([0, *(len(dataset) for dataset in datasets.values())])
 

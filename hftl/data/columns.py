@@ -75,6 +75,17 @@ def integers(dataset: Dataset, name: str) -> np.ndarray:
     return numbers
 
 
+def memberships(dataset: Dataset, name: str, *, classes: int) -> np.ndarray:
+    """A column of lists of classes: 1 where a row's list has the class, else 0. (N, classes) int8"""
+    column = dataset.select_columns(name).with_format("arrow")
+    has = np.zeros((len(column), classes), dtype=np.int8)
+    for start in range(0, len(column), BATCH):
+        lists = column[start : start + BATCH].column(name)
+        rows, places = pc.list_parent_indices(lists), pc.list_flatten(lists)
+        has[start + rows.to_numpy(), places.to_numpy()] = 1
+    return has
+
+
 def pick(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """Rows of a data set, as its own `select`, which takes 40 bytes a row on its way to the 8 that stay; here they are on disk."""
     if len(rows) == len(dataset) and np.array_equal(rows, np.arange(len(dataset), dtype=np.int32)):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hftl.data.image import ImageSamples
+from hftl.data.targets import in_words
 
 
 def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views: int = 6) -> None:
@@ -17,7 +18,9 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     The classes take turns; which of their samples are shown depends on the data alone.
     """
     cell, gap, margin, header, caption = 168, 6, 24, 34, 26
-    chosen = _across_classes(samples.targets, rows)
+    labels = in_words(samples.targets, samples.label_names)
+    first = samples.targets if samples.targets.ndim == 1 else samples.targets.argmax(axis=1)  # of several labels
+    chosen = _across_classes(first, rows)
     # Between the original and the views lies a wider gap.
     lefts = [margin] + [margin + 3 * gap + (cell + gap) * column for column in range(1, views + 1)]
     tops = [margin + header + caption + (cell + gap + caption) * row for row in range(len(chosen))]
@@ -29,8 +32,7 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
     for column in range(1, views + 1):
         draw.text((lefts[column], margin), f"Training, epoch {column}" if column == 1 else f"epoch {column}", font=large, fill=dark)
     for index, top in zip(chosen, tops, strict=True):
-        label = int(samples.targets[index])
-        name, font = _drawn(samples.label_names[label], 16, otherwise=f"class {label + 1}")
+        name, font = _drawn(labels[index], 16, otherwise=f"class {int(first[index]) + 1}")
         draw.text((lefts[0], top - 8), name, font=font, fill=dark, anchor="ls")
         after = lefts[0] + draw.textlength(name, font=font) + 12
         name, font = _drawn(samples.ids[index], 13, otherwise=f"picture {index + 1}")

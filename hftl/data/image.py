@@ -58,7 +58,7 @@ from hftl.data.inputs import Inputs, read_pictures
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.rows import Source, Table, picture_paths, real, row_problems
-from hftl.data.targets import targets_of
+from hftl.data.targets import names_of, targets_of
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData
 
@@ -106,7 +106,7 @@ class ImageSamples:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
         self.targets = targets_of(dataset)
         self.lengths: None = None
-        self.label_names: tuple[str, ...] = tuple(dataset.features["label"].names)
+        self.label_names: tuple[str, ...] = names_of(dataset)
         self._pictures = dataset.select_columns("image")
         self._processor = processor
         self._background = background

@@ -38,12 +38,13 @@ class LabelledRows:
     """JSON-ready: where they are from, counts, classes without a row, what was left out."""
 
 
-def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, split: str | None) -> LabelledRows:
+def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, kind: str, split: str | None) -> LabelledRows:
     """Read all rows of one split of a source, to evaluate a model of `label_names` on them.
 
     Args:
         data: the section that the model was trained by, with another source.
         label_names: the model's classes, in their order.
+        kind: of the model's target.
         split: which split of the source; None: it has one.
 
     Raises:
@@ -58,7 +59,7 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
     table = read_tables(source, {"train": chosen}, data)["train"]
     tables: dict[Role, Table] = {"train": table}
     problems = column_problems("train", table, data)
-    target = target_of(data)
+    target, _ = target_of(data, table, kind=kind)
     targets = target.read(tables, data)
     scan = content_of(data).scan(tables)
     problems += [*targets.problems, *scan.problems]

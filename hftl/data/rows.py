@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, LargeList, List
 
 from hftl.data.columns import Labels, Strings, pick
 from hftl.data.content import content_of
@@ -111,7 +111,8 @@ def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, m
     if data.label_column in split.column_names:
         feature = split.features[data.label_column]
         parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
-        parsed.class_names = list(feature.names) if isinstance(feature, ClassLabel) else None
+        each = feature.feature if isinstance(feature, List | LargeList) else feature
+        parsed.class_names = list(each.names) if isinstance(each, ClassLabel) else None
     column = content_column(data)
     if column in split.column_names:
         content = split.select_columns(column)

@@ -80,7 +80,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     problems: list[Problem] = []
     for role, table in tables.items():
         problems += column_problems(role, table, data)
-    target = target_of(data)
+    target, said_of_target = target_of(data, tables["train"])
     targets = target.read(tables, data)
     names, labelled = targets.names, target.distinct(targets)
     problems += targets.problems
@@ -103,7 +103,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     if problems:
         raise DataError(data.source, problems)
 
-    rows = divide(data, {role: (kept[role], labelled.of_rows[role]) for role in tables}, contents["train"], seed=seed)
+    strata = {role: target.strata(targets.of_rows[role]) for role in tables}
+    rows = divide(data, {role: (kept[role], strata[role]) for role in tables}, contents["train"], seed=seed)
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: assemble(table, target, targets.of_rows[role], names, data.kind) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
@@ -135,7 +136,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         ],
         "duplicates": duplicate_facts(duplicates, tables, data.on_duplicate),
         "notes": notes,
-        **_how_read(source, roles, tables, data),
+        **_how_read(source, roles, tables, data, said_of_target),
     }
     return Splits(
         result["train"],
@@ -204,11 +205,16 @@ def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed:
 
 
 def _how_read(
-    source: Source, roles: Mapping[Role, str], tables: Mapping[Role, Table], data: TextData | ImageData
+    source: Source,
+    roles: Mapping[Role, str],
+    tables: Mapping[Role, Table],
+    data: TextData | ImageData,
+    said_of_target: Sequence[str],
 ) -> dict[str, Any]:
     """What is there and was not read, and what else is worth knowing about the reading."""
     ignored = sum((table.ignored for table in tables.values()), Counter(source.ignored))
     remarks = [*guesses(source, roles, data), *source.remarks, *(remark for table in tables.values() for remark in table.remarks)]
+    remarks += said_of_target
     return {
         "split_column": source.split_column,
         "ignored_files": dict(sorted(ignored.items())),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,16 +15,56 @@ from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
 
 
+class Strata(Protocol):
+    """What the rows of a table are stratified by."""
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """(K,) how many of some rows are of each class."""
+
+    def draw(
+        self, rows: np.ndarray, total: int, seed: int, *, contents: np.ndarray | None = None, leave_one: bool = False
+    ) -> np.ndarray:
+        """`total` of `rows` with about their share of each class, ascending; with `leave_one`, of no class all rows.
+
+        With `contents`, rows of one content are drawn together or not at all, so that it may be fewer.
+        """
+
+    def in_order(self, rows: np.ndarray, seed: int) -> np.ndarray:
+        """All of `rows` in one order, of which the first n are a stratified sample for every n: each holds every smaller one."""
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """By the one class that each row has."""
+
+    of: np.ndarray
+    """(N,) its number, of all rows of the table."""
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        return np.bincount(self.of[rows])
+
+    def draw(
+        self, rows: np.ndarray, total: int, seed: int, *, contents: np.ndarray | None = None, leave_one: bool = False
+    ) -> np.ndarray:
+        """Exact shares by largest remainder."""
+        counts = np.bincount(self.of[rows])
+        most = np.maximum(counts - 1, 0) if leave_one else counts
+        return _stratified(rows, self.of, total, seed, least=0 * counts, most=most, contents=contents)
+
+    def in_order(self, rows: np.ndarray, seed: int) -> np.ndarray:
+        return in_order_of_classes(rows, self.of, seed)
+
+
 def divide(
-    data: TextData | ImageData, given: Mapping[Role, tuple[np.ndarray, np.ndarray]], contents: np.ndarray, *, seed: int
+    data: TextData | ImageData, given: Mapping[Role, tuple[np.ndarray, Strata]], contents: np.ndarray, *, seed: int
 ) -> dict[Role, np.ndarray]:
     """Rows of each split, ascending; those of a split that was not given are rows of train's table.
 
-    `given` has, for each split of the source, the rows that may be used and the class number of every row; `contents` are those
+    `given` has, for each split of the source, the rows that may be used and what they are stratified by; `contents` are those
     of train's rows: equal ones are never put on two sides.
     """
     rows: dict[Role, np.ndarray] = {role: kept for role, (kept, _) in given.items()}
-    labels = given["train"][1]
+    strata = given["train"][1]
     size = len(rows["train"])
     # Test first and by a seed of its own: neither `run.seed` nor the validation split may touch it.
     shares: list[tuple[Role, float, int]] = [
@@ -31,18 +73,16 @@ def divide(
     ]
     for role, share, own_seed in shares:
         if role == "validation" and data.fold is not None:
-            rows["validation"], rows["train"] = _fold(data, rows, labels, contents, own_seed)
+            rows["validation"], rows["train"] = _fold(data, rows, strata, contents, own_seed)
             continue
         if role in rows or share == 0:
             continue
         train = rows["train"]
-        counts = np.bincount(labels[train])
-        most = np.maximum(counts - 1, 0)
-        drawn = _stratified(train, labels, max(1, round(share * size)), own_seed, least=0 * counts, most=most, contents=contents)
+        drawn = strata.draw(train, max(1, round(share * size)), own_seed, contents=contents, leave_one=True)
         if not len(drawn):
             what = f"train has {len(train)} rows, one of each class or repeating each other: none can be set aside for {role}"
             raise DataError(data.source, [Problem(f"data.{role}_fraction", what)])
-        left = np.ones(len(labels), dtype=bool)
+        left = np.ones(len(contents), dtype=bool)
         left[drawn] = False
         rows[role], rows["train"] = drawn, train[left[train]]
     limits: list[tuple[Role, int | None, int]] = [
@@ -52,21 +92,20 @@ def divide(
     ]
     for role, limit, own_seed in limits:
         if role in rows and limit is not None and limit < len(rows[role]):
-            of = given[role][1] if role in given else labels
-            counts = np.bincount(of[rows[role]])
+            of = given[role][1] if role in given else strata
             if role == "train":
-                rows[role] = np.sort(_in_order(rows[role], of, own_seed)[:limit])
+                rows[role] = np.sort(of.in_order(rows[role], own_seed)[:limit])
             else:
-                rows[role] = _stratified(rows[role], of, limit, own_seed, least=0 * counts, most=counts)
+                rows[role] = of.draw(rows[role], limit, own_seed)
     return {role: rows[role] for role in ROLES if role in rows}
 
 
 def _fold(
-    data: TextData | ImageData, rows: Mapping[Role, np.ndarray], labels: np.ndarray, contents: np.ndarray, seed: int
+    data: TextData | ImageData, rows: Mapping[Role, np.ndarray], strata: Strata, contents: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of train's fold k of n, and of the others: each fold an equal share, by class, of what the folds before it have left."""
     number, folds = (int(part) for part in str(data.fold).split("/"))
-    left, counts = rows["train"], np.bincount(labels[rows["train"]])
+    left, counts = rows["train"], strata.counts(rows["train"])
     problem = None
     if "validation" in rows:
         problem = Problem("data.fold", "the source has a validation split of its own; folds are made where it has none")
@@ -77,14 +116,12 @@ def _fold(
     if problem is not None:
         raise DataError(data.source, [problem])
     for fold in range(1, number + 1):
-        most = np.bincount(labels[left], minlength=len(counts))
-        total = round(len(left) / (folds - fold + 1))
-        taken = _stratified(left, labels, total, seed, least=0 * most, most=most, contents=contents)
+        taken = strata.draw(left, round(len(left) / (folds - fold + 1)), seed, contents=contents)
         left = np.setdiff1d(left, taken)
     return taken, np.setdiff1d(rows["train"], taken)
 
 
-def _in_order(rows: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+def in_order_of_classes(rows: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     """All of `rows` in one order, of which the first n are a stratified sample for every n: a larger one holds every smaller one.
 
     (The largest remainder does not do that: of more rows a class may get fewer, the Alabama paradox.) The k-th row drawn of a class

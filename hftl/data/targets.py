@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List
 
 from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
-from hftl.data.columns import blocks, integers, on_disk
+from hftl.data.columns import blocks, integers, memberships, on_disk
 from hftl.data.layout import Role
 from hftl.data.rows import NO_SPLIT, SHOWN, Table, is_whole, natural_key, row_problems
+from hftl.data.splitting import ByClass, Strata
 from hftl.errors import Problem
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
 from hftl.wording import listed
@@ -39,7 +40,8 @@ class Targets:
     names: tuple[str, ...]
     """The K classes, in their own order."""
     of_rows: Mapping[Role, np.ndarray]
-    """The target of every row: of one label (N,) int32 class numbers, -1 where there is none."""
+    """The target of every row: of one label (N,) int32 class numbers, -1 where there is none; of several (N, K) int8, 1 where the
+    row has the label."""
     problems: list[Problem]
     """What is refused."""
 
@@ -72,6 +74,12 @@ class Target(Protocol):
     def counts(self, of_rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """(K,) how many rows are of each class."""
 
+    def named(self, of_rows: np.ndarray, names: Sequence[str]) -> list[str]:
+        """The targets of some rows in words."""
+
+    def strata(self, of_rows: np.ndarray) -> Strata:
+        """What rows are stratified by, of those of a whole table."""
+
     def facts(self, ids: Sequence[str], of_rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         """What data.json has of a split, see `hftl.run.split_facts`."""
 
@@ -93,7 +101,8 @@ class OneLabel:
 
     def problems(self, tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], targets: Targets) -> list[Problem]:
         """One class alone, one a row, one that train lacks."""
-        return class_problems(tables, kept, targets.of_rows, targets.names)
+        counts = {role: self.counts(targets.of_rows[role][kept[role]], targets.names) for role in tables}
+        return class_problems(tables, kept, counts, targets.names)
 
     def renamed(self, of_rows: np.ndarray, names: Sequence[str], others: Sequence[str]) -> np.ndarray:
         """The number that each class has among the others; -1 stays."""
@@ -105,6 +114,14 @@ class OneLabel:
         """Rows without a class are not counted."""
         return np.bincount(of_rows[of_rows >= 0], minlength=len(names))
 
+    def named(self, of_rows: np.ndarray, names: Sequence[str]) -> list[str]:
+        """The names of the classes."""
+        return [names[number] for number in of_rows.tolist()]
+
+    def strata(self, of_rows: np.ndarray) -> Strata:
+        """By class."""
+        return ByClass(of_rows)
+
     def facts(self, ids: Sequence[str], of_rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         """As `hftl.run.split_facts`."""
         return split_facts(ids, of_rows.data, names)
@@ -115,27 +132,62 @@ class OneLabel:
         return numbers, ClassLabel(names=list(names))
 
 
-def target_of(data: TextData | ImageData) -> Target:
-    """The target that a section of a recipe describes."""
-    return OneLabel()
+def target_of(data: TextData | ImageData, train: Table, *, kind: str | None = None) -> tuple[Target, list[str]]:
+    """The target that a section of a recipe describes, or that the labels of its train split show; and what there is to say of it.
+
+    `kind` is that of a model which the rows are for; None: there is none yet.
+    """
+    # Here alone: a target of several labels is read with the functions of this module.
+    from hftl.data.several_labels import SeveralLabels, found_in, separator_of
+
+    if data.target == "one" or kind == ONE_LABEL:
+        return OneLabel(), []
+    if data.target == "several" or kind == SEVERAL_LABELS:
+        separator = separator_of([] if train.labels is None else train.labels.values)
+        return SeveralLabels(separator, said=data.target == "several"), []
+    found, remark = found_in(train)
+    return found or OneLabel(), [] if remark is None else [f'the column "{data.label_column}" has {remark}']
 
 
 def targets_of(dataset: Dataset) -> np.ndarray:
-    """What a data set of `hftl.data.source` has of its target: of one label (N,) int32 class numbers."""
+    """What a data set of `hftl.data.source` has of its target: of one label (N,) int32 class numbers, of several (N, K) int8."""
+    if isinstance(dataset.features[COLUMN], List):
+        return memberships(dataset, COLUMN, classes=len(names_of(dataset)))
     return integers(dataset, COLUMN)
+
+
+def names_of(dataset: Dataset) -> tuple[str, ...]:
+    """The K classes of a data set of `hftl.data.source`, in their order."""
+    feature = dataset.features[COLUMN]
+    return tuple((feature.feature if isinstance(feature, List) else feature).names)
+
+
+def memberships_of(targets: np.ndarray, classes: int) -> np.ndarray:
+    """What `targets_of` gives, as (N, K) int8 whatever its kind: 1 where a row is of a class."""
+    if kind_of(targets) == SEVERAL_LABELS:
+        return targets
+    return (targets[:, None] == np.arange(classes)).astype(np.int8)
+
+
+def in_words(targets: np.ndarray, names: Sequence[str]) -> list[str]:
+    """What `targets_of` gives, as people read it."""
+    from hftl.data.several_labels import SeveralLabels
+
+    target: Target = OneLabel() if kind_of(targets) == ONE_LABEL else SeveralLabels()
+    return target.named(targets, names)
 
 
 def kind_of(targets: np.ndarray) -> str:
     """The kind of what `targets_of` gives, by its name in `hftl.names`."""
-    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+    if targets.ndim not in (1, 2) or not np.issubdtype(targets.dtype, np.integer):
         raise ValueError(f"targets of the shape {targets.shape} and type {targets.dtype} are of no kind")
-    return ONE_LABEL
+    return ONE_LABEL if targets.ndim == 1 else SEVERAL_LABELS
 
 
 # --- one label ----------------------------------------------------------------------------------------------------------------
 
 
-def _class_name(value: Any) -> str | None:
+def class_name(value: Any) -> str | None:
     """The class that a label means; None for a blank one. "0", 0, 0.0 and "0.0" are one class.
 
     Raises:
@@ -180,7 +232,7 @@ def class_numbers(
                     of_kind["outside"].append(place)
             else:
                 try:
-                    name = _class_name(value)
+                    name = class_name(value)
                 except TypeError:
                     of_kind["strange"].append(place)
                 else:
@@ -221,13 +273,15 @@ def class_numbers(
 
 
 def class_problems(
-    tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], labels: Mapping[Role, np.ndarray], names: Sequence[str]
+    tables: Mapping[Role, Table], kept: Mapping[Role, np.ndarray], counts: Mapping[Role, np.ndarray], names: Sequence[str]
 ) -> list[Problem]:
-    """What is wrong with the classes once the rows that go are left out: one alone, one a row, one that train lacks."""
+    """What is wrong with the classes once the rows that go are left out: one alone, one a row, one that train lacks.
+
+    `kept` are the other rows, and `counts` has how many of them are of each class.
+    """
     if tables["train"].labels is None:
         return []
     problems = []
-    counts = {role: np.bincount(labels[role][kept[role]][labels[role][kept[role]] >= 0], minlength=len(names)) for role in tables}
     there = np.flatnonzero(counts["train"])
     if len(there) == 1:
         name = names[there[0]]
@@ -236,7 +290,11 @@ def class_problems(
     of_train = [names[int(place)] for place in there]
     train = tables["train"]
     no_classes = class_a_row_problem(
-        train.name, of_train, int(counts["train"].sum()), columns=train.columns, divided="validation" not in tables
+        train.name,
+        of_train,
+        min(len(kept["train"]), int(counts["train"].sum())),
+        columns=train.columns,
+        divided="validation" not in tables,
     )
     if no_classes is not None:
         return [*problems, no_classes]

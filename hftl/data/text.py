@@ -34,7 +34,7 @@ from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Source, Table, is_whole, row_problems
 from hftl.data.tables import open_tables
-from hftl.data.targets import COLUMN, targets_of
+from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import Problem, RecipeError
 from hftl.recipe import TextData
 from hftl.wording import listed
@@ -404,11 +404,11 @@ class Texts:
         self, train: Dataset, typical: TextSamples, preprocessor: Any, *, seed: int, picture: Path, texts: int = 5, tokens: int = 40
     ) -> Iterator[str]:
         """Some training texts as the model reads them, and what the limit on length costs; nothing is drawn."""
-        names = train.features[COLUMN].names
+        labels = in_words(typical.targets, names_of(train))
         for index in range(min(texts, len(typical))):
             ids = typical[0, index]["input_ids"]
             shown = " ".join(preprocessor.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
-            yield f"{typical.ids[index]}  {names[typical.targets[index]]}  {len(ids)} tokens\n  {shown}\n"
+            yield f"{typical.ids[index]}  {labels[index]}  {len(ids)} tokens\n  {shown}\n"
         yield f"over {len(typical)} training texts: " + ", ".join(
             f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(typical).items()
         )

@@ -68,7 +68,7 @@ class Rows:
     contents: Any
     """Texts, a list of N; histograms or features, (N, F)."""
     labels: Integers
-    """(N,) in 0..K-1."""
+    """(N,) in 0..K-1, or (N, K) of 0 and 1 where an example has several labels."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def majority(train: Rows, validation: Rows, *, classes: int) -> Baseline:
 
 
 def _check_labels(labels: Integers) -> None:
-    if len(np.unique(labels)) < 2:
+    if len(np.unique(labels, axis=0)) < 2:
         raise NoBaseline("the training rows that a baseline would learn from are of one class")
 
 
@@ -365,8 +365,28 @@ def _best(
 def _logistic(matrix: Any, labels: Integers, classes: int, c: float) -> Callable[[Any], Logits]:
     from sklearn.linear_model import LogisticRegression
 
+    if labels.ndim == 2:
+        return _a_label_each(matrix, labels, c)
     model = LogisticRegression(C=c, max_iter=2_000, tol=1e-3).fit(matrix, labels)
     return lambda unseen: _all_classes(model.decision_function(unseen), model.classes_, classes)
+
+
+def _a_label_each(matrix: Any, labels: Integers, c: float) -> Callable[[Any], Logits]:
+    """Of several labels an example: each against its absence; one that all training rows have, or none, is constant."""
+    from sklearn.linear_model import LogisticRegression
+
+    models: list[Any] = []
+    for of_label in labels.T:
+        always = of_label.min() == of_label.max()
+        model = LogisticRegression(C=c, solver="liblinear", tol=1e-2, random_state=0)
+        models.append((_FAR if of_label.max() else -_FAR) if always else model.fit(matrix, of_label))
+
+    def answer(unseen: Any) -> Logits:
+        constant = np.ones(unseen.shape[0])
+        columns = [constant * model if isinstance(model, float) else model.decision_function(unseen) for model in models]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    return answer
 
 
 def _svm(matrix: Any, labels: Integers, classes: int, c: float) -> Callable[[Any], Logits]:

@@ -31,7 +31,6 @@ from hftl.evaluation.metrics import accuracy_by_size
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.targets import Integers
 from hftl.files import read_json, written_whole
-from hftl.names import CHOOSERS
 from hftl.recipe import difference as recipe_difference
 from hftl.run import RunDirectory
 from hftl.terminal import Shown
@@ -126,7 +125,10 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
     split = split or ("test" if all(run.predictions("test").is_file() for run in runs) else "validation")
     names = stored_label_names(runs[0].predictions(split))
     own = [Predictions.load(run.predictions(split)) for run in runs]
-    problems = [problem for run in runs[1:] for problem in _class_problems(run, runs[0], split)]
+    problems = [
+        problem for run, each in zip(runs[1:], own[1:], strict=True) for problem in _kind_problems(run, runs[0], each, own[0])
+    ]
+    problems += [problem for run in runs[1:] for problem in _class_problems(run, runs[0], split)]
     ids = _shared_ids(own)
     if not problems and not ids:
         problems = [Problem(split, "no row is in all of the runs", ("runs of another seed have other validation rows",))]
@@ -163,6 +165,12 @@ def _shared_ids(own: Sequence[Predictions]) -> list[str]:
     return [id for id in own[0].ids if all(id in other for other in others)]
 
 
+def _kind_problems(run: RunDirectory, first: RunDirectory, one: Predictions, two: Predictions) -> Iterator[Problem]:
+    if one.kind != two.kind:
+        what = f"{run.path} answers with {one.kind.replace('_', ' ')}, {first.path} with {two.kind.replace('_', ' ')}"
+        yield Problem("target", f"{what} an example")
+
+
 def _class_problems(run: RunDirectory, first: RunDirectory, split: str) -> Iterator[Problem]:
     names, expected = (set(stored_label_names(one.predictions(split))) for one in (run, first))
     if names != expected:
@@ -191,6 +199,7 @@ def _take(predictions: Predictions, ids: Sequence[str], order: Integers) -> Pred
         sizes=None if predictions.sizes is None else predictions.sizes[rows],
         size_unit=predictions.size_unit,
         kind=predictions.kind,
+        thresholds=None if predictions.thresholds is None else tuple(predictions.thresholds[place] for place in order),
     )
 
 
@@ -229,7 +238,7 @@ class _Side:
     run: RunDirectory
     predictions: Predictions
     values: dict[str, float]
-    """Of the metrics `CHOOSERS`."""
+    """What `quick_metrics` gives."""
 
 
 def _pair(first: _Side, second: _Side, names: Sequence[str]) -> Pair:
@@ -254,8 +263,8 @@ def _pair(first: _Side, second: _Side, names: Sequence[str]) -> Pair:
 def _differences(first: _Side, second: _Side) -> Iterator[Difference]:
     values, others = first.values, second.values
     intervals = first.predictions.target.paired_intervals(first.predictions, second.predictions)
-    for metric in CHOOSERS:
-        if metric in values and metric in others:
+    for metric in values:
+        if metric in others:
             a, b = values[metric], others[metric]
             yield Difference(metric, a, b, b - a, intervals[metric])
 

@@ -133,9 +133,13 @@ def interval_of(predictions: Predictions, metric: str, *, level: float) -> list[
     if metric == "auc":
         auc = _auc_with_interval(predictions.probabilities, predictions.labels, level=level)
         return None if isinstance(auc, str) else auc[1]
-    number = min(MOST_RESAMPLES, round(RESAMPLES * (1 - LEVEL) / (1 - level)))
     confusion = confusion_matrix(predictions.predicted, predictions.labels, classes=predictions.logits.shape[1])
-    return _bootstrap_intervals(confusion, [metric], level=level, number=number)[metric]
+    return _bootstrap_intervals(confusion, [metric], level=level, number=resamples_at(level))[metric]
+
+
+def resamples_at(level: float) -> int:
+    """How many resamples an interval of a level needs, so that as many lie outside as at 95 %, see `interval_of`."""
+    return min(MOST_RESAMPLES, round(RESAMPLES * (1 - LEVEL) / (1 - level)))
 
 
 def _loss_interval(predictions: Predictions, *, level: float = LEVEL) -> list[float] | None:
@@ -341,12 +345,16 @@ def _auc_with_interval(
     found = auc_influence(probabilities, labels, label_names)
     if isinstance(found, str):
         return found
-    area, influence = found
+    return found[0], auc_interval(*found, level=level)
+
+
+def auc_interval(area: float, influence: Floats, *, level: float = LEVEL) -> list[float] | None:
+    """DeLong's interval of an AUC from how each example moves it, on the logit scale; None where its variance says nothing."""
     error = float(np.sqrt((influence**2).sum()))
     if error == 0.0 or area in (0.0, 1.0):
-        return area, None
+        return None
     spread = z_of(level) * error / (area * (1.0 - area))
-    return area, [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
+    return [float(expit(logit(area) - spread)), float(expit(logit(area) + spread))]
 
 
 def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence[str] | None = None) -> tuple[float, Floats] | str:
@@ -365,17 +373,22 @@ def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence
     versus = [1] if classes == 2 else list(range(classes))
     area, influence = 0.0, np.zeros(size)
     for k in versus:
-        positive = labels == k
-        m, n = int(positive.sum()), int((~positive).sum())
-        ranks = rankdata(probabilities[:, k])
-        above = np.empty(size)
-        above[positive] = (ranks[positive] - rankdata(probabilities[positive, k])) / n
-        above[~positive] = 1.0 - (ranks[~positive] - rankdata(probabilities[~positive, k])) / m
-        auc = float(above[positive].mean())
+        auc, moved = against_the_rest(probabilities[:, k], labels == k)
         area += auc / len(versus)
-        # m - 1 and n - 1 as in an unbiased variance; a single example has no spread to estimate and adds nothing.
-        influence += (above - auc) / np.where(positive, np.sqrt(m * max(1, m - 1)), np.sqrt(n * max(1, n - 1))) / len(versus)
+        influence += moved / len(versus)
     return min(1.0, area), influence  # a mean of ones may round to more
+
+
+def against_the_rest(scores: NDArray[Any], positive: NDArray[np.bool_]) -> tuple[float, Floats]:
+    """AUC of one class, (N,) scores of it and whether each example is of it, and (N,) how each example moves it."""
+    m, n = int(positive.sum()), int((~positive).sum())
+    ranks = rankdata(scores)
+    above = np.empty(len(scores))
+    above[positive] = (ranks[positive] - rankdata(scores[positive])) / n
+    above[~positive] = 1.0 - (ranks[~positive] - rankdata(scores[~positive])) / m
+    auc = float(above[positive].mean())
+    # m - 1 and n - 1 as in an unbiased variance; a single example has no spread to estimate and adds nothing.
+    return auc, (above - auc) / np.where(positive, np.sqrt(m * max(1, m - 1)), np.sqrt(n * max(1, n - 1)))
 
 
 def _of_margins(metric: Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], Any]) -> Callable[[Predictions], float]:

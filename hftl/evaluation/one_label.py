@@ -18,8 +18,10 @@ from hftl.errors import Problem
 from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
 from hftl.evaluation.metrics import OF_MARGINS, auc_influence, compute_metrics, interval_of, losses, quick_metrics
 from hftl.evaluation.predictions import TEXT, Predictions
-from hftl.evaluation.targets import Floats, Integers, Interval
+from hftl.evaluation.selection import scores
+from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import verdict
+from hftl.names import CHOOSERS
 from hftl.run import split_facts
 from hftl.wording import quoted
 
@@ -50,7 +52,11 @@ class OneLabel:
         """Softmax, in float64."""
         return np.asarray(softmax(logits.astype(np.float64), axis=1))
 
-    def predicted(self, logits: NDArray[np.float32]) -> Integers:
+    def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
+        """None: the largest logit is the answer."""
+        return None
+
+    def predicted(self, logits: NDArray[np.float32], thresholds: Thresholds) -> Integers:
         """(N,) index of the largest logit; of equal ones the first."""
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
@@ -58,7 +64,7 @@ class OneLabel:
         """The same class."""
         return np.asarray(predicted == labels)
 
-    def confidence(self, probabilities: Floats) -> Floats:
+    def confidence(self, probabilities: Floats, predicted: Integers) -> Floats:
         """The top probability."""
         return np.asarray(probabilities.max(axis=1))
 
@@ -103,6 +109,9 @@ class OneLabel:
 
     # --- a split ---
 
+    headline = "accuracy"
+    choosers = CHOOSERS
+
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """As `hftl.evaluation.metrics.quick_metrics`."""
         return quick_metrics(predictions)
@@ -142,6 +151,10 @@ class OneLabel:
     ) -> Iterator[str]:
         """As `hftl.evaluation.verdict.verdict`."""
         return verdict(metrics, openings=openings, stage=stage, weighted=weighted, enlarge=enlarge)
+
+    def scores(self, candidates: Sequence[Predictions], metric: str) -> Scores:
+        """As `hftl.evaluation.selection.scores`."""
+        return scores(candidates, metric)
 
     # --- two models on the same rows ---
 

@@ -45,16 +45,16 @@ def count_openings(run: RunDirectory) -> str | None:
     found: dict[str, Any] = asdict(counted(known.get(rows, ()), {str(own[0].get("run")): len(own)}, recipe_digest(run)))
     if found["recipes"] > 1 and run.predictions("test").is_file():
         predictions = Predictions.load(run.predictions("test"))
-        found["widened"] = widened(predictions, widened_metrics(run.load_recipe()), recipes=found["recipes"])
+        found["widened"] = widened(predictions, widened_metrics(predictions, run.load_recipe()), recipes=found["recipes"])
     before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
     if {key: value for key, value in before.items() if key != "time"} != found:
         write_json(run.test_ledger, {"time": now(), **found})
     return problem
 
 
-def widened_metrics(recipe: Recipe) -> tuple[str, ...]:
+def widened_metrics(predictions: Predictions, recipe: Recipe) -> tuple[str, ...]:
     """Those whose intervals are widened: the one that the card opens with, and the one that chose the weights."""
-    return tuple(dict.fromkeys(("accuracy", recipe.run.metric)))
+    return tuple(dict.fromkeys((predictions.target.headline, recipe.run.metric)))
 
 
 def widened(predictions: Predictions, metrics: Iterable[str], *, recipes: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hftl.errors import DataError, Problem, RunError
-from hftl.evaluation.targets import TARGETS, Floats, Integers, Target, target_named
+from hftl.evaluation.targets import TARGETS, Floats, Integers, Target, Thresholds, target_named
 from hftl.files import parse_json, written_whole
 from hftl.names import ONE_LABEL
 from hftl.wording import quoted
@@ -37,6 +37,8 @@ _LABEL_NAMES = b"hftl.label_names"
 _SIZE_UNIT = b"hftl.size_unit"
 
 _KIND = b"hftl.target"
+
+_THRESHOLDS = b"hftl.thresholds"
 
 _WHAT = "not a file of predictions"
 
@@ -56,6 +58,7 @@ class Predictions:
             file, in pixels. None: not recorded.
         size_unit: what `sizes` counts; None exactly when they are.
         kind: of target, one of `hftl.evaluation.targets.TARGETS`.
+        thresholds: see `hftl.evaluation.targets.Thresholds`.
 
     Raises:
         DataError: no example, shapes that do not fit, a repeated id, a label out of range, logits that are not finite, a size
@@ -68,6 +71,7 @@ class Predictions:
     sizes: Integers | None = None
     size_unit: SizeUnit | None = None
     kind: str = ONE_LABEL
+    thresholds: Thresholds = None
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -121,7 +125,7 @@ class Predictions:
     @cached_property
     def predicted(self) -> Integers:
         """What the logits answer, as `labels` are written."""
-        return self.target.predicted(self.logits)
+        return self.target.predicted(self.logits, self.thresholds)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -131,7 +135,11 @@ class Predictions:
     @property
     def confidence(self) -> Floats:
         """(N,) the probability of the answer."""
-        return self.target.confidence(self.probabilities)
+        return self.target.confidence(self.probabilities, self.predicted)
+
+    def choose_thresholds(self) -> Self:
+        """The same with the thresholds that these examples choose; for those of validation, and never of test."""
+        return replace(self, thresholds=self.target.thresholds(self.logits, self.labels))
 
     def quick_metrics(self) -> dict[str, float]:
         """What may choose the weights, without intervals, for the end of each epoch; what is undefined is left out."""
@@ -167,6 +175,8 @@ class Predictions:
         metadata = {_LABEL_NAMES: json.dumps(list(label_names), ensure_ascii=False).encode()}
         if self.kind != ONE_LABEL:
             metadata[_KIND] = self.kind.encode()
+        if self.thresholds is not None:
+            metadata[_THRESHOLDS] = json.dumps(self.thresholds).encode()
         if self.sizes is not None and self.size_unit is not None:
             columns["size"] = pa.array(self.sizes, pa.int64())
             metadata[_SIZE_UNIT] = self.size_unit.encode()
@@ -197,6 +207,7 @@ class Predictions:
                 sizes=None if unit is None else table["size"].to_numpy(),
                 size_unit=unit,
                 kind=kind,
+                thresholds=_read_thresholds(table.schema, len(names), path),
             )
         except DataError as error:
             raise RunError(f"{path}: {_WHAT}: {error}") from None
@@ -212,6 +223,22 @@ def stored_label_names(path: Path) -> tuple[str, ...]:
     """
     names, _, _ = _check_schema(read_parquet(path, _WHAT, rows=False).schema, path)
     return names
+
+
+def _read_thresholds(schema: pa.Schema, classes: int, path: Path) -> Thresholds:
+    stored = (schema.metadata or {}).get(_THRESHOLDS)
+    if stored is None:
+        return None
+    found = parse_json(stored.decode(errors="replace"), source=f"{path}: {_WHAT}: thresholds")
+    if (problem := threshold_problem(found, classes)) is not None:
+        raise RunError(f"{path}: {_WHAT}: its thresholds {problem}")
+    return tuple(map(float, found))
+
+
+def threshold_problem(found: Any, classes: int) -> str | None:
+    """What is wrong with the thresholds that a file holds; None: nothing."""
+    numbers = isinstance(found, list) and all(type(value) in (int, float) and 0 <= value <= 1 for value in found)
+    return None if numbers and len(found) == classes else f"are not {classes} numbers from 0 to 1"
 
 
 def _list_column(values: NDArray[Any], type: pa.DataType, width: int) -> pa.Array:

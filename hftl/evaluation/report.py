@@ -69,6 +69,7 @@ STYLE: dict[str, Any] = {
 }
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
+MOST_LABELS = 40
 LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
 CURVES = "learning_curves.png"
 LETTER = 0.085  # inches; how wide a letter of a name is drawn
@@ -341,6 +342,38 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     panel.grid(True, which="minor", color="white", linewidth=1.5 if classes <= NUMBERED else 0.5)
     figure.suptitle(
         f"{split.capitalize()} split, n = {values['n']:,}, accuracy {values['accuracy']:.3f}", x=0.01, ha="left", fontsize=11
+    )
+    for written in figure.findobj(Text):
+        written.set_fontfamily(families)
+    return figure
+
+
+def labels_figure(values: Mapping[str, Any], split: str) -> Figure:
+    """Of several labels an example: F1 of each label as a bar, best first, with its precision and recall.
+
+    Of more than forty labels the worst forty are shown.
+    """
+    rows = sorted((row for row in values["per_class"] if row["n"]), key=lambda row: row["f1"])
+    left_out = len(rows) - MOST_LABELS
+    rows = rows[:MOST_LABELS]
+    names, families = _drawable([row["label"] for row in rows])
+    called = [f"{fonts.isolated(name) or '(no font)'}  ({row['n']:,})" for name, row in zip(names, rows, strict=True)]
+    figure = Figure(figsize=(WIDTH, min(8.8, 1.4 + 0.26 * len(rows))), layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(rows))
+    panel.barh(places, [row["f1"] for row in rows], color=BLUE, alpha=0.35, height=0.7, label="F1")
+    for key, colour, marker in (("precision", VERMILION, "|"), ("recall", INK, ".")):
+        known = [(row[key], place) for place, row in enumerate(rows) if row[key] is not None]
+        panel.plot(*zip(*known, strict=True), marker, color=colour, markersize=8, markeredgewidth=2, label=key)
+    panel.axvline(values["macro_f1"], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="macro F1")
+    panel.set_yticks(places, called, fontsize=9 if len(rows) <= 30 else 7)
+    panel.set_xlim(0, 1)
+    panel.set_ylim(-0.6, len(rows) - 0.4)
+    panel.grid(False, axis="y")
+    panel.legend(**BESIDE)
+    more = f"; the worst {MOST_LABELS} of {len(rows) + left_out} labels" if left_out > 0 else ""
+    figure.suptitle(
+        f"{split.capitalize()} split, n = {values['n']:,}, macro F1 {values['macro_f1']:.3f}{more}", x=0.01, ha="left", fontsize=11
     )
     for written in figure.findobj(Text):
         written.set_fontfamily(families)

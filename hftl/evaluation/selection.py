@@ -9,7 +9,7 @@ Shapes: C candidates, N rows, K classes, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,10 @@ from scipy.special import softmax
 from hftl.evaluation.intervals import PORTION, percentiles
 from hftl.evaluation.metrics import OF_MARGINS, losses
 from hftl.evaluation.predictions import Predictions
-from hftl.evaluation.targets import Floats
+from hftl.evaluation.targets import Floats, Scores
 from hftl.names import as_rank
 
 RESAMPLES = 1_000
-
-Scores = Callable[[Floats], Floats]
-"""Takes (R, N) weights of the rows to the (R, C) values of the metric; NaN where it is undefined."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,15 @@ def corrected_for_choice(candidates: Sequence[Predictions], metric: str) -> Corr
     """
     if len(candidates) < 2:
         return None
-    scores, size = _scores(candidates, metric), len(candidates[0].ids)
-    every = np.asarray([as_rank(metric, value) for value in scores(np.ones((1, size)))[0]])
+    of_weights, size = candidates[0].target.scores(candidates, metric), len(candidates[0].ids)
+    every = np.asarray([as_rank(metric, value) for value in of_weights(np.ones((1, size)))[0]])
     generator = np.random.default_rng(0)
     portion = max(1, PORTION // (size * max(1, len(candidates)) ** (metric == "auc")))
     found: list[Floats] = []
     for start in range(0, RESAMPLES, portion):
         number = min(portion, RESAMPLES - start)
         drawn = generator.multinomial(size, np.full(size, 1 / size), size=number).astype(np.float64)
-        inside, outside = scores(drawn), scores((drawn == 0).astype(np.float64))
+        inside, outside = of_weights(drawn), of_weights((drawn == 0).astype(np.float64))
         rank = inside * as_rank(metric, 1.0)
         best = np.nanmax(np.where(np.isnan(rank), -np.inf, rank), axis=1, keepdims=True)
         chosen = (rank == best) & ~np.isnan(outside)
@@ -72,7 +69,8 @@ def corrected_for_choice(candidates: Sequence[Predictions], metric: str) -> Corr
     )
 
 
-def _scores(candidates: Sequence[Predictions], metric: str) -> Scores:
+def scores(candidates: Sequence[Predictions], metric: str) -> Scores:
+    """Of one label an example."""
     labels = candidates[0].labels
     if metric == "accuracy":
         return _mean(np.stack([each.right.astype(np.float64) for each in candidates], axis=1))
@@ -87,11 +85,11 @@ def _scores(candidates: Sequence[Predictions], metric: str) -> Scores:
 def _mean(of_rows: Floats) -> Scores:
     """Of a value for each row, (N, C)."""
 
-    def scores(weights: Floats) -> Floats:
+    def of_weights(weights: Floats) -> Floats:
         total = weights.sum(axis=1, keepdims=True)
         return np.where(total > 0, weights @ of_rows / np.maximum(total, 1.0), np.nan)
 
-    return scores
+    return of_weights
 
 
 def _margins(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int, metric: str) -> Scores:
@@ -101,7 +99,7 @@ def _margins(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: i
     said = one_hot[predicted].transpose(1, 0, 2).reshape(size, candidates * classes)
     right = said * np.tile(one_hot[labels], (1, candidates))
 
-    def scores(weights: Floats) -> Floats:
+    def of_weights(weights: Floats) -> Floats:
         shape = (len(weights), candidates, classes)
         true_counts = np.broadcast_to((weights @ one_hot[labels])[:, None, :], shape)
         is_there = weights.sum(axis=1) > 0
@@ -111,7 +109,7 @@ def _margins(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: i
         )
         return values
 
-    return scores
+    return of_weights
 
 
 def _areas(probabilities: Floats, labels: NDArray[np.int64]) -> Scores:
@@ -119,7 +117,7 @@ def _areas(probabilities: Floats, labels: NDArray[np.int64]) -> Scores:
     classes = probabilities.shape[2]
     versus = [1] if classes == 2 else list(range(classes))
 
-    def scores(weights: Floats) -> Floats:
+    def of_weights(weights: Floats) -> Floats:
         values = np.zeros((len(weights), len(probabilities)))
         for number, given in enumerate(probabilities):
             for k in versus:
@@ -133,4 +131,4 @@ def _areas(probabilities: Floats, labels: NDArray[np.int64]) -> Scores:
                 values[:, number] += area / len(versus)
         return values
 
-    return scores
+    return of_weights

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hftl.errors import Problem, RunError
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +30,14 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 Interval = tuple[float, float] | None
+
+Thresholds = tuple[float, ...] | None
+"""Of an answer of several labels the probability from which on each label is one of them, K numbers; None: no other than 0.5, or
+an answer that has none."""
+
+
+Scores = Callable[[Floats], Floats]
+"""Takes (R, N) weights of the rows to the (R, C) values of a metric of C candidates; NaN where it is undefined."""
 
 
 class Target(Protocol):
@@ -49,13 +57,16 @@ class Target(Protocol):
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """(N, K) what the logits say about each class."""
 
-    def predicted(self, logits: NDArray[np.float32]) -> Integers:
+    def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
+        """What these examples choose for the answers of a model; None where there is nothing to choose."""
+
+    def predicted(self, logits: NDArray[np.float32], thresholds: Thresholds) -> Integers:
         """What the logits answer, as labels are written."""
 
     def right(self, predicted: Integers, labels: Integers) -> NDArray[np.bool_]:
         """(N,) whether the whole answer is right."""
 
-    def confidence(self, probabilities: Floats) -> Floats:
+    def confidence(self, probabilities: Floats, predicted: Integers) -> Floats:
         """(N,) the probability of the answer."""
 
     def named(self, labels: Integers, label_names: Sequence[str]) -> list[str]:
@@ -85,6 +96,12 @@ class Target(Protocol):
 
     # --- a split ---
 
+    headline: str
+    """The metric that a card opens with."""
+
+    choosers: tuple[str, ...]
+    """The metrics that `quick_metrics` gives."""
+
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """What may choose the weights, without intervals."""
 
@@ -111,6 +128,9 @@ class Target(Protocol):
     ) -> Iterator[str]:
         """How good the model is and where it is worst, see `hftl.evaluation.verdict`."""
 
+    def scores(self, candidates: Sequence[Predictions], metric: str) -> Scores:
+        """The metric of each of C candidates on the same rows, by weights of the rows; see `hftl.evaluation.selection`."""
+
     # --- two models on the same rows ---
 
     def paired_intervals(self, one: Predictions, two: Predictions) -> dict[str, Interval]:
@@ -119,6 +139,7 @@ class Target(Protocol):
 
 TARGETS: Mapping[str, str] = {
     ONE_LABEL: "hftl.evaluation.one_label",
+    SEVERAL_LABELS: "hftl.evaluation.several_labels",
 }
 """Kind of target -> the module that has it as `TARGET`; imported when it is asked for, since what it says needs predictions."""
 

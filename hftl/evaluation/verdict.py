@@ -38,7 +38,7 @@ def verdict(
     for split, values in metrics.items():
         low, high = values["accuracy_interval"]
         yield (
-            f"{split}{_opened(openings) if split == 'test' else ''}: accuracy {values['accuracy']:.4f} [{low:.4f}, {high:.4f}],"
+            f"{split}{opened(openings) if split == 'test' else ''}: accuracy {values['accuracy']:.4f} [{low:.4f}, {high:.4f}],"
             f" n = {values['n']:,} · macro F1 {values['macro_f1']:.4f} · majority {values['majority_accuracy']:.4f}"
         )
     split = "test" if "test" in metrics else "validation"
@@ -47,10 +47,11 @@ def verdict(
     yield from weak
     if split == "test" and any(TRY in line for line in weak):
         yield "  whatever you try, compare it by validation: --no-test leaves the test split shut"
-    yield from _small_validation(metrics["validation"], enlarge)
+    yield from small_validation(metrics["validation"], enlarge)
 
 
-def _opened(openings: Mapping[str, Any] | None) -> str:
+def opened(openings: Mapping[str, Any] | None) -> str:
+    """How often the test split was opened, in brackets."""
     if openings is None:
         return ""
     times, runs = openings["openings"], openings["runs"]
@@ -104,7 +105,8 @@ def _taken_for(values: Mapping[str, Any], label: str) -> str:
     return f', most often taken for "{most}"'
 
 
-def _small_validation(values: Mapping[str, Any], enlarge: str | None) -> Iterator[str]:
+def small_validation(values: Mapping[str, Any], enlarge: str | None) -> Iterator[str]:
+    """A line where the validation split is small, and the key that makes it larger."""
     if values["n"] >= FEW:
         return
     low, high = values["accuracy_interval"]

@@ -13,7 +13,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import check_folder
-from hftl.names import WORD_MODELS
+from hftl.names import ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
 from hftl.recipe import Recipe, TextData
 
 FAMILIES: Mapping[str, str] = {
@@ -26,15 +26,19 @@ FAMILIES: Mapping[str, str] = {
 """`model.family` of a recipe -> the module that has it as `FAMILY`. It is imported when it is asked for: timm takes seconds."""
 
 
-def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
+def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Iterable[str], target: str = ONE_LABEL) -> Classifier:
     """The recipe's model with a new head for `label_names`, its preprocessing and its chain; float32, on the CPU.
 
-    `texts` are the training texts, from which the GloVe families take their vocabulary.
+    `texts` are the training texts, from which the GloVe families take their vocabulary; `target` is the kind of what is predicted.
 
     Raises:
         RecipeError: no such checkpoint or vectors, or they do not fit the recipe.
     """
     classifier = family_of(recipe.model.family).build(recipe, label_names, texts)
+    if hasattr(classifier.model.config, "thresholds"):  # of what the checkpoint was trained for
+        del classifier.model.config.thresholds
+    if target != ONE_LABEL:
+        classifier.model.config.problem_type = PROBLEM_TYPES[target]
     data = recipe.data
     if not isinstance(data, TextData):
         return classifier
@@ -70,7 +74,13 @@ def load_classifier(folder: Path) -> Classifier:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RunError(f'{folder}: two classes are called "{twice}" in {CONFIG}, so predictions could not tell them apart')
+    if (thresholds := config.get("thresholds")) is not None and not _are_thresholds(thresholds, len(names)):
+        raise RunError(f'{folder}: "thresholds" in {CONFIG} are not {len(names)} numbers from 0 to 1, one for each label')
     return classifier
+
+
+def _are_thresholds(found: object, classes: int) -> bool:
+    return isinstance(found, list) and len(found) == classes and all(type(v) in (int, float) and 0 <= v <= 1 for v in found)
 
 
 def family_of(name: str) -> Family:

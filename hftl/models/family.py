@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hftl.models.chain import Chain
+from hftl.names import ONE_LABEL, PROBLEM_TYPES
 from hftl.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ class Classifier:
     def kind(self) -> Literal["text", "image"]:
         """Of what it reads."""
         return "image" if self.model.main_input_name == "pixel_values" else "text"
+
+    @property
+    def target(self) -> str:
+        """The kind of what it predicts, by its name in `hftl.names`."""
+        problem_type = self.model.config.problem_type
+        return next((kind for kind, of_kind in PROBLEM_TYPES.items() if of_kind == problem_type), ONE_LABEL)
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Of several labels the probability from which on each is an answer, as `choose` has set them; None: 0.5."""
+        chosen = getattr(self.model.config, "thresholds", None)
+        return None if chosen is None else tuple(chosen)
+
+    def choose(self, thresholds: tuple[float, ...] | None) -> None:
+        """Let the model's configuration say from which probability on each label is an answer."""
+        if thresholds is not None:
+            self.model.config.thresholds = list(thresholds)
 
     @property
     def max_length(self) -> int | None:

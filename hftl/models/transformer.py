@@ -44,7 +44,7 @@ from hftl.models.checkpoint import (
 )
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
-from hftl.names import CODE_SETTINGS
+from hftl.names import CODE_SETTINGS, ONE_LABEL, PROBLEM_TYPES
 from hftl.recipe import Recipe, Transformer
 from hftl.wording import listed
 
@@ -220,7 +220,7 @@ def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
 def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
     config.id2label = dict(enumerate(label_names))  # num_labels follows
     config.label2id = {name: i for i, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = PROBLEM_TYPES[ONE_LABEL]
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:

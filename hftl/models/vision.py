@@ -12,8 +12,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -50,6 +50,8 @@ WRAPPER = "timm_model"
 TimmModel: TypeAlias = Any
 
 # Keys that describe the classes and the test-time size of the checkpoint rather than of what is built from it.
+OF_TARGET = ("problem_type", "thresholds")
+"""What a config says of several labels an example; transformers' own keys, and hftl's."""
 REPLACED = {"num_classes", "label_names", "label_descriptions", "label_offset", "test_input_size", "test_crop_pct"}
 # What `model_args` may not hold: the arguments of timm's own machinery, which load any file (`checkpoint_path`), take weights from
 # elsewhere (`pretrained_cfg_overlay`), or make something other than a classifier.
@@ -74,6 +76,8 @@ class _Source:
     classes: int = 0
     """Outputs of the head that is stored; 0: there is none."""
     label_names: Sequence[str] | None = None
+    of_target: Mapping[str, Any] = field(default_factory=dict)
+    """What it says of several labels an example, see `OF_TARGET`."""
 
 
 def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> Classifier:
@@ -127,6 +131,7 @@ def save(classifier: Classifier, folder: Path) -> None:
         "label_names": list(cast(dict[int, str], config.id2label).values()),
         "model_args": config.model_args,
         "pretrained_cfg": config.pretrained_cfg,
+        **{key: getattr(config, key) for key in OF_TARGET if getattr(config, key, None) is not None},
     }
     write_json(folder / "config.json", description)
 
@@ -150,7 +155,10 @@ def _load_saved(checkpoint: Checkpoint) -> Classifier:
     check_label_names(checkpoint, "label_names", source.label_names)
     if len(source.label_names) != source.classes:
         raise checkpoint.refused(f"has {source.classes} classes and {len(source.label_names)} label_names in {CONFIG}")
-    return _classifier(_load(checkpoint, source), source, source.label_names, None, {})
+    classifier = _classifier(_load(checkpoint, source), source, source.label_names, None, {})
+    for key, value in source.of_target.items():
+        setattr(classifier.model.config, key, value)
+    return classifier
 
 
 # --- where it comes from --------------------------------------------------------------------------------------------------------
@@ -201,7 +209,8 @@ def _read_source(checkpoint: Checkpoint, *, new_head: bool) -> _Source:
         raise checkpoint.refused(f'has "num_classes": {classes!r} in {CONFIG}; 0 to {MOST_CLASSES:,} can be read')
     # timm writes the number of classes here too; where ours is another, the call would have it twice.
     arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
-    return _Source(architecture, arguments, pretrained_cfg, classes, config.get("label_names"))
+    of_target = {key: config[key] for key in OF_TARGET if config.get(key) is not None}
+    return _Source(architecture, arguments, pretrained_cfg, classes, config.get("label_names"), of_target)
 
 
 def _check_arguments(checkpoint: Checkpoint, arguments: Any) -> None:

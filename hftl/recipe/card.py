@@ -54,7 +54,7 @@ PROSE = frozenset(
 """Keys whose values are sentences. Those of the others are names of things, and numbers."""
 
 _SET = ("data.source", "data.config")
-READ = (*_SET, "data.kind", "data.text_column", "data.image_column", "data.label_column", "data.train_split")
+READ = (*_SET, "data.kind", "data.text_column", "data.image_column", "data.label_column", "data.target", "data.train_split")
 _ROWS = ("data.revision", "data.max_train_samples", "data.stream_samples")
 _MODEL = ("model.family", "model.checkpoint", "model.vectors", "model.pretrained")
 AUTHOR = "author"

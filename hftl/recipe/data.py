@@ -30,6 +30,10 @@ class _Data(Section):
     config: str | None = None
     """Name of a Hub data set's configuration."""
     label_column: str = "label"
+    target: Literal["one", "several"] | None = None
+    """How many labels an example has. None: found from the column; lists are several, and so are texts with a separator where each
+    part is also there by itself. "several": lists, or texts of labels with a comma, a semicolon or a bar between them, and an empty
+    cell for no label. "one": each value is one label."""
     train_split: str | None = None
     """None: the split called "train", "Training", "train_set" or the like (hftl.data.layout has the table)."""
     validation_split: str | None = None

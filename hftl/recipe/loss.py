@@ -19,18 +19,30 @@ class _Loss(Choice):
 
 
 class CrossEntropyLoss(_Loss):
-    """Minus the log of the true class's probability."""
+    """Minus the log of the true class's probability; where an example has several labels, the mean over the labels of minus the log
+    of the true answer's, yes or no (binary cross-entropy)."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Fraction = 0.0
-    """Share of the target that is spread over all classes."""
+    """Share of the target that is spread over all classes; of several labels over yes and no."""
 
 
 class FocalLoss(_Loss):
-    """Cross-entropy times ``(1 - p) ** gamma``, with p the true class's probability (Lin et al. 2017, arXiv:1708.02002)."""
+    """Cross-entropy times ``(1 - p) ** gamma``, with p the true class's probability (Lin et al. 2017, arXiv:1708.02002); of several
+    labels that of each label's true answer."""
 
     kind: Literal["focal"] = "focal"
     gamma: Annotated[float, Field(ge=0.0)] = 2.0
 
 
-Loss = CrossEntropyLoss | FocalLoss
+class AsymmetricLoss(_Loss):
+    """For several labels an example, of which most are absent: focal loss whose absent labels are weighed down more, and not at all
+    counted where the model gives them less than `margin` (Ridnik et al. 2021, arXiv:2009.14119)."""
+
+    kind: Literal["asymmetric"] = "asymmetric"
+    gamma_present: Annotated[float, Field(ge=0.0)] = 0.0
+    gamma_absent: Annotated[float, Field(ge=0.0)] = 4.0
+    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+
+
+Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss

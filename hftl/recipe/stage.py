@@ -43,9 +43,11 @@ class Stage(Section):
     schedule: AnySchedule = LinearSchedule()
     """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
     loss: AnyLoss = CrossEntropyLoss()
-    """A word, "cross_entropy" or "focal", or a section: `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
+    """A word, "cross_entropy", "focal" or (of several labels an example) "asymmetric", or a section: `hftl.FocalLoss(gamma=3)`, in
+    YAML ``{kind: focal, gamma: 3}``."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1."""
+    """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1. Of several labels an
+    example a weight for the presence of each label, its absence having 1: "balanced" is (n - n_k) / n_k."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None

@@ -21,10 +21,10 @@ from hftl.errors import Problem, RecipeError, RunError
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, METRICS
+from hftl.names import CONFLICT, DUPLICATE, METRICS, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.run import RunDirectory
-from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class
+from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
 from hftl.sharing.front_matter import dataset_said, front_matter, hub_base_model, hub_dataset
 from hftl.sharing.markdown import (
     DASH,
@@ -136,6 +136,7 @@ def _facts(
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
     values, history = metrics[split], run.read_history()
     ledger = read_json(run.test_ledger) if run.test_ledger.is_file() else None
+    several = values.get("target", ONE_LABEL) == SEVERAL_LABELS
     return {
         "recipe": recipe,
         "noun": noun,
@@ -149,10 +150,12 @@ def _facts(
         "results": results(metrics, split),
         "by_class": values["per_class"],
         "listed": LISTED,
-        "worst": worst_class(values),
+        "several": several,
+        "right": "exact match" if several else "accuracy",
+        "worst": worst_label(values) if several else worst_class(values),
         "small": small_classes(values),
-        "calibration": calibration(values),
-        "confusions": confusions(values),
+        "calibration": None if several else calibration(values),
+        "confusions": [] if several else confusions(values),
         "by_size": by_size(values),
         "use": use(recipe, run, repo_id),
         "data": data,
@@ -178,10 +181,10 @@ def _facts(
         "openings": openings,
         "ledger": ledger,
         "seeds": _seeds(run),
-        "widened": _widened(ledger) if split == "test" else None,
+        "widened": _widened(ledger, target_of_metrics(values).headline) if split == "test" else None,
         "sealed": split == "validation" and "test" in data.get("splits", {}),
         "unfinished": openings[-1] if split == "validation" and openings else None,
-        "bootstrapped": in_words([str(metric) for metric in METRICS.values() if metric.bootstrapped]),
+        "bootstrapped": in_words([str(metric) for key, metric in METRICS.items() if metric.bootstrapped and key in values]),
         "opened_for_results": [opening for opening in openings if opening.get("purpose") in ("train", "test")],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "evaluations": _evaluations(run, evaluations),
@@ -213,7 +216,7 @@ def _seeds(run: RunDirectory) -> dict[str, Any] | None:
     return {**record, "metric": str(METRICS[record["metric"]]), "seeds": ", ".join(map(str, record["seeds"]))}
 
 
-def _widened(ledger: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _widened(ledger: Mapping[str, Any] | None, headline: str) -> dict[str, Any] | None:
     """The intervals that were widened for the recipes tested on the same rows, and how; None: there is one recipe."""
     if ledger is None or "widened" not in ledger:
         return None
@@ -221,7 +224,7 @@ def _widened(ledger: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "recipes": ledger["recipes"],
         "percent": f"{100 * level:.6g}",
-        "accuracy": intervals["accuracy"],
+        "headline": intervals[headline],
         "intervals": {str(METRICS[metric]): found for metric, found in intervals.items()},
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2.filters import do_mark_safe as safe
 
-from hftl.names import METRICS
+from hftl.names import METRICS, ONE_LABEL, title_of
 from hftl.sharing.markdown import inline
 
 SMALL = 30  # with fewer examples, the numbers of a class are rough: half an interval is up to 0.18 wide
@@ -17,9 +17,10 @@ CONFUSIONS = 3  # so many of the most frequent ones are named
 def results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
     """Rows of the results table: every metric of the headline split with its baseline, and what chose the weights on validation."""
     rows = [_result(metrics[split], split, key) for key in METRICS if key in metrics[split]]
+    exact = "accuracy" if metrics[split].get("target", ONE_LABEL) == ONE_LABEL else "exact match"
     baseline = {
         **_result(metrics[split], split, "majority_accuracy"),
-        "name": safe(f'Baseline: accuracy of always "{inline(metrics[split]["majority_label"])}"'),
+        "name": safe(f'Baseline: {exact} of always "{inline(metrics[split]["majority_label"])}"'),
     }
     rows.insert(1, baseline)
     if split == "test":
@@ -28,7 +29,7 @@ def results(metrics: Mapping[str, Mapping[str, Any]], split: str) -> list[dict[s
 
 
 def _result(values: Mapping[str, Any], split: str, key: str) -> dict[str, Any]:
-    name = METRICS[key].title if key in METRICS else ""
+    name = title_of(key, values.get("target", ONE_LABEL)) if key in METRICS else ""
     return {"name": name, "value": values.get(key), "interval": values.get(f"{key}_interval"), "split": split, "n": values["n"]}
 
 
@@ -44,6 +45,12 @@ def worst_class(values: Mapping[str, Any]) -> dict[str, Any]:
     apart = any(mine[1] < theirs[0] for mine, theirs in comparable) if comparable and len(rows) > 1 else None
     index = values["per_class"].index(worst)
     return {**worst, "found": values["confusion"][index][index], "apart": apart}
+
+
+def worst_label(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of several labels an example, that with the lowest F1 among those with examples; None: all are found without an error."""
+    rows = [row for row in values["per_class"] if row["n"] and row["f1"] < 1]
+    return min(rows, key=lambda row: row["f1"], default=None)
 
 
 def small_classes(values: Mapping[str, Any]) -> dict[str, Any]:

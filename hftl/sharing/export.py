@@ -311,6 +311,10 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
     assert program is not None
     # The exporter notes the stack of each operator: paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
+    if (thresholds := getattr(model.config, "thresholds", None)) is not None:
+        # Of several labels an example; config.json has them too, which may get lost on the way.
+        labels = [model.config.id2label[place] for place in range(len(thresholds))]
+        program.model.metadata_props["hftl.thresholds"] = json.dumps(dict(zip(labels, thresholds, strict=True)), ensure_ascii=False)
     program.save(file)  # one file below 2 GB
     return int(program.model.opset_imports[""])
 
@@ -354,7 +358,7 @@ def usage(run: RunDirectory, done: Export) -> str:
             f'encoded = tokenizer(texts, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np")',
             'inputs = {wanted.name: encoded[wanted.name].astype("int64") for wanted in session.get_inputs()}',
         ]
-        inputs, names = "texts", 'json.load(stream)["id2label"]'
+        inputs, names = "texts", 'config["id2label"]'
         name = "names[str(row.argmax())]"
     else:  # timm's processor gives torch tensors only
         imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
@@ -366,8 +370,22 @@ def usage(run: RunDirectory, done: Export) -> str:
             'pixels = processor([read_picture(file) for file in files], return_tensors="pt")["pixel_values"]',
             'inputs = {"pixel_values": pixels.numpy()}',
         ]
-        inputs, names = "files", 'json.load(stream)["label_names"]'
+        inputs, names = "files", 'config["label_names"]'
         name = "names[int(row.argmax())]"
+    several = "thresholds" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if several:
+        answers = [
+            "probabilities = 1 / (1 + np.exp(-logits))",
+            f"for given, row in zip({inputs}, probabilities):",
+            f"    print(given, [{name.replace('row.argmax()', 'place')} for place in np.flatnonzero(row >= thresholds)])",
+        ]
+    else:
+        answers = [
+            "odds = np.exp(logits - logits.max(axis=1, keepdims=True))",
+            "probabilities = odds / odds.sum(axis=1, keepdims=True)",
+            f"for given, row in zip({inputs}, probabilities):",
+            f"    print(given, {name}, float(row.max()))",
+        ]
     return "\n".join(
         [
             *("import json", "", "import numpy as np"),
@@ -375,12 +393,11 @@ def usage(run: RunDirectory, done: Export) -> str:
             "",
             f"session = onnxruntime.InferenceSession({str(done.file)!r})",
             f'with open({str(folder / "config.json")!r}, encoding="utf-8") as stream:',
-            f"    names = {names}",
+            "    config = json.load(stream)",
+            f"names = {names}",
+            *(["thresholds = np.array(config['thresholds'])"] if several else []),
             *prepared,
             '[logits] = session.run(["logits"], inputs)',
-            "odds = np.exp(logits - logits.max(axis=1, keepdims=True))",
-            "probabilities = odds / odds.sum(axis=1, keepdims=True)",
-            f"for given, row in zip({inputs}, probabilities):",
-            f"    print(given, {name}, float(row.max()))",
+            *answers,
         ]
     )

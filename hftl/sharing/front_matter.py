@@ -18,7 +18,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in the stubs
 
 from hftl.errors import did_you_mean
-from hftl.names import METRICS
+from hftl.names import METRICS, ONE_LABEL, title_of
 from hftl.recipe import Pretrained, Recipe, Timm, local_name
 from hftl.sharing.markdown import visible
 
@@ -66,7 +66,7 @@ def front_matter(
     recipe: Recipe, data: Mapping[str, Any], values: Mapping[str, Any], split: str, repo_id: str | None
 ) -> ModelCardData:
     """The front matter of a run's card; `values` are the metrics of the headline's split, as in metrics.json."""
-    task = TASKS[recipe.data.kind]
+    task, kind = TASKS[recipe.data.kind], values.get("target", ONE_LABEL)
     dataset, shown = hub_dataset(recipe, data), visible(dataset_said(recipe, data))
     results = [
         EvalResult(
@@ -77,7 +77,7 @@ def front_matter(
             dataset_split=split,
             dataset_revision=data.get("revision") if dataset == recipe.data.source else None,
             metric_type=metric.hub,
-            metric_name=metric.title if split == "test" else f"{metric.title} (validation)",
+            metric_name=title_of(key, kind) if split == "test" else f"{title_of(key, kind)} (validation)",
             # What is left of a double's 16 digits would differ between machines.
             metric_value=round(values[key], 6),
         )

@@ -26,6 +26,7 @@ from hftl.errors import Problem, RunError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
+from hftl.names import FIGURES
 from hftl.recipe import LOCAL, Recipe, local_name, secrets_beside
 from hftl.run import EVALUATION, RunDirectory
 from hftl.secrets import find_secrets
@@ -49,8 +50,8 @@ RUN_FILES = (
     *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
     *("test_ledger.json", "seeds.json"),
     *("baseline/baseline.json", "baseline/validation.parquet", "baseline/test.parquet"),
-    *("figures/learning_curves.png", "figures/calibration.png"),
-    *("figures/confusion_matrix_validation.png", "figures/confusion_matrix_test.png"),
+    "figures/learning_curves.png",
+    *sorted({f"figures/{name}" for names in FIGURES.values() for name in names}),
 )
 EVALUATION_FILES = ("evaluations/*/predictions.parquet", "evaluations/*/data.json", "evaluations/*/metrics.json")
 """Of evaluations on other rows; * is one name (`hftl.run.EVALUATION`)."""

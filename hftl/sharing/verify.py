@@ -451,7 +451,8 @@ def _compare_widened(run: RunDirectory, recipe: Recipe, counted: Mapping[str, An
             return
     found = None
     if recipes is not None and recipes > 1 and result:
-        found = widened(Predictions.load(run.predictions("test")), widened_metrics(recipe), recipes=recipes)
+        predictions = Predictions.load(run.predictions("test"))
+        found = widened(predictions, widened_metrics(predictions, recipe), recipes=recipes)
     yield from _compare_values("test_ledger.json", "widened", counted.get("widened"), found)
 
 

@@ -12,6 +12,7 @@ from hftl.data.source import Splits
 from hftl.errors import RunError
 from hftl.evaluation.baselines import Baseline, NoBaseline, Rows, color_baseline, feature_baselines, majority, text_baselines
 from hftl.evaluation.intervals import wilson_interval
+from hftl.names import SEVERAL_LABELS
 from hftl.recipe import Recipe, TextData, Timm, Transformer
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
@@ -36,6 +37,10 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
     """
     with open_study(study, recipe, Question("baseline", {})):
         experiment = prepare_experiment(recipe)
+        if experiment.classifier.target == SEVERAL_LABELS:
+            what = "these examples have several labels each, and this study's baselines are for one"
+            help = "The one beside each run fits: a logistic regression a label (run.baseline=linear)"
+            raise RunError(f"{source}: {what}. {help}")
         data, seed, splits = experiment.recipe.data, experiment.recipe.run.seed, experiment.splits
         validation = draw(data, splits.validation, most=MOST_ROWS, seed=seed)
         train = draw(data, splits.train, most=MOST_ROWS, seed=seed)

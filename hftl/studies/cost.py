@@ -14,8 +14,8 @@ from hftl.data.loader import training_batches
 from hftl.recipe import Recipe
 from hftl.studies.trials import Experiments
 from hftl.terminal import Shown
-from hftl.training.experiment import Experiment, class_counts, make_plan
-from hftl.training.loss import class_weights, make_loss
+from hftl.training.experiment import Experiment, make_plan, stage_weights
+from hftl.training.loss import make_loss
 from hftl.training.machine import make_accelerator, tokens_per_batch
 from hftl.training.plan import Plan, step_flops
 from hftl.training.step import take_step
@@ -112,7 +112,7 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
     stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward, each.trains))
     accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
-    weights = class_weights(recipe.stages[stage.name], class_counts(experiment), experiment.splits.label_names)
+    weights = stage_weights(experiment, recipe.stages[stage.name])
     batches = training_batches(
         experiment.samples["train"],
         batch_size=stage.batch_size,
@@ -126,7 +126,7 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
         workers=0,
     )
     working.train_mode()
-    loss, taken, began = make_loss(stage.loss, weights), 0, clock()
+    loss, taken, began = make_loss(stage.loss, weights, target=experiment.classifier.target), 0, clock()
     for number in range(STEPS + 1):
         if take_step(working, batches, loss) is None:
             break

@@ -25,8 +25,8 @@ from hftl.recipe import ConstantSchedule, Recipe
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say
-from hftl.training.experiment import Experiment, class_counts, make_plan, prepare_experiment
-from hftl.training.loss import class_weights, make_loss
+from hftl.training.experiment import Experiment, make_plan, prepare_experiment, stage_weights
+from hftl.training.loss import make_loss
 from hftl.training.machine import make_accelerator, tokens_per_batch
 from hftl.training.resolved import ResolvedStage
 from hftl.training.step import NotFinite, take_step
@@ -151,8 +151,8 @@ def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     accelerator = make_accelerator(recipe, None)
     flat = replace(stage, schedule=ConstantSchedule())
     working = open_stage(experiment, flat, accelerator, checkpoint=None)
-    weights = class_weights(recipe.stages[stage.name], class_counts(experiment), experiment.splits.label_names)
-    example_loss = make_loss(stage.loss, weights)
+    weights = stage_weights(experiment, recipe.stages[stage.name])
+    example_loss = make_loss(stage.loss, weights, target=experiment.classifier.target)
     shares = [group["lr"] / stage.lr for group in working.optimizer.param_groups]
     working.train_mode()
     batches, epoch = _epoch(experiment, stage, 1, working.accelerator.device.type), 1

@@ -178,7 +178,7 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
             fit(experiment, opened, report)
         except Pruned as pruned:
             state, reason = "pruned", str(pruned) or None
-        predictions = best or _of_best_weights(experiment, opened)
+        predictions = (best or _of_best_weights(experiment, opened)).choose_thresholds()
         progress = opened.progress
         metrics = predictions.quick_metrics()
         if state == "complete":

@@ -12,14 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from hftl.data.columns import Strings, integers
+from hftl.data.columns import Strings
 from hftl.data.source import Splits
+from hftl.data.targets import kind_of, targets_of
 from hftl.errors import HftlError
 from hftl.evaluation.baselines import (
     SIDE,
@@ -34,7 +35,7 @@ from hftl.evaluation.baselines import (
 from hftl.evaluation.gain import gain, in_words
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
-from hftl.names import ONE_LABEL, as_rank
+from hftl.names import as_rank
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.run import RunDirectory
 
@@ -65,7 +66,7 @@ def draw(data: TextData | ImageData, dataset: Dataset, *, most: int, seed: int) 
     """
     dataset = at_most(dataset, most, seed=seed)
     contents = list(Strings(dataset, "text")) if isinstance(data, TextData) else _histograms(data, dataset)
-    return Drawn(list(Strings(dataset, "id")), Rows(contents, integers(dataset, "label").astype(np.int64)))
+    return Drawn(list(Strings(dataset, "id")), Rows(contents, targets_of(dataset).astype(np.int64)))
 
 
 def _histograms(data: ImageData, dataset: Dataset) -> np.ndarray:
@@ -88,11 +89,15 @@ def chooser(recipe: Recipe, validation: Drawn) -> Choose:
     metric = recipe.run.metric
 
     def choose(logits: np.ndarray) -> float:
-        values = Predictions(validation.ids, validation.rows.labels, logits).quick_metrics()
+        values = _answers(validation, logits).quick_metrics()
         name = metric if metric in values else "accuracy"
         return as_rank(name, values[name])
 
     return choose
+
+
+def _answers(drawn: Drawn, logits: np.ndarray) -> Predictions:
+    return Predictions(drawn.ids, drawn.rows.labels, logits, kind=kind_of(drawn.rows.labels))
 
 
 def cheapest(recipe: Recipe, train: Drawn, validation: Drawn, *, classes: int) -> Baseline:
@@ -113,9 +118,6 @@ def run_beside(recipe: Recipe, splits: Splits, run: RunDirectory, predictions: M
     """
     if recipe.run.baseline == "none" or _is_done(run, predictions):
         return
-    if any(predicted.kind != ONE_LABEL for predicted in predictions.values()):
-        write_json(run.baseline, {"reason": "the baselines are for one label an example"})
-        return
     given: dict[str, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     datasets = {split: dataset for split, dataset in given.items() if dataset is not None and split in {"train", *predictions}}
     began = time.perf_counter()
@@ -128,13 +130,13 @@ def run_beside(recipe: Recipe, splits: Splits, run: RunDirectory, predictions: M
     answers: dict[str, Any] = {"validation": fitted.logits}
     if "test" in drawn:
         answers["test"] = fitted.answer(drawn["test"].rows.contents)
-    gains = {}
+    gains, chosen = {}, _answers(drawn["validation"], fitted.logits).choose_thresholds()
     for split, logits in answers.items():
         path = run.baseline_predictions(split)
         if run.finished and path.is_file():  # of validation, when test is opened later: sealed, and what is on record
             own = Predictions.load(path)
         else:
-            own = Predictions(drawn[split].ids, drawn[split].rows.labels, logits)
+            own = replace(_answers(drawn[split], logits), thresholds=chosen.thresholds)
             path.parent.mkdir(parents=True, exist_ok=True)
             own.save(path, splits.label_names)
         gains[split] = gain(predictions[split], own)

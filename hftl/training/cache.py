@@ -418,7 +418,7 @@ def key_of_frozen(
     config = {
         name: value
         for name, value in model.config.to_dict().items()
-        if name not in {"id2label", "label2id", "problem_type", "_name_or_path"} and "drop" not in name
+        if name not in {"id2label", "label2id", "problem_type", "thresholds", "_name_or_path"} and "drop" not in name
     }
     key = store.key_of(
         {

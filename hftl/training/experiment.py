@@ -22,15 +22,17 @@ from hftl.data.content import content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, load_splits
-from hftl.data.targets import targets_of
+from hftl.data.targets import kind_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
+from hftl.evaluation.targets import target_named
 from hftl.facts import settle
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.family import Classifier
-from hftl.recipe import Recipe, check_places
-from hftl.training.loss import class_weights
+from hftl.names import ONE_LABEL
+from hftl.recipe import Recipe, Stage, check_places
+from hftl.training.loss import check_loss, class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.origin import base_record
 from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
@@ -146,7 +148,12 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
     disable_progress_bars()  # of datasets: the run's own lines say what happens
     splits = splits or load_splits(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
-    classifier = build_classifier(recipe, splits.label_names, texts=content_of(recipe.data).words(splits.train))
+    classifier = build_classifier(
+        recipe,
+        splits.label_names,
+        texts=content_of(recipe.data).words(splits.train),
+        target=kind_of(targets_of(splits.train)),
+    )
     settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
     return Experiment(settled, splits, classifier, settled, said)
 
@@ -161,6 +168,17 @@ def class_counts(experiment: Experiment) -> list[int]:
     splits = experiment.splits
     counts: list[int] = splits.target.counts(targets_of(splits.train), splits.label_names).tolist()
     return counts
+
+
+def stage_weights(experiment: Experiment, stage: Stage) -> torch.Tensor | None:
+    """Weight of each class in a stage, see `hftl.training.loss.class_weights`.
+
+    Raises:
+        RecipeError: they cannot be made.
+    """
+    splits = experiment.splits
+    target = experiment.classifier.target
+    return class_weights(stage, class_counts(experiment), splits.label_names, target=target, examples=len(splits.train))
 
 
 def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.device | None = None) -> Plan:
@@ -244,14 +262,18 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         experiment.stages  # noqa: B018  # resolved here first
     except RecipeError as error:
         problems += error.problems
-    counts = class_counts(experiment)
+    target = experiment.classifier.target
     for name, stage in recipe.stages.items():
         try:
-            class_weights(stage, counts, splits.label_names)
+            check_loss(stage.loss, target)
+            stage_weights(experiment, stage)
         except RecipeError as error:
             problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
+    if recipe.run.metric not in (known := target_named(target).choosers):
+        what = f'"{recipe.run.metric}" is not computed of {target.replace("_", " ")} an example'
+        problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(known)}",)))
     of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
-    if recipe.run.metric == "auc" and not of_validation.all():
+    if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
         names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
     try:

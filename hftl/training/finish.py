@@ -23,6 +23,7 @@ from hftl.evaluation.openings import count_openings, said_of_openings
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
+from hftl.evaluation.targets import Thresholds
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.ledger import Purpose, note_opening
 from hftl.models import save_classifier
@@ -46,7 +47,9 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
     recipe, splits, validation = experiment.recipe, experiment.splits, experiment.samples["validation"]
     directory, accelerator, journal, progress = run.directory, run.accelerator, run.journal, run.progress
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
-    predictions = {"validation": predict_split(model, validation, recipe, accelerator, run.stop_if_asked)}
+    chosen = predict_split(model, validation, recipe, accelerator, run.stop_if_asked).choose_thresholds()
+    experiment.classifier.choose(chosen.thresholds)
+    predictions = {"validation": chosen}
     if splits.test is not None and open_test:
         if directory.predictions("test").is_file():
             # A run that was stopped after it had opened test does not open it again.
@@ -56,7 +59,7 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
                 write_opening(directory, splits, by="hftl train", purpose="train", say=journal.say)
-            predictions["test"] = predict_split(model, test, recipe, accelerator, run.stop_if_asked)
+            predictions["test"] = predict_split(model, test, recipe, accelerator, run.stop_if_asked, thresholds=chosen.thresholds)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
             predicted.save(directory.predictions(split), splits.label_names)
@@ -80,7 +83,13 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
 
 
 def predict_split(
-    model: nn.Module, samples: Samples, recipe: Recipe, accelerator: Accelerator, after_batch: Callable[[], None] | None = None
+    model: nn.Module,
+    samples: Samples,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    after_batch: Callable[[], None] | None = None,
+    *,
+    thresholds: Thresholds = None,
 ) -> Predictions:
     """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches."""
     batches = evaluation_batches(
@@ -93,7 +102,10 @@ def predict_split(
     )
     logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
     labels, sizes = samples.targets.astype(np.int64), np.asarray(samples.sizes, dtype=np.int64)
-    return Predictions(list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind_of(labels))
+    kind = kind_of(labels)
+    return Predictions(
+        list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind, thresholds=thresholds
+    )
 
 
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, purpose: Purpose, say: Callable[[str], object]) -> None:

@@ -143,7 +143,7 @@ def _evaluate(
     if split == "test" and opened_by is not None and accelerator.is_main_process:
         write_opening(run, splits, by=opened_by, purpose="test" if for_results else "again", say=say)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
-    predictions = predict_split(model, samples, recipe, accelerator)
+    predictions = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds)
     if for_results and run.baseline.is_file() and accelerator.is_main_process:
         run_beside(recipe, splits, run, {"validation": Predictions.load(run.predictions("validation")), "test": predictions})
     if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:

@@ -11,15 +11,20 @@ import torch
 from torch.nn import functional as F
 
 from hftl.errors import RecipeError, did_you_mean
-from hftl.recipe import CrossEntropyLoss, FocalLoss, Loss, Stage
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
+from hftl.recipe import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Loss, Stage
 
 ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequence[str]) -> torch.Tensor | None:
-    """Weight of each class, (K,) float32, or None; scaled so that the mean over the training examples is 1.
+def class_weights(
+    stage: Stage, class_counts: Sequence[int], label_names: Sequence[str], *, target: str = ONE_LABEL, examples: int | None = None
+) -> torch.Tensor | None:
+    """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the training examples is 1.
 
-    "balanced" gives n / (K * n_k), as scikit-learn: with 30 and 10 examples [0.667, 2.0], whose mean over the 40 is 1.
+    "balanced" gives n / (K * n_k), as scikit-learn: with 30 and 10 examples [0.667, 2.0], whose mean over the 40 is 1. Of several
+    labels it gives (n - n_k) / n_k, so that presence and absence of a label weigh the same: a label that 10 of 40 `examples` have
+    gets 3. `target` is the kind of target.
 
     Raises:
         RecipeError: a weight for an unknown class, a class without a weight, or one that is not greater than 0.
@@ -28,6 +33,9 @@ def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequen
         return None
     counts = torch.tensor(class_counts, dtype=torch.float32)
     if stage.class_weights == "balanced":
+        if target == SEVERAL_LABELS:
+            assert examples is not None
+            return torch.where(counts > 0, (examples - counts).clamp(min=1) / counts.clamp(min=1), 1.0)
         # A class that train has no example of weighs nothing.
         weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 0.0)
     else:
@@ -42,13 +50,32 @@ def class_weights(stage: Stage, class_counts: Sequence[int], label_names: Sequen
         if any(weight <= 0 for weight in given.values()):
             raise RecipeError.single("class_weights", "a weight is greater than 0")
         weights = torch.tensor([given[name] for name in label_names], dtype=torch.float32)
+        if target == SEVERAL_LABELS:
+            return weights
     return weights * (counts.sum() / (weights * counts).sum())
 
 
-def make_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
-    """A function of logits (B, K) and labels (B,) that gives the loss of each example, (B,).
+def check_loss(loss: Loss, target: str) -> None:
+    """Refuse a loss that is for another kind of target.
 
-    Cross-entropy is torch's, with its label smoothing; focal loss is ``(1 - p) ** gamma * cross_entropy`` with p the probability
+    Raises:
+        RecipeError: it is.
+    """
+    if isinstance(loss, AsymmetricLoss) and target == ONE_LABEL:
+        what = '"asymmetric" is for several labels an example, and these examples have one each'
+        raise RecipeError.single("loss", what, 'write loss="focal", which also weighs down what is easy')
+
+
+def make_loss(loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL) -> ExampleLoss:
+    """A function of logits (B, K) and targets that gives the loss of each example, (B,).
+
+    Of one label targets are (B,) classes: see `one_label_loss`. Of several they are (B, K) of 0 and 1: see `several_labels_loss`.
+    """
+    return several_labels_loss(loss, weights) if target == SEVERAL_LABELS else one_label_loss(loss, weights)
+
+
+def one_label_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
+    """Cross-entropy is torch's, with its label smoothing; focal loss is ``(1 - p) ** gamma * cross_entropy`` with p the probability
     of the true class (Lin et al. 2017, arXiv:1708.02002). A class weight multiplies the loss of that class's examples.
     """
 
@@ -59,9 +86,49 @@ def make_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
             case FocalLoss(gamma=gamma):
                 true_class = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
                 return (1 - true_class) ** gamma * F.cross_entropy(logits, labels, reduction="none")
+            case AsymmetricLoss():
+                raise AssertionError  # check_loss has refused it
 
     def weighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = unweighted(logits, labels)
         return losses if weights is None else losses * weights.to(losses.device)[labels]
 
     return weighted
+
+
+def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
+    """The mean over K labels of the loss of each, with p the probability of a label.
+
+    Present labels have ``(1 - p) ** gamma * -log p``, absent ones ``p ** gamma * -log(1 - p)``; gamma is 0 of cross-entropy. The
+    asymmetric loss has a gamma for either, and of absent labels ``max(p - margin, 0)`` in place of p (Ridnik et al. 2021,
+    arXiv:2009.14119). Label smoothing s makes of 1 and 0 the targets 1 - s/2 and s/2. A weight multiplies the loss of a present
+    label.
+    """
+    gamma_present = gamma_absent = margin = smoothing = 0.0
+    match loss:
+        case CrossEntropyLoss(label_smoothing=smoothing):
+            pass
+        case FocalLoss(gamma=gamma):
+            gamma_present = gamma_absent = gamma
+        case AsymmetricLoss(gamma_present=gamma_present, gamma_absent=gamma_absent, margin=margin):
+            pass
+
+    def of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        present = F.logsigmoid(logits)
+        absent = F.logsigmoid(-logits)
+        odds = logits.sigmoid()
+        if margin:
+            odds_less = (odds - margin).clamp(min=1e-8)  # at 0 the gradient of a root is infinite
+            absent = torch.log1p(-odds_less)
+        else:
+            odds_less = odds
+        if gamma_present:
+            present = (1 - odds) ** gamma_present * present
+        if gamma_absent:
+            absent = odds_less**gamma_absent * absent
+        if weights is not None:
+            present = present * weights.to(present.device)
+        wanted = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return -(wanted * present + (1 - wanted) * absent).mean(dim=1)
+
+    return of_examples

@@ -65,12 +65,12 @@ def evaluate_on(
     accelerator = make_accelerator(recipe, run)
     classifier = load_classifier(run.model)
     with main_first():
-        rows = load_labelled_rows(section, label_names, split=split)
+        rows = load_labelled_rows(section, label_names, kind=classifier.target, split=split)
         seen, seen_unknown = _seen(run, recipe, rows)
         samples = make_samples(recipe, classifier, rows.dataset, train=False)
     _refuse_test_rows(run, rows, seen)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
-    predictions = predict_split(model, samples, recipe, accelerator)
+    predictions = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds)
     metrics = predictions.metrics(label_names, skipped=len(rows.facts["skipped"]))
     facts = {"time": now(), **rows.facts, "seen": seen, **({} if seen_unknown is None else {"seen_unknown": seen_unknown})}
     if is_kept(str(facts["source"])):
