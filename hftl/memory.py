@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -33,13 +33,14 @@ _NAME = re.compile(r"\w[\w.-]*")
 _AT_ONCE = 1_000  # rows of a data set that are in memory
 
 
-def keep(source: Any, *, content: str, label: str, pictures: bool) -> str:
+def keep(source: Any, *, contents: Sequence[str], label: str, pictures: bool) -> str:
     """Write data in memory into the cache folder and give the folder's name, by which a recipe can have them as its source.
 
     Args:
         source: a DataFrame of pandas or polars, a `datasets.Dataset`, a `DatasetDict` or another mapping from the names of splits
             to these, or a pair (contents, labels) of sequences of one length.
-        content: the name of the column of texts or pictures; `label`: that of their labels. A pair's columns get these names.
+        contents: the names of the columns of texts, or that of pictures; `label`: that of their labels. A pair's columns get these
+            names; of several its contents are tuples or dicts of texts.
         pictures: the contents are pictures: paths, bytes, PIL pictures, or arrays of uint8.
 
     Raises:
@@ -61,7 +62,7 @@ def keep(source: Any, *, content: str, label: str, pictures: bool) -> str:
     try:
         digest = hashlib.sha256()
         for name, split in sorted(splits.items()):
-            _write(beside / f"{name}.parquet", _tables(split, content, label, pictures))
+            _write(beside / f"{name}.parquet", _tables(split, contents, label, pictures))
             digest.update(f"{name} {fingerprint(beside / f'{name}.parquet')['sha256']}\n".encode())
         place = folder / digest.hexdigest()[:32]
         _rename(beside, place)
@@ -137,12 +138,12 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> None:
         raise ValueError(f"cannot be kept as Parquet: {' '.join(str(error).split())}") from None
 
 
-def _tables(source: Any, content: str, label: str, pictures: bool) -> Iterator[pa.Table]:
+def _tables(source: Any, contents: Sequence[str], label: str, pictures: bool) -> Iterator[pa.Table]:
     """The rows in Arrow: a data set, which may be larger than the memory, in portions; anything else whole."""
     if _is(source, "datasets", "Dataset"):
         yield from _of_dataset(source)
     else:
-        yield _without_categories(_as_arrow(source, content, label, pictures))
+        yield _without_categories(_as_arrow(source, contents, label, pictures))
 
 
 def _without_categories(table: pa.Table) -> pa.Table:
@@ -155,8 +156,10 @@ def _without_categories(table: pa.Table) -> pa.Table:
     return table
 
 
-def _as_arrow(source: Any, content: str, label: str, pictures: bool) -> pa.Table:
+def _as_arrow(source: Any, names: Sequence[str], label: str, pictures: bool) -> pa.Table:
     import pyarrow as pa
+
+    content = names[0]
 
     if _is(source, "pandas", "DataFrame"):
         if any(not isinstance(name, str) for name in source.columns):
@@ -177,6 +180,10 @@ def _as_arrow(source: Any, content: str, label: str, pictures: bool) -> pa.Table
         contents, labels = (list(values) for values in source)
         if len(contents) != len(labels):
             raise ValueError(f"{len(contents):,} contents and {len(labels):,} labels: one label is needed for each")
+        if len(names) > 1:
+            rows = [values_of(value, names) for value in contents]
+            columns = {name: pa.array([row[place] for row in rows]) for place, name in enumerate(names)}
+            return pa.table({**columns, label: pa.array(labels)})
         if pictures:
             stored = pa.array([_picture(row, value) for row, value in enumerate(contents)], _stored_type())
         else:
@@ -269,8 +276,26 @@ def stored_picture(value: Any) -> dict[str, Any]:
 
 
 def as_list(values: Any) -> list[Any]:
-    """Several inputs as a list; one text, path, picture, or array of a picture as a list of one."""
+    """Several inputs as a list; one text, row (a dict), path, picture, or array of a picture as a list of one."""
     is_picture = _is(values, "numpy", "ndarray") and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4)))
-    if isinstance(values, str | bytes | os.PathLike) or _is(values, "PIL.Image", "Image") or is_picture:
+    if isinstance(values, str | bytes | Mapping | os.PathLike) or _is(values, "PIL.Image", "Image") or is_picture:
         return [values]
     return list(values)
+
+
+def values_of(value: Any, columns: Sequence[str]) -> list[Any]:
+    """What a row has in some columns: a dict by their names, or a tuple in their order.
+
+    Raises:
+        ValueError: it is neither, or has other columns.
+    """
+    expected = f"a dict of {', '.join(columns)}, or a tuple of {len(columns)} in that order"
+    if isinstance(value, Mapping):
+        if absent := [name for name in columns if name not in value]:
+            raise ValueError(f'no "{absent[0]}" in a row that has {", ".join(map(str, value)) or "nothing"}; expected {expected}')
+        return [value[name] for name in columns]
+    if not isinstance(value, list | tuple) or len(value) != len(columns):
+        raise ValueError(
+            f"expected {expected}; found {_called(value)}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
+        )
+    return list(value)

@@ -54,8 +54,8 @@ class Content(Protocol):
     """Whether a table may have paths of files, so that folders beside it hold them."""
 
     @property
-    def column(self) -> str:
-        """The source's name for the column that it comes from."""
+    def columns(self) -> tuple[str, ...]:
+        """The source's names for the columns that it comes from."""
 
     def open_folder(self, folder: Path) -> Source:
         """A folder on this machine as a source.
@@ -69,7 +69,7 @@ class Content(Protocol):
 
         Args:
             table: of one split.
-            content: the column as it was read, under the name of the kind, or Python values of it.
+            content: the column as it was read, under the name of the kind, or Python values of it; of several these, or tuples.
             folder: below which paths lie; None: there is none, as on the Hub.
         """
 
@@ -108,8 +108,8 @@ class Content(Protocol):
     def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
         """How the preprocessor reads the splits, for the audit; `samples` are those that were made already."""
 
-    def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes:
-        """An example as it came: a text, or the bytes of a picture's file."""
+    def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes | dict[str, str]:
+        """An example as it came: a text, a pair of them as {"text", "text_pair"}, or the bytes of a picture's file."""
 
     def show(self, train: Dataset, typical: Any, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
         """What training will see, in lines; what cannot be said is drawn and written to `picture`, a PNG.

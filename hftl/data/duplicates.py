@@ -22,6 +22,7 @@ import numpy as np
 from datasets import Dataset
 
 from hftl.data.columns import array_on_disk, blocks
+from hftl.data.joining import FIRST, segments
 from hftl.data.layout import ROLES, Role
 from hftl.data.rows import SHOWN, Table
 from hftl.errors import Problem
@@ -51,13 +52,19 @@ def fold(text: str) -> str:
 
 
 def text_fingerprints(texts: Dataset) -> Array:
-    """128 bits of SHA-256 of every text in the column `text`, normalised; zeros for an empty one. (N, 2) uint64."""
+    """128 bits of SHA-256 of every text in the column `text`, normalised; zeros for an empty one. (N, 2) uint64.
+
+    Two pairs are equal where both of their texts are.
+    """
     fingerprints = array_on_disk((len(texts), 2), np.uint64)
     for number, batch in enumerate(text_batches(texts)):
-        digests = [
-            hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING
-            for text in map(normalise, batch)
-        ]
+        if FIRST in texts.column_names:
+            first_lengths = texts[number * BATCH : (number + 1) * BATCH][FIRST]
+            pairs = [map(normalise, segments(text, n)) for text, n in zip(batch, first_lengths, strict=True)]
+            compared = [joined if (joined := "\n".join(pair)) != "\n" else "" for pair in pairs]
+        else:
+            compared = list(map(normalise, batch))
+        digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] if text else _NOTHING for text in compared]
         halves = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
         fingerprints[number * BATCH : number * BATCH + len(batch)] = halves
     return fingerprints

@@ -391,9 +391,9 @@ class Pictures:
         self.data = data
 
     @property
-    def column(self) -> str:
+    def columns(self) -> tuple[str, ...]:
         """`data.image_column`"""
-        return self.data.image_column
+        return (self.data.image_column,)
 
     def open_folder(self, folder: Path) -> Source:
         """A folder of pictures, or tables of them."""
@@ -401,14 +401,14 @@ class Pictures:
 
     def fetch(self, batch: pa.Table) -> pa.Table:
         """Pictures that are files of the data set, for which a stream has addresses; no other address is followed."""
-        column = batch.column(self.column)
+        column = batch.column(self.data.image_column)
         if not pa.types.is_struct(column.type):
             return batch
         own = f"hf://datasets/{self.data.source}@"
         for picture in column.to_pylist():
             if picture is not None and picture["bytes"] is None and not str(picture["path"]).split("::")[-1].startswith(own):
                 what = f"a picture without bytes that is no file of the data set either: {picture['path']}"
-                raise DataError(self.data.source, [Problem(f'column "{self.column}"', what)])
+                raise DataError(self.data.source, [Problem(f'column "{self.data.image_column}"', what)])
         return embed_table_storage(batch, local_files=False)
 
     def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:

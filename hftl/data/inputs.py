@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from datasets import Image as ImageFeature
 from hftl.data.decoding import BadImage, inspect
 from hftl.data.dialect import lines_of
 from hftl.data.folders import files_below
+from hftl.data.joining import FIRST
 from hftl.data.layout import TABLES, counted, ending_of, is_picture, ways_out
-from hftl.data.tables import read_column, read_text
+from hftl.data.tables import read_text, read_values
 from hftl.data.targets import COLUMN
 from hftl.errors import DataError, Problem, printable
-from hftl.memory import stored_picture
+from hftl.memory import stored_picture, values_of
+from hftl.recipe import TextData
 from hftl.wording import count, listed
 
 Say = Callable[[str], object]
@@ -38,31 +40,49 @@ class Inputs:
     """As those of `hftl.data.source.Splits`; its labels say nothing."""
 
 
-def read_texts(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> Inputs:
-    """Texts, the lines of .txt files, the .txt files of folders, and a column of tables.
+def read_texts(inputs: Sequence[Any], data: TextData, say: Say) -> Inputs:
+    """Texts, the lines of .txt files, the .txt files of folders, and of tables the columns that `data` names, or "text".
+
+    Where `data` names several, what they hold in a row may also be given as a dict by their names, or a tuple in their order.
 
     Raises:
         DataError: what cannot be read, all of it in one report.
     """
     texts: list[str] = []
+    first_lengths: list[int] = []
     problems: list[Problem] = []
+    row = f"a row (dict or tuple) of {listed(data.text_columns)}"
+    wanted = f"expected {row}, or a table (pathlib.Path) with these columns"
+    if not data.pair:
+        wanted = f"expected a text (str){f', {row}' if data.joins else ''} or a file (pathlib.Path)"
+
+    def add(rows: Iterable[Sequence[str]]) -> None:
+        for values in rows:
+            texts.append(data.join(values))
+            first_lengths.append(len(values[0]))
+
     for place, given in enumerate(inputs):
-        if isinstance(given, str):
+        if isinstance(given, str) and not data.pair:
             texts.append(str(given))
+        elif isinstance(given, Mapping | tuple | list) and data.joins:
+            add(_values(given, data.text_columns, place, problems))
         elif not isinstance(given, os.PathLike):
-            what = f"expected a text (str) or a file (pathlib.Path), found {type(given).__name__}"
-            problems.append(Problem(f"input {place}", what))
+            problems.append(Problem(f"input {place}", f"{wanted}, found {type(given).__name__}"))
         elif not os.path.exists(given):
             problems.append(Problem(str(given), "no such file or folder; a text of one word is written with a space after it"))
-        elif (path := Path(given)).is_dir():
+        elif (path := Path(given)).suffix.lower() in TABLES and path.is_file():
+            choices = [data.text_columns] if data.joins else list(dict.fromkeys([data.text_columns, ("text",)]))
+            add(_strings(path, choices, "without a text", problems).values())
+        elif data.pair:
+            problems.append(Problem(str(given), f"the model reads pairs: {wanted}"))
+        elif path.is_dir():
             texts += [_read(file, problems) for file in _files(path, _is_text, ".txt", problems, say)]
-        elif path.suffix.lower() in TABLES:
-            texts += _strings(path, columns, "without a text", problems).values()
         else:
             texts += lines_of(_read(path, problems))
     if problems or not texts:
         raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
-    return Inputs(texts, _unlabelled([str(place) for place in range(len(texts))], Dataset.from_dict({"text": texts})))
+    contents = Dataset.from_dict({"text": texts, **({FIRST: first_lengths} if data.pair else {})})
+    return Inputs(texts, _unlabelled([str(place) for place in range(len(texts))], contents))
 
 
 def _is_text(file: Path) -> bool:
@@ -92,14 +112,27 @@ def _inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _strings(table: Path, columns: Sequence[str], lacking: str, problems: list[Problem]) -> dict[int, str]:
-    """One column of a table, by row; a null or another type is a problem, as in training."""
-    values = read_column(table, columns)
-    wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+def _values(given: Any, columns: Sequence[str], place: int, problems: list[Problem]) -> list[list[str]]:
+    """The texts of one row that was handed over; none, with a problem, where it is no row of texts."""
+    try:
+        values = values_of(given, columns)
+    except ValueError as error:
+        problems.append(Problem(f"input {place}", str(error)))
+        return []
+    wrong = [name for name, value in zip(columns, values, strict=True) if not isinstance(value, str)]
+    problems += [Problem(f"input {place}", f'"{name}" is no text (str)') for name in wrong]
+    return [] if wrong else [values]
+
+
+def _strings(table: Path, choices: Sequence[Sequence[str]], lacking: str, problems: list[Problem]) -> dict[int, tuple[str, ...]]:
+    """Some columns of a table, by row; a null or another type is a problem, as in training."""
+    rows = dict(enumerate(read_values(table, *choices)))
+    wrong = [row for row, values in rows.items() if not all(isinstance(value, str) for value in values)]
     if wrong:
         what = f"{count(len(wrong), 'row')} {lacking}: {listed(wrong, 10)}"
         problems.append(Problem(str(table), what, ("rows are counted from 0, without a header",)))
-    return {row: value for row, value in enumerate(values) if isinstance(value, str)}
+    skipped = set(wrong)
+    return {row: values for row, values in rows.items() if row not in skipped}
 
 
 def _read(file: Path, problems: list[Problem]) -> str:
@@ -134,7 +167,8 @@ def read_pictures(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> In
         elif (path := Path(given)).is_dir():
             add(_files(path, is_picture, "picture", problems, say))
         elif path.suffix.lower() in TABLES:
-            for row, name in _strings(path, columns, "without the path of a picture", problems).items():
+            choices = [(column,) for column in columns]
+            for row, (name,) in _strings(path, choices, "without the path of a picture", problems).items():
                 if _inside(path.parent / name, path.parent):
                     add([path.parent / name])
                 else:

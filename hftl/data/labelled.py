@@ -77,7 +77,7 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
     if problems:
         raise DataError(data.source, problems)
     labels = target.renamed(targets.of_rows["train"], targets.names, label_names)
-    whole = assemble(table, target, labels, label_names, data.kind)
+    whole = assemble(table, target, labels, label_names)
     fingerprints = scan.fingerprints["train"][rows]
     facts = {
         "source": data.source,
@@ -100,9 +100,7 @@ def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
     for role, dataset in of_run.items():
         if dataset is not None:
             in_pictures = role in splits.image_scans
-            own = (
-                picture_fingerprints(splits.image_scans[role]) if in_pictures else text_fingerprints(dataset.select_columns("text"))
-            )
+            own = picture_fingerprints(splits.image_scans[role]) if in_pictures else text_fingerprints(dataset)
             numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
             seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
     return seen

@@ -113,10 +113,11 @@ def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, m
         parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
         each = feature.feature if isinstance(feature, List | LargeList) else feature
         parsed.class_names = list(each.names) if isinstance(each, ClassLabel) else None
-    column = content_column(data)
-    if column in split.column_names:
-        content = split.select_columns(column)
-        parsed.content = content if column == data.kind else content.rename_column(column, data.kind)
+    contents = list(content_columns(data))
+    if set(contents) <= set(split.column_names):
+        content = split.select_columns(contents)
+        alone = len(contents) == 1 and contents[0] != data.kind
+        parsed.content = content.rename_column(contents[0], data.kind) if alone else content
     of_split = split_column(columns, data)
     if parsed.marks is not None and of_split in split.column_names:
         feature = split.features[of_split]
@@ -133,7 +134,7 @@ class Parsed:
     columns: list[str]
     count: int
     content: Dataset | list[Any] | None
-    """The column `text` or `image`, or Python values of it."""
+    """The column `text` or `image`, or Python values of it; of a text of several columns these, or tuples."""
     labels: Labels | None
     marks: Labels | None
     """What a column says about the split of each row."""
@@ -180,7 +181,7 @@ def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: Te
 
 def split_column(columns: Iterable[str], data: TextData | ImageData) -> str | None:
     """The column that may say which split a row belongs to; None: there is none."""
-    free = [column for column in columns if column not in (content_column(data), data.label_column)]
+    free = [column for column in columns if column not in (*content_columns(data), data.label_column)]
     by_name = {column.strip().casefold(): column for column in reversed(free)}
     return next((by_name[name] for name in SPLIT_COLUMNS if name in by_name), None)
 
@@ -291,9 +292,9 @@ def by_column(
     return replace(source, splits=splits, shown=shown, split_column=column, remarks=(*source.remarks, divided))
 
 
-def content_column(data: TextData | ImageData) -> str:
-    """The source's name for the column of texts or pictures."""
-    return content_of(data).column
+def content_columns(data: TextData | ImageData) -> tuple[str, ...]:
+    """The source's names for the columns of texts, or for that of pictures."""
+    return content_of(data).columns
 
 
 def picture_paths(paths: Iterable[str]) -> Dataset:

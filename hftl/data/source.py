@@ -33,7 +33,7 @@ from hftl.data.duplicates import (
 )
 from hftl.data.layout import Role
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
-from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_column
+from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_columns
 from hftl.data.splitting import divide
 from hftl.data.targets import COLUMN, OneLabel, Target, target_of
 from hftl.errors import DataError, Problem, did_you_mean
@@ -70,7 +70,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     Raises:
         DataError: everything that is wrong with the source, in one report.
     """
-    if data.label_column == content_column(data):
+    if data.label_column in content_columns(data):
         what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
         raise DataError(data.source, [Problem("data.label_column", what)])
     seed = seed if data.split_seed is None else data.split_seed
@@ -106,7 +106,7 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     strata = {role: target.strata(targets.of_rows[role]) for role in tables}
     rows = divide(data, {role: (kept[role], strata[role]) for role in tables}, contents["train"], seed=seed)
     origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
-    whole = {role: assemble(table, target, targets.of_rows[role], names, data.kind) for role, table in tables.items()}
+    whole = {role: assemble(table, target, targets.of_rows[role], names) for role, table in tables.items()}
     result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
     notes = [
         {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
@@ -155,7 +155,8 @@ def column_problems(role: Role, table: Table, data: TextData | ImageData) -> lis
     problems = []
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
-    for key, column in ((f"data.{data.kind}_column", content_column(data)), ("data.label_column", data.label_column)):
+    contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
+    for key, column in (*contents, ("data.label_column", data.label_column)):
         if (table.columns or table.ids) and column not in table.columns:
             help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
             if role == "test" and column == data.label_column:
@@ -179,7 +180,7 @@ def digest_of_any_order(fingerprints: np.ndarray) -> str:
     return _digest(fingerprints, np.lexsort(fingerprints.T))
 
 
-def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[str], kind: str) -> Dataset:
+def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[str]) -> Dataset:
     """All rows with the columns `id`, content and `label`."""
     assert table.content is not None
     ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
@@ -189,7 +190,7 @@ def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[s
     digest.update(labels.data)
     whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
     whole = whole.add_column(COLUMN, values, feature=feature, new_fingerprint=digest.hexdigest()[:16])
-    return whole.select_columns(["id", kind, COLUMN])
+    return whole.select_columns(["id", *table.content.column_names, COLUMN])
 
 
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed: int) -> dict[str, str]:

@@ -44,7 +44,7 @@ from hftl.data.rows import (
     Source,
     asked_for,
     by_column,
-    content_column,
+    content_columns,
     natural_key,
     of_dataset,
     reader,
@@ -60,7 +60,7 @@ from hftl.wording import listed
 def open_tables(data: TextData | ImageData, root: Path) -> Source:
     """Tables named by split, such as train.parquet, or as train-00000-of-00002.parquet with its neighbour; or folders of them."""
     folders, files = list_folder(root)
-    by_split = files_by_split(data, files, needed=(content_column(data),))
+    by_split = files_by_split(data, files, needed=content_columns(data))
     tables = {file for group in by_split.values() for file in group}
     inside: dict[str, list[Path]] = {}
     if not train_of(data, list(by_split)):
@@ -178,7 +178,8 @@ def table_source(
         marks = split_column(columns_of(name), own)
         parsed = (_parse_parquet if files[0].suffix.lower() == ".parquet" else _parse_rows)(files, own, marks)
         if own is not data:
-            parsed.columns = [content_column(data) if column == content_column(own) else column for column in parsed.columns]
+            names_of = dict(zip(content_columns(own), content_columns(data), strict=True))
+            parsed.columns = [names_of.get(column, column) for column in parsed.columns]
         return parsed
 
     readers = {name: reader(name, functools.partial(parse, name), folder, data) for name in names}
@@ -231,7 +232,7 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
             problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
         raise DataError(data.source, problems)
-    wanted = [column for column in (content_column(data), data.label_column) if column in columns]
+    wanted = [column for column in (*content_columns(data), data.label_column) if column in columns]
     if not wanted:
         return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
     try:
@@ -285,7 +286,7 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     """CSV, TSV, JSON and JSONL: files of Python values."""
     problems: list[Problem] = []
     parsed = Parsed([], 0, None, None, None)
-    wanted = [content_column(data), data.label_column, *([] if marks is None else [marks])]
+    wanted = [*content_columns(data), data.label_column, *([] if marks is None else [marks])]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
         names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
@@ -298,8 +299,9 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
             collected += columns.get(column, [])
     if problems:
         raise DataError(data.source, problems)
-    if content_column(data) in parsed.columns:
-        parsed.content = values[content_column(data)]
+    contents = content_columns(data)
+    if set(contents) <= set(parsed.columns):
+        parsed.content = values[contents[0]] if len(contents) == 1 else list(zip(*map(values.get, contents), strict=True))
     if data.label_column in parsed.columns:
         parsed.labels = Labels.of(values[data.label_column])
     if marks in parsed.columns:
@@ -323,33 +325,39 @@ def _rows_of(
     return columns, len(rows), {column: [row.get(column) for row in rows] for column in wanted if column in columns}
 
 
-def read_column(file: Path, names: Sequence[str]) -> list[Any]:
-    """One column of a single table, as it stands there: the first of `names` that it has. For inputs to predict, without labels.
+def read_values(file: Path, *choices: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Some columns of a single table, by row, as they stand there. For inputs to predict, without labels.
+
+    Args:
+        file: the table.
+        choices: columns; those of the first choice that it has all of are read.
 
     Raises:
-        DataError: the file cannot be read, or has no such column.
+        DataError: the file cannot be read, or has the columns of no choice.
     """
     problems: list[Problem] = []
     columns: list[str] = []
     values: Mapping[str, list[Any]] = {}
+    wanted = [name for choice in choices for name in choice]
     if file.suffix.lower() == ".parquet":
         try:
             columns = _schema_of(file).names
-            name = next((name for name in names if name in columns), None)
-            if name is not None:
-                values = {name: [value for batch in _batches([file], [name], BATCH) for value in batch.column(name).to_pylist()]}
+            there = [name for name in dict.fromkeys(wanted) if name in columns]
+            if there:
+                batches = list(_batches([file], there, BATCH))
+                values = {name: [value for batch in batches for value in batch.column(name).to_pylist()] for name in there}
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     else:
-        columns, _, values = _rows_of(file, names, None, problems, [])
-    column = next((name for name in names if name in columns), None)
-    if not problems and column is None:
-        wanted = " or ".join(f'"{name}"' for name in names)
-        problems.append(Problem(str(file), f"no column {wanted}; columns: {listed(columns)}"))
+        columns, _, values = _rows_of(file, wanted, None, problems, [])
+    chosen = next((choice for choice in choices if set(choice) <= set(columns)), None)
+    if not problems and chosen is None:
+        asked = " or ".join(" and ".join(f'"{name}"' for name in choice if name not in columns) for choice in choices)
+        problems.append(Problem(str(file), f"no column {asked}; columns: {listed(columns)}"))
     if problems:
         raise DataError(str(file), problems)
-    assert column is not None
-    return values[column]
+    assert chosen is not None
+    return list(zip(*(values[name] for name in chosen), strict=True))
 
 
 MOST_FROM_PIPE = 1_000_000_000

@@ -30,9 +30,10 @@ from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
 from hftl.data.inputs import Inputs, read_texts
+from hftl.data.joining import FIRST, put_texts, segments
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
-from hftl.data.rows import Source, Table, is_whole, row_problems
+from hftl.data.rows import Source, Table
 from hftl.data.tables import open_tables
 from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import Problem, RecipeError
@@ -48,6 +49,7 @@ _FEATURES = Features(
         "unknown": Value("int32"),
     }
 )
+_TYPES = "token_type_ids"  # of pairs: which of the two a token is from, where the tokenizer says so
 
 ENGLISH = "the film was slow at the start but the ending is good and the actors were fine"
 """What every tokenizer is measured against: one that reads this letter by letter reads everything so."""
@@ -59,12 +61,12 @@ class TextSamples:
     `lengths` (N,) are the tokens of each sample after the cut, special tokens included; `full_lengths` (N,) those before it.
 
     Args:
-        dataset: columns `id`, `text`, `label`, as `load_splits` makes them.
+        dataset: columns `id`, `text`, `label`, as `load_splits` makes them; of pairs also `FIRST`.
         tokenizer: any fast tokenizer with a padding token.
         max_length: longest sample in tokens, special tokens included.
 
     Raises:
-        RecipeError: the tokenizer is slow or cannot pad, or `max_length` leaves no room for a token of the text.
+        RecipeError: the tokenizer is slow, cannot pad or tell a pair apart, or `max_length` leaves no room for a token of the text.
     """
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
@@ -73,13 +75,17 @@ class TextSamples:
         self.max_length = max_length
         self._tokenizer = tokenizer
         before, after = _special_tokens(tokenizer, max_length)
+        pairs = FIRST in dataset.column_names
+        if pairs:
+            _check_pairs(tokenizer, max_length)
+        self._types = pairs and _TYPES in tokenizer.model_input_names
         self._tokens = dataset.map(
-            _tokenise,
+            _tokenise_pairs if pairs else _tokenise,
             batched=True,
-            input_columns=["text"],
+            input_columns=["text", FIRST] if pairs else ["text"],
             remove_columns=dataset.column_names,
-            features=_FEATURES,
-            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "before": before, "after": after},
+            features=Features({**_FEATURES, **({_TYPES: List(Value("int8"))} if pairs else {})}),
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, **({} if pairs else {"before": before, "after": after})},
             new_fingerprint=_fingerprint(dataset, tokenizer, max_length),
             desc="tokenising",
         )
@@ -111,28 +117,35 @@ class TextSamples:
         padding = {"pad_token_id": self._tokenizer.pad_token_id, "padding_side": self._tokenizer.padding_side}
         digest = hashlib.sha256(json.dumps(padding, sort_keys=True).encode())
         digest.update(self.lengths.astype("<i4").data)  # or [1, 2], [3] would be [1], [2, 3]
-        for chunk in self._tokens.data.column("input_ids").chunks:
-            digest.update(chunk.flatten().to_numpy().astype("<i4", copy=False).data)
+        for name in ("input_ids", *([_TYPES] if self._types else [])):
+            for chunk in self._tokens.data.column(name).chunks:
+                digest.update(chunk.flatten().to_numpy().astype("<i4", copy=False).data)
         return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
-        """Sample `index` of any epoch: ``{"input_ids": (T,) int32}``."""
+        """Sample `index` of any epoch: ``{"input_ids": (T,) int32}``, of pairs with ``"token_type_ids": (T,) int8`` where the
+        tokenizer gives them."""
         _, index = position
         # Straight from Arrow: 3 microseconds against 150 for `self._tokens[index]`, which decodes the whole row.
-        input_ids = self._tokens.data.column("input_ids")[index].values.to_numpy()
-        return {"input_ids": input_ids}
+        names = ("input_ids", *([_TYPES] if self._types else []))
+        return {name: self._tokens.data.column(name)[index].values.to_numpy() for name in names}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch, padded to its longest sample and on (see `width_multiple`), but not beyond `max_length`.
 
-        ``{"input_ids": (B, T) int64, "attention_mask": (B, T) int64}``
+        ``{"input_ids": (B, T) int64, "attention_mask": (B, T) int64}``, and "token_type_ids" likewise where samples have them.
         """
         rows = [sample["input_ids"] for sample in samples]
         longest = max(len(row) for row in rows)
-        return _pad(self._tokenizer, rows, width=min(-(-longest // self._multiple) * self._multiple, self.max_length))
+        width = min(-(-longest // self._multiple) * self._multiple, self.max_length)
+        batch = _pad(self._tokenizer, rows, width=width)
+        if self._types:
+            types = _padded([sample[_TYPES] for sample in samples], width, self._tokenizer.pad_token_type_id, self._tokenizer)
+            batch[_TYPES] = torch.from_numpy(types)
+        return batch
 
     def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
         """The same inputs on `device`."""
@@ -227,13 +240,18 @@ def _is_mark(letter: str) -> bool:
 def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[np.ndarray], *, width: int) -> dict[str, torch.Tensor]:
     """Rows side by side, padded to `width` on the tokenizer's side with its padding token: what `tokenizer.pad` gives."""
     # `tokenizer.pad` goes through Python lists: 4.9 ms a batch of 32 x 256, against 0.3 ms here.
-    input_ids = np.full((len(rows), width), tokenizer.pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros((len(rows), width), dtype=np.int64)
+    input_ids = _padded(rows, width, tokenizer.pad_token_id, tokenizer)
+    attention_mask = _padded([np.ones(len(row), dtype=np.int64) for row in rows], width, 0, tokenizer)
+    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+
+
+def _padded(rows: Sequence[np.ndarray], width: int, value: int, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Rows side by side, filled up with `value` on the tokenizer's side. (B, `width`) int64"""
+    padded = np.full((len(rows), width), value, dtype=np.int64)
     for position, row in enumerate(rows):
         start = width - len(row) if tokenizer.padding_side == "left" else 0
-        input_ids[position, start : start + len(row)] = row
-        attention_mask[position, start : start + len(row)] = 1
-    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        padded[position, start : start + len(row)] = row
+    return padded
 
 
 class _Read:
@@ -280,6 +298,59 @@ def _tokenise(
     return columns
 
 
+def _tokenise_pairs(
+    texts: list[str], first_lengths: list[int], *, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
+    """What `_tokenise` gives, of pairs, and the token types. What is too long is cut by the tokenizer: the longer text first."""
+    pairs = [segments(text, length) for text, length in zip(texts, first_lengths, strict=True)]
+
+    def encode(some: Sequence[tuple[str, str]], **how: Any) -> Any:
+        with _Read():
+            return tokenizer(
+                [first for first, _ in some],
+                [second for _, second in some],
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=True,
+                return_special_tokens_mask=True,
+                verbose=False,
+                **how,
+            )
+
+    whole = encode(pairs, truncation=False)
+    lengths = [len(ids) for ids in whole["input_ids"]]
+    too_long = [row for row, length in enumerate(lengths) if length > max_length]
+    names = ("input_ids", _TYPES, "special_tokens_mask")
+    if too_long:
+        cut = encode([pairs[row] for row in too_long], truncation="longest_first", max_length=max_length)
+        for place, row in enumerate(too_long):
+            for name in names:
+                whole[name][row] = cut[name][place]
+    columns: dict[str, list[Any]] = {name: [] for name in (*_FEATURES, _TYPES)}
+    for length, *of_row in zip(lengths, *(whole[name] for name in names), strict=True):
+        ids, types, special = (np.asarray(values, dtype=np.int32) for values in of_row)
+        read = ids[special == 0]
+        unknown = int(np.count_nonzero(read == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0
+        values = {"input_ids": ids, "length": length, "words": len(read), "unknown": unknown, _TYPES: types.astype(np.int8)}
+        for name, value in values.items():
+            columns[name].append(value)
+    return columns
+
+
+def _check_pairs(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Refuse a tokenizer that puts nothing between the two texts of a pair, and a length without room for a token of each."""
+    encoded = tokenizer("a", "a", truncation=False, padding=False)
+    of_text = encoded.sequence_ids(0)
+    second = of_text.index(1)
+    if of_text[second - 1] == 0:
+        what = "its tokenizer puts nothing between two texts, so that the model cannot tell where the second one begins"
+        raise RecipeError.single("data.pair", what, "leave data.pair out: the columns are then one text, a line each")
+    special = of_text.count(None)
+    if max_length < special + 2:
+        what = f"{max_length} leaves no room for two texts: {special} tokens of every pair are special ones"
+        raise RecipeError.single("data.max_length", what)
+
+
 def _special_tokens(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[int, int]:
     """How many special tokens the tokenizer puts before and after a text: (1, 1) for BERT's [CLS] and [SEP]."""
     problems = []
@@ -323,9 +394,9 @@ class Texts:
         self.data = data
 
     @property
-    def column(self) -> str:
-        """`data.text_column`"""
-        return self.data.text_column
+    def columns(self) -> tuple[str, ...]:
+        """`data.text_column`, one or several."""
+        return self.data.text_columns
 
     def open_folder(self, folder: Path) -> Source:
         """Tables."""
@@ -336,26 +407,8 @@ class Texts:
         return batch
 
     def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
-        """A column of texts, of which none is null."""
-        if isinstance(content, Dataset):
-            feature = content.features["text"]
-            is_text = isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-            if is_text and not content.data.column("text").null_count:
-                table.content = content.cast_column("text", Value("string")) if feature.dtype != "string" else content
-                return
-            content = content["text"][:]
-        table.problems += row_problems(
-            table, "no text", [row for row, text in enumerate(content) if text is None], "an empty text is allowed, a null is not"
-        )
-        table.problems += row_problems(
-            table, "no text but another type", [row for row, text in enumerate(content) if not isinstance(text, str | None)]
-        )
-        halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
-        table.problems += row_problems(
-            table, "half a character", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone"
-        )
-        if not table.problems:
-            table.content = Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))
+        """A column of texts, of which none is null, or several that make one."""
+        put_texts(table, content, self.data)
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Fingerprints of the texts; a split of nothing but empty ones is refused."""
@@ -364,7 +417,8 @@ class Texts:
             if table.content is not None and len(table.ids):
                 fingerprints[role] = text_fingerprints(table.content)
                 if not fingerprints[role].any():
-                    what = f'all {len(table.ids):,} texts in the column "{self.data.text_column}" are empty'
+                    named = " and ".join(f'"{column}"' for column in self.data.text_columns)
+                    what = f"all {len(table.ids):,} texts in the column {named} are empty"
                     problems.append(Problem(f'split "{table.name}"', what, (f"columns there are: {listed(table.columns)}",)))
         return Scan(fingerprints, problems=problems)
 
@@ -396,9 +450,13 @@ class Texts:
         scripts = script_facts(splits["train"].select_columns("text"), preprocessor)
         return Reading(lengths, {"scripts": scripts, "english": english})
 
-    def original(self, samples: TextSamples, dataset: Dataset, place: int) -> str:
-        """The text."""
-        return str(dataset[place]["text"])
+    def original(self, samples: TextSamples, dataset: Dataset, place: int) -> str | dict[str, str]:
+        """The text; a pair as `transformers.pipeline` takes it."""
+        row = dataset[place]
+        if FIRST not in row:
+            return str(row["text"])
+        first, second = segments(row["text"], row[FIRST])
+        return {"text": first, "text_pair": second}
 
     def show(
         self, train: Dataset, typical: TextSamples, preprocessor: Any, *, seed: int, picture: Path, texts: int = 5, tokens: int = 40
@@ -414,11 +472,11 @@ class Texts:
         )
 
     def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
-        """Texts; of tables the column of the run, or "text"."""
-        return read_texts(inputs, list(dict.fromkeys((self.data.text_column, "text"))), say)
+        """Texts; of tables the columns of the run, or "text"."""
+        return read_texts(inputs, self.data, say)
 
     def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
         """Two texts of 13 and 9 tokens, or the longest that there may be and one less."""
-        tokens = (samples[0, index % len(samples)]["input_ids"] for index in range(2))
+        tokens = (samples[0, index % len(samples)] for index in range(2))
         lengths = min(13, samples.max_length), max(1, min(9, samples.max_length - 1))
-        return [{"input_ids": np.resize(ids, length)} for ids, length in zip(tokens, lengths, strict=True)]
+        return [{name: np.resize(of, length) for name, of in some.items()} for some, length in zip(tokens, lengths, strict=True)]

@@ -23,6 +23,8 @@ from hftl.evaluation.predictions import TEXT, list_matrix, read_parquet
 from hftl.files import written_whole
 
 COUNT = 16
+PAIR = pa.struct([("text", pa.string()), ("text_pair", pa.string())])
+"""A pair of texts, as `transformers.pipeline` takes it."""
 _WHAT = "no serving samples"
 
 
@@ -31,8 +33,8 @@ class ServingSamples:
     """Inputs, and their (N, K) float32 logits, computed in float32 with the preprocessing of training."""
 
     ids: list[str]
-    inputs: list[str] | list[bytes]
-    """Texts, or the files of pictures."""
+    inputs: list[str] | list[dict[str, str]] | list[bytes]
+    """Texts, pairs of them as {"text", "text_pair"}, or the files of pictures."""
     logits: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
@@ -51,7 +53,7 @@ class ServingSamples:
         """
         table = read_parquet(path, _WHAT)
         types = {field.name: field.type for field in table.schema}
-        needed = {"id": [TEXT], "input": [TEXT, pa.binary()]}
+        needed = {"id": [TEXT], "input": [TEXT, PAIR, pa.binary()]}
         if table.column_names != ["id", "input", "logits"] or any(types[name] not in allowed for name, allowed in needed.items()):
             raise RunError(f"{path}: {_WHAT}: its columns are {', '.join(f'{name} {type}' for name, type in types.items())}")
         if not pa.types.is_fixed_size_list(types["logits"]) or types["logits"].value_type != pa.float32():

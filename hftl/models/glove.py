@@ -25,6 +25,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import NFC, Lowercase, Normalizer, Replace
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import PreTokenizer, Split
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -41,9 +42,11 @@ from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
 from hftl.models.vectors import WHERE, file_name, read_vectors
 from hftl.names import WORD_MODELS
-from hftl.recipe import Recipe, WordVectors
+from hftl.recipe import Recipe, TextData, WordVectors
 
 PAD, UNKNOWN = "<pad>", "<unk>"
+SEPARATOR = "<sep>"
+"""Between the two texts of a pair."""
 
 _MODELS: dict[str, Any] = {}
 """`model_type` -> the class of the model."""
@@ -58,10 +61,11 @@ for model_type, (config_name, model_name) in WORD_MODELS.items():
     model_class.register_for_auto_class("AutoModelForSequenceClassification")
 
 
-def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]) -> Classifier:
+def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str], pair: bool = False) -> Classifier:
     """A classifier over the vectors that `spec` names, with the vocabulary of the training texts.
 
-    What is random is drawn from torch's generator: seed it before.
+    What is random is drawn from torch's generator: seed it before. With `pair` the tokenizer takes two texts, and puts `SEPARATOR`
+    between them, a word whose vector is random.
 
     Raises:
         RecipeError: the vectors cannot be read, or hold none of the texts' words.
@@ -73,6 +77,10 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
     if not any(word in row_of for word in vocabulary):
         what = f"{spec.vectors} holds none of the {len(counts):,} words of the training texts"
         raise RecipeError(spec.vectors, [Problem(WHERE, what, ("vectors of the texts' language are needed, in lower case",))])
+    covered = _vocabulary_facts(vocabulary, row_of, counts)
+    if pair:
+        vocabulary = [SEPARATOR, *vocabulary]
+        row_of.pop(SEPARATOR, None)  # a word of that name in a file is another one
     shared: dict[str, Any] = {
         "vocab_size": len(vocabulary) + 2,
         "vector_dim": vectors.shape[1],
@@ -89,9 +97,9 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
     model = _make(spec, shared)
     with torch.no_grad():
         model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
-    facts = {**_facts(model), "vocabulary": _vocabulary_facts(vocabulary, row_of, counts)}
+    facts = {**_facts(model), "vocabulary": covered}
     model.eval()
-    return Classifier(model=model, preprocessor=make_tokenizer(vocabulary), chain=chain(model), facts=facts)
+    return Classifier(model=model, preprocessor=make_tokenizer(vocabulary, pair=pair), chain=chain(model), facts=facts)
 
 
 def _make(spec: WordVectors, shared: dict[str, Any]) -> Any:
@@ -160,7 +168,7 @@ def _vocabulary_facts(vocabulary: Sequence[str], vectors: Container[str], counts
 
 def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> Classifier:
     assert isinstance(recipe.model, WordVectors)
-    return build(recipe.model, label_names, texts=texts)
+    return build(recipe.model, label_names, texts=texts, pair=isinstance(recipe.data, TextData) and recipe.data.pair)
 
 
 FAMILY = Family(_build, save, load, shortest_text=0)
@@ -230,18 +238,23 @@ def choose_vocabulary(counts: Mapping[str, int], vectors: Container[str], *, max
     return sorted(worth, key=lambda word: (-counts[word], word))[:max_words]
 
 
-def make_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerBase:
+def make_tokenizer(vocabulary: Sequence[str], *, pair: bool = False) -> PreTrainedTokenizerBase:
     """A fast tokenizer of whole words: <pad> is 0, <unk> is 1, then the vocabulary in its order.
 
-    A text without a word gives no token; the models read it as one <unk>.
+    A text without a word gives no token; the models read it as one <unk>. With `pair` it puts `SEPARATOR`, which the vocabulary
+    has, between two texts.
     """
     backend = Tokenizer(WordLevel({word: index for index, word in enumerate([PAD, UNKNOWN, *vocabulary])}, unk_token=UNKNOWN))
     backend.normalizer = _normalizer()
     backend.pre_tokenizer = _pre_tokenizer()
+    if pair:
+        separator = (SEPARATOR, backend.token_to_id(SEPARATOR))
+        backend.post_processor = TemplateProcessing(single="$A", pair=f"$A {SEPARATOR} $B:1", special_tokens=[separator])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         pad_token=PAD,
         unk_token=UNKNOWN,
+        **({"sep_token": SEPARATOR} if pair else {}),
         padding_side="right",
         truncation_side="right",
         model_input_names=["input_ids", "attention_mask"],

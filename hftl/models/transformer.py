@@ -45,7 +45,7 @@ from hftl.models.checkpoint import (
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
 from hftl.names import CODE_SETTINGS, ONE_LABEL, PROBLEM_TYPES
-from hftl.recipe import Recipe, Transformer
+from hftl.recipe import Recipe, TextData, Transformer
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
@@ -360,7 +360,22 @@ def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
     assert isinstance(recipe.model, Transformer)
-    return build(recipe.model, label_names)
+    classifier = build(recipe.model, label_names)
+    if isinstance(recipe.data, TextData) and recipe.data.pair:
+        _check_pairs(classifier)
+    return classifier
+
+
+def _check_pairs(classifier: Classifier) -> None:
+    """Refuse a model that cannot be run on what its own tokenizer makes of a pair, such as one without a second token type."""
+    model, tokenizer = classifier.model, classifier.preprocessor
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    try:
+        with torch.no_grad():
+            model(**tokenizer("a", "a", return_tensors="pt"))
+    except MALFORMED as error:
+        what = f"{type(model).__name__} cannot be run on two texts, as its tokenizer gives them: {' '.join(str(error).split())}"
+        raise RecipeError.single("data.pair", what, "leave data.pair out: the columns are then one text, a line each") from None
 
 
 FAMILY = Family(_build, save, load, tokens_on_cpu=4_096)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from hftl.errors import RecipeError
+from hftl.errors import RecipeError, did_you_mean
 from hftl.memory import keep
 from hftl.recipe.section import Count, Fraction, Positive, Section
 
 Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+def _alone(value: object) -> object:
+    """A list of one column is that column."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+_Column = Annotated[str, Field(min_length=1)]
+Columns = Annotated[_Column | Annotated[tuple[_Column, ...], Field(min_length=2)], BeforeValidator(_alone)]
 
 
 if TYPE_CHECKING:
@@ -73,11 +84,13 @@ class _Data(Section):
             return {**values, "source": os.fspath(source)}
         kind = str(cls.model_fields["kind"].default)
 
-        def column(key: str) -> str:
-            return str(values.get(key, cls.model_fields[key].default))
+        def column(key: str) -> Any:
+            return values.get(key, cls.model_fields[key].default)
 
+        content = column(f"{kind}_column")
+        contents = [str(name) for name in content] if isinstance(content, list | tuple) else [str(content)]
         try:
-            place = keep(source, content=column(f"{kind}_column"), label=column("label_column"), pictures=kind == "image")
+            place = keep(source, contents=contents, label=str(column("label_column")), pictures=kind == "image")
         except ValueError as error:
             raise RecipeError.single("source", str(error), source=cls._title(values)) from None
         return {**values, "source": place}
@@ -87,9 +100,64 @@ class TextData(_Data):
     """Texts and labels."""
 
     kind: Literal["text"] = "text"
-    text_column: str = "text"
+    text_column: Columns = "text"
+    """The column of texts; or several, such as [subject, body], of which one text is made, a line each."""
+    template: str | None = None
+    """How one text is made of the columns where that is not a line each: "{subject} [SEP] {body}"."""
+    pair: bool = False
+    """Two columns are two texts, which the tokenizer tells apart: a question and an answer, two sentences to compare."""
     max_length: Positive = 256
-    """Longest input in tokens, special tokens included; the rest of a text is cut off."""
+    """Longest input in tokens, special tokens included; the rest of a text is cut off. Of a pair the longer text is cut first."""
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that a text is made of, one or several."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+    @property
+    def joins(self) -> bool:
+        """Whether a text is made of columns, and is not one as it stands there."""
+        return len(self.text_columns) > 1 or self.template is not None
+
+    @property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """What a text is made of: letters, and the column that follows them; None: nothing follows.
+
+        Of "{subject}: {body}!": ("", "subject"), (": ", "body"), ("!", None).
+        """
+        template = self.template
+        if template is None:
+            return tuple(("\n" if place else "", column) for place, column in enumerate(self.text_columns))
+        parts = re.split("|".join(f"({re.escape(f'{{{column}}}')})" for column in self.text_columns), template)
+        parts = [part for part in parts if part is not None]
+        columns = [part[1:-1] for part in parts[1::2]]
+        return tuple(zip(parts[::2], [*columns, None], strict=True))
+
+    def join(self, texts: Sequence[str]) -> str:
+        """One text of those of the columns, in the order of `text_columns`."""
+        of_column: Mapping[str, str] = dict(zip(self.text_columns, texts, strict=True))
+        return "".join(letters + ("" if column is None else of_column[column]) for letters, column in self.pieces)
+
+    @model_validator(mode="after")
+    def _texts_can_be_made(self) -> Self:
+        columns = self.text_columns
+        twice = [column for place, column in enumerate(columns) if column in columns[:place]]
+        if twice:
+            raise ValueError(f'text_column: "{twice[0]}" is there twice')
+        if self.pair and len(columns) != 2:
+            raise ValueError(f"pair: two columns make a pair, and text_column names {len(columns)}")
+        if self.pair and self.template is not None:
+            raise ValueError("pair: the tokenizer joins a pair in its own way; leave out template, or pair")
+        if self.template is not None:
+            used = [column for _, column in self.pieces if column is not None]
+            absent = [column for column in columns if column not in used]
+            for letters, _ in self.pieces:
+                if (named := re.search(r"\{([^{}]*)\}|[{}]", letters)) is not None:
+                    guess = did_you_mean(named[1] or "", columns)
+                    raise ValueError(f'template: "{named[0]}" names no column of text_column ({", ".join(columns)}).{guess}')
+            if absent:
+                raise ValueError(f'template: leaves out "{absent[0]}": write {{{absent[0]}}} in it, or leave it out of text_column')
+        return self
 
 
 class ImageData(_Data):

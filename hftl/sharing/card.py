@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError
+from hftl.evaluation.targets import target_of_metrics
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof

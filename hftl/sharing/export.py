@@ -43,7 +43,7 @@ from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import read_picture
+from hftl.sharing.usage import example, make_text, read_picture, tokenized
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -224,7 +224,9 @@ def _batches(recipe: Recipe, model: PreTrainedModel, preprocessor: Any) -> list[
             rows = [
                 words[torch.randint(len(words), (n,), generator=generator)].tolist() for n in [length, shortest, *between][:size]
             ]
-            encoded = {"input_ids": rows} | ({"token_type_ids": [[0] * len(row) for row in rows]} if segments else {})
+            pair = isinstance(recipe.data, TextData) and recipe.data.pair
+            types = [[0] * (len(row) - half) + [1] * half for row in rows for half in [len(row) // 2 if pair else 0]]
+            encoded = {"input_ids": rows} | ({"token_type_ids": types} if segments else {})
             batches.append(dict(preprocessor.pad(encoded, return_attention_mask=True, return_tensors="pt")))
     return batches
 
@@ -351,11 +353,13 @@ def usage(run: RunDirectory, done: Export) -> str:
     """The lines of Python that run the exported file, and answer as `hftl predict` does."""
     data, folder = run.load_recipe().data, done.file.parent
     if isinstance(data, TextData):
+        of_texts = f'{tokenized(data)}, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np"'
         imports = ["import onnxruntime", "from transformers import AutoTokenizer"]
         prepared = [
             f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})",
-            'texts = ["Put a text here.", "And another one there."]',
-            f'encoded = tokenizer(texts, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np")',
+            *([make_text(data), ""] if data.joins else []),
+            f"texts = [{example(data)}]" if data.joins else 'texts = ["Put a text here.", "And another one there."]',
+            f"encoded = tokenizer({of_texts})",
             'inputs = {wanted.name: encoded[wanted.name].astype("int64") for wanted in session.get_inputs()}',
         ]
         inputs, names = "texts", 'config["id2label"]'

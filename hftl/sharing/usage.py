@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,9 +41,39 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "glove": glove,
         "remote_code": glove and "auto_map" in config,
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
+        "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,
+        "pair": isinstance(recipe.data, TextData) and recipe.data.pair,
+        "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
+        "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
+        "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
         "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
         "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
+
+
+def make_text(data: TextData) -> str:
+    """Lines of Python for whoever has no hftl: a function that makes one text, or a pair, of a row, as training did."""
+    if data.pair:
+        first, second = (json.dumps(column, ensure_ascii=False) for column in data.text_columns)
+        return f'def make_text(row):\n    return {{"text": row[{first}], "text_pair": row[{second}]}}'
+    parts: list[str] = []
+    for letters, column in data.pieces:
+        parts += [json.dumps(letters, ensure_ascii=False)] if letters else []
+        parts += [f"row[{json.dumps(column, ensure_ascii=False)}]"] if column is not None else []
+    return f"def make_text(row):\n    return {' + '.join(parts)}"
+
+
+def example(data: TextData) -> str:
+    """What stands for a text in lines of Python."""
+    if not data.joins:
+        return '"Put a text here."'
+    row = {column: f"Put the {column} here." for column in data.text_columns}
+    return f"make_text({json.dumps(row, ensure_ascii=False)})"
+
+
+def tokenized(data: TextData) -> str:
+    """What of a list `texts` a tokenizer is given."""
+    return "texts" if not data.pair else '[row["text"] for row in texts], [row["text_pair"] for row in texts]'
 
 
 def read_picture(background: Sequence[int]) -> str:
