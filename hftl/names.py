@@ -45,8 +45,8 @@ CHOOSERS: tuple[str, ...] = get_args(Chooser)
 ONE_LABEL = "one_label"
 """The kind of target of which every example has one of several classes; a file that names no kind is about it."""
 
-DUPLICATE, CONFLICT = "duplicate", "conflict"
-"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
+DUPLICATE, CONFLICT, NO_LABEL = "duplicate", "conflict", "no label"
+"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels; it has none."""
 
 WORD_MODELS: Mapping[str, tuple[str, str]] = {
     "hftl_textcnn": ("GloveTextCNNConfig", "TextCNNForSequenceClassification"),

@@ -17,9 +17,10 @@ from datasets import Image as ImageFeature
 
 from hftl.data.decoding import BadImage, inspect
 from hftl.data.dialect import lines_of
+from hftl.data.encoding import read_text
 from hftl.data.folders import files_below
-from hftl.data.layout import TABLES, counted, ending_of, is_picture, ways_out
-from hftl.data.tables import read_column, read_text
+from hftl.data.layout import counted, ending_of, is_picture, table_ending, ways_out
+from hftl.data.tables import read_column
 from hftl.data.targets import COLUMN
 from hftl.errors import DataError, Problem, printable
 from hftl.memory import stored_picture
@@ -56,7 +57,7 @@ def read_texts(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> Input
             problems.append(Problem(str(given), "no such file or folder; a text of one word is written with a space after it"))
         elif (path := Path(given)).is_dir():
             texts += [_read(file, problems) for file in _files(path, _is_text, ".txt", problems, say)]
-        elif path.suffix.lower() in TABLES:
+        elif table_ending(path.name) is not None:
             texts += _strings(path, columns, "without a text", problems).values()
         else:
             texts += lines_of(_read(path, problems))
@@ -133,7 +134,7 @@ def read_pictures(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> In
             problems.append(Problem(str(given) or '""', "no such file or folder"))
         elif (path := Path(given)).is_dir():
             add(_files(path, is_picture, "picture", problems, say))
-        elif path.suffix.lower() in TABLES:
+        elif table_ending(path.name) is not None:
             for row, name in _strings(path, columns, "without the path of a picture", problems).items():
                 if _inside(path.parent / name, path.parent):
                     add([path.parent / name])

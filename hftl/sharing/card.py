@@ -21,7 +21,7 @@ from hftl.errors import Problem, RecipeError, RunError
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, METRICS
+from hftl.names import CONFLICT, DUPLICATE, METRICS, NO_LABEL
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.run import RunDirectory
 from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class
@@ -157,7 +157,8 @@ def _facts(
         "use": use(recipe, run, repo_id),
         "data": data,
         "splits": data.get("splits", {}),
-        "unreadable": [entry for entry in data.get("skipped", []) if not _is_duplicate(entry)],
+        "unreadable": [entry for entry in data.get("skipped", []) if entry["kind"] not in {DUPLICATE, CONFLICT, NO_LABEL}],
+        "unlabelled": sum(entry["kind"] == NO_LABEL for entry in data.get("skipped", [])),
         "duplicates": _duplicates(data, noun),
         "near": _near_duplicates(audit, noun),
         "seen": _seen_in_training(data, audit, split),
