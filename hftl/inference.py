@@ -102,7 +102,7 @@ def _labels(answers: Predictions, names: Sequence[str]) -> list[tuple[str, ...] 
     """See `Prediction.labels`."""
     if answers.kind != SEVERAL_LABELS:
         return [None] * len(answers)
-    return [tuple(names[place] for place in np.flatnonzero(row)) for row in answers.predicted]
+    return [tuple(names[place] for place in np.flatnonzero(row).tolist()) for row in answers.predicted]
 
 
 def check_output(path: Path) -> None:

@@ -56,7 +56,8 @@ ONE_LABEL, SEVERAL_LABELS = "one_label", "several_labels"
 """The kinds of target: every example has one of several classes, or any number of labels. A file that names no kind is about the
 first."""
 
-PROBLEM_TYPES: Mapping[str, str] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
+ProblemType = Literal["single_label_classification", "multi_label_classification"]
+PROBLEM_TYPES: Mapping[str, ProblemType] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
 """Kind of target -> what transformers calls it, `problem_type` in a model's config.json."""
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
@@ -65,8 +66,8 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of target -> the figures that may show a split of it: these are published."""
 
-DUPLICATE, CONFLICT = "duplicate", "conflict"
-"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels."""
+DUPLICATE, CONFLICT, NO_LABEL = "duplicate", "conflict", "no label"
+"""Kinds of rows that were left out, in data.json: another split has the content; its content has several labels; it has none."""
 
 WORD_MODELS: Mapping[str, tuple[str, str]] = {
     "hftl_textcnn": ("GloveTextCNNConfig", "TextCNNForSequenceClassification"),

@@ -169,9 +169,17 @@ ONLY_IN = {
     "trackio": "hftl.training.trackers",
     "optuna": "hftl.studies.search",
     "sqlalchemy": "hftl.studies.search",
+    "openpyxl": "hftl.data.excel",
+    "pi_heif": "hftl.data.decoding",
 }
 # Extra -> the one module that imports what it brings, and says so where it is missing.
-EXTRA = {"onnx": "hftl.sharing.export", "trackio": "hftl.training.trackers", "tune": "hftl.studies.search"}
+EXTRA = {
+    "onnx": "hftl.sharing.export",
+    "trackio": "hftl.training.trackers",
+    "tune": "hftl.studies.search",
+    "excel": "hftl.data.excel",
+    "heic": "hftl.data.decoding",
+}
 
 
 # --- reading the code ---------------------------------------------------------------------------------------------------------

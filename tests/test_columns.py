@@ -81,12 +81,13 @@ def test_columns_are_a_list_in_python_in_yaml_and_on_the_command_line() -> None:
     recipe = hftl.Recipe(
         name="mails", data=data("mails.csv"), model=hftl.Transformer(checkpoint=BERT_NANO), stages={"all": hftl.Stage(lr=1e-3)}
     )
-    assert recipe.data.text_column == ("subject", "body")
+    assert isinstance(recipe.data, TextData) and recipe.data.text_column == ("subject", "body")
     assert parse_recipe(recipe.to_yaml(), source="recipe.yaml") == recipe
     changed = override(recipe, ["data.text_column=[title,abstract]", "data.template={title}. {abstract}"]).data
     assert isinstance(changed, TextData) and changed.text_columns == ("title", "abstract")
     assert changed.join(["A", "b"]) == "A. b"
-    assert override(recipe, ["data.text_column=[review]"]).data.text_column == "review"
+    one = override(recipe, ["data.text_column=[review]"]).data
+    assert isinstance(one, TextData) and one.text_column == "review"
 
 
 def test_a_template_says_how_a_text_is_made() -> None:
@@ -236,4 +237,4 @@ def test_its_baseline_audit_card_and_serving_read_the_joined_texts(run: hftl.Run
     assert "from tables with the columns subject and body to a table" in card
     write(tmp_path / "more.csv", mails(10, start=200))
     evaluated = run.evaluate(data=str(tmp_path / "more.csv"))
-    assert evaluated.metrics["n"] == 10 and evaluated.facts["seen"]["train"] == 0
+    assert evaluated.metrics["n"] == 10 and evaluated.facts is not None and evaluated.facts["seen"]["train"] == 0

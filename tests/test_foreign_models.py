@@ -25,6 +25,7 @@ from small_models import MOODS, WRITERS, build_on, recipes_refusal, refusal
 
 from hftl.errors import RecipeError
 from hftl.models import glove, load_classifier, save_classifier, transformer, vision
+from hftl.models.family import Classifier
 from hftl.recipe import Timm, Transformer
 
 
@@ -449,6 +450,12 @@ def test_paths_of_the_folder_and_nothing_are_allowed(saved: dict[str, Path], tmp
     load_classifier(folder)
 
 
+def vocabulary(classifier: Classifier) -> dict[str, int]:
+    tokenizer: Any = classifier.preprocessor
+    words: dict[str, int] = tokenizer.get_vocab()
+    return words
+
+
 def test_paths_that_older_releases_left_behind_are_neither_followed_nor_saved(saved: dict[str, Path], tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     glove.make_tokenizer(["other", "words"]).save_pretrained(elsewhere)
@@ -461,9 +468,9 @@ def test_paths_that_older_releases_left_behind_are_neither_followed_nor_saved(sa
         tokenizer_file=str(elsewhere / "tokenizer.json"),
     )
     rewrite(folder / "special_tokens_map.json", added_tokens_file=str(elsewhere / "added_tokens.json"))
-    words = load_classifier(saved["bert"]).preprocessor.get_vocab()
+    words = vocabulary(load_classifier(saved["bert"]))
     for classifier in (load_classifier(folder), build_on(folder)):
-        assert classifier.preprocessor.get_vocab() == words
+        assert vocabulary(classifier) == words
         save_classifier(classifier, tmp_path / "again")
         saved_again = tmp_path / "again" / "tokenizer_config.json"
         assert not {"special_tokens_map_file", "added_tokens_file", "tokenizer_file"} & json.loads(saved_again.read_text()).keys()

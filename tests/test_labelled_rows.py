@@ -11,6 +11,7 @@ from digits import write_digits
 import hftl
 from hftl.data.labelled import count_seen, load_labelled_rows
 from hftl.data.source import load_splits
+from hftl.names import ONE_LABEL
 
 
 def pictures(source: Path, **settings: object) -> hftl.ImageData:
@@ -33,22 +34,22 @@ def photos(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_pictures_are_read_by_the_models_classes_and_a_bad_one_is_left_out_and_counted(photos: tuple[Path, Path]) -> None:
-    rows = load_labelled_rows(pictures(photos[1], on_bad_image="skip"), ("0", "1", "2"), split=None)
+    rows = load_labelled_rows(pictures(photos[1], on_bad_image="skip"), ("0", "1", "2"), kind=ONE_LABEL, split=None)
     assert rows.facts["n"] == len(rows.dataset) == 14 and rows.facts["per_class"] == {"0": 7, "1": 7, "2": 0}
     assert rows.facts["without"] == ["2"] and [entry["id"] for entry in rows.facts["skipped"]] == ["0/bad.png"]
     with pytest.raises(hftl.DataError, match=r"bad\.png"):
-        load_labelled_rows(pictures(photos[1]), ("0", "1", "2"), split=None)
+        load_labelled_rows(pictures(photos[1]), ("0", "1", "2"), kind=ONE_LABEL, split=None)
 
 
 def test_classes_keep_the_models_order_whatever_the_sources_is(photos: tuple[Path, Path]) -> None:
-    rows = load_labelled_rows(pictures(photos[1], on_bad_image="skip"), ("2", "1", "0"), split=None)
+    rows = load_labelled_rows(pictures(photos[1], on_bad_image="skip"), ("2", "1", "0"), kind=ONE_LABEL, split=None)
     assert rows.dataset.features["label"].names == ["2", "1", "0"]
     assert {id[0]: label for id, label in zip(rows.dataset["id"], rows.dataset["label"], strict=True)} == {"0": 2, "1": 1}
 
 
 def test_rows_that_a_run_knows_are_found_by_what_they_hold(photos: tuple[Path, Path]) -> None:
     known, new = photos
-    rows = load_labelled_rows(pictures(new, on_bad_image="skip"), ("0", "1", "2"), split=None)
+    rows = load_labelled_rows(pictures(new, on_bad_image="skip"), ("0", "1", "2"), kind=ONE_LABEL, split=None)
     splits = load_splits(pictures(known), seed=0)
     seen = count_seen(rows, splits)
     assert set(seen) == {"train", "validation"} and sum(seen.values()) == 6  # three pictures of each of two classes
@@ -59,7 +60,7 @@ def test_an_empty_text_is_in_no_split(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(table)
     (tmp_path / "new.csv").write_text("text,label\n,a\n,b\nTEXT  3,b\nnew,a\n")
     data = hftl.TextData(source=tmp_path / "train.csv", validation_fraction=0.2)
-    rows = load_labelled_rows(hftl.TextData(source=tmp_path / "new.csv"), ("a", "b"), split=None)
+    rows = load_labelled_rows(hftl.TextData(source=tmp_path / "new.csv"), ("a", "b"), kind=ONE_LABEL, split=None)
     assert sum(count_seen(rows, load_splits(data, seed=0)).values()) == 1  # "TEXT  3" is "text 3", but for case and white space
 
 
@@ -67,6 +68,6 @@ def test_of_several_splits_one_is_named(tmp_path: Path) -> None:
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text(f"text,label\n{name} one,a\n{name} two,b\n")
     data = hftl.TextData(source=tmp_path)
-    assert load_labelled_rows(data, ("a", "b"), split="Test").facts["split"] == "test"
+    assert load_labelled_rows(data, ("a", "b"), kind=ONE_LABEL, split="Test").facts["split"] == "test"
     with pytest.raises(hftl.DataError, match="several splits, and one is evaluated: name it"):
-        load_labelled_rows(data, ("a", "b"), split=None)
+        load_labelled_rows(data, ("a", "b"), kind=ONE_LABEL, split=None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -20,9 +23,19 @@ from run_factory import make_run
 
 from hftl.data.audit import audit_splits
 from hftl.data.columns import Labels, Strings
-from hftl.data.decoding import BadImage, inspect
+from hftl.data.decoding import BadImage, decode, inspect
 from hftl.data.dialect import lines_of, read_rows
-from hftl.data.layout import PICTURES, begins_as_picture, counted, ending_of, named, role_of
+from hftl.data.layout import (
+    CAN_READ_HEIC,
+    PICTURES,
+    begins_as_picture,
+    counted,
+    ending_of,
+    is_picture,
+    named,
+    role_of,
+    ways_out,
+)
 from hftl.data.source import Splits, load_splits
 from hftl.data.tables import read_values
 from hftl.errors import DataError, Problem
@@ -251,6 +264,27 @@ def test_a_metadata_table_without_labels_leaves_class_folders_and_is_refused_wit
     assert 'no column "label" in split "train"' in refused(image(flat))
 
 
+@pytest.mark.parametrize("name", ["nan", "NA", "-1", "null"])
+def test_the_name_of_a_folder_is_a_class_whatever_it_says(name: str, tmp_path: Path) -> None:
+    splits = load_splits(image(pictures(tmp_path, name, "pita", "roti")), seed=0)
+    assert set(splits.label_names) == {name, "pita", "roti"}
+
+
+def test_links_of_the_hubs_cache_lead_to_its_blobs_and_no_further(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--me--pets"
+    snapshot = repository / "snapshots" / "abc"
+    for name in ("train/cat", "train/dog"):
+        for number in range(4):
+            blob = picture(repository / "blobs" / f"{name.replace('/', '')}{number}", "PNG")
+            (snapshot / name).mkdir(parents=True, exist_ok=True)
+            (snapshot / name / f"{number}.png").symlink_to(os.path.relpath(blob, snapshot / name))
+    assert sizes(load_splits(image(snapshot), seed=0)) == {"train": 6, "validation": 2}
+    (snapshot / "a.csv").write_text("image,label\n" + "".join(f"train/cat/{n}.png,{'ab'[n % 2]}\n" for n in range(4)))
+    assert sizes(load_splits(image(snapshot / "a.csv"), seed=0)) == {"train": 3, "validation": 1}
+    (snapshot / "train" / "cat" / "9.png").symlink_to(picture(tmp_path / "elsewhere.png"))
+    assert "a link that leaves the data folder" in refused(image(snapshot / "train"))
+
+
 def test_a_class_may_be_called_as_a_split_and_that_is_said(tmp_path: Path) -> None:
     root = pictures(tmp_path, "aeroplane", "bus", "train")
     splits = load_splits(image(root), seed=0)
@@ -322,17 +356,17 @@ def test_what_pillow_reads_is_read_whatever_its_ending(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted_by_ending(tmp_path: Path) -> None:
     root = pictures(tmp_path, "cat", "dog")
-    for name, count in (("heic", 3), ("MOV", 2), ("xml", 1)):
+    for name, count in (("cr2", 3), ("MOV", 2), ("xml", 1)):
         for number in range(count):
             (root / "cat" / f"{number}.{name}").write_bytes(b"not read")
     (root / "dog" / "notes").write_text("no picture")
-    (root / "dog" / ".hidden.heic").write_bytes(b"x")
+    (root / "dog" / ".hidden.cr2").write_bytes(b"x")
     splits = load_splits(image(root), seed=0)
-    assert splits.facts["ignored_files"] == {".heic": 3, ".mov": 2, ".xml": 1, "no ending": 1}
+    assert splits.facts["ignored_files"] == {".cr2": 3, ".mov": 2, ".xml": 1, "no ending": 1}
     audit = audit_splits(splits)
     assert audit.to_dict()["ignored_files"] == splits.facts["ignored_files"]
     assert audit.lines()[0] == (
-        "files left out: 3 .heic, 2 .mov, 1 .xml and 1 without an ending; convert the pictures among them to .jpg or .png; "
+        "files left out: 3 .cr2, 2 .mov, 1 .xml and 1 without an ending; convert the pictures among them to .jpg or .png; "
         "of films save frames as .jpg or .png"
     )
 
@@ -341,9 +375,9 @@ def test_a_class_of_which_all_is_left_out_is_refused_with_what_there_is(tmp_path
     root = pictures(tmp_path, "cat", "dog")
     (root / "bird").mkdir()
     for number in range(2):
-        (root / "bird" / f"{number}.HEIC").write_bytes(b"x")
+        (root / "bird" / f"{number}.CR2").write_bytes(b"x")
     report = refused(image(root))
-    assert f"{root / 'bird'}: no picture in this class folder, but 2 .heic" in report
+    assert f"{root / 'bird'}: no picture in this class folder, but 2 .cr2" in report
     assert "convert the pictures among them to .jpg or .png" in report
 
 
@@ -364,9 +398,41 @@ def test_endings_and_first_bytes() -> None:
     assert (
         begins_as_picture(b"\xff\xd8\xff\xe0") and begins_as_picture(b"P5\n24 24\n255\n") and begins_as_picture(b"\0\0\0 ftypavif")
     )
-    for head in (b"", b"%!PS-Adobe-3.0", b"\0\0\0 ftypheic", b"BM is a make of cars", b"Pictures", b"\0\0\0 ftypqt  "):
+    for head in (b"", b"%!PS-Adobe-3.0", b"BM is a make of cars", b"Pictures", b"\0\0\0 ftypqt  "):
         assert not begins_as_picture(head)
-    assert ".jpg" in PICTURES and not {".heic", ".eps", ".psd", ".svg", ".mov"} & set(PICTURES)
+    assert ".jpg" in PICTURES and not {".eps", ".psd", ".svg", ".mov"} & set(PICTURES)
+
+
+def test_pictures_of_phones_name_the_extra_that_reads_them() -> None:
+    assert ways_out([".heic"])[0] == "for pictures of phones: pip install 'hftl[heic]'"
+    without = "import importlib.util as u; u.find_spec = lambda *_: None; from hftl.data.layout import PICTURES; print(PICTURES[0])"
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ".jpg"
+
+
+HEIC = (  # 64 x 64 pixels of one red
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAA"
+    "AERAAAEAAQAAAAABegABAAAAAAAAABoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA1mlwcnAAAAC3"
+    "aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAA"
+    "AwAeoCCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAABBw"
+    "aXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIDBAAAACJtZGF0AAAAFigBrxmA93yFN//zqZ/5wgv9/BXi0cA="
+)
+
+
+@pytest.mark.skipif(not CAN_READ_HEIC, reason="needs the extra heic")
+def test_pictures_of_phones_are_read_with_the_extra(tmp_path: Path) -> None:
+    for name in ("a.heic", "no_ending"):
+        (tmp_path / name).write_bytes(base64.b64decode(HEIC))
+        assert is_picture(tmp_path / name)
+        assert inspect(tmp_path / name).header.width == 64
+        colour = np.asarray(decode(tmp_path / name))[9, 9].astype(int)
+        assert np.abs(colour - [200, 60, 20]).max() < 12
+
+
+def test_a_picture_that_is_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "cat", "dog")
+    (root / "cat" / "0.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "cat/0.png: a pointer of Git LFS, and not the picture; in the clone: git lfs pull" in refused(image(root))
 
 
 def test_postscript_is_never_opened(tmp_path: Path) -> None:
@@ -477,14 +543,6 @@ def test_another_separator_is_found_in_the_header_and_said(name: str, separator:
     splits = load_splits(text(write(tmp_path / name, separator=separator)), seed=0)
     assert sizes(splits) == {"train": 6, "validation": 2}
     assert splits.facts["remarks"] == [f"the columns of {name} are separated by {word}"]
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16_is_refused_with_the_way_out(encoding: str, tmp_path: Path) -> None:
-    file = tmp_path / "train.csv"
-    file.write_text("text,label\na,b\n", encoding=encoding)
-    report = refused(text(file))
-    assert "UTF-16" in report and "UTF-8" in report
 
 
 def test_lines_end_with_line_feeds_and_carriage_returns_alone() -> None:

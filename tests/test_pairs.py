@@ -156,13 +156,13 @@ def test_the_second_text_may_be_one_of_a_few_and_no_number(tmp_path: Path) -> No
         {"question": ("Is it good?", "Is it long?")[place % 2], "year": str(place), **row} for place, row in enumerate(mails(120))
     ]
     table = str(write(tmp_path / "train.parquet", rows))
-    splits = load_splits(TextData(source=table, text_column=["body", "question"], pair=True), seed=0)
+    splits = load_splits(TextData(source=table, text_column=("body", "question"), pair=True), seed=0)
     assert splits.train.column_names == ["id", "text", FIRST, "label"]
     row = splits.train[0]
     assert row["text"][row[FIRST] :] in ("\nIs it good?", "\nIs it long?")
     assert splits.facts["remarks"] == ['a pair of texts is in the columns "body", "question"']
     with pytest.raises(DataError, match='the column "year" holds numbers'):
-        load_splits(TextData(source=table, text_column=["body", "year"], pair=True), seed=0)
+        load_splits(TextData(source=table, text_column=("body", "year"), pair=True), seed=0)
 
 
 def test_a_model_of_one_token_type_cannot_read_pairs(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def recipe(source: Path, model: Any, **settings: Any) -> hftl.Recipe:
         name="pairs",
         data=TextData(
             source=str(source),
-            text_column=["subject", "body"],
+            text_column=("subject", "body"),
             pair=True,
             **{"max_length": 20, "validation_fraction": 0.2, **settings},
         ),
@@ -269,7 +269,7 @@ def test_a_glove_family_has_a_separator_of_its_own(folder: Path) -> None:
     run = hftl.train(recipe(folder / "train.csv", model), run_dir=folder / "glove", console=quiet())
     encoded = run.tokenizer("film", "film")["input_ids"]
     assert encoded[1] == run.tokenizer.sep_token_id == 2 and encoded[0] == encoded[2] != 1
-    table = run.model.get_submodule("embedding").weight  # a random point, and neither padding nor the mean of all
+    table: Any = run.model.get_submodule("embedding").weight  # a random point, and neither padding nor the mean of all
     assert not np.allclose(table[2].detach(), table[0].detach()) and not np.allclose(table[2].detach(), table[1].detach())
     served: Any = pipeline("text-classification", model=str(run.path / "model"), device="cpu")
     row = mails(1, start=100)[0]

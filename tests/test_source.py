@@ -242,8 +242,8 @@ def test_a_revision_of_a_local_source_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.xlsx").write_bytes(b"x")
-    assert '".xlsx" is not a kind of file' in refused(text(tmp_path / "data.xlsx"))
+    (tmp_path / "data.ods").write_bytes(b"x")
+    assert '".ods" is not a kind of file' in refused(text(tmp_path / "data.ods"))
     assert "no table in" in refused(text(tmp_path))
     assert "no folder in" in refused(image(tmp_path))
 
@@ -345,7 +345,7 @@ def test_everything_wrong_with_all_splits_comes_in_one_report(tmp_path: Path) ->
 
 
 def test_labels_outside_the_label_map_are_refused(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "train.parquet", [0, 1, -1, 1])
+    write_parquet(tmp_path / "train.parquet", [0, 1, -1, 2])
     assert "1 row with a label that is no class (-1): train/2" in refused(text(tmp_path))
     # datasets itself writes no such file: the label map is put over other numbers.
     features = Features({"text": Value("string"), "label": ClassLabel(names=["n", "p"])})

@@ -297,7 +297,8 @@ def test_gpt2_without_a_padding_token_pads_with_its_end_of_text(tmp_path: Path) 
 def test_a_padding_token_of_minus_one_is_none_and_the_tokenizers_is_taken(checkpoint: Path) -> None:
     rewrite(checkpoint / "config.json", pad_token_id=-1)
     built = build(checkpoint)
-    assert built.model.config.pad_token_id == built.preprocessor.pad_token_id == 0
+    tokenizer: Any = built.preprocessor
+    assert built.model.config.pad_token_id == tokenizer.pad_token_id == 0
     assert built.model.get_input_embeddings().padding_idx == 0
 
 

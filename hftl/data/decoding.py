@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hftl.data.columns import array_on_disk, blocks
+from hftl.data.encoding import is_pointer
+from hftl.data.layout import CAN_READ_HEIC
 from hftl.errors import HftlError
 
 PIXEL_LIMIT = 89_478_485
@@ -32,12 +34,18 @@ EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
 
 # Where the header says how many pixels decoding will give; an icon, say, holds several pictures.
-_FORMATS = (
+_FORMATS: tuple[str, ...] = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000"),
     *("PPM", "TGA", "PCX", "QOI", "SGI", "SUN", "DDS", "ICO"),
 )
 """What is opened, by Pillow's names: formats that its own decoders read. PostScript would start an interpreter (Ghostscript) on a
 stranger's file, and of PSD, FITS or films Pillow reads a part at most. Their endings are in hftl.data.layout."""
+
+if CAN_READ_HEIC:  # what phones write, by the extra of that name
+    import pi_heif
+
+    pi_heif.register_heif_opener(thumbnails=False)
+    _FORMATS = (*_FORMATS, "HEIF")
 
 _HONEST_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"})
 
@@ -269,6 +277,8 @@ def read(source: bytes | str | Path) -> bytes:
         raise BadImage(f"cannot be opened: {error.strerror}", kind="cannot be opened") from None
     if not content:
         raise BadImage("empty file, 0 bytes")
+    if is_pointer(content):
+        raise BadImage("a pointer of Git LFS, and not the picture; in the clone: git lfs pull", kind="a pointer of Git LFS")
     return content
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hftl.data.layout import table_ending
 from hftl.errors import Problem
 from hftl.wording import and_more
 
@@ -44,12 +45,14 @@ class Rows:
     """What is worth knowing about how it was read."""
 
 
-def separator_of(first_line: str, ending: str, wanted: Sequence[str] = ()) -> str:
-    """The character between columns: a tab in .tsv, a comma in others.
+def separator_of(first_line: str, ending: str, wanted: Sequence[str] = (), delimiter: str | None = None) -> str:
+    """The character between columns: the recipe's `delimiter`, or a tab in .tsv, a comma in others.
 
     Where the header has one column by that, and more by exactly one other character, it is that one. A header that is one of the
     columns `wanted` is one column, whatever is in it.
     """
+    if delimiter is not None:
+        return "\t" if delimiter == "tab" else delimiter
     usual = "\t" if ending == ".tsv" else ","
     headers = {separator: next(csv.reader([first_line], delimiter=separator), []) for separator in _SEPARATORS}
     if len(headers[usual]) != 1 or headers[usual][0] in wanted:
@@ -58,19 +61,38 @@ def separator_of(first_line: str, ending: str, wanted: Sequence[str] = ()) -> st
     return others[0] if len(others) == 1 else usual
 
 
-def header_of(first_line: str, ending: str) -> list[str]:
-    """The names of the columns, by the first line of a file."""
-    return next(csv.reader([first_line], delimiter=separator_of(first_line, ending)), [])
+def header_of(head: str, ending: str, delimiter: str | None = None) -> list[str]:
+    """The names of the columns, by how a file begins."""
+    first = _first_line(head)
+    return _named(next(csv.reader([first], delimiter=separator_of(first, ending, delimiter=delimiter)), []))
 
 
-def read_rows(file: Path, text: str, problems: list[Problem], *, wanted: Sequence[str], label: str | None = None) -> Rows:
+def _first_line(text: str) -> str:
+    return next((line for line in itertools.islice(_LINE_END.split(text[:100_000]), 100) if line.strip()), "")
+
+
+def _named(header: Sequence[str]) -> list[str]:
+    """The columns of a header that have a name; spreadsheets leave empty ones behind."""
+    return [name for name in header if name.strip()]
+
+
+def read_rows(
+    file: Path,
+    text: str,
+    problems: list[Problem],
+    *,
+    wanted: Sequence[str],
+    label: str | None = None,
+    delimiter: str | None = None,
+) -> Rows:
     """The columns `wanted` of a .csv or .tsv file; `label` is the one of a few values among them, where there is one.
+
+    A column whose name has spaces around it is found without them. `delimiter` is the character that the recipe names.
 
     Lines without anything on them are skipped; a row of another length than the header is a problem.
     """
-    ending = file.suffix.lower()
-    first = next((line for line in itertools.islice(_LINE_END.split(text[:100_000]), 100) if line.strip()), "")
-    separator = separator_of(first, ending, wanted)
+    ending = str(table_ending(file.name))
+    separator = separator_of(_first_line(text), ending, wanted, delimiter)
     limit = csv.field_size_limit(len(text) + 1)  # Python's own limit, 131,072 characters, is less than a long document
     try:
         quoted = _Parsed(text, separator, csv.QUOTE_MINIMAL)
@@ -124,7 +146,7 @@ class _Parsed:
 
     def take(self, file: Path, separator: str, problems: list[Problem], wanted: Sequence[str]) -> Rows:
         """Some columns, and what is wrong."""
-        header = self.header
+        header = _as_asked(self.header, wanted)
         if self.error is not None:
             line, why = self.error
             help = "a quote inside a quoted field is written twice"
@@ -134,16 +156,27 @@ class _Parsed:
             shown = ", ".join(self.ragged[:SHOWN]) + and_more(count, SHOWN)
             what = f"the header has {len(header)} column{'s' if len(header) != 1 else ''}; {shown}"
             help = {",": "a field that has a comma in it is written in quotes"}.get(separator, "")
-            help = help or f"columns are separated by {_SEPARATORS[separator]}; a field that has one in it is written in quotes"
+            between = _SEPARATORS.get(separator, f'"{separator}"')
+            help = help or f"columns are separated by {between}; a field that has one in it is written in quotes"
             problems.append(Problem(str(file), what, (help,)))
-        if len(set(header)) < len(header):
-            problems.append(Problem(str(file), f"two columns of one name: {', '.join(header)}"))
+        twice = [name for name in dict.fromkeys(_named(header)) if header.count(name) > 1]
+        if any(name in wanted for name in twice):
+            what = f"two columns of one name: {', '.join(header)}"
+            problems.append(Problem(str(file), what, (f"give one of the columns {twice[0]} another name in the first line",)))
         remarks = []
-        if separator != ("\t" if file.suffix.lower() == ".tsv" else ","):
-            remarks.append(f"the columns of {file.name} are separated by {_SEPARATORS[separator]}")
+        if separator != ("\t" if table_ending(file.name) == ".tsv" else ","):
+            between = _SEPARATORS.get(separator, f'"{separator}"')
+            remarks.append(f"the columns of {file.name} are separated by {between}")
         places = {name: header.index(name) for name in wanted if name in header}
         columns = {name: [fields[place] for fields in self.rows] for name, place in places.items()}
-        return Rows(header, len(self.rows), columns, remarks)
+        return Rows(_named(header), len(self.rows), columns, remarks)
+
+
+def _as_asked(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """A header in which a name with spaces around it is the one that is asked for, where no other is."""
+    asked = {name.strip(): name for name in wanted if name not in header}
+    plain = [name.strip() for name in header]
+    return [asked[short] if short in asked and plain.count(short) == 1 else name for name, short in zip(header, plain, strict=True)]
 
 
 def _literally(text: str, separator: str) -> Iterator[list[str]]:

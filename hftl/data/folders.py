@@ -16,14 +16,15 @@ from datasets import Dataset
 from hftl.data.columns import Labels, Strings, on_disk
 from hftl.data.layout import (
     NO_FILE,
-    TABLES,
     counted,
+    data_root,
     ending_of,
     find_name,
     is_hidden,
     is_picture,
     list_folder,
     role_of,
+    table_ending,
     ways_out,
 )
 from hftl.data.rows import NO_SPLIT, SHOWN, Source, Table, asked_for, picture_paths, real, train_of
@@ -167,7 +168,7 @@ def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem |
 
 def _labels_may_be(tables: Iterable[str]) -> list[str]:
     """The way out for pictures without class folders."""
-    tables = [name for name in tables if Path(name).suffix.lower() in (*TABLES, ".txt", ".xlsx")]
+    tables = [name for name in tables if table_ending(name) or ending_of(name) == ".txt"]
     if not tables:
         return []
     way = 'a table train.csv with the columns "image" (paths such as train/1.png) and "label" is read, or class folders'
@@ -203,7 +204,7 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     ids: list[str] = []
     labels: list[str] = []
     table = Table(name, [data.image_column, data.label_column], ids, None, None, None, [])
-    real_root = root.resolve()
+    real_root = data_root(root)
     if not folder.resolve().is_relative_to(real_root):
         raise DataError(data.source, [Problem(str(folder), f"a link that leaves the data folder, to {folder.resolve()}")])
     paths: list[str] = []
@@ -230,7 +231,7 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
         ids.append(picture.relative_to(root).as_posix())
         paths.append(str(picture.absolute()))
         labels.append(sys.intern(path.parts[0]))
-    table.labels = Labels.of(labels)
+    table.labels, table.labelled_by_folder = Labels.of(labels), True
     for counts in left_out.values():
         table.ignored += counts
     links = bool(table.problems)  # that lead astray: what a class folder would hold is not known
@@ -264,7 +265,7 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
 
 def files_below(folder: Path) -> Iterator[Path | Problem]:
     """The files below a folder, as training reads them; a problem for each link that leads out of it or to nothing."""
-    return _walk(folder, folder.resolve(), (folder.resolve(),))
+    return _walk(folder, data_root(folder), (folder.resolve(),))
 
 
 def _walk(folder: Path, root: Path, trail: tuple[Path, ...]) -> Iterator[Path | Problem]:

@@ -55,7 +55,7 @@ from hftl.data.decoding import (
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.folders import open_pictures
 from hftl.data.inputs import Inputs, read_pictures
-from hftl.data.layout import Role
+from hftl.data.layout import Role, data_root
 from hftl.data.loader import Samples
 from hftl.data.rows import Source, Table, picture_paths, real, row_problems
 from hftl.data.targets import names_of, targets_of
@@ -442,9 +442,9 @@ class Pictures:
         if table.problems:
             return
         assert folder is not None
-        root = real(folder)
+        root = data_root(folder)
         full = [real(folder / path) for path in content]
-        outside = [row for row, path in enumerate(full) if path is None or root is None or not path.is_relative_to(root)]
+        outside = [row for row, path in enumerate(full) if path is None or not path.is_relative_to(root)]
         where = f"pictures lie below {folder.absolute()}"
         table.problems += row_problems(table, "a path that leaves the data folder", outside, where)
         if not outside:

@@ -17,10 +17,11 @@ from datasets import Image as ImageFeature
 
 from hftl.data.decoding import BadImage, inspect
 from hftl.data.dialect import lines_of
+from hftl.data.encoding import read_text
 from hftl.data.folders import files_below
 from hftl.data.joining import FIRST
-from hftl.data.layout import TABLES, counted, ending_of, is_picture, ways_out
-from hftl.data.tables import read_text, read_values
+from hftl.data.layout import counted, ending_of, is_picture, table_ending, ways_out
+from hftl.data.tables import read_values
 from hftl.data.targets import COLUMN
 from hftl.errors import DataError, Problem, printable
 from hftl.memory import stored_picture, values_of
@@ -70,7 +71,7 @@ def read_texts(inputs: Sequence[Any], data: TextData, say: Say) -> Inputs:
             problems.append(Problem(f"input {place}", f"{wanted}, found {type(given).__name__}"))
         elif not os.path.exists(given):
             problems.append(Problem(str(given), "no such file or folder; a text of one word is written with a space after it"))
-        elif (path := Path(given)).suffix.lower() in TABLES and path.is_file():
+        elif table_ending((path := Path(given)).name) is not None and path.is_file():
             choices = [data.text_columns] if data.joins else list(dict.fromkeys([data.text_columns, ("text",)]))
             add(_strings(path, choices, "without a text", problems).values())
         elif data.pair:
@@ -166,7 +167,7 @@ def read_pictures(inputs: Sequence[Any], columns: Sequence[str], say: Say) -> In
             problems.append(Problem(str(given) or '""', "no such file or folder"))
         elif (path := Path(given)).is_dir():
             add(_files(path, is_picture, "picture", problems, say))
-        elif path.suffix.lower() in TABLES:
+        elif table_ending(path.name) is not None:
             choices = [(column,) for column in columns]
             for row, (name,) in _strings(path, choices, "without the path of a picture", problems).items():
                 if _inside(path.parent / name, path.parent):

@@ -19,7 +19,7 @@ from hftl.data.duplicates import number_contents, picture_fingerprints, text_fin
 from hftl.data.layout import Role, find_name
 from hftl.data.reading import open_source, read_tables
 from hftl.data.rows import SHOWN, Table
-from hftl.data.source import Splits, assemble, column_problems, digest_of_any_order
+from hftl.data.source import Splits, assemble, column_problems, digest_of_any_order, unlabelled_rows
 from hftl.data.targets import target_of
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
@@ -63,7 +63,9 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
     targets = target.read(tables, data)
     scan = content_of(data).scan(tables)
     problems += [*targets.problems, *scan.problems]
-    unreadable = scan.unreadable.get("train", {})
+    unreadable = dict(scan.unreadable.get("train", {}))
+    if data.on_blank_label == "skip" and not targets.problems:
+        unreadable = {**unlabelled_rows(table, target.distinct(targets).of_rows["train"]), **unreadable}
     counts = target.counts(targets.of_rows["train"], targets.names)
     there = [name for name, rows in zip(targets.names, counts, strict=True) if rows]
     unknown = [name for name in there if name not in label_names]

@@ -6,6 +6,7 @@ in this module opens a table or decodes a picture.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,13 @@ SPLIT_NAMES: Mapping[Role | Literal["either"], tuple[str, ...]] = {
 """What a split may be called: in any case, also with "set", "data", "images" or the like after it, such as TRAINING or val_set."""
 SPLIT_COLUMNS = ("split", "data_split", "dataset_split", "set", "subset", "partition", "usage")
 """Columns that may say for each row which split it belongs to; those after the first three are looked at for their values alone."""
+FLAG_COLUMNS: Mapping[str, Role] = {
+    "is_valid": "validation",
+    "is_validation": "validation",
+    "is_val": "validation",
+    "is_test": "test",
+}
+"""Columns that say of each row whether it belongs to one split, and else to train."""
 
 _MEANS = {word: role for role, words in SPLIT_NAMES.items() for word in words}
 _ORDER = {word: place for place, word in enumerate(_MEANS)}
@@ -54,6 +62,24 @@ def role_of(name: str, *, loosely: bool = False) -> Role | Literal["either"] | N
     return roles.pop() if len(roles) == 1 else None
 
 
+def flagged(column: str, value: object) -> str:
+    """What a value in one of the `FLAG_COLUMNS` means as the name of a split; itself where it says neither yes nor no."""
+    text = str(value).strip().casefold()
+    if text in ("true", "1", "1.0", "yes"):
+        return FLAG_COLUMNS[column.strip().casefold()]
+    return "train" if text in ("false", "0", "0.0", "no") else str(value)
+
+
+def data_root(folder: Path) -> Path:
+    """Where links below a folder may lead: into it or, in the Hub's cache, into the repository of the snapshot, to its blobs."""
+    real = folder.resolve()
+    for inner in (real, *real.parents):
+        repository = inner.parent.parent
+        if inner.parent.name == "snapshots" and repository.name.startswith("datasets--") and (repository / "blobs").is_dir():
+            return repository
+    return real
+
+
 def named(role: Role | Literal["either"], names: Iterable[str]) -> list[str]:
     """Those of `names` that mean a role: by their whole names or, where none does, by a word in them."""
     names = list(names)
@@ -74,22 +100,26 @@ def find_name(wanted: str, names: Sequence[str]) -> str | None:
 
 # --- kinds of files -----------------------------------------------------------------------------------------------------------
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
+PACKED: Mapping[str, str] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Endings of packed tables of text, and what pyarrow calls the packing."""
+PHONE_PICTURES = (".heic", ".heif", ".hif")
+"""Endings of what the extra `heic` reads."""
+CAN_READ_HEIC = importlib.util.find_spec("pi_heif") is not None
 PICTURES = (
+    *(PHONE_PICTURES if CAN_READ_HEIC else ()),
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
     *(".jpe", ".jfif", ".mpo", ".apng", ".dib", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi", ".sgi", ".ras", ".dds", ".ico"),
 )
-"""Endings of what Pillow's own decoders read; hftl.data.decoding has the formats."""
+"""Endings of what Pillow's own decoders read, and of phones' pictures with the extra; hftl.data.decoding has the formats."""
 NO_ENDING = "no ending"
 """The place in counts by ending of files that have none."""
 
 _FILMS = (".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".flv", ".mts")
 _OTHER_PICTURES = (
     *(
-        ".heic",
-        ".heif",
-        ".hif",
+        *PHONE_PICTURES,
         ".jxl",
         ".svg",
         ".svgz",
@@ -124,7 +154,7 @@ _OTHER_PICTURES = (
     ),
 )
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_OTHER_TABLES = (".txt", ".xlsx", ".xls", ".xlsm", ".ods", ".arrow", ".feather", ".orc", ".ndjson", ".pkl", ".npz", ".npy", ".h5")
+_OTHER_TABLES = (".txt", ".xls", ".xlsm", ".ods", ".arrow", ".feather", ".orc", ".pkl", ".npz", ".npy", ".h5")
 DOCUMENTS = frozenset((".md", ".rst", ".txt", ".html", ".yaml", ".yml", ".json", ".py", ".ipynb", ".cff", ".bib"))
 """Endings of files that nobody takes for rows or pictures: counted like others, and not worth a line."""
 # Files about a data set, by the name before the ending.
@@ -152,6 +182,24 @@ def is_data(file: Path) -> bool:
     return not is_about(file) and ending_of(file.name) in (*TABLES, *_OTHER_TABLES, *_ARCHIVES)
 
 
+def packing_of(name: str) -> str | None:
+    """The ending of a file that is packed, such as ".gz"; None: it is not, or not so that it is unpacked here."""
+    return next((ending for ending in PACKED if name.lower().endswith(ending)), None)
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the ending of its packing: "train.csv" of "train.csv.gz"."""
+    return name[: -len(packing_of(name) or "")] if packing_of(name) else name
+
+
+def table_ending(name: str) -> str | None:
+    """What kind of table a file is by its name: ".csv" of "a.CSV" and of "a.csv.gz"; None: none."""
+    ending = ending_of(plain_name(name))
+    if ending not in TABLES or (packing_of(name) and ending in (".parquet", ".xlsx")):  # these are packed inside
+        return None
+    return ".jsonl" if ending == ".ndjson" else ending
+
+
 def ending_of(name: str) -> str:
     """The ending of a file's name in small letters, such as ".jpg"; `NO_ENDING` for "1", "img.25" and "a.jpg_large"."""
     match = re.search(r"(?<=.)\.[0-9]*[a-z][a-z0-9]{0,9}$", name.lower())
@@ -175,7 +223,7 @@ def begins_as_picture(head: bytes) -> bool:
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n"))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
+        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", *((b"heic", b"heix", b"mif1") if CAN_READ_HEIC else ())))
         or (head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124))
         or re.match(rb"P[1-6][ \t\r\n]+(#|[0-9])", head) is not None
     )
@@ -194,6 +242,8 @@ def ways_out(endings: Iterable[str]) -> tuple[str, ...]:
     """What can be done about files that are left out for their endings."""
     endings = set(endings)
     ways = []
+    if endings & set(PHONE_PICTURES):
+        ways.append("for pictures of phones: pip install 'hftl[heic]'")
     if endings & set(_OTHER_PICTURES):
         ways.append("convert the pictures among them to .jpg or .png")
     if endings & set(_FILMS):

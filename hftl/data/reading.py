@@ -24,6 +24,7 @@ from hftl.data.layout import (
     find_name,
     named,
     role_of,
+    table_ending,
 )
 from hftl.data.rows import NO_SPLIT, Source, Table, asked_for
 from hftl.data.tables import table_source
@@ -57,7 +58,7 @@ def open_source(data: TextData | ImageData) -> Source:
                 data.source, [Problem(key, f'only data sets on the Hub have one, and "{data.source}" is on this machine')]
             )
     if path.is_file():
-        if path.suffix.lower() not in TABLES:
+        if table_ending(path.name) is None:
             what = f'"{path.suffix}" is not a kind of file that can be read'
             raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join(TABLES)}",))])
         return table_source({"train": [path]}, path.parent, data)

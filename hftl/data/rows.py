@@ -20,13 +20,15 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, LargeLis
 from hftl.data.columns import Labels, Strings, pick
 from hftl.data.content import content_of
 from hftl.data.layout import (
+    FLAG_COLUMNS,
     SPLIT_COLUMNS,
     Role,
     find_name,
+    flagged,
     named,
     role_of,
 )
-from hftl.errors import Problem
+from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
 from hftl.wording import and_more, count, listed
 
@@ -57,6 +59,8 @@ class Table:
     """Files of the split that were left out, by ending."""
     remarks: list[str] = field(default_factory=list)
     """What is worth knowing about how it was read."""
+    labelled_by_folder: bool = False
+    """Whether its labels are names of folders: then each is a class, also "nan" and "-1"."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def train_of(data: TextData | ImageData, names: Sequence[str]) -> list[str]:
 def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, marks: pa.ChunkedArray | None) -> Parsed:
     """What an Arrow data set has of the wanted columns; `columns` are all of the source's."""
     parsed = Parsed(columns, len(split), None, None, None if marks is None else Labels.of_arrow(marks))
+    if data.id_column is not None and data.id_column in split.column_names:
+        parsed.ids = split.data.column(data.id_column).to_pylist()
     if data.label_column in split.column_names:
         feature = split.features[data.label_column]
         parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
@@ -124,7 +130,15 @@ def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, m
         if isinstance(feature, ClassLabel):
             values = [None if value is None or value < 0 else feature.int2str(value) for value in parsed.marks.values]
             parsed.marks = Labels(values, parsed.marks.codes)
+        parsed.marks = marks_of(str(of_split), parsed.marks)
     return parsed
+
+
+def marks_of(column: str, marks: Labels) -> Labels:
+    """What a column says about the split of each row, as names of splits where it only says yes or no."""
+    if column.strip().casefold() not in FLAG_COLUMNS:
+        return marks
+    return Labels([flagged(column, value) for value in marks.values], marks.codes)
 
 
 @dataclass
@@ -139,6 +153,8 @@ class Parsed:
     marks: Labels | None
     """What a column says about the split of each row."""
     class_names: list[str] | None = None
+    ids: list[Any] | None = None
+    """The values of `data.id_column`."""
     remarks: list[str] = field(default_factory=list)
 
     def take(self, rows: np.ndarray) -> Parsed:
@@ -149,7 +165,8 @@ class Parsed:
         elif content is not None:
             content = [content[row] for row in rows.tolist()]
         labels = None if self.labels is None else self.labels.take(rows)
-        return replace(self, count=len(rows), content=content, labels=labels, marks=None)
+        ids = None if self.ids is None else [self.ids[row] for row in rows.tolist()]
+        return replace(self, count=len(rows), content=content, labels=labels, ids=ids, marks=None)
 
 
 def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | ImageData, rows: np.ndarray | None = None) -> Table:
@@ -159,11 +176,29 @@ def to_table(name: str, parsed: Parsed, folder: Path | None, data: TextData | Im
     """
     if rows is not None:
         parsed = parsed.take(rows)
-    ids = Strings.of_rows(name, parsed.count if rows is None else rows)
-    table = Table(name, parsed.columns, ids, None, parsed.labels, parsed.class_names, [], remarks=list(parsed.remarks))
+    numbers = Strings.of_rows(name, parsed.count if rows is None else rows)
+    table = Table(name, parsed.columns, numbers, None, parsed.labels, parsed.class_names, [], remarks=list(parsed.remarks))
+    if parsed.ids is not None:
+        _set_ids(table, parsed.ids, str(data.id_column))
     if parsed.content is not None:
         content_of(data).put(table, parsed.content, folder)
     return table
+
+
+def _set_ids(table: Table, values: Sequence[Any], column: str) -> None:
+    """Call the rows by what a column says, which has to be said once."""
+    blank = [row for row, value in enumerate(values) if value is None or str(value).strip() == ""]
+    ids = [str(value) for value in values]
+    first: dict[str, int] = {}
+    again = [row for row, id in enumerate(ids) if first.setdefault(id, row) != row]
+    problems = row_problems(table, f'nothing in the column "{column}"', blank, "data.id_column=null numbers the rows instead")
+    repeated = listed(dict.fromkeys(ids[row] for row in again[:SHOWN]))
+    if not blank:
+        what = f'an id in the column "{column}" that another row has ({repeated})'
+        problems += row_problems(table, what, again, "data.id_column=null numbers the rows instead")
+    table.problems += problems
+    if not problems:
+        table.ids = ids
 
 
 def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: TextData | ImageData) -> Callable[[], Table]:
@@ -181,14 +216,14 @@ def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: Te
 
 def split_column(columns: Iterable[str], data: TextData | ImageData) -> str | None:
     """The column that may say which split a row belongs to; None: there is none."""
-    free = [column for column in columns if column not in (*content_columns(data), data.label_column)]
+    free = [column for column in columns if column not in (*content_columns(data), data.label_column, data.id_column)]
     by_name = {column.strip().casefold(): column for column in reversed(free)}
-    return next((by_name[name] for name in SPLIT_COLUMNS if name in by_name), None)
+    return next((by_name[name] for name in (*SPLIT_COLUMNS, *FLAG_COLUMNS) if name in by_name), None)
 
 
 def _says_split(column: str) -> bool:
     """Whether a column is called a split, so that it deserves a word where its values are none."""
-    return column.strip().casefold() in SPLIT_COLUMNS[:3]
+    return column.strip().casefold() in (*SPLIT_COLUMNS[:3], *FLAG_COLUMNS)
 
 
 def compare_marks(table: Table, marks: Labels, data: TextData | ImageData, *, refuse: bool) -> None:
@@ -265,6 +300,10 @@ def by_column(
     column = split_column(columns_of(own[0]), data)
     if column is None:
         return source
+    flags = [name for name in columns_of(own[0]) if name.strip().casefold() in FLAG_COLUMNS]
+    if len(flags) > 1 and column in flags:
+        way_out = 'write one column "split" that says train, validation or test'
+        raise DataError(data.source, [Problem("data.source", f"each of the columns {listed(flags)} divides the rows", (way_out,))])
     parsed = parse(own[0])
     assert parsed.marks is not None
     values = ["" if value is None else str(value) for value in parsed.marks.values]

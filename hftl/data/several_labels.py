@@ -26,12 +26,12 @@ from hftl.data.layout import Role
 from hftl.data.rows import NO_SPLIT, SHOWN, Table, natural_key, row_problems
 from hftl.data.targets import COLUMN, Distinct, Targets, class_name, class_problems
 from hftl.errors import Problem
+from hftl.names import NO_LABEL
 from hftl.recipe import ImageData, TextData
 from hftl.run import several_split_facts
 from hftl.wording import listed
 
 SEPARATORS = {"|": "a bar", ";": "a semicolon", ",": "a comma"}
-NO_LABEL = "no label"
 """How a row without one is called."""
 FEWEST = 3
 """Different combinations, and different labels, that a column of texts has at least before it is taken for several labels."""

@@ -37,6 +37,7 @@ from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_columns
 from hftl.data.splitting import divide
 from hftl.data.targets import COLUMN, OneLabel, Target, target_of
 from hftl.errors import DataError, Problem, did_you_mean
+from hftl.names import NO_LABEL
 from hftl.recipe import ImageData, TextData
 
 
@@ -91,6 +92,10 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
         found[labelled.of_rows[role] < 0] = -1
     duplicates = find_duplicates(contents, labelled.of_rows)
     unreadable: Mapping[Role, Mapping[int, LeftOut]] = {role: scan.unreadable.get(role, {}) for role in tables}
+    if data.on_blank_label == "skip" and not targets.problems:
+        unreadable = {
+            role: {**unlabelled_rows(table, labelled.of_rows[role]), **unreadable[role]} for role, table in tables.items()
+        }
     left_out = unreadable
     if data.on_duplicate == "error":
         problems += duplicate_problems(duplicates, tables, labelled.of_rows, labelled.names, data.kind)
@@ -150,13 +155,22 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     )
 
 
+def unlabelled_rows(table: Table, labels: np.ndarray) -> dict[int, LeftOut]:
+    """The rows of a table that have no label, of one that has labels."""
+    if table.labels is None:
+        return {}
+    return dict.fromkeys(np.flatnonzero(labels < 0).tolist(), LeftOut(NO_LABEL, NO_LABEL))
+
+
 def column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
     """No rows, no content, no labels; and what reading the table has found."""
     problems = []
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
     contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
-    for key, column in (*contents, ("data.label_column", data.label_column)):
+    for key, column in (*contents, ("data.label_column", data.label_column), ("data.id_column", data.id_column)):
+        if column is None:
+            continue
         if (table.columns or table.ids) and column not in table.columns:
             help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
             if role == "test" and column == data.label_column:

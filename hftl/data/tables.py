@@ -1,14 +1,12 @@
-"""Tables on this machine: CSV, JSON Lines and Parquet, one file or a folder of them."""
+"""Tables on this machine: CSV, JSON, Excel and Parquet, packed or not, one file or a folder of them."""
 
 from __future__ import annotations
 
 import csv
 import functools
 import hashlib
-import itertools
 import json
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,18 +22,20 @@ from datasets.arrow_writer import ArrowWriter
 from datasets.exceptions import DatasetsError
 from datasets.table import table_cast
 
-from hftl.data import dialect
+from hftl.data import dialect, excel
 from hftl.data.columns import BATCH, Labels
 from hftl.data.content import content_of
+from hftl.data.encoding import head_of, is_pointer, pointer_problem, read_text
 from hftl.data.layout import (
-    NO_FILE,
     TABLES,
     ending_of,
     find_name,
     is_about,
     is_data,
     list_folder,
+    plain_name,
     role_of,
+    table_ending,
 )
 from hftl.data.rows import (
     LOOKED_AT,
@@ -45,6 +45,7 @@ from hftl.data.rows import (
     asked_for,
     by_column,
     content_columns,
+    marks_of,
     natural_key,
     of_dataset,
     reader,
@@ -84,7 +85,7 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
     problems += [
         Problem(f'split "{name}"', f"which of {listed(file.name for file in group)}? One split is one kind of file.")
         for name, group in by_split.items()
-        if len({file.suffix.lower() for file in group}) > 1
+        if len({table_ending(file.name) for file in group}) > 1
     ]
     if problems:
         raise DataError(data.source, problems)
@@ -100,7 +101,7 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
 
 def is_table(file: Path) -> bool:
     """Whether a file is one of rows, by its ending, and not about the data."""
-    return file.suffix.lower() in TABLES and not is_about(file)
+    return table_ending(file.name) is not None and not is_about(file)
 
 
 def files_by_split(data: TextData | ImageData, files: Iterable[Path], *, needed: Sequence[str]) -> dict[str, list[Path]]:
@@ -114,7 +115,7 @@ def files_by_split(data: TextData | ImageData, files: Iterable[Path], *, needed:
         by_split.setdefault(_split_of(file), []).append(file)
 
     def holds_data(name: str) -> bool:
-        return any(set(needed) <= set(read_columns(file)) for file in by_split[name])
+        return any(set(needed) <= set(read_columns(file, data.delimiter)) for file in by_split[name])
 
     doubtful = [name for name in by_split if role_of(name) is None and not find_name(name, asked_for(data))]
     if doubtful and any(map(holds_data, by_split)):
@@ -147,7 +148,7 @@ def _no_table(root: Path, folders: Sequence[Path], files: Sequence[Path], with_t
 
 def _split_of(file: Path) -> str:
     """The split a file belongs to: its name without the suffix and without a shard's number."""
-    return re.sub(r"[-_.]\d+-of-\d+.*$", "", file.stem)
+    return re.sub(r"[-_.]\d+-of-\d+.*$", "", Path(plain_name(file.name)).stem)
 
 
 _DAMAGED = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, KeyError, AttributeError)
@@ -171,40 +172,53 @@ def table_source(
 
     @functools.cache  # by `by_column` and by a reader, but never twice
     def columns_of(name: str) -> list[str]:
-        return read_columns(by_split[name][0])
+        return read_columns(by_split[name][0], data.delimiter)
 
     def parse(name: str) -> Parsed:
         files = by_split[name]
         marks = split_column(columns_of(name), own)
-        parsed = (_parse_parquet if files[0].suffix.lower() == ".parquet" else _parse_rows)(files, own, marks)
+        parsed = (_parse_parquet if table_ending(files[0].name) == ".parquet" else _parse_rows)(files, own, marks)
         if own is not data:
             names_of = dict(zip(content_columns(own), content_columns(data), strict=True))
             parsed.columns = [names_of.get(column, column) for column in parsed.columns]
         return parsed
 
     readers = {name: reader(name, functools.partial(parse, name), folder, data) for name in names}
-    formats = sorted({file.suffix[1:].lower() for files in by_split.values() for file in files})
+    formats = sorted({str(table_ending(file.name))[1:] for files in by_split.values() for file in files})
     source = Source("+".join(formats), readers)
     return by_column(source, names, columns_of, parse, folder, data) if alone else source
 
 
-def read_columns(file: Path) -> list[str]:
-    """The names of a table's columns, by its first line or its schema; none where that cannot be read."""
-    ending = file.suffix.lower()
+def read_columns(file: Path, delimiter: str | None = None) -> list[str]:
+    """The names of a table's columns, by how it begins or its schema; none where that cannot be read."""
+    ending = table_ending(file.name)
     try:
         if ending == ".parquet":
             return list(_schema_of(file).names)
-        if ending == ".json":
-            text = file.read_text(encoding="utf-8-sig").lstrip().removeprefix("[").lstrip()
-            first = json.JSONDecoder().raw_decode(text)[0]
-            return list(first) if isinstance(first, dict) else []
-        with file.open(encoding="utf-8-sig", newline="" if ending != ".jsonl" else "\n") as stream:
-            lines = list(itertools.islice((line for line in stream if line.strip()), LOOKED_AT if ending == ".jsonl" else 1))
-        if ending == ".jsonl":  # a row may lack what others have
-            return list(dict.fromkeys(key for line in lines for key in json.loads(line)))
-        return dialect.header_of("".join(lines), ending)
+        if ending == ".xlsx":
+            return excel.read_header(file)
+        head = head_of(file)
+        if ending in (".csv", ".tsv"):
+            return dialect.header_of(head, ending, delimiter)
+        return _json_columns(head, ending == ".jsonl")
     except (*_DAMAGED, RecursionError, csv.Error):
         return []
+
+
+def _json_columns(head: str, lines: bool) -> list[str]:
+    """The keys of the first objects, of which one may lack what others have."""
+    head = head.lstrip()
+    if head.startswith("[") or not lines:
+        first = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())[0]
+        return list(first) if isinstance(first, dict) else []
+    rows = [line for line in head.split("\n", LOOKED_AT)[:LOOKED_AT] if line.strip()]
+    keys = dict.fromkeys(json.loads(rows[0]))
+    for line in rows[1:]:
+        try:
+            keys |= dict.fromkeys(json.loads(line))
+        except json.JSONDecodeError:  # the last one may be cut
+            break
+    return list(keys)
 
 
 def _schema_of(file: Path) -> pa.Schema:
@@ -221,6 +235,10 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
     problems = []
     columns: list[str] = []
     for file in files:
+        with file.open("rb") as stream:
+            if is_pointer(stream.read(100)):
+                problems.append(pointer_problem(file))
+                continue
         try:
             # Nothing else of a file's metadata is looked at: pyarrow ends the process over some damaged column entries in it.
             names = _schema_of(file).names
@@ -232,7 +250,7 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
             problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
         raise DataError(data.source, problems)
-    wanted = [column for column in (*content_columns(data), data.label_column) if column in columns]
+    wanted = [column for column in (*content_columns(data), data.label_column, data.id_column) if column in columns]
     if not wanted:
         return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
     try:
@@ -286,10 +304,11 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     """CSV, TSV, JSON and JSONL: files of Python values."""
     problems: list[Problem] = []
     parsed = Parsed([], 0, None, None, None)
-    wanted = [*content_columns(data), data.label_column, *([] if marks is None else [marks])]
+    wanted = [*content_columns(data), data.label_column, *(name for name in (marks, data.id_column) if name is not None)]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
-        names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
+        how = {"encoding": data.encoding, "delimiter": data.delimiter}
+        names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks, **how)
         parsed.columns = parsed.columns or names
         if set(names) != set(parsed.columns):
             what = f"has the columns {listed(names)}, and {files[0].name} has {listed(parsed.columns)}"
@@ -306,22 +325,35 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
         parsed.labels = Labels.of(values[data.label_column])
     if marks in parsed.columns:
         assert marks is not None
-        parsed.marks = Labels.of(values[marks])
+        parsed.marks = marks_of(marks, Labels.of(values[marks]))
+    if data.id_column is not None and data.id_column in parsed.columns:
+        parsed.ids = values[data.id_column]
     return parsed
 
 
 def _rows_of(
-    file: Path, wanted: Sequence[str], label: str | None, problems: list[Problem], remarks: list[str]
+    file: Path,
+    wanted: Sequence[str],
+    label: str | None,
+    problems: list[Problem],
+    remarks: list[str],
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> tuple[list[str], int, Mapping[str, list[Any]]]:
     """Columns, number of rows, and the values of those wanted columns that there are."""
-    text = read_text(file, problems)
-    if text is None:
-        return [], 0, {}
-    if file.suffix.lower() in (".csv", ".tsv"):
-        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label)
+    if table_ending(file.name) == ".xlsx":
+        read = excel.read_rows(file, problems, wanted=wanted)
         remarks += read.remarks
         return read.header, read.count, read.columns
-    columns, rows = _json_rows(file, text, problems)
+    text = read_text(file, problems, encoding=encoding, remarks=remarks)
+    if text is None:
+        return [], 0, {}
+    if table_ending(file.name) in (".csv", ".tsv"):
+        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label, delimiter=delimiter)
+        remarks += read.remarks
+        return read.header, read.count, read.columns
+    columns, rows = _json_rows(file, text, problems, remarks)
     return columns, len(rows), {column: [row.get(column) for row in rows] for column in wanted if column in columns}
 
 
@@ -339,7 +371,7 @@ def read_values(file: Path, *choices: Sequence[str]) -> list[tuple[Any, ...]]:
     columns: list[str] = []
     values: Mapping[str, list[Any]] = {}
     wanted = [name for choice in choices for name in choice]
-    if file.suffix.lower() == ".parquet":
+    if table_ending(file.name) == ".parquet":
         try:
             columns = _schema_of(file).names
             there = [name for name in dict.fromkeys(wanted) if name in columns]
@@ -360,62 +392,24 @@ def read_values(file: Path, *choices: Sequence[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(values[name] for name in chosen), strict=True))
 
 
-MOST_FROM_PIPE = 1_000_000_000
+def _json_rows(file: Path, text: str, problems: list[Problem], remarks: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of JSONL, an object a line, or of JSON: a list of objects, or what programs write in place of one.
 
-
-def read_text(file: Path, problems: list[Problem]) -> str | None:
-    """The text of a file; None, with a problem, where it cannot be read."""
-    try:
-        kind = file.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
-            problems.append(Problem(str(file), "a folder" if stat.S_ISDIR(kind) else NO_FILE))
-            return None
-        with file.open("rb") as stream:  # a pipe, as the shell makes one of <(command), may have no end
-            content = stream.read(-1 if stat.S_ISREG(kind) else MOST_FROM_PIPE + 1)
-    except OSError as error:
-        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
-        return None
-    if stat.S_ISFIFO(kind) and len(content) > MOST_FROM_PIPE:
-        problems.append(Problem(str(file), f"more than {MOST_FROM_PIPE:,} bytes of a pipe: write them into a file"))
-        return None
-    first = content[:1000]
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or any(half.count(0) > len(half) / 2 for half in (first[::2], first[1::2])):
-        ways = 'in Excel: "CSV UTF-8"; elsewhere: iconv -f UTF-16 -t UTF-8'
-        problems.append(Problem(str(file), "UTF-16, as Excel writes Unicode text: save the file as UTF-8", (ways,)))
-        return None
-    for bad, what in ((b"\0", "a NUL byte: this is no text file"), (None, "not UTF-8: save the file as UTF-8")):
-        if bad is not None:
-            start = content.find(bad)
-        else:
-            try:
-                return content.decode("utf-8").removeprefix("\ufeff")
-            except UnicodeDecodeError as error:
-                start = error.start
-        if start >= 0:
-            line = content.count(b"\n", 0, start) + 1
-            problems.append(Problem(f"{file}, line {line}, byte {start}", what))
-            return None
-    return None
-
-
-def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows of JSONL, an object a line, or of JSON, a list of objects."""
-    rows: list[tuple[str, Any]] = []
+    The text decides, whatever the file is called: ".json" is often an object a line.
+    """
     wrong: list[str] = []
-    if file.suffix.lower() == ".json":
+    rows: list[tuple[str, Any]] = []
+    lines = table_ending(file.name) == ".jsonl" and not text.lstrip().startswith("[")
+    if not lines:
         try:
             whole = json.loads(text)
+            rows = [(f"entry {number}", row) for number, row in enumerate(_list_of_rows(whole, file, wrong, remarks))]
         except json.JSONDecodeError as error:
-            whole = []
-            wrong.append(f"line {error.lineno}: {error.msg}")
+            lines = error.msg == "Extra data" and text.lstrip().startswith("{")  # after the object of the first line
+            wrong += [] if lines else [f"line {error.lineno}: {error.msg}"]
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless nesting
-            whole = []
             wrong.append(str(error))
-        if not isinstance(whole, list):
-            whole = []
-            wrong.append("expected a list of objects; for an object a line the name ends with .jsonl")
-        rows = [(f"entry {number}", row) for number, row in enumerate(whole)]
-    else:
+    if lines:
         # Not `splitlines`: JSON strings may hold U+2028 and other characters that it takes for the end of a line.
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
@@ -430,3 +424,21 @@ def _json_rows(file: Path, text: str, problems: list[Problem]) -> tuple[list[str
         problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong, SHOWN)}"))
         return [], []
     return list(dict.fromkeys(key for _, row in rows for key in row)), [row for _, row in rows]
+
+
+def _list_of_rows(whole: Any, file: Path, wrong: list[str], remarks: list[str]) -> list[Any]:
+    """The rows of a JSON file; what pandas writes by default, columns of lists or of objects by row, is turned."""
+    if isinstance(whole, list):
+        return whole
+    if isinstance(whole, dict) and whole:
+        columns = list(whole.values())
+        if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+            columns = [list(column.values()) for column in columns]
+        if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns) and len(columns) > 1:
+            return [dict(zip(whole, values, strict=True)) for values in zip(*columns, strict=True)]
+        lists = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if len(lists) == 1:
+            remarks.append(f'the rows of {file.name} are the list "{lists[0]}" in it')
+            return list(whole[lists[0]])
+    wrong.append("expected a list of objects, an object a line, or an object of columns")
+    return []

@@ -166,7 +166,7 @@ def memberships_of(targets: np.ndarray, classes: int) -> np.ndarray:
     """What `targets_of` gives, as (N, K) int8 whatever its kind: 1 where a row is of a class."""
     if kind_of(targets) == SEVERAL_LABELS:
         return targets
-    return (targets[:, None] == np.arange(classes)).astype(np.int8)
+    return np.asarray(targets[:, None] == np.arange(classes), dtype=np.int8)
 
 
 def in_words(targets: np.ndarray, names: Sequence[str]) -> list[str]:
@@ -211,13 +211,33 @@ def class_name(value: Any) -> str | None:
     return None if name.lower() in ("", "nan") else name
 
 
+def _are_signed(values: Sequence[Any]) -> bool:
+    """Whether labels are whole numbers on both sides of 0, such as -1, 0 and 1: then -1 is a class, and not a missing label."""
+    names = set()
+    for value in values:
+        try:
+            names.add(class_name(value))
+        except TypeError:
+            return False
+    names.discard(None)
+    numbers = {int(name) for name in names if name is not None and re.fullmatch(r"[+-]?\d{1,3}", name)}
+    return len(numbers) == len(names) and min(numbers, default=0) < 0 and numbers == {-number for number in numbers}
+
+
 def class_numbers(
     tables: Mapping[Role, Table], data: TextData | ImageData
 ) -> tuple[tuple[str, ...], dict[Role, np.ndarray], list[Problem]]:
     """Class names in their own order, the class number of every row (-1 where there is none), and what is wrong."""
     problems: list[Problem] = []
     classes: dict[Role, list[str | None]] = {}  # of each distinct label
-    own = tables["train"].class_names
+    train = tables["train"]
+    own, signed = train.class_names, train.labels is not None and _are_signed(train.labels.values)
+    if signed and train.labels is not None:
+        shown = listed(sorted(map(str, train.labels.values), key=natural_key))
+        train.remarks.append(
+            f"the labels {shown} are read as classes; where -1 means that there is no label, leave the cell blank and write"
+            " data.on_blank_label=skip"
+        )
     for role, table in tables.items():
         if table.labels is None:
             continue
@@ -230,6 +250,8 @@ def class_numbers(
                     name = table.class_names[value]
                 else:
                     of_kind["outside"].append(place)
+            elif table.labelled_by_folder:
+                name = value
             else:
                 try:
                     name = class_name(value)
@@ -238,20 +260,27 @@ def class_numbers(
                 else:
                     if name is None:
                         of_kind["blank"].append(place)
-                    elif re.fullmatch(r"-\d+", name):
+                    elif re.fullmatch(r"-\d+", name) and not signed:
                         of_kind["outside"].append(place)
                         name = None
             found.append(name)
         classes[role] = found
         blank, outside, strange = (np.flatnonzero(np.isin(table.labels.codes, places)).tolist() for places in of_kind.values())
         problems += row_problems(
-            table, f'a blank label (column "{data.label_column}")', blank, "give them a label or leave the rows out"
+            table,
+            f'a blank label (column "{data.label_column}")',
+            blank if data.on_blank_label == "error" else [],
+            "give them a label, or leave the rows out: data.on_blank_label=skip",
         )
         allowed = (
             f"allowed are 0 to {len(table.class_names) - 1}"
             if table.class_names
             else 'class numbers start at 0; -1 often stands for "unlabelled"'
         )
+        if data.on_blank_label == "skip":
+            outside = [row for row in outside if not str(table.labels[row]).startswith("-")]
+        elif any(str(table.labels[row]).startswith("-") for row in outside):
+            allowed += "; data.on_blank_label=skip leaves such rows out; a class is called by a name"
         values = listed(dict.fromkeys(str(table.labels[row]) for row in outside[: 10 * SHOWN]))
         help = (allowed, f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone') if role == "test" else (allowed,)
         problems += row_problems(table, f"a label that is no class ({values})", outside, *help)

@@ -20,7 +20,7 @@ from hftl.evaluation import several_metrics
 from hftl.evaluation.predictions import Predictions, list_matrix
 from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import opened, small_validation
-from hftl.names import CHOOSERS_OF_SEVERAL
+from hftl.names import CHOOSERS_OF_SEVERAL, NO_LABEL
 from hftl.run import several_split_facts
 from hftl.wording import quoted
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from hftl.run import RunDirectory
 
-NO_LABEL = "no label"
 NAMED = 5
 
 

@@ -173,7 +173,7 @@ def samples_f1(predictions: Predictions) -> Floats:
     """(N,) F1 of the set of labels of each example, 1 where there is none and none is predicted."""
     truth, said = predictions.labels, predictions.predicted
     both, all_of_them = (truth & said).sum(axis=1), truth.sum(axis=1) + said.sum(axis=1)
-    return np.divide(2.0 * both, all_of_them, out=np.ones(len(truth)), where=all_of_them > 0)
+    return np.asarray(np.divide(2.0 * both, all_of_them, out=np.ones(len(truth)), where=all_of_them > 0))
 
 
 OF_ROWS: Mapping[str, Callable[[Predictions], Floats]] = {
@@ -189,7 +189,7 @@ def _mean(of_rows: Callable[[Predictions], Floats]) -> Callable[[Predictions, Fl
 
 
 def _ratio(of: Floats, to: Floats) -> Floats:
-    return np.divide(of, to, out=np.full(of.shape, np.nan), where=to > 0)
+    return np.asarray(np.divide(of, to, out=np.full(of.shape, np.nan), where=to > 0))
 
 
 def _counts(predictions: Predictions, weights: Floats) -> tuple[Floats, Floats, Floats]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.memory import keep
 from hftl.recipe.section import Count, Fraction, Positive, Section
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f'"{name}" is no encoding that Python knows, such as cp1252, gb18030 or utf-16-le') from None
+    return name
+
 
 Colour = Annotated[int, Field(ge=0, le=255)]
 
@@ -45,6 +55,10 @@ class _Data(Section):
     """How many labels an example has. None: found from the column; lists are several, and so are texts with a separator where each
     part is also there by itself. "several": lists, or texts of labels with a comma, a semicolon or a bar between them, and an empty
     cell for no label. "one": each value is one label."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """Of tables and texts on this machine that are not UTF-8, such as "cp1252"; None: UTF-8, or UTF-16 where a file is that."""
+    delimiter: Annotated[str, Field(pattern=r"^(.|tab)$")] | None = None
+    """The character between the columns of .csv and .tsv files, or "tab"; None: found in the first line."""
     train_split: str | None = None
     """None: the split called "train", "Training", "train_set" or the like (hftl.data.layout has the table)."""
     validation_split: str | None = None
@@ -71,6 +85,10 @@ class _Data(Section):
     these on disk. They are the first of a shuffle buffer, the same for every `run.seed`, and not a uniform sample. Kept on disk,
     instead of an endless stream that is dealt out to the processes, because known rows are what the audit, the sealed test split
     and exact resume rest on; each process then reads its own share of them through the memory map."""
+    on_blank_label: Literal["error", "skip"] = "error"
+    """What to do with a row whose label is blank, or -1 where that is no class: refuse to train, or leave it out and count it."""
+    id_column: str | None = None
+    """A column whose values name the rows, each once in its split: predictions have them as `id`. None: "train/17" is row 17."""
     on_duplicate: Literal["error", "drop", "keep"] = "error"
     """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
     them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""

@@ -22,7 +22,7 @@ from hftl.evaluation.targets import target_of_metrics
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import read_json, read_json_lines, write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, METRICS, ONE_LABEL, SEVERAL_LABELS
+from hftl.names import CONFLICT, DUPLICATE, METRICS, NO_LABEL, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.run import RunDirectory
 from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
@@ -161,7 +161,8 @@ def _facts(
         "use": use(recipe, run, repo_id),
         "data": data,
         "splits": data.get("splits", {}),
-        "unreadable": [entry for entry in data.get("skipped", []) if not _is_duplicate(entry)],
+        "unreadable": [entry for entry in data.get("skipped", []) if entry["kind"] not in {DUPLICATE, CONFLICT, NO_LABEL}],
+        "unlabelled": sum(entry["kind"] == NO_LABEL for entry in data.get("skipped", [])),
         "duplicates": _duplicates(data, noun),
         "near": _near_duplicates(audit, noun),
         "seen": _seen_in_training(data, audit, split),

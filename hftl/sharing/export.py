@@ -224,8 +224,7 @@ def _batches(recipe: Recipe, model: PreTrainedModel, preprocessor: Any) -> list[
             rows = [
                 words[torch.randint(len(words), (n,), generator=generator)].tolist() for n in [length, shortest, *between][:size]
             ]
-            pair = isinstance(recipe.data, TextData) and recipe.data.pair
-            types = [[0] * (len(row) - half) + [1] * half for row in rows for half in [len(row) // 2 if pair else 0]]
+            types = [[0] * (len(row) - half) + [1] * half for row in rows for half in [len(row) // 2 if recipe.data.pair else 0]]
             encoded = {"input_ids": rows} | ({"token_type_ids": types} if segments else {})
             batches.append(dict(preprocessor.pad(encoded, return_attention_mask=True, return_tensors="pt")))
     return batches
@@ -315,7 +314,8 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
     ClearMetadataAndDocStringPass()(program.model)
     if (thresholds := getattr(model.config, "thresholds", None)) is not None:
         # Of several labels an example; config.json has them too, which may get lost on the way.
-        labels = [model.config.id2label[place] for place in range(len(thresholds))]
+        classes = dict(model.config.id2label or {})
+        labels = [classes[place] for place in range(len(thresholds))]
         program.model.metadata_props["hftl.thresholds"] = json.dumps(dict(zip(labels, thresholds, strict=True)), ensure_ascii=False)
     program.save(file)  # one file below 2 GB
     return int(program.model.opset_imports[""])

@@ -356,15 +356,16 @@ def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
     yield _same("seeds.json", "recipe and rows", _shown(record.get("recipe")), recipe_digest(run, seed=False))
     yield _same("seeds.json", "metric", _shown(record.get("metric")), recipe.run.metric)
     seeds, values = record.get("seeds"), record.get("values")
-    several = isinstance(seeds, list) and isinstance(values, list) and len(seeds) == len(values) > 1
-    numbers = (
-        several
+    if not isinstance(seeds, list) or not isinstance(values, list):
+        seeds, values = [], []
+    fits = (
+        len(seeds) == len(values) > 1
         and all(isinstance(value, float) and abs(value) < MOST_OF_A_METRIC for value in values)
         and all(isinstance(seed, int) for seed in seeds)
+        and len(set(seeds)) == len(seeds)
     )
-    fits = numbers and len(set(seeds)) == len(seeds)
     words = "a number of each of several seeds"
-    yield Claim("seeds.json", "values", words, words if fits else _shown(values), fits)
+    yield Claim("seeds.json", "values", words, words if fits else _shown(record.get("values")), fits)
     if fits:
         found = dataclasses.asdict(spread(values))
         yield from _compare_values("seeds.json", "all seeds", {key: record.get(key) for key in found}, found)

@@ -264,6 +264,7 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         problems += error.problems
     target = experiment.classifier.target
     for name, stage in recipe.stages.items():
+        assert not isinstance(stage.loss, str)  # it keeps the section
         try:
             check_loss(stage.loss, target)
             stage_weights(experiment, stage)
