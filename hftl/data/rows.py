@@ -108,9 +108,12 @@ def train_of(data: TextData | ImageData, names: Sequence[str]) -> list[str]:
 def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, marks: pa.ChunkedArray | None) -> Parsed:
     """What an Arrow data set has of the wanted columns; `columns` are all of the source's."""
     parsed = Parsed(columns, len(split), None, None, None if marks is None else Labels.of_arrow(marks))
-    if data.label_column in split.column_names:
-        feature = split.features[data.label_column]
-        parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
+    if len(data.label_columns) > 1:
+        if {*data.label_columns} <= {*split.column_names}:
+            parsed.labels = labels_of([split.data.column(column).to_pylist() for column in data.label_columns])
+    elif data.label_columns[0] in split.column_names:
+        feature = split.features[data.label_columns[0]]
+        parsed.labels = Labels.of_arrow(split.data.column(data.label_columns[0]))
         each = feature.feature if isinstance(feature, List | LargeList) else feature
         parsed.class_names = list(each.names) if isinstance(each, ClassLabel) else None
     contents = list(content_columns(data))
@@ -125,6 +128,11 @@ def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, m
             values = [None if value is None or value < 0 else feature.int2str(value) for value in parsed.marks.values]
             parsed.marks = Labels(values, parsed.marks.codes)
     return parsed
+
+
+def labels_of(columns: Sequence[Sequence[Any]]) -> Labels:
+    """Labels of Python values; of several columns those of a row are a tuple."""
+    return Labels.of(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
 
 
 @dataclass
@@ -181,7 +189,7 @@ def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: Te
 
 def split_column(columns: Iterable[str], data: TextData | ImageData) -> str | None:
     """The column that may say which split a row belongs to; None: there is none."""
-    free = [column for column in columns if column not in (*content_columns(data), data.label_column)]
+    free = [column for column in columns if column not in (*content_columns(data), *data.label_columns)]
     by_name = {column.strip().casefold(): column for column in reversed(free)}
     return next((by_name[name] for name in SPLIT_COLUMNS if name in by_name), None)
 

@@ -45,6 +45,7 @@ from hftl.data.rows import (
     asked_for,
     by_column,
     content_columns,
+    labels_of,
     natural_key,
     of_dataset,
     reader,
@@ -232,7 +233,7 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
             problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
         raise DataError(data.source, problems)
-    wanted = [column for column in (*content_columns(data), data.label_column) if column in columns]
+    wanted = [column for column in (*content_columns(data), *data.label_columns) if column in columns]
     if not wanted:
         return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
     try:
@@ -286,10 +287,10 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     """CSV, TSV, JSON and JSONL: files of Python values."""
     problems: list[Problem] = []
     parsed = Parsed([], 0, None, None, None)
-    wanted = [*content_columns(data), data.label_column, *([] if marks is None else [marks])]
+    wanted = [*content_columns(data), *data.label_columns, *([] if marks is None else [marks])]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
-        names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks)
+        names, count, columns = _rows_of(file, wanted, data.label_columns[0], problems, parsed.remarks)
         parsed.columns = parsed.columns or names
         if set(names) != set(parsed.columns):
             what = f"has the columns {listed(names)}, and {files[0].name} has {listed(parsed.columns)}"
@@ -302,8 +303,8 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     contents = content_columns(data)
     if set(contents) <= set(parsed.columns):
         parsed.content = values[contents[0]] if len(contents) == 1 else list(zip(*map(values.get, contents), strict=True))
-    if data.label_column in parsed.columns:
-        parsed.labels = Labels.of(values[data.label_column])
+    if {*data.label_columns} <= {*parsed.columns}:
+        parsed.labels = labels_of([values[column] for column in data.label_columns])
     if marks in parsed.columns:
         assert marks is not None
         parsed.marks = Labels.of(values[marks])
