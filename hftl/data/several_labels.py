@@ -273,7 +273,7 @@ def found_in(table: Table) -> tuple[SeveralLabels | None, str | None]:
                 f'labels with {name} between them, such as "{shown}": several labels an example'
                 " (data.target=one takes each text for one label)"
             )
-        if whole and 2 * len(parts) <= len(combined):
+        if whole and len(parts) < len(combined):
             remark = f'labels with {name} in them, such as "{next(iter(combined))}", were taken for one label each'
             return None, f"{remark}; data.target=several takes their parts for labels"
     return None, None

@@ -140,6 +140,8 @@ def target_of(data: TextData | ImageData, train: Table, *, kind: str | None = No
     # Here alone: a target of several labels is read with the functions of this module.
     from hftl.data.several_labels import SeveralLabels, found_in, separator_of
 
+    if len(data.label_columns) > 1:
+        return SeveralLabels(columns=data.label_columns), []
     if data.target == "one" or kind == ONE_LABEL:
         return OneLabel(), []
     if data.target == "several" or kind == SEVERAL_LABELS:
@@ -233,9 +235,9 @@ def class_numbers(
     train = tables["train"]
     own, signed = train.class_names, train.labels is not None and _are_signed(train.labels.values)
     if signed and train.labels is not None:
-        shown = listed(sorted(map(str, train.labels.values), key=natural_key))
+        in_order: list[str] = sorted(map(str, train.labels.values), key=natural_key)
         train.remarks.append(
-            f"the labels {shown} are read as classes; where -1 means that there is no label, leave the cell blank and write"
+            f"the labels {listed(in_order)} are read as classes; where -1 means that there is no label, leave the cell blank and write"
             " data.on_blank_label=skip"
         )
     for role, table in tables.items():

@@ -20,7 +20,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -314,7 +314,7 @@ def _write(model: PreTrainedModel, recipe: Recipe, batch: Batch, file: Path) -> 
     ClearMetadataAndDocStringPass()(program.model)
     if (thresholds := getattr(model.config, "thresholds", None)) is not None:
         # Of several labels an example; config.json has them too, which may get lost on the way.
-        classes = dict(model.config.id2label or {})
+        classes: Mapping[Any, str] = model.config.id2label or {}
         labels = [classes[place] for place in range(len(thresholds))]
         program.model.metadata_props["hftl.thresholds"] = json.dumps(dict(zip(labels, thresholds, strict=True)), ensure_ascii=False)
     program.save(file)  # one file below 2 GB
