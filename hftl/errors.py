@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,6 +34,7 @@ class Problem:
         )
 
 
+_SHOWN = 10
 _LONGEST = 2_000  # characters; what was found may be a whole damaged file
 
 
@@ -49,12 +51,26 @@ class _Report(HftlError):
         self.source = source
         self.problems = tuple(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([f"{count} in {source}", *map(str, self.problems)]))
+        super().__init__("\n".join([f"{count} in {source}", *_first_of_each(self.problems)]))
 
     @classmethod
     def single(cls, where: str, what: str, *help: str, source: str = "recipe") -> Self:
         """A report with one problem."""
         return cls(source, [Problem(where, what, help)])
+
+
+def _first_of_each(problems: Sequence[Problem]) -> Iterator[str]:
+    """Every problem; of those that say the same of more than `_SHOWN` places the first ones, and how many more there are."""
+    places = Counter(problem.what for problem in problems)
+    shown = Counter[str]()
+    for problem in problems:
+        what = problem.what
+        shown[what] += 1
+        if shown[what] <= _SHOWN:
+            yield str(problem)
+        elif shown[what] == places[what]:
+            more = places[what] - _SHOWN
+            yield str(Problem(f"and {more:,} more", what, problem.help))
 
 
 class RecipeError(_Report):

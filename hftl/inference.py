@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +22,9 @@ from accelerate import Accelerator
 from datasets import disable_progress_bars
 
 from hftl.data.content import content_for
-from hftl.data.inputs import Say
+from hftl.data.inputs import Asked, OnBadImage, Say
 from hftl.data.loader import evaluation_batches
-from hftl.errors import DataError
+from hftl.errors import DataError, printable
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import target_named
@@ -29,8 +32,11 @@ from hftl.files import written_whole
 from hftl.models import load_classifier
 from hftl.names import SEVERAL_LABELS
 from hftl.run import RunDirectory
+from hftl.wording import count, listed
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
+SILENT = 10.0
+"""Seconds until a line says how far predicting has come, and between two of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Prediction:
     probabilities: dict[str, float]
     labels: tuple[str, ...] | None = None
     """Where an example has several labels, those whose probability reaches their threshold; None: there is one, `label`."""
+    row: Mapping[str, Any] | None = None
+    """What the table has that the input comes from: ids and all other columns."""
 
 
 class Predictor:
@@ -65,37 +73,76 @@ class Predictor:
         self._accelerator = Accelerator()
         self._model = self.classifier.model.to(self._accelerator.device)
 
-    def predict(self, inputs: Sequence[Any], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
-        """Classify inputs, preprocessed as in training.
+    @property
+    def label_names(self) -> list[str]:
+        """The K classes, in the model's order."""
+        id2label = cast(dict[int, str], self.classifier.model.config.id2label)
+        return [id2label[index] for index in range(len(id2label))]
 
-        For a model of texts an input is a text (str), or a file or folder (`pathlib.Path`): .txt has a text a line, a CSV, JSONL or
-        Parquet table the column that the run was trained on, or "text"; in a folder each .txt is a text. For a model of pictures
-        it is a file, a folder or a table likewise (str or Path), a PIL picture, or an array of uint8, (H, W), (H, W, 3) or
-        (H, W, 4). The files of a folder are those that training would read; `say` gets a line about the others.
+    def predict(self, inputs: Sequence[Any], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
+        """Classify inputs, preprocessed as in training: what `ask` looks at and `answer` answers, in one list.
 
         Raises:
             DataError: inputs that cannot be read, all of them in one report.
         """
-        asked = self._content.inputs(inputs, say)
-        samples = self._content.samples(asked.dataset, self.classifier.preprocessor, seed=0, train=False)
-        batches = evaluation_batches(samples, batch_size=batch_size)
-        logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
-        kind = self.classifier.target
-        unknown = np.zeros(target_named(kind).shape(*logits.shape), dtype=np.int64)  # any that may be
-        answers = Predictions(list(samples.ids), unknown, logits, kind=kind, thresholds=self.classifier.thresholds)
-        id2label = cast(dict[int, str], self.classifier.model.config.id2label)
-        names = [id2label[index] for index in range(logits.shape[1])]
-        return [
-            Prediction(name, label, confidence, dict(zip(names, row, strict=True)), own)
-            for name, label, confidence, row, own in zip(
-                asked.names,
-                answers.target.named(answers.predicted, names),
-                answers.confidence.tolist(),
-                answers.probabilities.tolist(),
-                _labels(answers, names),
-                strict=True,
-            )
-        ]
+        return [one for block in self.answer(self.ask(inputs, say=say), batch_size=batch_size, say=say) for one in block]
+
+    def ask(
+        self, inputs: Sequence[Any], *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error", say: Say
+    ) -> Asked:
+        """Look at inputs before anything is computed.
+
+        For a model of texts an input is a text (str), or a file or folder (`pathlib.Path`): .txt has a text a line, a CSV, JSONL or
+        Parquet table the columns that the run was trained on, or "text"; in a folder each .txt is a text. Where the run was trained
+        on several columns, what they hold is also a dict by their names or a tuple in their order. For a model of pictures it is a
+        file, a folder or a table likewise (str or Path), a PIL picture, or an array of uint8, (H, W), (H, W, 3) or (H, W, 4). The
+        files of a folder are those that training would read; `say` gets a line about the others.
+
+        Args:
+            inputs: see above.
+            columns: what the tables call the columns of texts or pictures; None: as the run does.
+            on_bad_image: whether a picture that cannot be read is refused, or left out and counted.
+            say: see above.
+
+        Raises:
+            DataError: inputs that cannot be read, all of them in one report.
+        """
+        return self._content.inputs(inputs, say, columns=columns, on_bad_image=on_bad_image)
+
+    def answer(self, asked: Asked, *, batch_size: int = 64, say: Say) -> Iterator[list[Prediction]]:
+        """Predictions, a block at a time and in the order of the inputs, the same on every process, of which each computes a share.
+
+        `say` gets a line about how far it has come every `SILENT` seconds, and one at the end about what was left out.
+        """
+        names, done, said = self.label_names, 0, time.monotonic()
+        began = said
+        for block in asked.blocks():
+            samples = self._content.samples(block.dataset, self.classifier.preprocessor, seed=0, train=False)
+            processes = self._accelerator.num_processes
+            batches = evaluation_batches(samples, batch_size=batch_size, processes=processes, rank=self._accelerator.process_index)
+            logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
+            kind = self.classifier.target
+            unknown = np.zeros(target_named(kind).shape(*logits.shape), dtype=np.int64)  # any that may be
+            answers = Predictions(list(samples.ids), unknown, logits, kind=kind, thresholds=self.classifier.thresholds)
+            yield [
+                Prediction(name, label, confidence, dict(zip(names, probabilities, strict=True)), labels, row)
+                for name, label, confidence, probabilities, labels, row in zip(
+                    block.names,
+                    answers.target.named(answers.predicted, names),
+                    answers.confidence.tolist(),
+                    answers.probabilities.tolist(),
+                    _labels(answers, names),
+                    block.rows,
+                    strict=True,
+                )
+            ]
+            done += len(samples)
+            if (now := time.monotonic()) - said >= SILENT and done < asked.count:
+                said = now
+                say(f"{done:,} of {asked.count:,} predicted, {done / (now - began):,.0f} a second")
+        if asked.left_out:
+            shown = listed(asked.left_out, 10)
+            say(printable(f"left out {count(len(asked.left_out), 'picture')} that cannot be read: {shown}"))
 
 
 def _labels(answers: Predictions, names: Sequence[str]) -> list[tuple[str, ...] | None]:
@@ -120,34 +167,73 @@ def check_output(path: Path) -> None:
         raise DataError.single("--output", f"no such folder: {path.absolute().parent}", source=str(path))
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write predictions as .csv, .jsonl or .parquet, by the file's ending (see `check_output`).
+@contextmanager
+def writing(
+    path: Path, asked: Asked, label_names: Sequence[str], *, several: bool = False
+) -> Iterator[Callable[[Sequence[Prediction]], None]]:
+    """A function that writes predictions, block by block, as .csv, .jsonl or .parquet, by the file's ending (see `check_output`).
 
-    Several labels an example are a text in .csv, "joy, anger", and the list `labels` beside it in the others.
+    A row has `input`, the columns of the table that it comes from, then `label`, `probability` and the probability of each class as
+    "p(CLASS)". Several labels an example are a text, "joy, anger", and in .jsonl and .parquet the list `labels` after it. Where a
+    table has a column of one of these names, the model's is "predicted NAME". Parquet keeps the types of Parquet. The file appears
+    when all is written, or not at all.
     """
-    lists = path.suffix != ".csv"
-    rows = [
-        {
-            "input": p.input,
-            "label": p.label,
-            **({"labels": list(p.labels)} if lists and p.labels is not None else {}),
-            "probability": p.probability,
-            **{f"p({k})": v for k, v in p.probabilities.items()},
-        }
-        for p in predictions
-    ]
+    lists = {"labels": pa.list_(pa.string())} if several and path.suffix != ".csv" else {}
+    numbers = {name: pa.float64() for name in ("probability", *(f"p({name})" for name in label_names))}
+    own = {"label": pa.string(), **lists, **numbers}
+    called = {name: f"predicted {name}" if name in asked.columns else name for name in own}
+    first = {} if "input" in asked.columns else {"input": pa.string()}
+    fields = {**first, **asked.columns, **{called[name]: kind for name, kind in own.items()}}
+    # Bytes of a picture are its content, and no column beside it; only Parquet could hold them.
+    fields = {name: kind for name, kind in fields.items() if not _is_binary(kind)}
+
+    def rows(predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
+        for one in predictions:
+            answers = [one.label, *([list(one.labels or ())] if lists else []), one.probability, *one.probabilities.values()]
+            row = {"input": one.input, **(one.row or {}), **dict(zip(called.values(), answers, strict=True))}
+            yield {name: row.get(name) for name in fields}
+
     with written_whole(path) as beside:
-        if path.suffix == ".csv":
-            with beside.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, list(rows[0]))
-                writer.writeheader()
-                writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
-        elif path.suffix == ".jsonl":
-            beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        else:
-            pq.write_table(pa.Table.from_pylist(rows), beside)
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(beside, pa.schema(list(fields.items()))) as writer:
+                yield lambda predictions: writer.write_table(_arrow(list(rows(predictions)), fields))
+            return
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            if path.suffix == ".csv":
+                lines = csv.writer(stream)
+                lines.writerow(fields)
+                yield lambda predictions: lines.writerows(map(_cell, row.values()) for row in rows(predictions))
+            else:
+                yield lambda predictions: stream.writelines(f"{_json(row)}\n" for row in rows(predictions))
 
 
-def _harmless(value: Any) -> Any:
-    """A cell that a spreadsheet would run as a formula gets a quote before it (OWASP, CSV injection)."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_is_binary(field.type) for field in kind.fields)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _arrow(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, pa.DataType]) -> pa.Table:
+    columns = {}
+    for name, kind in fields.items():
+        values = [row[name] for row in rows]
+        if pa.types.is_string(kind):
+            values = [value if isinstance(value, str | None) else _json(value) for value in values]
+        columns[name] = pa.array(values, kind)
+    return pa.table(columns)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?")
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a CSV file. A text that a spreadsheet would run as a formula gets a quote before it (OWASP, CSV injection)."""
+    if isinstance(value, dict | list):
+        value = _json(value)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

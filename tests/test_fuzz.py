@@ -38,7 +38,7 @@ from PIL import Image, PngImagePlugin
 
 from hftl.data.decoding import BadImage, decode, inspect, read_header
 from hftl.data.source import load_splits
-from hftl.data.tables import read_values
+from hftl.data.tables import open_rows
 from hftl.errors import DataError, RecipeError, printable
 from hftl.models.vectors import read_vectors
 from hftl.recipe import TextData
@@ -300,7 +300,7 @@ def try_one(kind: str, name: str, bad: bytes, folder: Path, rng: np.random.Gener
         case _:
             refusal = DataError
             data = TextData(source=str(path), on_duplicate="keep" if rng.random() < 0.5 else "drop", validation_fraction=0.2)
-            reads = [lambda: load_splits(data, seed=0), lambda: read_values(path, ["text"])]
+            reads = [lambda: load_splits(data, seed=0), lambda: list(open_rows(path, [("text",)], data, at_once=10).blocks())]
     outcomes = []
     for read in reads:
         try:

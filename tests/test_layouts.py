@@ -37,7 +37,7 @@ from hftl.data.layout import (
     ways_out,
 )
 from hftl.data.source import Splits, load_splits
-from hftl.data.tables import read_values
+from hftl.data.tables import open_rows
 from hftl.errors import DataError, Problem
 from hftl.files import read_json, write_json, write_text
 from hftl.recipe import ImageData, TextData
@@ -55,6 +55,11 @@ def text(source: Path, **settings: Any) -> TextData:
 
 def image(source: Path, **settings: Any) -> ImageData:
     return ImageData(source=str(source), **{"validation_fraction": 0.25, **settings})
+
+
+def column(file: Path, name: str) -> list[Any]:
+    """One column of a table to predict."""
+    return [row[name] for block in open_rows(file, [(name,)], TextData(source="x"), at_once=3).blocks() for row in block]
 
 
 def refused(data: TextData | ImageData) -> str:
@@ -462,7 +467,7 @@ def test_a_folder_with_any_name_is_that_folder(name: str, tmp_path: Path, monkey
     source = f"./{name}"
     splits = load_splits(TextData(source=source, validation_fraction=0.25), seed=0)
     assert splits.label_names == ("a", "b") and sizes(splits) == {"train": 6, "validation": 2, "test": 8}
-    assert read_values(Path(name) / "train[1].parquet", ["text"]) == [(f"train[1] {row}",) for row in range(8)]
+    assert column(Path(name) / "train[1].parquet", "text") == [f"train[1] {row}" for row in range(8)]
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/train.parquet", "hf://datasets/a/b", "zip://a.csv::b.zip", "a::b"])
@@ -481,7 +486,7 @@ def test_what_is_no_id_of_the_hub_is_not_asked_for(source: str, tmp_path: Path, 
 def test_columns_of_parquet_are_those_of_the_file_and_not_of_its_folders(tmp_path: Path) -> None:
     (tmp_path / "label=z").mkdir()
     pq.write_table(pa.table({"text": ["x"], "label": ["a"]}), tmp_path / "label=z" / "train.parquet")
-    assert read_values(tmp_path / "label=z" / "train.parquet", ["label"]) == [("a",)]
+    assert column(tmp_path / "label=z" / "train.parquet", "label") == ["a"]
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------------
@@ -517,14 +522,14 @@ def test_a_tsv_without_quoting_keeps_every_row_and_every_quotation_mark(tmp_path
 def test_a_tsv_says_itself_whether_quotation_marks_quote(rows: str, texts: list[str], tmp_path: Path) -> None:
     file = tmp_path / "a.tsv"
     file.write_text("text\tlabel\n" + rows)
-    assert read_values(file, ["text"]) == [(text,) for text in texts]
+    assert column(file, "text") == texts
 
 
 def test_a_tsv_of_which_nobody_can_tell_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.tsv"
     file.write_text('text\na\n"b\nc"\nd\n')
     with pytest.raises(DataError, match="line 3: a quotation mark begins a text that ends on line 4, or 2 texts of one line"):
-        read_values(file, ["text"])
+        column(file, "text")
 
 
 def test_a_csv_in_which_a_quotation_mark_swallows_rows_is_refused(tmp_path: Path) -> None:

@@ -559,6 +559,26 @@ def test_pictures_in_tables_are_read_undecoded(kind: str, tmp_path: Path) -> Non
             assert content == paths[int(row["id"].removeprefix("train/"))].read_bytes()
 
 
+def test_of_many_missing_pictures_the_first_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image,label\n" + "".join(f"img/{row}.png,{row % 2}\n" for row in range(3000)))
+    said = refused(image(tmp_path)).splitlines()
+    assert said[0] == f"3000 problems in {tmp_path}" and len(said) == 1 + 10 + 1 + 1
+    assert said[1] == f"  train/0, {tmp_path / 'img' / '0.png'}: cannot be opened: No such file or directory"
+    assert said[11] == "  and 2,990 more: cannot be opened: No such file or directory"
+    assert "data.on_bad_image=skip" in said[12]
+
+
+def test_paths_that_windows_wrote_are_read_and_said(tmp_path: Path) -> None:
+    for row in range(8):
+        write_picture(tmp_path / "img" / f"{row}.png", seed=row)
+    write_picture(tmp_path / "img\\odd.png", seed=9)  # on Linux a name like any other
+    names = [f"img\\{row}.png" for row in range(8)] + ["img\\odd.png"]
+    (tmp_path / "train.csv").write_text("image,label\n" + "".join(f"{name},{'ab'[row % 2]}\n" for row, name in enumerate(names)))
+    splits = load_splits(image(tmp_path, validation_fraction=0.25), seed=0)
+    assert len(splits.train) + len(splits.validation) == 9
+    assert '8 paths of the split "train" with "\\" between folders, read as "/"' in splits.facts["remarks"]
+
+
 def test_paths_in_a_table_stay_below_its_folder_and_null_pictures_are_named(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_picture(root / "a.png")
@@ -568,7 +588,7 @@ def test_paths_in_a_table_stay_below_its_folder_and_null_pictures_are_named(tmp_
     (root / "train.csv").write_text("image,label\na.png,cat\n,dog\nb.png,dog\n")
     assert "1 row with no picture: train/1" in refused(image(root))
     (root / "train.csv").write_text("image,label\na.png,cat\na.png,dog\nb.png,dog\n")
-    assert "train/2: cannot be opened: No such file or directory" in refused(image(root))
+    assert f"train/2, {root / 'b.png'}: cannot be opened: No such file or directory" in refused(image(root))
     (root / "train.csv").unlink()
     content = (root / "a.png").read_bytes()
     pq.write_table(pa.table({"image": [content, None, content], "label": ["cat", "dog", "dog"]}), root / "train.parquet")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -178,29 +178,80 @@ class Run:
             raise RunError(f"{self.path}: a model of pictures has no tokenizer; run.preprocessor prepares its pictures")
         return self.preprocessor
 
-    def predict(self, inputs: Any, *, output: str | Path | None = None, batch_size: int = 64, say: Say = tell) -> list[Prediction]:
-        """Classify inputs; the model stays in memory for the next call.
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        output: str | Path | None = None,
+        columns: str | Sequence[str] | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        batch_size: int = 64,
+        say: Say = tell,
+    ) -> list[Prediction]:
+        """Classify inputs; the model stays in memory for the next call. For a table of any length see `predict_to`.
 
         Args:
-            inputs: one or several of these. For a model of texts: a text (str), a file or a folder (`pathlib.Path`). For a model
-                of pictures: a file or a folder (str or Path), a PIL picture, an array of uint8. See `hftl.inference`.
-            output: a new .csv, .jsonl or .parquet file for all probabilities.
+            inputs: one or several of these. For a model of texts: a text (str), a row of several columns (a dict, a tuple), a file
+                or a folder (`pathlib.Path`). For a model of pictures: a file or a folder (str or Path), a PIL picture, an array of
+                uint8. See `hftl.inference`.
+            output: a new .csv, .jsonl or .parquet file for all probabilities, beside the columns of tables.
+            columns: what tables call the column of texts or pictures, or the columns of texts; None: as the run does.
+            on_bad_image: whether a picture that cannot be read is refused, or left out and counted.
             batch_size: inputs that are computed at once.
-            say: is told which files of a folder were left out.
+            say: is told which files were left out, and how far it has come.
 
         Raises:
             DataError: inputs that cannot be read, all of them in one report; an output that cannot be written, before anything is
                 computed.
             RunError: there is no model.
         """
-        from hftl.inference import check_output, write_predictions
+        predictions: list[Prediction] = []
+        for block in self._predict(inputs, output, columns, on_bad_image, batch_size, say):
+            predictions += block
+        return predictions
+
+    def predict_to(
+        self,
+        output: str | Path,
+        inputs: Any,
+        *,
+        columns: str | Sequence[str] | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        batch_size: int = 64,
+        say: Say = tell,
+    ) -> int:
+        """Classify inputs into a file, and hold no more of them than a block; how many there were. See `predict`.
+
+        Raises:
+            DataError, RunError: as `predict`.
+        """
+        return sum(map(len, self._predict(inputs, output, columns, on_bad_image, batch_size, say)))
+
+    def _predict(
+        self,
+        inputs: Any,
+        output: str | Path | None,
+        columns: str | Sequence[str] | None,
+        on_bad_image: Literal["error", "skip"],
+        batch_size: int,
+        say: Say,
+    ) -> Iterator[list[Prediction]]:
+        """Blocks of predictions, each of which is written once the next one is asked for."""
+        from hftl.inference import check_output, writing
 
         if output is not None:
             check_output(Path(output))
-        predictions = self._predictor.predict(as_list(inputs), batch_size=batch_size, say=say)
-        if output is not None:
-            write_predictions(predictions, Path(output))
-        return predictions
+        columns = [columns] if isinstance(columns, str) else columns
+        asked = self._predictor.ask(as_list(inputs), columns=columns, on_bad_image=on_bad_image, say=say)
+        blocks = self._predictor.answer(asked, batch_size=batch_size, say=say if is_main_process() else lambda line: None)
+        if output is None or not is_main_process():
+            yield from blocks
+            return
+        several = self._predictor.classifier.target == SEVERAL_LABELS
+        with writing(Path(output), asked, self._predictor.label_names, several=several) as write:
+            for block in blocks:
+                yield block
+                write(block)
 
     # --- what can be done with it
 

@@ -127,20 +127,45 @@ def predict(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write all probabilities as .csv, .jsonl or .parquet.", show_default=False),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write all probabilities as .csv, .jsonl or .parquet, beside the columns of tables.",
+            show_default=False,
+        ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text-column",
+            "--image-column",
+            metavar="NAME",
+            help="What tables call the run's column; once for each of several.",
+            show_default=False,
+        ),
+    ] = None,
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
+    ] = "error",
 ) -> None:
-    """Classify texts or pictures with a trained model.
+    """Classify texts or pictures with a trained model. Of tables it reads the columns that the run was trained on.
 
     hftl predict runs/quickstart-reviews "A warm, funny film with a wonderful cast."
 
     hftl predict me/hotdog-resnet18 photos/ --output predictions.csv
+
+    hftl predict runs/mails new.csv --output answers.csv --text-column title
     """
     from rich.table import Table
 
-    predictions = api.load(model, model_only=True).predict([_input(text) for text in inputs], output=output)
+    run, given = api.load(model, model_only=True), [_input(text) for text in inputs]
     if output is not None:
-        say(f"{len(predictions)} predictions in {output}")
+        number = run.predict_to(output, given, columns=columns or None, on_bad_image=on_bad_image)
+        if is_main_process():
+            say(f"{number} predictions in {output}")
+        return
+    predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image)
+    if not is_main_process():
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("label", no_wrap=True)

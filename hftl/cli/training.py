@@ -14,7 +14,7 @@ from hftl.cli.arguments import NoTest, Overrides, RecipeArgument, Resume, RunDir
 from hftl.cli.printing import err, out, plain, say
 from hftl.errors import DataError, RunError
 from hftl.launch import is_main_process
-from hftl.recipe import Recipe
+from hftl.recipe import Recipe, TextData
 from hftl.terminal import show as show_on
 from hftl.terminal import tell
 
@@ -95,7 +95,9 @@ def train_recipe(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: 
     """Train, and say what to do next."""
     run = api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err)
     if is_main_process():
-        example = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
+        example = "PICTURE..."
+        if isinstance(recipe.data, TextData):
+            example = "TABLE.csv" if recipe.data.joins else '"A warm, funny film with a wonderful cast."'
         for line in (
             f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, and what shows its answers",
             f"  try:    hftl predict {run.path} {example}",

@@ -6,7 +6,7 @@ Reading, dividing, training and serving ask a `Content` and do not ask which it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,7 @@ from hftl.recipe import ImageData, TextData
 if TYPE_CHECKING:  # they read rows, and ask a content how
     from hftl.data.decoding import Note
     from hftl.data.duplicates import LeftOut
-    from hftl.data.inputs import Inputs
+    from hftl.data.inputs import Asked, OnBadImage, Say
     from hftl.data.loader import Samples
     from hftl.data.rows import Source, Table
 
@@ -122,8 +122,16 @@ class Content(Protocol):
             picture: where it is written.
         """
 
-    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
-        """Contents that a user hands over to be predicted; `say` gets a line about files that are left out.
+    def inputs(
+        self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"
+    ) -> Asked:
+        """Contents that a user hands over to be predicted.
+
+        Args:
+            inputs: what they are, see `hftl.data.inputs`.
+            say: gets a line about files that are left out.
+            columns: what tables call the columns of the content; None: as the recipe does.
+            on_bad_image: of pictures, whether one that cannot be read is refused, or left out and counted.
 
         Raises:
             DataError: what cannot be read, all of it in one report.

@@ -84,8 +84,9 @@ def read_rows(
     wanted: Sequence[str],
     label: str | None = None,
     delimiter: str | None = None,
+    whole: bool = False,
 ) -> Rows:
-    """The columns `wanted` of a .csv or .tsv file; `label` is the one of a few values among them, where there is one.
+    """The columns `wanted` of a .csv or .tsv file, or with `whole` all; `label` is the one of a few values, where there is one.
 
     A column whose name has spaces around it is found without them. `delimiter` is the character that the recipe names.
 
@@ -102,12 +103,12 @@ def read_rows(
                 problems.append(literal)
                 return Rows(quoted.header)
             if literal:
-                read = _Parsed(text, separator, csv.QUOTE_NONE).take(file, separator, problems, wanted)
+                read = _Parsed(text, separator, csv.QUOTE_NONE).take(file, separator, problems, wanted, whole=whole)
                 read.remarks.append(f"{file.name} is read without quoting: quotation marks are a part of its texts")
                 return read
         if quoted.spanning and not quoted.broken:
             problems.extend(_swallowed(file, text, separator, quoted, label))
-        return quoted.take(file, separator, problems, wanted)
+        return quoted.take(file, separator, problems, wanted, whole=whole)
     finally:
         csv.field_size_limit(limit)
 
@@ -144,8 +145,8 @@ class _Parsed:
     def broken(self) -> bool:
         return bool(self.error or self.ragged)
 
-    def take(self, file: Path, separator: str, problems: list[Problem], wanted: Sequence[str]) -> Rows:
-        """Some columns, and what is wrong."""
+    def take(self, file: Path, separator: str, problems: list[Problem], wanted: Sequence[str], *, whole: bool) -> Rows:
+        """Some columns, or all, and what is wrong."""
         header = _as_asked(self.header, wanted)
         if self.error is not None:
             line, why = self.error
@@ -167,7 +168,7 @@ class _Parsed:
         if separator != ("\t" if table_ending(file.name) == ".tsv" else ","):
             between = _SEPARATORS.get(separator, f'"{separator}"')
             remarks.append(f"the columns of {file.name} are separated by {between}")
-        places = {name: header.index(name) for name in wanted if name in header}
+        places = {name: header.index(name) for name in (_named(header) if whole else wanted) if name in header}
         columns = {name: [fields[place] for fields in self.rows] for name, place in places.items()}
         return Rows(_named(header), len(self.rows), columns, remarks)
 

@@ -28,14 +28,14 @@ def read_header(file: Path) -> list[str]:
     return next(_rows(file, problems, []), [])
 
 
-def read_rows(file: Path, problems: list[Problem], *, wanted: Sequence[str]) -> Rows:
-    """The columns `wanted` of the first sheet; rows without a cell are skipped."""
+def read_rows(file: Path, problems: list[Problem], *, wanted: Sequence[str], whole: bool = False) -> Rows:
+    """The columns `wanted` of the first sheet, or with `whole` all; rows without a cell are skipped."""
     remarks: list[str] = []
     rows = list(_rows(file, problems, remarks))
     if not rows:
         return Rows()
     header, rows = rows[0], rows[1:]
-    places = {name: header.index(name) for name in wanted if name in header}
+    places = {name: header.index(name) for name in (filter(None, header) if whole else wanted) if name in header}
     columns = {name: [row[place] if place < len(row) else "" for row in rows] for name, place in places.items()}
     return Rows([name for name in header if name], len(rows), columns, remarks)
 

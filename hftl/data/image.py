@@ -54,13 +54,14 @@ from hftl.data.decoding import (
 )
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.folders import open_pictures
-from hftl.data.inputs import Inputs, read_pictures
+from hftl.data.inputs import Asked, OnBadImage, Say, read_pictures
 from hftl.data.layout import Role, data_root
 from hftl.data.loader import Samples
-from hftl.data.rows import Source, Table, picture_paths, real, row_problems
+from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_problems
 from hftl.data.targets import names_of, targets_of
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData
+from hftl.wording import count
 
 T = TypeVar("T")
 
@@ -443,7 +444,11 @@ class Pictures:
             return
         assert folder is not None
         root = data_root(folder)
-        full = [real(folder / path) for path in content]
+        places = [place_of(folder, path) for path in content]
+        turned = sum(place != folder / path for place, path in zip(places, content, strict=True))
+        if turned:
+            table.remarks.append(f'{count(turned, "path")} of the split "{table.name}" with "\\" between folders, read as "/"')
+        full = [real(place) for place in places]
         outside = [row for row, path in enumerate(full) if path is None or not path.is_relative_to(root)]
         where = f"pictures lie below {folder.absolute()}"
         table.problems += row_problems(table, "a path that leaves the data folder", outside, where)
@@ -516,9 +521,11 @@ class Pictures:
         write_grid(samples, picture)
         yield f"{picture}: each row is one training picture and how training will see it ({samples.how})"
 
-    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
-        """Pictures; of tables the column of the run, or "image", which names files."""
-        return read_pictures(inputs, list(dict.fromkeys((self.data.image_column, "image"))), say)
+    def inputs(
+        self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"
+    ) -> Asked:
+        """Pictures; of tables the column of the run, or "image", which names files or holds them."""
+        return read_pictures(inputs, self.data, say, columns=columns, on_bad_image=on_bad_image, at_once=self.rows_at_once)
 
     def two_examples(self, samples: ImageSamples) -> list[dict[str, Any]]:
         """The first two pictures, or the first one twice."""
@@ -532,8 +539,15 @@ def _scan_image(stored: Mapping[str, Any]) -> ImageScan | BadImage:
         return error
 
 
+def _where(table: Table, row: int) -> str:
+    """A row, and the file that was looked for where its name is another."""
+    assert table.content is not None
+    id, path = table.ids[row], table.content[row]["image"]["path"]
+    return id if path is None or Path(path).as_posix().endswith(id) else f"{id}, {path}"
+
+
 def _bad_image_problems(tables: Mapping[Role, Table], unreadable: Mapping[Role, Mapping[int, LeftOut]]) -> list[Problem]:
-    problems = [Problem(tables[role].ids[row], reason.why) for role in tables for row, reason in unreadable[role].items()]
+    problems = [Problem(_where(tables[role], row), reason.why) for role in tables for row, reason in unreadable[role].items()]
     if problems:
         last = problems[-1]
         problems[-1] = Problem(

@@ -6,6 +6,7 @@ Whatever a row comes from (a table, a folder, the Hub), it ends as a `Table` of 
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -354,6 +355,12 @@ def picture_paths(paths: Iterable[str]) -> Dataset:
     names = pa.array(paths, pa.string())
     stored = pa.StructArray.from_arrays([pa.nulls(len(names), pa.binary()), names], ["bytes", "path"])
     return Dataset(pa.table({"image": stored}), DatasetInfo(features=Features({"image": Image(decode=False)})))
+
+
+def place_of(folder: Path, path: str) -> Path:
+    """Where a path of a table leads; "photos\\1.jpg", as Windows writes it, into a folder where no file has that whole name."""
+    place = folder / path
+    return folder / path.replace("\\", "/") if "\\" in path and not os.path.lexists(place) else place
 
 
 def real(path: Path) -> Path | None:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from datasets.exceptions import DatasetsError
 from datasets.table import table_cast
 
 from hftl.data import dialect, excel
-from hftl.data.columns import BATCH, Labels
+from hftl.data.columns import Labels
 from hftl.data.content import content_of
 from hftl.data.encoding import head_of, is_pointer, pointer_problem, read_text
 from hftl.data.layout import (
@@ -54,7 +54,7 @@ from hftl.data.rows import (
     split_column,
     train_of,
 )
-from hftl.errors import DataError, Problem
+from hftl.errors import DataError, Problem, printable
 from hftl.recipe import ImageData, TextData
 from hftl.store import exclusive_lock, key_of
 from hftl.wording import listed
@@ -342,56 +342,107 @@ def _rows_of(
     *,
     encoding: str | None = None,
     delimiter: str | None = None,
+    whole: bool = False,
 ) -> tuple[list[str], int, Mapping[str, list[Any]]]:
-    """Columns, number of rows, and the values of those wanted columns that there are."""
+    """Columns, number of rows, and the values of those wanted columns that there are, or with `whole` of all."""
     if table_ending(file.name) == ".xlsx":
-        read = excel.read_rows(file, problems, wanted=wanted)
+        read = excel.read_rows(file, problems, wanted=wanted, whole=whole)
         remarks += read.remarks
         return read.header, read.count, read.columns
     text = read_text(file, problems, encoding=encoding, remarks=remarks)
     if text is None:
         return [], 0, {}
     if table_ending(file.name) in (".csv", ".tsv"):
-        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label, delimiter=delimiter)
+        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label, delimiter=delimiter, whole=whole)
         remarks += read.remarks
         return read.header, read.count, read.columns
     columns, rows = _json_rows(file, text, problems, remarks)
-    return columns, len(rows), {column: [row.get(column) for row in rows] for column in wanted if column in columns}
+    there = columns if whole else [column for column in wanted if column in columns]
+    return columns, len(rows), {column: [row.get(column) for row in rows] for column in there}
 
 
-def read_values(file: Path, *choices: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Some columns of a single table, by row, as they stand there. For inputs to predict, without labels.
+@dataclass(frozen=True)
+class Rows:
+    """A table to predict, all of its columns, without labels."""
+
+    columns: tuple[str, ...]
+    """Those of the content, by the recipe's order."""
+    types: Mapping[str, pa.DataType]
+    """Every column of the table, in its order."""
+    blocks: Callable[[], Iterator[list[dict[str, Any]]]]
+    """The rows, some at a time, as often as they are asked for. Those of Parquet come from the disk, others are in memory."""
+
+
+def open_rows(
+    file: Path,
+    choices: Sequence[Sequence[str]],
+    data: TextData | ImageData,
+    *,
+    at_once: int,
+    say: Callable[[str], object] = lambda line: None,
+) -> Rows:
+    """A single table, all of its columns.
 
     Args:
         file: the table.
-        choices: columns; those of the first choice that it has all of are read.
+        choices: columns of the content; the first choice that it has all of is taken.
+        data: the section of the recipe, which knows encoding and delimiter.
+        at_once: rows of a block.
+        say: gets what is worth knowing about how it is read.
 
     Raises:
         DataError: the file cannot be read, or has the columns of no choice.
     """
     problems: list[Problem] = []
-    columns: list[str] = []
+    remarks: list[str] = []
+    number = 0
     values: Mapping[str, list[Any]] = {}
-    wanted = [name for choice in choices for name in choice]
+    types: dict[str, pa.DataType] = {}
     if table_ending(file.name) == ".parquet":
         try:
-            columns = _schema_of(file).names
-            there = [name for name in dict.fromkeys(wanted) if name in columns]
-            if there:
-                batches = list(_batches([file], there, BATCH))
-                values = {name: [value for batch in batches for value in batch.column(name).to_pylist()] for name in there}
+            schema = _schema_of(file)
+            types = dict(zip(schema.names, schema.types, strict=True))
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     else:
-        columns, _, values = _rows_of(file, wanted, None, problems, [])
-    chosen = next((choice for choice in choices if set(choice) <= set(columns)), None)
+        wanted = [name for choice in choices for name in choice]
+        how = {"encoding": data.encoding, "delimiter": data.delimiter}
+        _, number, values = _rows_of(file, wanted, None, problems, remarks, **how, whole=True)
+        typed = table_ending(file.name) in (".json", ".jsonl")
+        types = {name: _type_of(values[name]) if typed else pa.string() for name in values}
+    chosen = next((choice for choice in choices if set(choice) <= set(types)), None)
     if not problems and chosen is None:
-        asked = " or ".join(" and ".join(f'"{name}"' for name in choice if name not in columns) for choice in choices)
-        problems.append(Problem(str(file), f"no column {asked}; columns: {listed(columns)}"))
+        asked = " or ".join(" and ".join(f'"{name}"' for name in choice if name not in types) for choice in choices)
+        way = "another name: --text-column NAME or --image-column NAME; in Python columns=NAME"
+        problems.append(Problem(str(file), f"no column {asked}; columns: {listed(types)}", (way,)))
     if problems:
         raise DataError(str(file), problems)
     assert chosen is not None
-    return list(zip(*(values[name] for name in chosen), strict=True))
+    for remark in remarks:
+        say(printable(remark))
+
+    def blocks() -> Iterator[list[dict[str, Any]]]:
+        if table_ending(file.name) != ".parquet":
+            for start in range(0, number, at_once):
+                some = (of_column[start : start + at_once] for of_column in values.values())
+                yield [dict(zip(values, row, strict=True)) for row in zip(*some, strict=True)]
+            return
+        try:
+            for batch in _batches([file], list(types), at_once):
+                yield batch.to_pylist()
+        except _DAMAGED as error:
+            raise DataError(str(file), [Problem(str(file), f"cannot be read as Parquet: {error}")]) from None
+
+    return Rows(tuple(chosen), types, blocks)
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType:
+    """What Arrow makes of a column of JSON; strings where it makes nothing of it."""
+    try:
+        found = pa.array(values).type
+    except (pa.ArrowException, OverflowError):  # 1 and "a", or a number of 30 digits
+        return pa.string()
+    return pa.string() if pa.types.is_null(found) else found
 
 
 def _json_rows(file: Path, text: str, problems: list[Problem], remarks: list[str]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -29,14 +29,14 @@ from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
-from hftl.data.inputs import Inputs, read_texts
+from hftl.data.inputs import Asked, OnBadImage, Say, read_texts
 from hftl.data.joining import FIRST, put_texts, segments
 from hftl.data.layout import Role
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import Source, Table
 from hftl.data.tables import open_tables
 from hftl.data.targets import in_words, names_of, targets_of
-from hftl.errors import Problem, RecipeError
+from hftl.errors import DataError, Problem, RecipeError
 from hftl.recipe import TextData
 from hftl.wording import listed
 
@@ -471,9 +471,13 @@ class Texts:
             f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(typical).items()
         )
 
-    def inputs(self, inputs: Sequence[Any], say: Callable[[str], object]) -> Inputs:
+    def inputs(
+        self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"
+    ) -> Asked:
         """Texts; of tables the columns of the run, or "text"."""
-        return read_texts(inputs, self.data, say)
+        if on_bad_image != "error":
+            raise DataError("the inputs", [Problem("--on-bad-image", "the model reads texts; leave it out")])
+        return read_texts(inputs, self.data, say, columns=columns, at_once=self.rows_at_once)
 
     def two_examples(self, samples: TextSamples) -> list[dict[str, Any]]:
         """Two texts of 13 and 9 tokens, or the longest that there may be and one less."""
