@@ -100,6 +100,15 @@ def test_several_tables_and_texts_are_one_table(run: door.Run, tmp_path: Path) -
     assert run.predict([tmp_path / "b.parquet"])[0].row == {"text": TEXTS[1], "id": 2}
 
 
+def test_a_table_is_read_as_the_runs_recipe_says(folder: Path, tmp_path: Path) -> None:
+    """Encoding and delimiter are those of training."""
+    own = Predictor(folder)
+    own._content = Texts(door.TextData(source="x", encoding="cp1252", delimiter="^", max_length=16))
+    (tmp_path / "new.csv").write_bytes("id^text\n1^café\n".encode("cp1252"))
+    [answer] = own.predict([tmp_path / "new.csv"])
+    assert answer.input == "café" and answer.row == {"id": "1", "text": "café"}
+
+
 def test_columns_may_be_named(hftl: Hftl, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,title,text\n1,good,bad\n")
     outcome = hftl("predict", folder, tmp_path / "new.csv", "--text-column", "title", "--output", tmp_path / "out.csv")
@@ -131,9 +140,8 @@ def test_blocks_are_answered_as_the_whole_and_say_how_far_they_are(
     """7 rows in blocks of 3: after 3 and after 6 there is something to say, after 7 nothing."""
     expected = run.predict(TEXTS)
     pq.write_table(pa.table({"text": TEXTS, "n": range(7)}), tmp_path / "new.parquet")
-    assert [
-        len(block) for block in open_rows(tmp_path / "new.parquet", [["text"]], door.TextData(source="x"), at_once=3).blocks()
-    ] == [3, 3, 1]
+    table = open_rows(tmp_path / "new.parquet", [["text"]], door.TextData(source="x"), at_once=3)
+    assert [len(block) for block in table.blocks()] == [3, 3, 1]
     monkeypatch.setattr(Texts, "rows_at_once", 3)
     monkeypatch.setattr(inference, "SILENT", 0.0)
     said: list[str] = []
