@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 from PIL import Image
 from rich.console import Console
@@ -120,6 +123,35 @@ def write_csv(path: Path, labels: Iterable[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{path.stem} {row},{label}\n" for row, label in enumerate(labels))
     path.write_text(f"text,label\n{rows}", encoding="utf-8")
+    return path
+
+
+_GOOD = ("wonderful", "warm", "fine", "funny", "lovely", "moving")
+_BAD = ("dull", "boring", "weak", "slow", "awful", "flat")
+
+
+def mails(count: int = 40, *, start: int = 0) -> list[dict[str, str]]:
+    """Rows of which no two are alike, with a subject and a body; the body tells the label."""
+    rows = []
+    for number in range(start, start + count):
+        label, words = ("good", _GOOD) if number % 2 else ("bad", _BAD)
+        one, other = words[number % 6], words[(number // 6) % 6]
+        body = f"It was {one} and {other}, {number} times."
+        rows.append({"n": str(number), "subject": f"About film {number}", "body": body, "label": label})
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """A table of .csv, .jsonl or .parquet."""
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
     return path
 
 

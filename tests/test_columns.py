@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from small import quiet
+from small import mails, quiet, write_rows
 
 import hftl
 from hftl.data.source import load_splits
@@ -25,38 +20,6 @@ from hftl.sharing.parity import check_serving
 from hftl.sharing.publication import prepare
 
 COLUMNS = ["subject", "body"]
-GOOD = ("wonderful", "warm", "fine", "funny", "lovely", "moving")
-BAD = ("dull", "boring", "weak", "slow", "awful", "flat")
-
-
-def mails(count: int = 40, *, start: int = 0) -> list[dict[str, str]]:
-    """Rows of which no two are alike; the body tells the label."""
-    rows = []
-    for number in range(start, start + count):
-        label, words = ("good", GOOD) if number % 2 else ("bad", BAD)
-        one, other = words[number % 6], words[(number // 6) % 6]
-        rows.append(
-            {
-                "n": str(number),
-                "subject": f"About film {number}",
-                "body": f"It was {one} and {other}, {number} times.",
-                "label": label,
-            }
-        )
-    return rows
-
-
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        pq.write_table(pa.Table.from_pylist(list(rows)), path)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +83,12 @@ def test_a_mistake_in_them_is_told(settings: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_table_of_any_kind_gives_the_same_texts(ending: str, tmp_path: Path) -> None:
-    splits = load_splits(data(str(write(tmp_path / f"train.{ending}", mails()))), seed=0)
+    splits = load_splits(data(str(write_rows(tmp_path / f"train.{ending}", mails()))), seed=0)
     assert splits.train.column_names == ["id", "text", "label"]
     by_id = dict(zip(splits.train["id"][:], splits.train["text"][:], strict=True))
     rows = {f"train/{row['n']}": f"{row['subject']}\n{row['body']}" for row in mails()}
     assert len(by_id) == 32 and by_id == {id: rows[id] for id in by_id}
-    expected = load_splits(data(str(write(tmp_path / "other.csv", mails()))), seed=0).facts["fingerprint"]
+    expected = load_splits(data(str(write_rows(tmp_path / "other.csv", mails()))), seed=0).facts["fingerprint"]
     assert splits.facts["fingerprint"] == expected
     assert splits.facts["remarks"] == ['a text is made of the columns "subject", "body", a line each']
 
@@ -147,12 +110,12 @@ def test_data_in_memory_may_have_several_columns() -> None:
 def test_texts_are_compared_whole(tmp_path: Path) -> None:
     """A repeated subject is no duplicate, a repeated row is one."""
     rows = [*mails(12), {**mails(1)[0], "subject": "About film 7"}, {**mails(1)[0], "label": "good"}]
-    problem = refused(data(str(write(tmp_path / "train.csv", rows))))
+    problem = refused(data(str(write_rows(tmp_path / "train.csv", rows))))
     assert "1 text has more than one label: train/0 (bad) = train/13 (good)" in problem
 
 
 def test_a_column_that_is_not_there_and_an_answer_among_the_columns_are_refused(tmp_path: Path) -> None:
-    path = str(write(tmp_path / "train.csv", mails()))
+    path = str(write_rows(tmp_path / "train.csv", mails()))
     problem = refused(data(path, text_column=["subjct", "body", "footer"]))
     assert 'no column "subjct" in split "train". Did you mean "subject"?' in problem and 'no column "footer"' in problem
     assert '"label" is data.text_column too: a model would learn to read its own answer' in refused(
@@ -163,7 +126,7 @@ def test_a_column_that_is_not_there_and_an_answer_among_the_columns_are_refused(
 def test_a_row_without_one_of_the_texts_names_the_column(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*mails(10)]
     rows[3] = {**rows[3], "subject": None}
-    assert '1 row with no text in the column "subject": train/3' in refused(data(str(write(tmp_path / "train.jsonl", rows))))
+    assert '1 row with no text in the column "subject": train/3' in refused(data(str(write_rows(tmp_path / "train.jsonl", rows))))
 
 
 def test_numbers_and_categories_beside_a_text_are_for_another_program(tmp_path: Path) -> None:
@@ -171,12 +134,12 @@ def test_numbers_and_categories_beside_a_text_are_for_another_program(tmp_path: 
         {"price": row["n"], "shop": ("north", "south")[place % 3 == 0], **row, "typed": place}
         for place, row in enumerate(mails(120))
     ]
-    table = str(write(tmp_path / "train.csv", rows))
+    table = str(write_rows(tmp_path / "train.csv", rows))
     problem = refused(data(table, text_column=["price", "body"]))
     assert 'the column "price" holds numbers in split "train", and no texts' in problem
     assert "AutoGluon" in problem and "data.template='{price} {body}'" in problem
     assert 'the column "shop" holds 2 different values' in refused(data(table, text_column=["shop", "body"]))
-    typed = refused(data(str(write(tmp_path / "train.parquet", rows)), text_column=["body", "typed"]))
+    typed = refused(data(str(write_rows(tmp_path / "train.parquet", rows)), text_column=["body", "typed"]))
     assert 'no text but another type in the column "typed"' in typed and "AutoGluon" in typed
     words = load_splits(data(table, text_column=["shop", "body"], template="{shop}: {body}"), seed=0)
     assert all(text.startswith(("north: It was", "south: It was")) for text in words.train["text"][:])
@@ -188,8 +151,8 @@ def test_numbers_and_categories_beside_a_text_are_for_another_program(tmp_path: 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> hftl.Run:
     folder = tmp_path_factory.mktemp("mails")
-    write(folder / "train.csv", mails(60))
-    write(folder / "test.csv", mails(20, start=60))
+    write_rows(folder / "train.csv", mails(60))
+    write_rows(folder / "test.csv", mails(20, start=60))
     recipe = hftl.Recipe(
         name="mails",
         data=data(str(folder), max_length=32),
@@ -203,7 +166,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> hftl.Run:
 
 def test_a_row_is_predicted_alike_as_text_dict_tuple_and_table(run: hftl.Run, tmp_path: Path) -> None:
     rows = mails(4, start=100)
-    table = write(tmp_path / "new.csv", [{name: value for name, value in row.items() if name != "label"} for row in rows])
+    table = write_rows(tmp_path / "new.csv", [{name: value for name, value in row.items() if name != "label"} for row in rows])
     expected = [answer.probabilities for answer in run.predict([f"{row['subject']}\n{row['body']}" for row in rows])]
     given: list[Any] = [rows, [(row["subject"], row["body"]) for row in rows], table]
     for inputs in given:
@@ -223,7 +186,7 @@ def test_what_is_no_row_of_the_columns_is_refused(run: hftl.Run, tmp_path: Path)
         and "input 3: expected a text (str), a row (dict or tuple) of subject, body" in said
     )
     with pytest.raises(DataError, match='no column "subject" and "body"; columns: text'):
-        run.predict(write(tmp_path / "new.csv", [{"text": "a"}]))
+        run.predict(write_rows(tmp_path / "new.csv", [{"text": "a"}]))
 
 
 def test_its_baseline_audit_card_and_serving_read_the_joined_texts(run: hftl.Run, tmp_path: Path) -> None:
@@ -235,6 +198,6 @@ def test_its_baseline_audit_card_and_serving_read_the_joined_texts(run: hftl.Run
     assert 'def make_text(row):\n    return row["subject"] + "\\n" + row["body"]' in card
     assert 'classifier(make_text({"subject": "Put the subject here.", "body": "Put the body here."}), truncation=True' in card
     assert "from tables with the columns subject and body to a table" in card
-    write(tmp_path / "more.csv", mails(10, start=200))
+    write_rows(tmp_path / "more.csv", mails(10, start=200))
     evaluated = run.evaluate(data=str(tmp_path / "more.csv"))
     assert evaluated.metrics["n"] == 10 and evaluated.facts is not None and evaluated.facts["seen"]["train"] == 0

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from small import quiet, small_vectors
+from small import mails, quiet, small_vectors, write_rows
 from small_models import tiny_bert
-from test_columns import mails, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -155,7 +154,7 @@ def test_the_second_text_may_be_one_of_a_few_and_no_number(tmp_path: Path) -> No
     rows = [
         {"question": ("Is it good?", "Is it long?")[place % 2], "year": str(place), **row} for place, row in enumerate(mails(120))
     ]
-    table = str(write(tmp_path / "train.parquet", rows))
+    table = str(write_rows(tmp_path / "train.parquet", rows))
     splits = load_splits(TextData(source=table, text_column=("body", "question"), pair=True), seed=0)
     assert splits.train.column_names == ["id", "text", FIRST, "label"]
     row = splits.train[0]
@@ -177,7 +176,7 @@ def test_a_model_of_one_token_type_cannot_read_pairs(tmp_path: Path) -> None:
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
     bert_tokenizer().save_pretrained(tmp_path / "model")
-    write(tmp_path / "train.csv", mails())
+    write_rows(tmp_path / "train.csv", mails())
     with pytest.raises(RecipeError, match=r"data\.pair: BertForSequenceClassification cannot be run on two texts"):
         hftl.plan(recipe(tmp_path / "train.csv", hftl.Transformer(checkpoint=str(tmp_path / "model")), max_length=16))
 
@@ -204,7 +203,7 @@ def recipe(source: Path, model: Any, **settings: Any) -> hftl.Recipe:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
-    write(folder / "train.csv", mails(60))
+    write_rows(folder / "train.csv", mails(60))
     return folder
 
 
@@ -222,7 +221,7 @@ def test_a_pair_is_served_by_transformers_as_it_was_trained(run: hftl.Run, tmp_p
     served: Any = pipeline("text-classification", model=str(run.path / "model"), device="cpu", dtype=torch.float32)
     row = mails(1, start=100)[0]
     scores = served({"text": row["subject"], "text_pair": row["body"]}, top_k=None, truncation=True)
-    given: list[Any] = [row, (row["subject"], row["body"]), write(tmp_path / "new.csv", [row])]
+    given: list[Any] = [row, (row["subject"], row["body"]), write_rows(tmp_path / "new.csv", [row])]
     for answer in run.predict(given):
         assert answer.probabilities == pytest.approx({score["label"]: score["score"] for score in scores}, abs=1e-5)
         assert answer.input == f"{row['subject']}\n{row['body']}"
