@@ -181,7 +181,9 @@ def writing(
     lists = {"labels": pa.list_(pa.string())} if several and path.suffix != ".csv" else {}
     numbers = {name: pa.float64() for name in ("probability", *(f"p({name})" for name in label_names))}
     own = {"label": pa.string(), **lists, **numbers}
-    called = {name: f"predicted {name}" if name in asked.columns else name for name in own}
+    called = {name: name for name in own}
+    while taken := [name for name, shown in called.items() if shown in asked.columns]:
+        called |= {name: f"predicted {called[name]}" for name in taken}
     first = {} if "input" in asked.columns else {"input": pa.string()}
     fields = {**first, **asked.columns, **{called[name]: kind for name, kind in own.items()}}
     # Bytes of a picture are its content, and no column beside it; only Parquet could hold them.

@@ -242,8 +242,9 @@ class Run:
         if output is not None:
             check_output(Path(output))
         columns = [columns] if isinstance(columns, str) else columns
+        say = say if is_main_process() else lambda line: None
         asked = self._predictor.ask(as_list(inputs), columns=columns, on_bad_image=on_bad_image, say=say)
-        blocks = self._predictor.answer(asked, batch_size=batch_size, say=say if is_main_process() else lambda line: None)
+        blocks = self._predictor.answer(asked, batch_size=batch_size, say=say)
         if output is None or not is_main_process():
             yield from blocks
             return
