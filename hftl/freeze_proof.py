@@ -72,13 +72,11 @@ class StageProof:
 
 
 def read_freeze_proof(run: RunDirectory) -> list[StageProof]:
-    """The stages of freeze_proof.json, in the order of training; none where there is no such file.
+    """The stages of freeze_proof.json, in the order of training.
 
     Raises:
-        RunError: the file is no freeze proof.
+        RunError: there is no such file, or it is no freeze proof.
     """
-    if not run.freeze_proof.is_file():
-        return []
     try:
         return [
             StageProof(

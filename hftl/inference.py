@@ -212,7 +212,7 @@ def writing(
 def _is_binary(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_is_binary(field.type) for field in kind.fields)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _arrow(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, pa.DataType]) -> pa.Table:

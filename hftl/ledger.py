@@ -18,11 +18,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hftl.environment import now
-from hftl.files import append_json_line, flush, read_json, read_json_lines
+from hftl.files import append_json_line, flush
 from hftl.recipe import Recipe, flat, local_name
+from hftl.records.data import read_data
+from hftl.records.openings import OpeningLine, Purpose, read_openings
 from hftl.run import RunDirectory
 
 _NO_EFFECT = (
@@ -60,11 +61,6 @@ def ledger_path() -> Path:
     return Path(os.path.expanduser(os.environ.get("HFTL_LEDGER") or f"{data}/hftl/test_openings.jsonl"))
 
 
-Purpose = Literal["train", "test", "again"]
-"""Why a test split is opened: for the results of the run, at the end of training or later by `hftl test`; or to see that the model
-still gives them."""
-
-
 def note_opening(run: RunDirectory, *, rows: str, by: str, purpose: Purpose) -> str | None:
     """Write an opening of a run's test split down, in the run and in the ledger, onto the disk before the split is looked at.
 
@@ -77,8 +73,9 @@ def note_opening(run: RunDirectory, *, rows: str, by: str, purpose: Purpose) -> 
     Raises:
         RunError: a file of the run cannot be read.
     """
-    earlier = next(read_json_lines(run.test_openings), {})
-    record = {"time": now(), "purpose": purpose, "by": by, "run": str(earlier.get("run") or uuid.uuid4())}
+    earlier = read_openings(run)
+    id = earlier[0]["run"] if earlier else str(uuid.uuid4())
+    record: OpeningLine = {"time": now(), "purpose": purpose, "by": by, "run": id}
     append_json_line(run.test_openings, record)
     flush(run.test_openings)
     path = ledger_path()
@@ -117,8 +114,8 @@ def recipe_digest(run: RunDirectory, *, seed: bool = True) -> str:
         RecipeError, RunError: the recipe or data.json cannot be read.
     """
     says = effective(run.load_recipe(), seed=seed)
-    contents = read_json(run.data).get("contents") or {}
-    rows = {split: contents.get(split) for split in ("train", "validation")}
+    contents = read_data(run)["contents"]
+    rows = {split: contents[split] for split in ("train", "validation")}
     return hashlib.sha256(json.dumps([says, rows], sort_keys=True).encode()).hexdigest()
 
 

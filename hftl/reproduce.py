@@ -5,12 +5,13 @@ The strictest part of `hftl verify`: it needs the data, and as much time as the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from hftl.evaluation.predictions import Predictions, stored_label_names
-from hftl.files import read_json
+from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
 from hftl.sharing.card import write_card
 from hftl.sharing.publication import repository
@@ -34,16 +35,23 @@ def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
         RunError: the data at `source` are not those of the run.
     """
     opened_by = None if repository(run) else "hftl verify"
-    for split, values in read_json(run.metrics).items():
+    for split, stated in read_metrics(run).items():
         stored = Predictions.load(run.predictions(split))
         predicted = evaluate(run, split=split, source=source, opened_by=opened_by)
-        now = predicted.metrics(stored_label_names(run.predictions(split)))
-        for name, value in now.items():
-            if isinstance(value, float) and isinstance(values.get(name), float):
-                holds = abs(value - values[name]) <= TOLERANCE
-                yield Claim("the model", f"{split}.{name}", f"{values[name]:.6g}", f"{value:.6g}", holds)
+        now = predicted.metrics(stored_label_names(run.predictions(split)), skipped=stated["skipped"])
+        yield from _compare(split, stated, now)
         apart = np.abs(predicted.logits - stored.logits) / np.maximum(1.0, np.abs(stored.logits))
         alike = int((apart.max(axis=1) <= LOGITS).sum())
         yield Claim("the model", f"{split}.logits", f"{len(stored)}", f"{alike}", alike == len(stored))
     if opened_by is not None:
         write_card(run)  # the opening is shown on it
+
+
+def _compare(split: str, stated: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Claim]:
+    """A claim for each number of a metric; one that is missing or undefined on one side alone does not hold."""
+    for name in dict.fromkeys([*stated, *now]):
+        one, other = stated.get(name), now.get(name)
+        if isinstance(one, float) or isinstance(other, float):
+            holds = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= TOLERANCE
+            claimed, recomputed = (f"{value:.6g}" if isinstance(value, float) else "undefined" for value in (one, other))
+            yield Claim("the model", f"{split}.{name}", claimed, recomputed, holds)

@@ -21,7 +21,7 @@ def recipe() -> hftl.Recipe:
         data=hftl.TextData(
             source="nyu-mll/glue",
             config="mrpc",
-            text_column=["sentence1", "sentence2"],
+            text_column=("sentence1", "sentence2"),
             pair=True,
             max_length=128,
             validation_fraction=0.1,

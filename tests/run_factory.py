@@ -33,6 +33,7 @@ from hftl.run import RunDirectory, split_facts
 
 REVIEWS = ("neg", "pos")
 CLOTHES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+RUN_ID = "0d0e5c7c-7a39-4b52-9d0c-0f5b7c0d3a11"
 COMMIT = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
 TEXT_GROUPS = {
     "embeddings": 1_114_368,
@@ -112,9 +113,8 @@ def make_run(
     openings: int = 1,
     recipe: Recipe | None = None,
     seed: int = 0,
-    sizes: bool = True,
 ) -> RunDirectory:
-    """Write a whole finished run (without model/) into `path`; without `sizes` as an older version wrote it."""
+    """Write a whole finished run (without model/) into `path`."""
     run = RunDirectory(path)
     names = label_names or (CLOTHES if family == "timm" else REVIEWS)
     recipe = recipe or make_recipe(family)
@@ -123,7 +123,7 @@ def make_run(
     trained_on = [label for label, n in enumerate(per_class) for _ in range(n)]
     splits = {"train": split_facts([f"train/{i}" for i in range(len(trained_on))], trained_on, names)}
     metrics = {}
-    size_unit: SizeUnit | None = None if not sizes else "pixels" if recipe.data.kind == "image" else "tokens"
+    size_unit: SizeUnit = "pixels" if recipe.data.kind == "image" else "tokens"
     for offset, split in enumerate(["validation", "test"] if test else ["validation"]):
         predictions = make_predictions(names, n, seed=seed + offset, split=split, size_unit=size_unit)
         predictions.save(run.predictions(split), names)
@@ -138,10 +138,22 @@ def make_run(
     if test:
         for number in range(openings):
             purpose, by = ("train", "hftl train") if number == 0 else ("again", "hftl evaluate")
-            record = {"time": f"2026-11-2{number}T10:11:12+00:00", "purpose": purpose, "by": by}
-            append_json_line(run.test_openings, record)
+            append_json_line(run.test_openings, opening(time=f"2026-11-2{number}T10:11:12+00:00", purpose=purpose, by=by))
     write_json(run.metrics, metrics)
     return run
+
+
+def opening(**values: str) -> dict[str, str]:
+    """A line of test_openings.jsonl."""
+    return {"time": "2026-11-20T10:11:12+00:00", "purpose": "train", "by": "hftl train", "run": RUN_ID} | values
+
+
+def whole_data(**changes: Any) -> dict[str, Any]:
+    """A data.json of texts with a test split, and what is changed in it."""
+    splits = {
+        split: split_facts([f"{split}/{i}" for i in range(4)], [0, 1, 0, 1], REVIEWS) for split in ("train", "validation", "test")
+    }
+    return _data(make_recipe(), "transformer", splits) | changes
 
 
 def _groups(family: str) -> dict[str, int]:
@@ -169,6 +181,8 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
                 "trainable_parameters": trainable,
                 "trainable_share": trainable / total,
                 "optimizer_bytes": 8 * trainable,
+                "cached_up_to": None,
+                "cache_bytes": 0.0,
                 "flops": 1e9 * stage.epochs,
                 "cost_share": 0.5,
                 "groups": [
@@ -188,6 +202,8 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
         "train_examples": train_examples,
         "groups": [{"name": g, "parameters": count} for g, count in groups.items()],
         "stages": stages,
+        "padding_share": None if family == "timm" else 0.1,
+        "remarks": [],
         "flops": 7e9,
         "at_least_minutes": 0.2,
     }
@@ -209,7 +225,11 @@ def _freeze_proof(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hashes(group: str, trained: int) -> dict[str, str]:
-    return {what: hashlib.sha256(f"{group} {what} {trained}".encode()).hexdigest() for what in ("parameters", "buffers")}
+    return {what: digest(f"{group} {what} {trained}") for what in ("parameters", "buffers")}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -221,8 +241,11 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "config": None,
         "kind": recipe.data.kind,
         "format": "image folder" if image else "hub",
+        "fingerprint": {split: digest(f"source of {split}") for split in splits if split != "validation"},
         "label_names": list(splits["train"]["per_class"]),
         "splits": splits,
+        "contents": {split: digest(f"contents of {split}") for split in splits},
+        **({"test_rows": digest("test rows")} if "test" in splits else {}),
         "validation": "made from train: 10 %, stratified, seed 0",
         "test": "given" if "test" in splits else "none",
         "skipped": [{"id": lost, "split": "train", "kind": "empty", "why": f"{recipe.data.source}{lost} is empty"}]
@@ -234,6 +257,7 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "remarks": [],
         "split_column": None,
         "duplicates": {"on_duplicate": "error", "within": {}, "across": [], "conflicting": {}, "examples": []},
+        "base": {"config.json": {}, "preprocessing" if image else "tokenizer": {}, "weights": {}},
     }
     if image:
         facts["image"] = {
@@ -263,6 +287,7 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "length_mean": 231.4,
         "length_median": 174.0,
         "length_p95": 598.0,
+        "max_length": 256,
         "share_truncated": 0.271,
         "share_unknown": 0.0012,
         "empty": 0,
@@ -303,7 +328,9 @@ def _audit(data: dict[str, Any]) -> dict[str, Any]:
             "absent": [],
         }
         if data["kind"] == "text":
-            splits[name]["lengths"] = {**data["text"], "max_length": 256}
+            splits[name] |= {"lengths": data["text"], "without_words": []}
+        else:
+            splits[name]["sizes"] = {"width_median": 400.0, "height_median": 533.0, "transparent": 3, "high_bit_depth": 0}
     return {
         "kind": data["kind"],
         "splits": splits,
@@ -318,6 +345,12 @@ def _audit(data: dict[str, Any]) -> dict[str, Any]:
         "skipped": [{"why": entry["why"], "n": 1} for entry in data["skipped"]],
         "notes": [],
         "vocabulary": data["model"].get("vocabulary"),
+        "classes": {"alike": [], "scale": None},
+        "texts": {"looked_at": 80, "bare": 0.0, "are_class": 0.0, "name_class": 0.0} if data["kind"] == "text" else None,
+        "tokens": {"scripts": {}, "english": 0.25} if data["kind"] == "text" else None,
+        "ignored_files": {},
+        "unused": [],
+        "remarks": [],
     }
 
 
@@ -395,6 +428,8 @@ ENVIRONMENT: dict[str, Any] = {
     "distributed": "NO",
     "device": "cpu",
     "precision": "bf16",
+    "threads": 2,
+    "sessions": 1,
     "seconds": 85.8,
     "cpu_energy_joules": 5_400.0,
 }

@@ -34,6 +34,7 @@ GROUND = (
     "hftl.facts",
     "hftl.run",
     "hftl.freeze_proof",
+    "hftl.records",
 )
 WINGS = (*GROUND, "hftl.data", "hftl.models", "hftl.evaluation")
 OUTSIDE = ("hftl.signals", "hftl.terminal", "hftl.launch", "hftl.memory", "hftl.defaults")
@@ -62,7 +63,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.store": ("hftl.wording", "hftl.errors", "hftl.system", "hftl.cores", "hftl.files"),
     "hftl.fonts": (),
     "hftl.freeze_proof": ("hftl.errors", "hftl.files", "hftl.run"),
-    "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.recipe", "hftl.run"),
+    "hftl.records": ("hftl.names", "hftl.errors", "hftl.files", "hftl.run"),
+    "hftl.ledger": ("hftl.errors", "hftl.files", "hftl.environment", "hftl.recipe", "hftl.run", "hftl.records"),
     # Three neighbours that never import each other: the training engine introduces them.
     "hftl.data": (*GROUND, "hftl.store", "hftl.memory", "hftl.fonts", "hftl.signals", "hftl.terminal", "hftl.system", "hftl.cores"),
     "hftl.models": GROUND,
@@ -154,6 +156,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.freeze_proof": frozenset(),
+    "hftl.records": frozenset(),
     "hftl.sharing.card": frozenset({"jinja2", "huggingface_hub"}),
     "hftl.sharing.card_results": frozenset({"jinja2"}),
     "hftl.sharing.front_matter": frozenset({"yaml", "huggingface_hub"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,7 +202,8 @@ def test_rows_that_the_model_has_not_answered_or_that_are_labelled_otherwise_are
 )
 def test_the_terminal_says_where_a_model_gains_nothing(interval: list[float], words: str | None) -> None:
     values = {"n": 10, "baseline_accuracy": 0.5, "gain": sum(interval) / 2, "gain_interval": interval, "p": 0.5}
-    lines = in_words({"name": "TF-IDF", "seconds": 1.0, "gains": {"validation": values}})
+    record: Any = {"name": "TF-IDF", "seconds": 1.0, "gains": {"validation": values}}
+    lines = in_words(record)
     assert "baseline on validation" in lines[0] and (len(lines) == 1 if words is None else words in lines[1])
 
 

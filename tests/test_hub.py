@@ -504,7 +504,7 @@ def test_a_model_that_answers_differently_when_served_is_not_published(
     config = read_json(own.model / "config.json")
     config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
     (own.model / "config.json").write_text(json.dumps(config))
-    own.manifest.unlink()  # as a run of an older hftl
+    own.manifest.unlink()  # otherwise the file is refused as changed
     refused = hftl("push", own.path, "me/digits", "--dry-run")
     assert refused.code == 2 and "transformers.pipeline answers differently from training" in refused.err
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Hftl
 from rich.console import Console
-from run_factory import make_recipe, make_run
+from run_factory import make_recipe, make_run, opening, whole_data
 from scipy.stats import binomtest
 from small import nano, reviews, train
 
@@ -45,7 +45,7 @@ def begun(path: Path, rows: str, *changes: str, train: str = "train") -> RunDire
     run = RunDirectory(path)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_recipe(override(RECIPE, changes))
-    write_json(run.data, {"test_rows": rows, "contents": {"train": train, "validation": "validation"}})
+    write_json(run.data, whole_data(test_rows=rows, contents={"train": train, "validation": "validation"}))
     return run
 
 
@@ -266,14 +266,14 @@ def test_the_recipe_says_which_values_there_are() -> None:
 
 def test_the_card_counts_the_openings_by_all_runs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    write_json(run.test_ledger, {"time": "2026-11-20T10:11:13+00:00", "openings": 1, "runs": 1})
+    write_json(run.test_ledger, {"time": "2026-11-20T10:11:13+00:00", "openings": 1, "runs": 1, "recipes": 1})
     assert "**The test split was opened once**, at 2026-11-20T10:11:12+00:00 by hftl train." in render_card(run)
-    write_json(run.test_ledger, {"time": "2026-11-25T09:00:00+00:00", "openings": 3, "runs": 3})
+    write_json(run.test_ledger, {"time": "2026-11-25T09:00:00+00:00", "openings": 3, "runs": 3, "recipes": 3})
     card = render_card(run)
     assert "opened once**" not in card
     assert "**These test rows were opened 3 times by 3 runs** of one user on one machine, until 2026-11-25T09:00:00+00:00." in card
     assert "This run opened them once, at 2026-11-20T10:11:12+00:00 by hftl train." in card
-    append_json_line(run.test_openings, {"time": "2026-11-25T08:00:00+00:00", "purpose": "again", "by": "hftl evaluate"})
+    append_json_line(run.test_openings, opening(time="2026-11-25T08:00:00+00:00", purpose="again", by="hftl evaluate"))
     assert "This run opened them 2 times:" in render_card(run)
     run.test_ledger.unlink()
     assert "How often other runs have opened the same rows is not recorded." in render_card(run)

@@ -46,7 +46,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
             return list(csv.DictReader(stream))
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
-    return pq.read_table(path).to_pylist()
+    return list(pq.read_table(path).to_pylist())
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_a_warmup_that_starts_at_zero_and_a_stage_too_short_to_be_logged_are_dra
 
 
 def test_each_cell_of_a_small_confusion_matrix_says_count_and_share(tmp_path: Path) -> None:
-    values = {
+    values: Any = {
         "n": 10,
         "accuracy": 0.7,
         "confusion": [[3, 1, 0], [2, 4, 0], [0, 0, 0]],
@@ -177,7 +177,7 @@ def test_each_cell_of_a_small_confusion_matrix_says_count_and_share(tmp_path: Pa
 def test_a_large_confusion_matrix_lists_the_most_frequent_confusions() -> None:
     confusion = np.diag([10] * 20)
     confusion[3, 7] = 5
-    values = {
+    values: Any = {
         "n": 205,
         "accuracy": 200 / 205,
         "confusion": confusion.tolist(),
@@ -200,7 +200,7 @@ def test_the_calibration_figure_shows_shares_of_all_predictions(run: RunDirector
 # --- names of any script ------------------------------------------------------------------------------------------------------
 
 
-def matrix(names: tuple[str, ...]) -> dict[str, Any]:
+def matrix(names: tuple[str, ...]) -> Any:
     """Metrics of a split in which class k has 10 + k examples, of which one is taken for the next class."""
     classes = len(names)
     confusion = np.diag(np.arange(classes) + 9) + np.roll(np.eye(classes, dtype=int), 1, axis=1)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_factory import make_recipe, make_run
+from run_factory import make_recipe, make_run, opening
 
 import hftl
 from hftl.errors import RecipeError, RunError
@@ -28,10 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed, changes in (("bert", 0, []), ("slow", 1, ["stages.all.lr=1e-5"]), ("sealed", 2, ["run.test=sealed"])):
         recipe = override(make_recipe(), [f"name={name}", *changes])
         run = make_run(path / name, recipe=recipe, seed=seed, test=name != "sealed", n=100)
-        write_json(run.data, {**read_json(run.data), "test_rows": PHOTOS if name != "sealed" else None})
+        if name != "sealed":
+            write_json(run.data, {**read_json(run.data), "test_rows": PHOTOS})
         write_text(run.test_openings, "")
         for _ in range({"bert": 2, "slow": 1, "sealed": 0}[name]):
-            append_json_line(run.test_openings, {"time": "2026-11-20T10:11:12+00:00", "by": "hftl train", "run": name})
+            append_json_line(run.test_openings, opening(run=name))
         environment = read_json(run.environment)
         write_json(run.environment, {**environment, "time": f"2026-11-{10 + seed}T00:00:00+00:00", "seconds": 60.0 + seed})
     unfinished = RunDirectory(path / "deep" / "er" / "unfinished")

@@ -33,7 +33,7 @@ from hftl.evaluation.several_metrics import (
     quick_metrics,
 )
 from hftl.files import read_json
-from hftl.inference import Predictor, write_predictions
+from hftl.inference import Predictor
 from hftl.names import FIGURES, SEVERAL_LABELS
 from hftl.recipe import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Recipe, Stage, TextCNN, TextData, override
 from hftl.run import RunDirectory
@@ -441,11 +441,11 @@ def test_a_pipeline_gives_the_probabilities_that_hftl_gives(several_run: RunDire
 
 
 def test_predictions_are_written_as_lists_and_in_csv_as_texts(several_run: RunDirectory, tmp_path: Path) -> None:
-    predictions = Predictor(several_run.path).predict(["wonderful", "hate"])
-    write_predictions(predictions, tmp_path / "out.jsonl")
+    run = hftl.load(several_run.path)
+    predictions = run.predict(["wonderful", "hate"], output=tmp_path / "out.jsonl", say=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["labels"] for row in rows] == [list(each.labels or ()) for each in predictions]
-    write_predictions(predictions, tmp_path / "out.csv")
+    run.predict(["wonderful", "hate"], output=tmp_path / "out.csv", say=lambda line: None)
     assert "labels" not in (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
 
 

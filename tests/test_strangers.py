@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, Hftl
 from hub_server import LocalHub
-from run_factory import make_recipe, make_run
+from run_factory import make_recipe, make_run, opening
 from safetensors.numpy import load_file, save_file
 from small import small_vectors
 
@@ -593,7 +593,7 @@ def opened_once_less(run: RunDirectory) -> None:
 
 
 def counted_less(run: RunDirectory) -> None:
-    append_json_line(run.test_openings, {"time": "2026-11-21T10:11:12+00:00", "purpose": "again", "by": "hftl evaluate"})
+    append_json_line(run.test_openings, opening(time="2026-11-21T10:11:12+00:00", purpose="again", by="hftl evaluate"))
 
 
 def more_runs_than_openings(run: RunDirectory) -> None:
@@ -610,7 +610,7 @@ def sealed_afterwards(run: RunDirectory) -> None:
 
 
 def of_two_runs(run: RunDirectory) -> None:
-    record = {"time": "2026-11-21T10:11:12+00:00", "purpose": "again", "by": "hftl evaluate", "run": "another"}
+    record = opening(time="2026-11-21T10:11:12+00:00", purpose="again", by="hftl evaluate", run="another")
     append_json_line(run.test_openings, record)
     write_json(run.test_ledger, {**read_json(run.test_ledger), "openings": 2})
 
@@ -656,7 +656,7 @@ def test_ledger_results_and_data_tell_one_story_or_verify_and_push_refuse(
     tmp_path: Path, change: Callable[[RunDirectory], None], said: str
 ) -> None:
     run = make_run(tmp_path / "run")
-    write_json(run.test_ledger, {"time": "2026-11-20T10:11:13+00:00", "openings": 1, "runs": 1})
+    write_json(run.test_ledger, {"time": "2026-11-20T10:11:13+00:00", "openings": 1, "runs": 1, "recipes": 1})
     change(run)
     write_card(run)  # by hftl itself, of what is there now
     with pytest.raises(RunError, match="these claims do not hold") as refused:  # what a push asks

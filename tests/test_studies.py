@@ -328,12 +328,16 @@ def test_a_card_that_lies_about_other_seeds_does_not_hold(repeated: tuple[hftl.S
         "all seeds.new_seed[0]": {"new_seed": [0.98, 1.0]},
         "recipe and rows": {"recipe": "of another recipe"},
         "metric": {"metric": "macro_f1"},
-        "values": {"values": [0.9, "high", 0.9]},
+        "values": {"values": [0.9, 0.9]},
     }
     for where, lie in lies.items():
         write_json(run.paths.seeds, {**told, **lie})
         failed = {claim.where for claim in verify(run.paths, figures=False).failed if claim.kind == "seeds.json"}
         assert where in failed, where
+    for damage in ({"values": [0.9, "high", 0.9]}, {"metric": "luck"}):
+        write_json(run.paths.seeds, {**told, **damage})
+        with pytest.raises(RunError, match=r"seeds\.json: "):
+            verify(run.paths, figures=False)
     write_json(run.paths.seeds, told)
 
 

@@ -16,7 +16,8 @@ from hftl.errors import RunError
 from hftl.evaluation import targets
 from hftl.evaluation.one_label import OneLabel
 from hftl.evaluation.predictions import Predictions
-from hftl.evaluation.targets import Floats, target_of_metrics
+from hftl.evaluation.targets import Floats
+from hftl.records.metrics import as_split_metrics
 
 IDS = ["test/0", "test/1", "test/2"]
 LOGITS = np.array([[2, -1], [0, 1], [1, 3]], dtype=np.float32)
@@ -75,7 +76,7 @@ def test_predictions_of_one_label_name_no_kind_and_those_of_an_unknown_one_are_r
     with pytest.raises(RunError, match='its target is "ranks", none of one_label'):
         Predictions.load(path)
     with pytest.raises(RunError, match='metrics of the target "ranks"'):
-        target_of_metrics({"target": "ranks"})
+        as_split_metrics({"target": "ranks", "n": 3, "skipped": 0}, source="metrics.json")
 
 
 def test_one_label_says_who_is_right_how_sure_and_of_which_class() -> None:

@@ -12,7 +12,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.verdict import verdict
 
 
-def metrics_of(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:
+def metrics_of(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Any:
     """metrics.json's values of a split with that confusion matrix, rows true."""
     labels, predicted = [], []
     for true, row in enumerate(confusion):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftl.errors import RunError, printable
-from hftl.files import read_json, write_json
+from hftl.files import write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
 from hftl.names import METRICS, ONE_LABEL, SEVERAL_LABELS, title_of
 from hftl.recipe import Recipe
+from hftl.records.baseline import read_baseline
+from hftl.records.data import read_data
+from hftl.records.metrics import SplitMetrics, interval_of, read_metrics, value_of
+from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
 from hftl.terminal import Say, tell
 
@@ -100,7 +104,7 @@ class Run:
         Raises:
             RunError: it is not there.
         """
-        return read_json(self.paths.plan)
+        return dict(read_plan(self.paths))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -110,12 +114,13 @@ class Run:
         Raises:
             RunError: the run is not finished.
         """
-        return read_json(self.paths.metrics)
+        return read_metrics(self.paths)
 
     @property
     def baseline(self) -> dict[str, Any] | None:
         """The simple baseline beside the run and what the model gains over it, as in baseline.json; None: it was run without."""
-        return read_json(self.paths.baseline) if self.paths.baseline.is_file() else None
+        record = read_baseline(self.paths)
+        return None if record is None else dict(record)
 
     @property
     def history(self) -> DataFrame:
@@ -311,10 +316,11 @@ class Run:
             evaluated = evaluate_on(self.paths, data, split=split, name=name, write=own, say=say)
         else:
             split = split or "validation"
-            recorded = self.metrics.get(split, {}) if self.finished else {}
             predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
             label_names = stored_label_names(self.paths.predictions("validation"))
-            evaluated = Evaluated(split, predictions.metrics(label_names), predictions, label_names, recorded)
+            skipped = sum(row["split"] == split for row in read_data(self.paths)["skipped"])
+            metrics, recorded = predictions.metrics(label_names, skipped=skipped), self.metrics.get(split, {})
+            evaluated = Evaluated(split, metrics, predictions, label_names, recorded)
         if own and is_main_process():
             write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
         return evaluated
@@ -352,7 +358,7 @@ class Run:
         card = run.card.read_text(encoding="utf-8")
         for missing in check_front_matter(card):
             say(f"  to be pushed it needs: {missing}")
-        for wrong in contradictions(run.load_recipe(), read_json(run.data) if run.data.is_file() else {}):
+        for wrong in contradictions(run.load_recipe(), read_data(run)):
             say(f"  to be pushed it needs: {wrong.where}: {wrong.what}; {wrong.help[0]}")
         return card
 
@@ -446,22 +452,22 @@ class Run:
         if not self.finished:
             return f"{title}: {html.escape(self._result())}"
         metrics = self.metrics
-        kind = next(iter(metrics.values())).get("target", ONE_LABEL)
-        head = "".join(f"<th>{html.escape(split)}, n = {int(values['n']):,}</th>" for split, values in metrics.items())
+        kind = metrics["validation"].get("target", ONE_LABEL)
+        head = "".join(f"<th>{html.escape(split)}, n = {values['n']:,}</th>" for split, values in metrics.items())
         rows = [
             f"<tr><td>{html.escape(title_of(key, kind))}</td>{''.join(_cell(values, key) for values in metrics.values())}</tr>"
             for key in METRICS
-            if any(values.get(key) is not None for values in metrics.values())
+            if any(value_of(values, key) is not None for values in metrics.values())
         ]
         return f"{title}<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
 
-def _cell(values: Mapping[str, Any], key: str) -> str:
-    if values.get(key) is None:
+def _cell(values: SplitMetrics, key: str) -> str:
+    value, interval = value_of(values, key), interval_of(values, key)
+    if value is None:
         return "<td></td>"
-    interval = values.get(f"{key}_interval")
     shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"<td>{values[key]:.4f}{shown}</td>"
+    return f"<td>{value:.4f}{shown}</td>"
 
 
 # --- several runs, and others' ------------------------------------------------------------------------------------------------

@@ -309,8 +309,15 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     wanted = [*named_columns(data), *([] if marks is None else [marks])]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
-        how = {"encoding": data.encoding, "delimiter": data.delimiter}
-        names, count, columns = _rows_of(file, wanted, data.label_columns[0], problems, parsed.remarks, **how)
+        names, count, columns = _rows_of(
+            file,
+            wanted,
+            data.label_columns[0],
+            problems,
+            parsed.remarks,
+            encoding=data.encoding,
+            delimiter=data.delimiter,
+        )
         parsed.columns = parsed.columns or names
         if set(names) != set(parsed.columns):
             what = f"has the columns {listed(names)}, and {files[0].name} has {listed(parsed.columns)}"

@@ -237,8 +237,8 @@ def class_numbers(
     if signed and train.labels is not None:
         in_order: list[str] = sorted(map(str, train.labels.values), key=natural_key)
         train.remarks.append(
-            f"the labels {listed(in_order)} are read as classes; where -1 means that there is no label, leave the cell blank and write"
-            " data.on_blank_label=skip"
+            f"the labels {listed(in_order)} are read as classes; where -1 means that there is no label, leave the cell blank and"
+            " write data.on_blank_label=skip"
         )
     for role, table in tables.items():
         if table.labels is None:

@@ -30,8 +30,9 @@ from hftl.errors import Problem, RunError, printable
 from hftl.evaluation.metrics import accuracy_by_size
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.targets import Integers
-from hftl.files import read_json, written_whole
+from hftl.files import written_whole
 from hftl.recipe import difference as recipe_difference
+from hftl.records.data import read_data
 from hftl.run import RunDirectory
 from hftl.terminal import Shown
 
@@ -205,26 +206,20 @@ def _take(predictions: Predictions, ids: Sequence[str], order: Integers) -> Pred
 
 def _row_problems(first: RunDirectory, other: RunDirectory, split: str, one: Predictions, two: Predictions) -> Iterator[Problem]:
     """An id is a row's place in its source; whether two sources have the same rows there is known by their fingerprints."""
-    known, read = read_json(first.data), read_json(other.data)
-
-    def of(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        value = facts.get(key)
-        return value if isinstance(value, Mapping) else {}
-
-    def same(key: str, role: str) -> bool:
-        value = of(known, key).get(role)
-        return value is not None and value == of(read, key).get(role)
-
-    origin = split if split in {**of(known, "fingerprint"), **of(read, "fingerprint")} else "train"
-    if not same("contents", split) and not same("fingerprint", origin):
-        recorded = all(split in of(facts, "contents") or origin in of(facts, "fingerprint") for facts in (known, read))
-        why = "their fingerprints differ" if recorded else "a fingerprint of them is not recorded"
-        help = ("train both on the same source, and compare those",)
-        yield Problem("data", f"{other.path} may have read other {split} rows than {first.path}: {why}", help)
+    of_first, of_other = read_data(first), read_data(other)
+    origin = split if split in {**of_first["fingerprint"], **of_other["fingerprint"]} else "train"
+    same_rows = _same(of_first["contents"], of_other["contents"], split)
+    if not same_rows and not _same(of_first["fingerprint"], of_other["fingerprint"], origin):
+        what = f"{other.path} may have read other {split} rows than {first.path}: their fingerprints differ"
+        yield Problem("data", what, ("train both on the same source, and compare those",))
     differ = np.flatnonzero(~one.target.right(two.labels, one.labels))
     if differ.size:
         what = f"{differ.size:,} rows of the same id have another label in {other.path}, the first is {one.ids[int(differ[0])]}"
         yield Problem("labels", what, ("the runs read different versions, or orders, of the data",))
+
+
+def _same(one: Mapping[str, str], two: Mapping[str, str], split: str) -> bool:
+    return split in one and one[split] == two.get(split)
 
 
 # --- differences --------------------------------------------------------------------------------------------------------------

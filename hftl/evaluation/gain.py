@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from hftl.errors import RunError
 from hftl.evaluation.compare import mcnemar, p_in_words
 from hftl.evaluation.intervals import mean_interval
 from hftl.evaluation.predictions import Predictions
+from hftl.records.baseline import BaselineRecord, Gain, NoBaselineRecord
 
 
-def gain(model: Predictions, baseline: Predictions) -> dict[str, Any]:
+def gain(model: Predictions, baseline: Predictions) -> Gain:
     """The accuracy of both on the baseline's rows, and the paired difference; JSON-ready.
 
     `gain` is the model's accuracy minus the baseline's, `gain_interval` its 95 % interval by the variance of the differences of
@@ -42,14 +40,14 @@ def gain(model: Predictions, baseline: Predictions) -> dict[str, Any]:
     }
 
 
-def gains(values: Mapping[str, Any]) -> bool:
+def gains(values: Gain) -> bool:
     """Whether the model is shown to be better: the whole interval of the gain is above 0."""
     return bool((values["gain_interval"] or [values["gain"]])[0] > 0)
 
 
-def in_words(record: Mapping[str, Any]) -> list[str]:
+def in_words(record: BaselineRecord | NoBaselineRecord) -> list[str]:
     """Lines for the terminal of what baseline.json holds."""
-    if "reason" in record:
+    if "gains" not in record:
         return [f"  no baseline: {record['reason']}"]
     split = "test" if "test" in record["gains"] else "validation"
     values = record["gains"][split]

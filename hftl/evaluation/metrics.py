@@ -57,10 +57,10 @@ def quick_metrics(predictions: Predictions) -> dict[str, float]:
     return _point_values(predictions, CHOOSERS)
 
 
-def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
-    """Every metric of a split, JSON-ready: floats are finite, what is undefined is None.
+def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int = 0) -> dict[str, Any]:
+    """Every metric of a split, JSON-ready: floats are finite, what is undefined is None (`records.metrics.OneLabelMetrics`).
 
-    - `n` examples; `skipped`, how many more the source's split had that were left out on request. Absent: not recorded.
+    - `n` examples; `skipped`, how many more the source's split had that were left out on request.
     - `accuracy` with its Wilson interval; all intervals are at 95 %.
     - `balanced_accuracy`, the mean recall of the classes that have an example; `kappa`, Cohen's, scikit-learn's
       ``cohen_kappa_score``, and 0 where it has none.
@@ -80,7 +80,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
       the intervals of both are Wilson's.
     - `confusion`: K x K counts, rows true, columns predicted.
     - `errors`: how many `n`, how many made with a top probability of 0.9 or more, and the five most confident.
-    - `size_unit` and `by_size` (see `accuracy_by_size`); both None when the sizes are not recorded.
+    - `size_unit` and `by_size` (see `accuracy_by_size`); both None where the predictions have no sizes.
 
     Raises:
         DataError: there are not K label names.
@@ -96,7 +96,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     frequent = int(confusion.sum(axis=1).max())
     return {
         "n": len(predictions),
-        **({} if skipped is None else {"skipped": skipped}),
+        "skipped": skipped,
         "accuracy": point["accuracy"],
         "accuracy_interval": wilson_interval(correct, len(predictions)),
         **_top_accuracy(predictions),

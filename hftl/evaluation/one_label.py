@@ -6,7 +6,7 @@ Shapes: N examples, K classes, R resamples, C cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from hftl.evaluation.selection import scores
 from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import verdict
 from hftl.names import CHOOSERS
+from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, of_one_label
 from hftl.run import split_facts
 from hftl.wording import quoted
 
@@ -116,33 +117,33 @@ class OneLabel:
         """As `hftl.evaluation.metrics.quick_metrics`."""
         return quick_metrics(predictions)
 
-    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
+    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int) -> OneLabelMetrics:
         """As `hftl.evaluation.metrics.compute_metrics`."""
-        return compute_metrics(predictions, label_names, skipped=skipped)
+        return cast("OneLabelMetrics", compute_metrics(predictions, label_names, skipped=skipped))
 
     def interval(self, predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
         """As `hftl.evaluation.metrics.interval_of`."""
         return interval_of(predictions, metric, level=level)
 
-    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
+    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, SplitMetrics], Figure]]:
         """Confusion matrix and calibration."""
         from hftl.evaluation import report  # with it comes matplotlib, which only drawing needs
 
-        def calibration(run: RunDirectory, values: Mapping[str, Any]) -> Figure:
-            return report.calibration_figure(Predictions.load(run.predictions(split)), values, split)
+        def calibration(run: RunDirectory, values: SplitMetrics) -> Figure:
+            return report.calibration_figure(Predictions.load(run.predictions(split)), of_one_label(values), split)
 
         return {
-            f"confusion_matrix_{split}.png": lambda run, values: report.confusion_figure(values, split),
+            f"confusion_matrix_{split}.png": lambda run, values: report.confusion_figure(of_one_label(values), split),
             "calibration.png": calibration,
         }
 
-    def names_shown(self, values: Mapping[str, Any]) -> list[str]:
+    def names_shown(self, values: SplitMetrics) -> list[str]:
         """All classes: the confusion matrix has a row for each."""
-        return [row["label"] for row in values["per_class"]]
+        return [row["label"] for row in of_one_label(values)["per_class"]]
 
     def verdict(
         self,
-        metrics: Mapping[str, Mapping[str, Any]],
+        metrics: Metrics,
         *,
         openings: Mapping[str, Any] | None,
         stage: str,
@@ -150,7 +151,8 @@ class OneLabel:
         enlarge: str | None,
     ) -> Iterator[str]:
         """As `hftl.evaluation.verdict.verdict`."""
-        return verdict(metrics, openings=openings, stage=stage, weighted=weighted, enlarge=enlarge)
+        of_splits = {split: of_one_label(values) for split, values in metrics.items()}
+        return verdict(of_splits, openings=openings, stage=stage, weighted=weighted, enlarge=enlarge)
 
     def scores(self, candidates: Sequence[Predictions], metric: str) -> Scores:
         """As `hftl.evaluation.selection.scores`."""

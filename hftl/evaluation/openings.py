@@ -8,16 +8,17 @@ for the one that is picked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
 
 from hftl.environment import now
+from hftl.errors import RunError
 from hftl.evaluation.intervals import LEVEL
 from hftl.evaluation.predictions import Predictions
-from hftl.files import read_json, read_json_lines, write_json
+from hftl.files import write_json
 from hftl.ledger import counted, ledger_path, read_ledger, recipe_digest
 from hftl.names import METRICS
 from hftl.recipe import Recipe
+from hftl.records.data import read_data
+from hftl.records.openings import LedgerRecord, Widened, read_openings, read_test_ledger
 from hftl.run import RunDirectory
 
 
@@ -34,21 +35,24 @@ def count_openings(run: RunDirectory) -> str | None:
     Raises:
         RecipeError, RunError: a file of the run cannot be read.
     """
-    own = list(read_json_lines(run.test_openings))
-    rows = read_json(run.data).get("test_rows")
-    if not own or rows is None:
+    own = read_openings(run)
+    if not own:
         return None
+    rows = read_data(run).get("test_rows")
+    if rows is None:
+        raise RunError(f'{run.data}: there is no "test_rows", though the test split was opened')
     try:
         known, problem = read_ledger()
     except OSError as error:
         return f"{ledger_path()}: cannot be read ({error.strerror}). How often other runs have opened these test rows is not known"
-    found: dict[str, Any] = asdict(counted(known.get(rows, ()), {str(own[0].get("run")): len(own)}, recipe_digest(run)))
-    if found["recipes"] > 1 and run.predictions("test").is_file():
+    count = counted(known.get(rows, ()), {own[0]["run"]: len(own)}, recipe_digest(run))
+    ledger: LedgerRecord = {"time": now(), "openings": count.openings, "runs": count.runs, "recipes": count.recipes}
+    if count.recipes > 1 and run.predictions("test").is_file():
         predictions = Predictions.load(run.predictions("test"))
-        found["widened"] = widened(predictions, widened_metrics(predictions, run.load_recipe()), recipes=found["recipes"])
-    before = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
-    if {key: value for key, value in before.items() if key != "time"} != found:
-        write_json(run.test_ledger, {"time": now(), **found})
+        ledger["widened"] = widened(predictions, widened_metrics(predictions, run.load_recipe()), recipes=count.recipes)
+    before = read_test_ledger(run)
+    if before is None or {**before, "time": ledger["time"]} != ledger:
+        write_json(run.test_ledger, ledger)
     return problem
 
 
@@ -57,7 +61,7 @@ def widened_metrics(predictions: Predictions, recipe: Recipe) -> tuple[str, ...]
     return tuple(dict.fromkeys((predictions.target.headline, recipe.run.metric)))
 
 
-def widened(predictions: Predictions, metrics: Iterable[str], *, recipes: int) -> dict[str, Any]:
+def widened(predictions: Predictions, metrics: Iterable[str], *, recipes: int) -> Widened:
     """The level of an interval of each of so many recipes, 1 - 0.05 / recipes, and the intervals at that level.
 
     2 recipes, and 8 of 10 right: {"level": 0.975, "intervals": {"accuracy": [0.448, 0.952]}}.
@@ -71,8 +75,8 @@ def widened(predictions: Predictions, metrics: Iterable[str], *, recipes: int) -
 
 def said_of_openings(run: RunDirectory) -> Iterator[str]:
     """A line for the terminal where more than one recipe was tested on the test rows of a run."""
-    ledger = read_json(run.test_ledger) if run.test_ledger.is_file() else {}
-    if "widened" in ledger:
+    ledger = read_test_ledger(run)
+    if ledger is not None and "widened" in ledger:
         intervals = ledger["widened"]["intervals"].items()
         shown = [f"{METRICS[metric]} [{ends[0]:.4f}, {ends[1]:.4f}]" for metric, ends in intervals if ends is not None]
         yield (

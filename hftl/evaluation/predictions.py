@@ -22,6 +22,7 @@ from hftl.errors import DataError, Problem, RunError
 from hftl.evaluation.targets import TARGETS, Floats, Integers, Target, Thresholds, target_named
 from hftl.files import parse_json, written_whole
 from hftl.names import ONE_LABEL
+from hftl.records.metrics import SplitMetrics
 from hftl.wording import quoted
 
 SizeUnit = Literal["tokens", "pixels"]
@@ -145,12 +146,12 @@ class Predictions:
         """What may choose the weights, without intervals, for the end of each epoch; what is undefined is left out."""
         return self.target.quick_metrics(self)
 
-    def metrics(self, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
-        """Every metric, JSON-ready: floats are finite, what is undefined is None.
+    def metrics(self, label_names: Sequence[str], *, skipped: int = 0) -> SplitMetrics:
+        """Every metric, as metrics.json has them: floats are finite, what is undefined is None.
 
         Args:
             label_names: the K classes.
-            skipped: how many more examples the source's split had that were left out on request; None: not recorded.
+            skipped: how many more examples the source's split had that were left out on request.
 
         Raises:
             DataError: there are not K label names.
@@ -186,7 +187,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; a file of an older version has no sizes.
+        """Read what `save` wrote.
 
         The columns that people read, such as `label`, `prediction` and `probability`, must follow from those that numbers are
         computed from, such as `label_index` and `logits`; another column is refused, as it could hold the data.
@@ -268,7 +269,7 @@ def read_parquet(path: Path, what: str, *, rows: bool = True) -> pa.Table:
             table = file.read()
             table.validate(full=True)
     except FileNotFoundError:
-        reasons = "the run is not finished, was made by an older hftl, or has no such split"
+        reasons = "the run is not finished, or has no such split"
         raise RunError(f"{path}: no such file; {reasons}") from None
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:  # what pyarrow raises over damaged files
         raise RunError(f"{path}: {what}: {' '.join(str(error).split())}") from None

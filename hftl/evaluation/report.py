@@ -34,6 +34,7 @@ from hftl.evaluation.metrics import calibration_bins
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import Integers, Target, target_of_metrics
 from hftl.files import written_whole
+from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, f1_of
 from hftl.run import RunDirectory
 
 Picture = NDArray[np.uint8]
@@ -76,7 +77,7 @@ LETTER = 0.085  # inches; how wide a letter of a name is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handlelength": 1.4}  # a legend that hides no curve
 
 
-def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
+def write_figures(run: RunDirectory, metrics: Metrics) -> list[Path]:
     """Draw learning_curves.png and what shows a target of this kind into the run's figures; returns their paths.
 
     Of one label that is confusion_matrix_<split>.png and calibration.png. `metrics` are those of metrics.json. The split is test,
@@ -89,7 +90,7 @@ def write_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> list[Path]:
         return [save_figure(_draw(run, name, metrics), run.figures / name) for name in figure_names(metrics)]
 
 
-def drawn_again(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Picture:
+def drawn_again(run: RunDirectory, name: str, metrics: Metrics) -> Picture:
     """(height, width, 4) uint8, red, green, blue and opacity: the figure of that name, as `write_figures` would draw it now.
 
     Raises:
@@ -123,12 +124,12 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def same_everywhere(metrics: Mapping[str, Any]) -> bool:
+def same_everywhere(metrics: Metrics) -> bool:
     """Whether the names of all classes are drawn with the font that comes with matplotlib, and not with one of this machine."""
     return all(_drawable(_target_of(metrics).names_shown(values))[1] == [fonts.DEFAULT] for values in metrics.values())
 
 
-def _draw(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Figure:
+def _draw(run: RunDirectory, name: str, metrics: Metrics) -> Figure:
     split = _split_shown(metrics)
     if name == CURVES:
         history = run.read_history()
@@ -142,16 +143,16 @@ def _draw(run: RunDirectory, name: str, metrics: Mapping[str, Any]) -> Figure:
     raise KeyError(name)
 
 
-def figure_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+def figure_names(metrics: Metrics) -> tuple[str, ...]:
     """The files that `write_figures` draws."""
     return CURVES, *_target_of(metrics).figures(_split_shown(metrics))
 
 
-def _target_of(metrics: Mapping[str, Any]) -> Target:
+def _target_of(metrics: Metrics) -> Target:
     return target_of_metrics(metrics[_split_shown(metrics)])
 
 
-def _split_shown(metrics: Mapping[str, Any]) -> str:
+def _split_shown(metrics: Metrics) -> str:
     return "test" if "test" in metrics else "validation"
 
 
@@ -269,7 +270,7 @@ def _learning_rates(panel: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
 # --- confusion matrix ---------------------------------------------------------------------------------------------------------
 
 
-def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
+def confusion_figure(values: OneLabelMetrics, split: str) -> Figure:
     """The confusion matrix: colour is the share of the row (of the true class), numbers are counts and shares.
 
     With more than twelve classes the cells have colour only (on a square root scale, so that a rare confusion is seen), columns
@@ -348,12 +349,12 @@ def confusion_figure(values: Mapping[str, Any], split: str) -> Figure:
     return figure
 
 
-def labels_figure(values: Mapping[str, Any], split: str) -> Figure:
+def labels_figure(values: SplitMetrics, split: str) -> Figure:
     """Of several labels an example: F1 of each label as a bar, best first, with its precision and recall.
 
     Of more than forty labels the worst forty are shown.
     """
-    rows = sorted((row for row in values["per_class"] if row["n"]), key=lambda row: row["f1"])
+    rows = sorted((row for row in values["per_class"] if row["n"]), key=f1_of)
     left_out = len(rows) - MOST_LABELS
     rows = rows[:MOST_LABELS]
     names, families = _drawable([row["label"] for row in rows])
@@ -361,10 +362,11 @@ def labels_figure(values: Mapping[str, Any], split: str) -> Figure:
     figure = Figure(figsize=(WIDTH, min(8.8, 1.4 + 0.26 * len(rows))), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(rows))
-    panel.barh(places, [row["f1"] for row in rows], color=BLUE, alpha=0.35, height=0.7, label="F1")
-    for key, colour, marker in (("precision", VERMILION, "|"), ("recall", INK, ".")):
-        known = [(row[key], place) for place, row in enumerate(rows) if row[key] is not None]
-        panel.plot(*zip(*known, strict=True), marker, color=colour, markersize=8, markeredgewidth=2, label=key)
+    panel.barh(places, list(map(f1_of, rows)), color=BLUE, alpha=0.35, height=0.7, label="F1")
+    precisions, recalls = [row["precision"] for row in rows], [row["recall"] for row in rows]
+    for shares, label, colour, marker in ((precisions, "precision", VERMILION, "|"), (recalls, "recall", INK, ".")):
+        known = [(value, place) for place, value in enumerate(shares) if value is not None]
+        panel.plot(*zip(*known, strict=True), marker, color=colour, markersize=8, markeredgewidth=2, label=label)
     panel.axvline(values["macro_f1"], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="macro F1")
     panel.set_yticks(places, called, fontsize=9 if len(rows) <= 30 else 7)
     panel.set_xlim(0, 1)
@@ -390,7 +392,7 @@ def _worst_confusions(confusion: Integers, n: Integers, names: Sequence[str], *,
 # --- calibration --------------------------------------------------------------------------------------------------------------
 
 
-def calibration_figure(predictions: Predictions, values: Mapping[str, Any], split: str) -> Figure:
+def calibration_figure(predictions: Predictions, values: OneLabelMetrics, split: str) -> Figure:
     """Reliability diagram: how often predictions of a given confidence are right, and how many there are of each."""
     bins = [b for b in calibration_bins(predictions.probabilities, predictions.labels) if b.confidence is not None]
     confidence = np.array([b.confidence for b in bins])
@@ -417,8 +419,8 @@ def calibration_figure(predictions: Predictions, values: Mapping[str, Any], spli
     reliability.set_ylim(-0.02, 1.02)
     reliability.legend(loc="lower right")
     error = values["expected_calibration_error"]
-    chance = values.get("expected_calibration_error_by_chance")
-    by_chance = f" (by chance {chance[0]:.3f} to {chance[1]:.3f})" if chance else ""
+    low_chance, high_chance = values["expected_calibration_error_by_chance"]
+    by_chance = f" (by chance {low_chance:.3f} to {high_chance:.3f})"
     reliability.set_title(f"{split.capitalize()} split, n = {values['n']:,}, expected calibration error {error:.3f}{by_chance}")
     widths = [b.high - b.low for b in bins]
     histogram.bar(

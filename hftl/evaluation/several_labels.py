@@ -8,7 +8,7 @@ Shapes: N examples, K labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from hftl.evaluation.predictions import Predictions, list_matrix
 from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import opened, small_validation
 from hftl.names import CHOOSERS_OF_SEVERAL, NO_LABEL
+from hftl.records.metrics import Metrics, SeveralLabelsMetrics, SplitMetrics, f1_of, of_several_labels
 from hftl.run import several_split_facts
 from hftl.wording import quoted
 
@@ -125,27 +126,27 @@ class SeveralLabels:
         """As `hftl.evaluation.several_metrics.quick_metrics`."""
         return several_metrics.quick_metrics(predictions)
 
-    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
+    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int) -> SeveralLabelsMetrics:
         """As `hftl.evaluation.several_metrics.compute_metrics`."""
-        return several_metrics.compute_metrics(predictions, label_names, skipped=skipped)
+        return cast("SeveralLabelsMetrics", several_metrics.compute_metrics(predictions, label_names, skipped=skipped))
 
     def interval(self, predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
         """As `hftl.evaluation.several_metrics.interval_of`."""
         return several_metrics.interval_of(predictions, metric, level=level)
 
-    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
+    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, SplitMetrics], Figure]]:
         """How well each label is found."""
         from hftl.evaluation import report  # with it comes matplotlib, which only drawing needs
 
         return {f"labels_{split}.png": lambda run, values: report.labels_figure(values, split)}
 
-    def names_shown(self, values: Mapping[str, Any]) -> list[str]:
+    def names_shown(self, values: SplitMetrics) -> list[str]:
         """All labels: the figure has a bar for each."""
         return [row["label"] for row in values["per_class"]]
 
     def verdict(
         self,
-        metrics: Mapping[str, Mapping[str, Any]],
+        metrics: Metrics,
         *,
         openings: Mapping[str, Any] | None,
         stage: str,
@@ -153,7 +154,8 @@ class SeveralLabels:
         enlarge: str | None,
     ) -> Iterator[str]:
         """Macro F1 against answering every label, the labels that are never found and the one that is found worst."""
-        for split, values in metrics.items():
+        of_splits = {split: of_several_labels(values) for split, values in metrics.items()}
+        for split, values in of_splits.items():
             interval = values["macro_f1_interval"]
             between = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
             yield (
@@ -162,7 +164,7 @@ class SeveralLabels:
                 f" · every label always {values['every_label_macro_f1']:.4f}"
             )
         split = "test" if "test" in metrics else "validation"
-        values = metrics[split]
+        values = of_splits[split]
         advice = f"try: another stages.{stage}.lr, or more stages.{stage}.epochs"
         if (values["macro_f1_interval"] or [values["macro_f1"]])[0] <= values["every_label_macro_f1"]:
             yield f"  not shown to be better than to answer every label always. {advice}"
@@ -170,11 +172,13 @@ class SeveralLabels:
         never = [row["label"] for row in rows if not row["f1"]]
         if never:
             yield f"  never found on {split}: {quoted(never, NAMED)}. {advice}"
-        worst = min((row for row in rows if row["f1"]), key=lambda row: row["f1"], default=None)
-        if worst is not None and worst["f1"] < 1:
-            low, high = worst["recall_interval"]
+        worst = min((row for row in rows if row["f1"]), key=f1_of, default=None)
+        if worst is not None and f1_of(worst) < 1:
+            recall_interval = worst["recall_interval"]
+            assert recall_interval is not None  # the label has examples
+            low, high = recall_interval
             yield (
-                f'  worst label on {split}: "{worst["label"]}", F1 {worst["f1"]:.3f}, recall {worst["recall"]:.3f}'
+                f'  worst label on {split}: "{worst["label"]}", F1 {f1_of(worst):.3f}, recall {worst["recall"]:.3f}'
                 f" [{low:.3f}, {high:.3f}], n = {worst['n']:,}"
             )
         yield from small_validation(metrics["validation"], enlarge)

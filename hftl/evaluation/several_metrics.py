@@ -62,7 +62,7 @@ def point_value(predictions: Predictions, name: str) -> float | None:
     return None if np.isnan(value) else value
 
 
-def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int | None = None) -> dict[str, Any]:
+def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int = 0) -> dict[str, Any]:
     """Every metric of a split, JSON-ready: floats are finite, what is undefined is None. All intervals are at 95 %.
 
     - `target` "several_labels", `n` examples; `skipped` as of one label.
@@ -95,7 +95,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     return {
         "target": SEVERAL_LABELS,
         "n": n,
-        **({} if skipped is None else {"skipped": skipped}),
+        "skipped": skipped,
         **{
             key: value
             for name in CHOOSERS_OF_SEVERAL

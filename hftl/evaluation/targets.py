@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hftl.errors import Problem, RunError
+from hftl.errors import Problem
 from hftl.names import ONE_LABEL, SEVERAL_LABELS
+from hftl.records.metrics import Metrics, SplitMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,21 +106,21 @@ class Target(Protocol):
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """What may choose the weights, without intervals."""
 
-    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int | None) -> dict[str, Any]:
+    def metrics(self, predictions: Predictions, label_names: Sequence[str], *, skipped: int) -> SplitMetrics:
         """What metrics.json has of a split."""
 
     def interval(self, predictions: Predictions, metric: str, *, level: float) -> list[float] | None:
         """That of one of `quick_metrics`, made as `metrics` makes it, of another level than 95 %; None where `metrics` has none."""
 
-    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, Mapping[str, Any]], Figure]]:
+    def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, SplitMetrics], Figure]]:
         """The files of figures that show a split, each with what draws it from a run and the split's metrics."""
 
-    def names_shown(self, values: Mapping[str, Any]) -> list[str]:
+    def names_shown(self, values: SplitMetrics) -> list[str]:
         """The classes that the figures name, from the metrics of a split."""
 
     def verdict(
         self,
-        metrics: Mapping[str, Mapping[str, Any]],
+        metrics: Metrics,
         *,
         openings: Mapping[str, Any] | None,
         stage: str,
@@ -144,16 +145,9 @@ TARGETS: Mapping[str, str] = {
 """Kind of target -> the module that has it as `TARGET`; imported when it is asked for, since what it says needs predictions."""
 
 
-def target_of_metrics(values: Mapping[str, Any]) -> Target:
-    """The kind of target that the metrics of a split are about.
-
-    Raises:
-        RunError: they name a kind that there is not.
-    """
-    kind = values.get("target", ONE_LABEL)
-    if kind not in TARGETS:
-        raise RunError(f'metrics of the target "{kind}", none of {", ".join(TARGETS)}')
-    return target_named(kind)
+def target_of_metrics(values: SplitMetrics) -> Target:
+    """The kind of target that the metrics of a split are about."""
+    return target_named(values.get("target", ONE_LABEL))
 
 
 def target_named(kind: str) -> Target:

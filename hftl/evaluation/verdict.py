@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hftl.records.metrics import ClassRow, OneLabelMetrics, SplitMetrics, f1_of
 from hftl.wording import quoted
 
 FEW = 100
@@ -19,7 +20,7 @@ NAMED = 5
 
 
 def verdict(
-    metrics: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, OneLabelMetrics],
     *,
     openings: Mapping[str, Any] | None,
     stage: str,
@@ -58,7 +59,7 @@ def opened(openings: Mapping[str, Any] | None) -> str:
     return " (opened once)" if times == 1 else f" (these rows were opened {times} times by {runs} run{'s' if runs > 1 else ''})"
 
 
-def _against_majority(split: str, values: Mapping[str, Any], stage: str) -> Iterator[str]:
+def _against_majority(split: str, values: OneLabelMetrics, stage: str) -> Iterator[str]:
     majority, (low, _) = values["majority_accuracy"], values["accuracy_interval"]
     always = f'always answering "{values["majority_label"]}", {majority:.4f} on {split}'
     advice = f"{TRY}another stages.{stage}.lr, or more stages.{stage}.epochs"
@@ -70,12 +71,12 @@ def _against_majority(split: str, values: Mapping[str, Any], stage: str) -> Iter
         yield f"  not settled: with {values['n']:,} examples the model may be no better than {always}. {advice}"
 
 
-def _worst_classes(split: str, values: Mapping[str, Any], stage: str, *, weighted: bool) -> Iterator[str]:
+def _worst_classes(split: str, values: OneLabelMetrics, stage: str, *, weighted: bool) -> Iterator[str]:
     """The class of the lowest F1, as on the card, with its recall; and the classes that are never predicted."""
     rows = [row for row in values["per_class"] if row["n"]]
     never = [row for row in rows if row["precision"] is None]
 
-    def rare(row: Mapping[str, Any]) -> bool:
+    def rare(row: ClassRow) -> bool:
         """Rarer than others, so that weights of classes could help."""
         return not weighted and bool(row["n"] < values["n"] / len(rows))
 
@@ -84,9 +85,11 @@ def _worst_classes(split: str, values: Mapping[str, Any], stage: str, *, weighte
         names = quoted((row["label"] for row in never), NAMED)
         more = f"{TRY}more stages.{stage}.epochs, or another stages.{stage}.lr"
         yield f"  never predicted on {split}: {names}. {balanced if all(map(rare, never)) else more}"
-    worst = min((row for row in rows if row not in never), key=lambda row: row["f1"], default=None)
-    if worst is not None and worst["f1"] < 1:
-        low, high = worst["recall_interval"]
+    worst = min((row for row in rows if row not in never), key=f1_of, default=None)
+    if worst is not None and f1_of(worst) < 1:
+        recall_interval = worst["recall_interval"]
+        assert recall_interval is not None  # the class has examples
+        low, high = recall_interval
         confused = _taken_for(values, worst["label"])
         below = high < values["accuracy_interval"][0]
         yield (
@@ -95,7 +98,7 @@ def _worst_classes(split: str, values: Mapping[str, Any], stage: str, *, weighte
         )
 
 
-def _taken_for(values: Mapping[str, Any], label: str) -> str:
+def _taken_for(values: OneLabelMetrics, label: str) -> str:
     names = [row["label"] for row in values["per_class"]]
     own = names.index(label)
     wrong = {name: count for name, count in zip(names, values["confusion"][own], strict=True) if name != label and count}
@@ -105,7 +108,7 @@ def _taken_for(values: Mapping[str, Any], label: str) -> str:
     return f', most often taken for "{most}"'
 
 
-def small_validation(values: Mapping[str, Any], enlarge: str | None) -> Iterator[str]:
+def small_validation(values: SplitMetrics, enlarge: str | None) -> Iterator[str]:
     """A line where the validation split is small, and the key that makes it larger."""
     if values["n"] >= FEW:
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from huggingface_hub.errors import HFValidationError
@@ -20,10 +20,19 @@ from jinja2.filters import do_mark_safe as safe
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.targets import target_of_metrics
 from hftl.facts import HUB, contradictions, how_known
-from hftl.files import read_json, read_json_lines, write_text
+from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, METRICS, NO_LABEL, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
+from hftl.records.audit import AuditRecord, read_audit
+from hftl.records.baseline import read_baseline
+from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
+from hftl.records.environment import FinishedEnvironment, read_finished_environment
+from hftl.records.history import StageEnd, read_stage_ends
+from hftl.records.metrics import Metrics, of_one_label, read_metrics, read_metrics_on_other_rows
+from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
+from hftl.records.plan import PlanRecord, read_plan
+from hftl.records.seeds import read_seeds
 from hftl.run import RunDirectory
 from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
 from hftl.sharing.front_matter import dataset_said, front_matter, hub_base_model, hub_dataset
@@ -88,7 +97,7 @@ def add_facts(run: RunDirectory, facts: Sequence[str]) -> None:
         help = "a finished run's card section can change: card.license=..., card.summary=...; nothing else"
         raise RecipeError(str(run.recipe), [Problem(fact, "is no fact of the card", (help,)) for fact in astray])
     changed = override(run.load_recipe(), facts)
-    if problems := contradictions(changed, read_json(run.data) if run.data.is_file() else {}):
+    if problems := contradictions(changed, read_data(run)):
         raise RecipeError(str(run.recipe), problems)
     run.write_recipe(changed)
 
@@ -97,8 +106,8 @@ def render_card(
     run: RunDirectory,
     *,
     repo_id: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    evaluations: Mapping[str, Any] | None = None,
+    metrics: Metrics | None = None,
+    evaluations: Metrics | None = None,
 ) -> str:
     """The model card of a finished run, as Markdown with front matter.
 
@@ -109,40 +118,34 @@ def render_card(
         evaluations: the same for those on other rows, by name.
 
     Raises:
-        RunError: the run is not finished, or `repo_id` cannot be the name of a repository.
+        RunError: the run is not finished, a file of it is missing or not as hftl writes it, or `repo_id` cannot be the name of a
+            repository.
     """
     if repo_id is not None:
         check_repo_id(repo_id)
     recipe = run.load_recipe()
-    metrics = read_json(run.metrics) if metrics is None else metrics
-    try:
-        return _environment().get_template(TEMPLATE).render(_facts(run, recipe, repo_id, metrics, evaluations))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
-        # Files that a stranger wrote, or that were damaged; hftl's own always have what the template asks for.
-        what = f"its files are not those of a run that hftl wrote ({type(error).__name__}: {error})"
-        raise RunError(f"{run.path}: {what}") from error
+    metrics = read_metrics(run) if metrics is None else metrics
+    return _environment().get_template(TEMPLATE).render(_facts(run, recipe, repo_id, metrics, evaluations))
 
 
 def _facts(
     run: RunDirectory,
     recipe: Recipe,
     repo_id: str | None,
-    metrics: Mapping[str, Any],
-    evaluations: Mapping[str, Any] | None,
+    metrics: Metrics,
+    evaluations: Metrics | None,
 ) -> dict[str, Any]:
     """What the template is rendered from."""
-    files = (run.plan, run.data, run.environment, run.audit)
-    plan, data, environment, audit = (read_json(path) if path.is_file() else {} for path in files)
-    proofs, openings = read_freeze_proof(run), list(read_json_lines(run.test_openings))
+    plan, data, audit, environment = read_plan(run), read_data(run), read_audit(run), read_finished_environment(run)
+    proofs, openings, stage_ends = read_freeze_proof(run), read_openings(run), read_stage_ends(run, plan)
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
-    values, history = metrics[split], run.read_history()
-    ledger = read_json(run.test_ledger) if run.test_ledger.is_file() else None
+    values, model, ledger = metrics[split], cast("Mapping[str, Any]", data["model"]), read_test_ledger(run)
     several = values.get("target", ONE_LABEL) == SEVERAL_LABELS
     return {
         "recipe": recipe,
         "noun": noun,
         "names": _names(recipe, data),
-        "parameters": data.get("model", {}).get("parameters"),
+        "parameters": data["model"]["parameters"],
         "hand": {field: safe("\n".join(lines)) for field, lines in _hand_written(recipe).items()},
         "split": split,
         "source": f"predictions/{split}.parquet",
@@ -153,30 +156,30 @@ def _facts(
         "listed": LISTED,
         "many": several,
         "right": "exact match" if several else "accuracy",
-        "worst": worst_label(values) if several else worst_class(values),
+        "worst": worst_label(values) if several else worst_class(of_one_label(values)),
         "small": small_classes(values),
-        "calibration": None if several else calibration(values),
-        "confusions": [] if several else confusions(values),
+        "calibration": None if several else calibration(of_one_label(values)),
+        "confusions": [] if several else confusions(of_one_label(values)),
         "by_size": by_size(values),
         "use": use(recipe, run, repo_id),
         "data": data,
-        "splits": data.get("splits", {}),
-        "unreadable": [entry for entry in data.get("skipped", []) if entry["kind"] not in {DUPLICATE, CONFLICT, NO_LABEL}],
-        "unlabelled": sum(entry["kind"] == NO_LABEL for entry in data.get("skipped", [])),
+        "splits": data["splits"],
+        "unreadable": [row for row in data["skipped"] if not _is_duplicate(row) and row["kind"] != NO_LABEL],
+        "unlabelled": sum(row["kind"] == NO_LABEL for row in data["skipped"]),
         "duplicates": _duplicates(data, noun),
-        "near": _near_duplicates(audit, noun),
+        "near": _near_duplicates(audit),
         "seen": _seen_in_training(data, audit, split),
-        "truncated": audit.get("splits", {}).get(split, {}).get("lengths", {}).get("share_truncated"),
+        "truncated": _share_truncated(audit, split),
         "length": data.get("text"),
         "pictures": data.get("image"),
-        "preprocessing": plain({key: data["model"][key] for key in PREPROCESSING if key in data.get("model", {})}),
-        "vocabulary": data.get("model", {}).get("vocabulary"),
+        "preprocessing": plain({key: model[key] for key in PREPROCESSING if key in model}),
+        "vocabulary": data["model"].get("vocabulary"),
         "plan": plan,
-        "stages": _stage_rows(plan, recipe, history, proofs),
-        "undone": _undone(history),
+        "stages": _stage_rows(plan, recipe, stage_ends, proofs),
+        "undone": _undone(stage_ends),
         "frozen": _frozen(plan, proofs),
         "cost": _cost(environment),
-        "sessions": environment.get("sessions", 0),
+        "sessions": environment["sessions"],
         "machine": _machine(environment),
         "packages": _packages(environment),
         "repeat": repeat(recipe, data, repo_id),
@@ -184,10 +187,10 @@ def _facts(
         "ledger": ledger,
         "seeds": _seeds(run),
         "widened": _widened(ledger, target_of_metrics(values).headline) if split == "test" else None,
-        "sealed": split == "validation" and "test" in data.get("splits", {}),
+        "sealed": split == "validation" and "test" in data["splits"],
         "unfinished": openings[-1] if split == "validation" and openings else None,
         "bootstrapped": in_words([str(metric) for key, metric in METRICS.items() if metric.bootstrapped and key in values]),
-        "opened_for_results": [opening for opening in openings if opening.get("purpose") in ("train", "test")],
+        "opened_for_results": [opening for opening in openings if opening["purpose"] != "again"],
         "opener": "hftl train" if recipe.opens_test else "hftl test",
         "evaluations": _evaluations(run, evaluations),
         "figures": sorted(path.name for path in run.figures.glob("*.png")),
@@ -197,10 +200,10 @@ def _facts(
 
 def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     """What the baseline beside the run says of the model on a split: its reason, or what the model gains and whether it does."""
-    if not run.baseline.is_file():
+    record = read_baseline(run)
+    if record is None:
         return None
-    record = read_json(run.baseline)
-    if "reason" in record:
+    if "gains" not in record:
         return {"reason": record["reason"]}
     if split not in record["gains"]:  # run.baseline was "none" when test was opened
         return None
@@ -212,13 +215,13 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
 
 def _seeds(run: RunDirectory) -> dict[str, Any] | None:
     """What other seeds came to; None: no study was asked."""
-    if not run.seeds.is_file():
+    record = read_seeds(run)
+    if record is None:
         return None
-    record = read_json(run.seeds)
     return {**record, "metric": str(METRICS[record["metric"]]), "seeds": ", ".join(map(str, record["seeds"]))}
 
 
-def _widened(ledger: Mapping[str, Any] | None, headline: str) -> dict[str, Any] | None:
+def _widened(ledger: LedgerRecord | None, headline: str) -> dict[str, Any] | None:
     """The intervals that were widened for the recipes tested on the same rows, and how; None: there is one recipe."""
     if ledger is None or "widened" not in ledger:
         return None
@@ -226,8 +229,8 @@ def _widened(ledger: Mapping[str, Any] | None, headline: str) -> dict[str, Any] 
     return {
         "recipes": ledger["recipes"],
         "percent": f"{100 * level:.6g}",
-        "headline": intervals[headline],
-        "intervals": {str(METRICS[metric]): found for metric, found in intervals.items()},
+        "headline": intervals.get(headline),
+        "intervals": {str(METRICS[metric]): interval for metric, interval in intervals.items()},
     }
 
 
@@ -243,15 +246,15 @@ def hand_written(recipe: Recipe) -> list[str]:
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 
-def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
+def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
     """How the card calls things: Hub ids as they are, local things by their names; whose word a name is that nothing proves."""
-    spec, model = recipe.model, data.get("model", {})
-    revision = f"revision {model.get('revision') or NOT_RECORDED}"
+    spec, model = recipe.model, data["model"]
+    revision = f"revision {model['revision'] or NOT_RECORDED}"
     if isinstance(spec, Pretrained):
         base = hub_base_model(recipe, data) or local_name(spec.checkpoint)
         origin = f"fine-tuned from {base}" if spec.pretrained else "trained from random weights"
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
-        if recipe.card.base_model and spec.pretrained and not model.get("revision"):
+        if recipe.card.base_model and spec.pretrained and not model["revision"]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
     else:
         vectors = spec.vectors.removeprefix(HUB) if spec.vectors.startswith(HUB) else local_name(spec.vectors)
@@ -261,7 +264,7 @@ def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
     if known == "fingerprint":
         read = f"{card.dataset or card.dataset_name}, read from a copy, {here}, with the fingerprint that the recipe has for it"
     elif known == "claimed" and card.dataset:
-        of = recipe.data.source if data.get("format") == "hub" else here
+        of = recipe.data.source if data["format"] == "hub" else here
         read = f"{of}, which the authors say is {card.dataset}; nothing here proves it"
     elif known == "claimed":
         read = f"{here}, called {card.dataset_name} by the authors"
@@ -271,7 +274,7 @@ def _names(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
         "dataset": f"{read}, configuration {recipe.data.config}" if recipe.data.config else read,
         "dataset_said": dataset_said(recipe, data),
         "dataset_claimed": "yes" if known == "claimed" else "",
-        "architecture": str(model.get("architecture", NOT_RECORDED)),
+        "architecture": model["architecture"],
         "start": start,
         "origin": origin,
     }
@@ -296,61 +299,54 @@ def _hand_written(recipe: Recipe) -> dict[str, list[str]]:
 # --- sections -----------------------------------------------------------------------------------------------------------------
 
 
-def _evaluations(run: RunDirectory, recomputed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _evaluations(run: RunDirectory, recomputed: Metrics | None) -> list[dict[str, Any]]:
     """Those on other rows: what they are called, the rows without their place on this machine, and the metrics."""
-    found = []
+    evaluations = []
     for name in run.evaluations:
-        folder = run.evaluation(name)
-        facts = read_json(folder / "data.json")
-        source = str(facts["source"]) if facts["format"] == "hub" else local_name(str(facts["source"]))
-        metrics = read_json(folder / "metrics.json") if recomputed is None else recomputed[name]
-        found.append({"name": name, "source": source, "facts": facts, "metrics": metrics})
-    return found
+        facts = read_other_rows(run, name)
+        source = facts["source"] if facts["format"] == "hub" else local_name(facts["source"])
+        metrics = read_metrics_on_other_rows(run, name) if recomputed is None else recomputed[name]
+        evaluations.append({"name": name, "source": source, "facts": facts, "metrics": metrics})
+    return evaluations
 
 
-def _stage_rows(
-    plan: Mapping[str, Any], recipe: Recipe, history: Sequence[Mapping[str, Any]], proofs: Sequence[StageProof]
-) -> list[list[Any]]:
-    """The stage table, a row for each layer group and then one for each setting; empty when there is no plan."""
-    stages = plan.get("stages", [])
-    if not stages:
-        return []
-    ends = {record["stage"]: record for record in history if record["event"] == "stage_end"}
+def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd], proofs: Sequence[StageProof]) -> list[list[Any]]:
+    """The stage table, a row for each layer group and then one for each setting."""
+    stages, end_of = plan["stages"], {end["stage"]: end for end in stage_ends}
     rows: list[list[Any]] = [
         [inline(group["name"]), f"{group['parameters']:,}", *(rate(stage["groups"][row]["lr"]) for stage in stages)]
         for row, group in enumerate(plan["groups"])
     ]
     rows.append([safe("*trains*"), f"{plan['parameters']:,}", *(percent_or_unknown(stage["trainable_share"]) for stage in stages)])
     rows += [
-        [safe(f"*{name}*"), "", *(inline(stage[key].replace("_", " ")) for stage in stages)]
-        for name, key in (("optimizer", "optimizer"), ("schedule", "schedule"), ("loss", "loss"))
+        [safe("*optimizer*"), "", *(inline(stage["optimizer"].replace("_", " ")) for stage in stages)],
+        [safe("*schedule*"), "", *(inline(stage["schedule"].replace("_", " ")) for stage in stages)],
+        [safe("*loss*"), "", *(inline(stage["loss"].replace("_", " ")) for stage in stages)],
     ]
     rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])
     rows += [
-        [safe(f"*{name}*"), "", *(f"{stage[key]:,}" for stage in stages)]
-        for name, key in (("epochs", "epochs"), ("batch size", "batch_size"), ("steps", "steps"))
+        [safe("*epochs*"), "", *(f"{stage['epochs']:,}" for stage in stages)],
+        [safe("*batch size*"), "", *(f"{stage['batch_size']:,}" for stage in stages)],
+        [safe("*steps*"), "", *(f"{stage['steps']:,}" for stage in stages)],
     ]
-    best = [ends.get(stage["name"], {}) for stage in stages]
-    rows.append([safe("*best epoch*"), "", *(end.get("best_epoch", NOT_RECORDED) for end in best)])
+    ends = [end_of[stage["name"]] for stage in stages]
+    rows.append([safe("*best epoch*"), "", *(end["best_epoch"] for end in ends)])
     metric = recipe.run.metric.replace("_", " ")
-    rows.append([safe(f"*validation {metric} then*"), "", *(decimals(end.get("best_metric")) for end in best)])
-    rows.append(
-        [safe("*weights kept*"), "", *(NOT_RECORDED if "kept" not in end else "yes" if end["kept"] else "no" for end in best)]
-    )
-    if proofs:
-        by_stage = {proof.stage: proof for proof in proofs}
-        rows.append([safe("*frozen unchanged*"), "", *(_unchanged(by_stage.get(stage["name"])) for stage in stages)])
+    rows.append([safe(f"*validation {metric} then*"), "", *(decimals(end["best_metric"]) for end in ends)])
+    rows.append([safe("*weights kept*"), "", *("yes" if end["kept"] else "no" for end in ends)])
+    proof_of = {proof.stage: proof for proof in proofs}
+    rows.append([safe("*frozen unchanged*"), "", *(_unchanged(proof_of.get(stage["name"])) for stage in stages)])
     return rows
 
 
-def _undone(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _undone(stage_ends: Sequence[StageEnd]) -> list[dict[str, Any]]:
     """The stages that improved nothing, each with the stage whose weights outlasted it."""
-    undone, kept = [], None
-    for end in (record for record in history if record["event"] == "stage_end"):
-        if end.get("kept", True):  # once, every stage left its best weights
-            kept = end["stage"]
+    undone, last_kept = [], None
+    for end in stage_ends:
+        if end["kept"]:
+            last_kept = end["stage"]
         else:
-            undone.append({"stage": end["stage"], "kept": kept})
+            undone.append({"stage": end["stage"], "kept": last_kept})
     return undone
 
 
@@ -359,9 +355,9 @@ def _unchanged(proof: StageProof | None) -> str:
     return NOT_RECORDED if proof is None else DASH if not frozen else "yes" if all(frozen) else "no"
 
 
-def _frozen(plan: Mapping[str, Any], proofs: Sequence[StageProof]) -> dict[str, Any] | None:
-    """What the freeze proof says of all stages together; None where there is none, or not of every stage."""
-    if not proofs or [proof.stage for proof in proofs] != [stage["name"] for stage in plan.get("stages", [])]:
+def _frozen(plan: PlanRecord, proofs: Sequence[StageProof]) -> dict[str, Any] | None:
+    """What the freeze proof says of all stages together; None where it is not about the stages of the plan."""
+    if [proof.stage for proof in proofs] != [stage["name"] for stage in plan["stages"]]:
         return None
     wrong = [(proof.stage, group) for proof in proofs for group in proof.groups if not group.ok]
     return {
@@ -371,94 +367,97 @@ def _frozen(plan: Mapping[str, Any], proofs: Sequence[StageProof]) -> dict[str, 
     }
 
 
-def _duplicates(data: Mapping[str, Any], noun: str) -> dict[str, Any] | None:
-    """What is in the source more than once, as phrases, and what was done about it; None where it is not on record."""
-    found = data.get("duplicates")
-    if found is None:
-        return None
-    phrases = [f"{number(pair['pairs'])} in both {' and '.join(map(inline, pair['splits']))}" for pair in found["across"]]
+def _duplicates(data: DataRecord, noun: str) -> dict[str, Any]:
+    """What is in the source more than once, as phrases, and what was done about it."""
+    duplicates = data["duplicates"]
+    phrases = [f"{number(pair['pairs'])} in both {' and '.join(map(inline, pair['splits']))}" for pair in duplicates["across"]]
     phrases += [
         f"{count(n, 'row')} of {inline(split)} whose {noun} is there with another class, too"
-        for split, n in found["conflicting"].items()
+        for split, n in duplicates["conflicting"].items()
     ]
     phrases += [
         f"{count(n, 'row')} of {inline(split)} that repeat{'s' if n == 1 else ''} an earlier one"
-        for split, n in found["within"].items()
+        for split, n in duplicates["within"].items()
     ]
     return {
         "phrases": safe("; ".join(phrases)),
-        "left_out": sum(map(_is_duplicate, data.get("skipped", []))),
-        "repeated": bool(found["within"]),
+        "left_out": sum(map(_is_duplicate, data["skipped"])),
+        "repeated": bool(duplicates["within"]),
     }
 
 
-def _near_duplicates(audit: Mapping[str, Any], noun: str) -> dict[str, Any] | None:
-    """What nearly repeats something else in the splits that were used, as phrases; None where it is not on record."""
-    found = audit.get("near_duplicates")
-    if found is None:
-        return None
+def _near_duplicates(audit: AuditRecord) -> dict[str, Any]:
+    """What nearly repeats something else in the splits that were used, as phrases."""
+    near = audit["near_duplicates"]
     phrases = []
-    for pair in found["across"]:
+    for pair in near["across"]:
         first, second = map(inline, pair["splits"])
         phrases.append(f"{number(pair['rows'])} in {second} like one of {first}")
-    phrases += [f"{number(n)} in {inline(split)} like another one there" for split, n in found["within"].items()]
-    if found["conflicting"]:
-        phrases.append(f"{count(found['conflicting'], 'group')} of them with more than one class")
-    return {"phrases": safe("; ".join(phrases)), "threshold": f"{found['threshold']:g}"}
+    phrases += [f"{number(n)} in {inline(split)} like another one there" for split, n in near["within"].items()]
+    if near["conflicting"]:
+        phrases.append(f"{count(near['conflicting'], 'group')} of them with more than one class")
+    return {"phrases": safe("; ".join(phrases)), "threshold": f"{near['threshold']:g}"}
 
 
-def _seen_in_training(data: Mapping[str, Any], audit: Mapping[str, Any], split: str) -> dict[str, int]:
+def _seen_in_training(data: DataRecord, audit: AuditRecord, split: str) -> dict[str, int]:
     """How much of a split training has seen: what is also in train, as the recipe asked to keep it, and what is nearly there."""
-    equal, near = data.get("duplicates", {}), audit.get("near_duplicates", {})
-    kept = equal.get("across", []) if equal.get("on_duplicate") == "keep" else []
+    equal, near = data["duplicates"], audit["near_duplicates"]
+    in_both = equal["across"] if equal["on_duplicate"] == "keep" else []
     return {
-        "equal": sum(pair["pairs"] for pair in kept if pair["splits"] == ["train", split]),
-        "near": sum(pair["rows"] for pair in near.get("across", []) if pair["splits"] == ["train", split]),
+        "equal": sum(pair["pairs"] for pair in in_both if pair["splits"] == ["train", split]),
+        "near": sum(pair["rows"] for pair in near["across"] if pair["splits"] == ["train", split]),
     }
 
 
-def _is_duplicate(skipped: Mapping[str, Any]) -> bool:
+def _share_truncated(audit: AuditRecord, split: str) -> float | None:
+    """Of the texts of a split; None: they are pictures, or the audit is not of this split, which is for `hftl verify` to say."""
+    audited = audit["splits"].get(split)
+    lengths = None if audited is None else audited.get("lengths")
+    return None if lengths is None else lengths["share_truncated"]
+
+
+def _is_duplicate(row: SkippedRow) -> bool:
     """Whether a row was left out for another one like it, rather than because it could not be read."""
-    return skipped["kind"] in {DUPLICATE, CONFLICT}
+    return row["kind"] in {DUPLICATE, CONFLICT}
 
 
-def _cost(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _cost(environment: FinishedEnvironment) -> dict[str, Any]:
     """Training time, and the energy of the processors: 1 Wh is 3,600 J."""
-    seconds, joules = environment.get("seconds"), environment.get("cpu_energy_joules")
+    joules = environment["cpu_energy_joules"]
     energy = None if joules is None else f"{short(joules / 1000)} kJ ({short(joules / 3600)} Wh)"
-    return {"time": None if seconds is None else duration(seconds), "energy": energy}
+    return {"time": duration(environment["seconds"]), "energy": energy}
 
 
-def _packages(environment: Mapping[str, Any]) -> dict[str, str]:
+def _packages(environment: FinishedEnvironment) -> dict[str, str]:
     """Library -> its version, and in brackets those of earlier sessions."""
     before = environment.get("packages_before", {})
-    found = {name: str(version) for name, version in environment.get("packages", {}).items() if version}
     return {
-        name: f"{version} (before: {', '.join(map(str, before[name]))})" if before.get(name) else version
-        for name, version in found.items()
+        name: f"{version} (before: {', '.join(before[name])})" if before.get(name) else version
+        for name, version in environment["packages"].items()
+        if version
     }
 
 
-def _frozen_layers(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Where each stage had the activations of its frozen layers from, as environment.json has it; older runs say nothing."""
+def _frozen_layers(environment: FinishedEnvironment) -> dict[str, str]:
+    """Where each stage had the activations of its frozen layers from; nothing where no stage has any."""
     how = {"stored": "from the cache", "computed": "computed in every epoch", "both": "partly from the cache"}
-    stages = {stage: how.get(str(splits["train"]), NOT_RECORDED) for stage, splits in environment.get("cached", {}).items()}
-    return {"frozen layers": ", ".join(f"{stage}: {found}" for stage, found in stages.items())} if stages else {}
+    stages = [f"{stage}: {how[origin['train']]}" for stage, origin in environment.get("cached", {}).items()]
+    return {"frozen layers": ", ".join(stages)} if stages else {}
 
 
-def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
-    memory = environment.get("memory_bytes")
+def _machine(environment: FinishedEnvironment) -> dict[str, str]:
+    memory = environment["memory_bytes"]
     values = {
-        "device": environment.get("device"),
-        "processor": environment.get("cpu"),
-        "cores": environment.get("cores"),
+        "device": environment["device"],
+        "processor": environment["cpu"],
+        "cores": environment["cores"],
         "memory": f"{memory / 2**30:.0f} GiB" if memory else None,
-        "system": environment.get("platform"),
-        "processes": environment.get("processes"),
-        "precision": environment.get("precision"),
-        "date": environment.get("time"),
-        "git commit": environment.get("git_commit"),
-        "Python": environment.get("python"),
+        "system": environment["platform"],
+        "processes": environment["processes"],
+        "precision": environment["precision"],
+        "date": environment["time"],
+        "git commit": environment["git_commit"],
+        "Python": environment["python"],
     }
     said = {name: NOT_RECORDED if value is None else str(value) for name, value in values.items()}
     return said | _frozen_layers(environment)

@@ -20,6 +20,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hftl.errors import did_you_mean
 from hftl.names import METRICS, ONE_LABEL, title_of
 from hftl.recipe import Pretrained, Recipe, Timm, local_name
+from hftl.records.data import DataRecord
+from hftl.records.metrics import SplitMetrics, value_of
 from hftl.sharing.markdown import visible
 
 TASKS = {"text": "text-classification", "image": "image-classification"}
@@ -62,9 +64,7 @@ def check_front_matter(card: str) -> list[str]:
     ]
 
 
-def front_matter(
-    recipe: Recipe, data: Mapping[str, Any], values: Mapping[str, Any], split: str, repo_id: str | None
-) -> ModelCardData:
+def front_matter(recipe: Recipe, data: DataRecord, values: SplitMetrics, split: str, repo_id: str | None) -> ModelCardData:
     """The front matter of a run's card; `values` are the metrics of the headline's split, as in metrics.json."""
     task, kind = TASKS[recipe.data.kind], values.get("target", ONE_LABEL)
     dataset, shown = hub_dataset(recipe, data), visible(dataset_said(recipe, data))
@@ -75,14 +75,14 @@ def front_matter(
             dataset_name=shown,
             dataset_config=recipe.data.config if dataset == recipe.data.source else None,
             dataset_split=split,
-            dataset_revision=data.get("revision") if dataset == recipe.data.source else None,
+            dataset_revision=data["revision"] if dataset == recipe.data.source else None,
             metric_type=metric.hub,
             metric_name=title_of(key, kind) if split == "test" else f"{title_of(key, kind)} (validation)",
             # What is left of a double's 16 digits would differ between machines.
-            metric_value=round(values[key], 6),
+            metric_value=round(value, 6),
         )
         for key, metric in METRICS.items()
-        if values.get(key) is not None
+        if (value := value_of(values, key)) is not None
     ]
     card = recipe.card
     return ModelCardData(
@@ -99,22 +99,21 @@ def front_matter(
     )
 
 
-def hub_dataset(recipe: Recipe, data: Mapping[str, Any]) -> str | None:
+def hub_dataset(recipe: Recipe, data: DataRecord) -> str | None:
     """A Hub id: what the recipe's card says, or the source when it was read from there."""
-    return recipe.card.dataset or (recipe.data.source if data.get("format") == "hub" else None)
+    return recipe.card.dataset or (recipe.data.source if data["format"] == "hub" else None)
 
 
-def dataset_said(recipe: Recipe, data: Mapping[str, Any]) -> str:
+def dataset_said(recipe: Recipe, data: DataRecord) -> str:
     """What the data are called: the recipe's word, else their Hub id, else the name of a file or folder."""
     return recipe.card.dataset_name or hub_dataset(recipe, data) or local_name(recipe.data.source)
 
 
-def hub_base_model(recipe: Recipe, data: Mapping[str, Any]) -> str | None:
+def hub_base_model(recipe: Recipe, data: DataRecord) -> str | None:
     """A Hub id; None for random weights, and for a local checkpoint whose origin the recipe does not tell."""
     if not isinstance(recipe.model, Pretrained) or not recipe.model.pretrained:
         return None
-    model = data.get("model", {})
-    return recipe.card.base_model or (recipe.model.checkpoint if model.get("revision") else None)
+    return recipe.card.base_model or (recipe.model.checkpoint if data["model"]["revision"] else None)
 
 
 def _license_problems(value: Any) -> list[str]:

@@ -37,6 +37,8 @@ from hftl.evaluation.openings import count_openings
 from hftl.facts import how_known
 from hftl.files import read_json, write_text
 from hftl.recipe import Card, Recipe, of_another, without_places
+from hftl.records.data import read_data
+from hftl.records.openings import read_test_ledger
 from hftl.run import RunDirectory
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
@@ -238,7 +240,8 @@ def _count_openings_anew(run: RunDirectory, say: Callable[[str], object]) -> Non
         say(f"  openings {problem}")
     if as_written and run.card.read_text(encoding="utf-8") != (card := render_card(run)):
         write_text(run.card, card)
-        counted = read_json(run.test_ledger)
+        counted = read_test_ledger(run)
+        assert counted is not None  # just written
         say(f"  openings the test rows were opened {counted['openings']} times by {counted['runs']} runs by now: the card says so")
 
 
@@ -350,9 +353,9 @@ def strangers_recipe(run: RunDirectory, author: str) -> Recipe:
         RecipeError: it is no recipe.
     """
     recipe = without_places(run.load_recipe())
-    card, read = recipe.card, read_json(run.data) if run.data.is_file() else {}
-    if card.dataset_fingerprint is None and how_known(recipe, read) != "claimed":  # the author's word is not proven by repeating it
-        card = Card(**{**card.model_dump(), "dataset_fingerprint": read.get("fingerprint")})
+    card, data = recipe.card, read_data(run)
+    if card.dataset_fingerprint is None and how_known(recipe, data) != "claimed":  # the author's word is not proven by repeating it
+        card = Card(**{**card.model_dump(), "dataset_fingerprint": data["fingerprint"]})
     without_trackers = recipe.run.model_copy(update={"trackers": ()})
     return of_another(recipe.model_copy(update={"run": without_trackers, "card": card}), author)
 

@@ -28,6 +28,7 @@ from hftl.facts import contradictions
 from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
 from hftl.names import FIGURES
 from hftl.recipe import LOCAL, Recipe, local_name, secrets_beside
+from hftl.records.data import read_data, read_other_rows
 from hftl.run import EVALUATION, RunDirectory
 from hftl.secrets import find_secrets
 from hftl.sharing.card import check_repo_id, render_card
@@ -53,6 +54,8 @@ RUN_FILES = (
     "figures/learning_curves.png",
     *sorted({f"figures/{name}" for names in FIGURES.values() for name in names}),
 )
+WHOLE = ("audit.json", "data.json", "environment.json", "freeze_proof.json", "history.jsonl", "metrics.json", "plan.json")
+"""The records that every finished run has, and a card is rendered from."""
 EVALUATION_FILES = ("evaluations/*/predictions.parquet", "evaluations/*/data.json", "evaluations/*/metrics.json")
 """Of evaluations on other rows; * is one name (`hftl.run.EVALUATION`)."""
 _EVALUATION_FILE = re.compile(rf"evaluations/{EVALUATION}/(predictions\.parquet|data\.json|metrics\.json)")
@@ -138,7 +141,7 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
 def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
     problems, left_out = _copy(run, folder)
     copy = RunDirectory(folder)
-    needed = ("config.json", "data.json", "metrics.json", "predictions/validation.parquet", "recipe.yaml")
+    needed = ("config.json", *WHOLE, "predictions/validation.parquet", "recipe.yaml")
     problems += [Problem(name, "missing; the run is not whole") for name in needed if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         problems.append(Problem("model.safetensors", "missing; weights are published as safetensors only"))
@@ -146,7 +149,7 @@ def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
         raise _refused(run, problems)
 
     # From here on nothing is read but the copy.
-    recipe, data = copy.load_recipe(), read_json(copy.data)
+    recipe, data = copy.load_recipe(), read_data(copy)
     places = local_places(recipe, data)
     problems += [Problem(name, what) for name, what in foreign(folder, _names(folder))]
     problems += contradictions(recipe, data)
@@ -155,14 +158,12 @@ def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
     write_text(copy.recipe, _without_places(recipe, places).to_yaml())
     names = {_value(recipe, key): name for key, name in places.items()}
     for path in (copy.data, copy.audit):
-        if path.is_file():
-            write_text(path, to_json(_renamed(read_json(path), names)))
+        write_text(path, to_json(_renamed(read_json(path), names)))
     for evaluation in copy.evaluations:
-        path = copy.evaluation(evaluation) / "data.json"
-        facts = read_json(path)
-        source = str(facts.get("source"))
-        if facts.get("format") != "hub":
-            write_text(path, to_json(_renamed(facts, {source: LOCAL + local_name(source)})))
+        rows = read_other_rows(copy, evaluation)
+        if rows["format"] != "hub":
+            names_of_rows = {rows["source"]: LOCAL + local_name(rows["source"])}
+            write_text(copy.evaluation(evaluation) / "data.json", to_json(_renamed(rows, names_of_rows)))
     problems += _secrets_and_places(folder, secrets_beside(recipe))
     if problems:
         raise _refused(run, problems)
@@ -264,7 +265,7 @@ def wrong_files(run: RunDirectory, *, cached: bool = False) -> dict[str, str]:
     own = ("model/", "predictions/", "evaluations/")
     covered = {name for name in present if (is_published(name) if published else name.startswith(own))}
     wrong |= dict.fromkeys(sorted(covered - set(sealed) - {"manifest.json"}), "not on the manifest")
-    needed = {"README.md", "metrics.json", "recipe.yaml", "config.json", "predictions/validation.parquet"} if published else set()
+    needed = {"README.md", *WHOLE, "recipe.yaml", "config.json", "predictions/validation.parquet"} if published else set()
     wrong |= dict.fromkeys(sorted(needed - present), "missing")
     if not any(name.endswith(".safetensors") for name in {*sealed, *present}):
         wrong["model.safetensors"] = "missing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2.filters import do_mark_safe as safe
@@ -12,18 +12,19 @@ from jinja2.filters import do_mark_safe as safe
 from hftl.facts import HUB
 from hftl.files import read_json
 from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
+from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
 
-def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
+def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
     """What of a recipe lay on the machine that ran it: {dotted key: "local:NAME"}."""
     places = {}
-    if data.get("format") != "hub":
+    if data["format"] != "hub":
         places["data.source"] = recipe.data.source
     model = recipe.model
     if isinstance(model, Pretrained):
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
-        if not data.get("model", {}).get("revision") and not is_architecture:
+        if not data["model"]["revision"] and not is_architecture:
             places["model.checkpoint"] = model.checkpoint
     elif not model.vectors.startswith(HUB):
         places["model.vectors"] = model.vectors
@@ -96,14 +97,14 @@ def read_picture(file):
     return picture.convert("RGB")"""
 
 
-def repeat(recipe: Recipe, data: Mapping[str, Any], repo_id: str | None) -> dict[str, str]:
+def repeat(recipe: Recipe, data: DataRecord, repo_id: str | None) -> dict[str, str]:
     """The commands that repeat and check the run: what was local has to be named again, what came from the Hub is pinned."""
-    places, model = local_places(recipe, data), data.get("model", {})
+    places = local_places(recipe, data)
     local = "data.source" in places
     source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local else _shell_word(recipe.data.source, whole=True)
     words = [f"hftl train hub:{repo_id}" if repo_id else "hftl train RUN/recipe.yaml"]
     named = {key: f"{key}=PATH/TO/{_shell_word(name)}" for key, name in places.items()}
-    revisions = {"data": data.get("revision"), "model": model.get("revision")}
+    revisions = {"data": data["revision"], "model": data["model"]["revision"]}
     for section, pinned in revisions.items():
         here = [word for key, word in named.items() if key.startswith(section)]
         words += here or ([f"{section}.revision={_shell_word(pinned)}"] if pinned else [])

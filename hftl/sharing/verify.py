@@ -33,10 +33,18 @@ from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.evaluation.seeds import spread
 from hftl.facts import contradictions, how_known
-from hftl.files import read_json, read_json_lines
+from hftl.files import read_json
 from hftl.freeze_proof import read_freeze_proof
 from hftl.ledger import recipe_digest
 from hftl.recipe import Recipe
+from hftl.records.audit import read_audit
+from hftl.records.baseline import read_baseline
+from hftl.records.data import DataRecord, read_data, read_other_rows
+from hftl.records.history import read_stage_ends
+from hftl.records.metrics import Metrics, read_metrics, read_metrics_on_other_rows
+from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
+from hftl.records.plan import read_plan
+from hftl.records.seeds import read_seeds
 from hftl.run import RunDirectory
 from hftl.sharing.card import hand_written, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
@@ -47,6 +55,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?(?![\w])"
 HEADLINES = ("metrics.json", "the model")
 """Their plain numbers are printed one by one; hundreds of others are counted."""
 NOWHERE = "not published"
+MISSING, NOT_COMPUTED = "missing", "not computed"
+"""What is shown of a key that one side has and the other has not."""
 MOST = 10
 """Claims that do not hold, in one message."""
 NOTES = (
@@ -150,11 +160,9 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     """
     if not run.finished:
         raise RunError(f"{run.path}: no metrics.json, so there is nothing to verify; the run is not finished")
-    recipe, stated, published = run.load_recipe(), read_json(run.metrics), repository(run)
+    recipe, stated, published = run.load_recipe(), read_metrics(run), repository(run)
     if repo_id is not None and published is None:
         raise RunError(f"{repo_id}: no manifest of a publication in it; was it pushed by hftl?")
-    if "validation" not in stated or not set(stated) <= {"validation", "test"}:
-        raise RunError(f"{run.metrics}: has the splits {', '.join(stated) or '(none)'}; a run has validation, and may have test")
     claims, notes = list(_compare_files(run, repo_id or published, cached=repo_id is not None)), list(NOTES)
     if not run.manifest.is_file():
         notes.append("no manifest.json: whether files were changed is not known")
@@ -162,17 +170,13 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         claims += _compare_beside(run, beside if repo_id is not None else all_files(run.path))
         if repo_id is not None and beside is None:
             notes.append("what else lies in the repository is not known: the Hub was not asked, or did not answer")
-    data = read_json(run.data) if run.data.is_file() else {}
-    recomputed = {}
+    data, recomputed = read_data(run), Metrics()
     for split in stated:
         path = run.predictions(split)
         predictions, names = Predictions.load(path), stored_label_names(path)
-        skipped = _skipped(run, data, split) if "skipped" in stated[split] else None  # an older hftl did not state it
-        recomputed[split] = predictions.metrics(names, skipped=skipped)
+        recomputed[split] = predictions.metrics(names, skipped=sum(row["split"] == split for row in data["skipped"]))
         claims += _compare_values("metrics.json", split, stated[split], recomputed[split])
         claims += _compare_split(split, predictions, names, data)
-    # What an earlier hftl did not state is no claim, and on no card or figure of it.
-    shown = {split: {key: value for key, value in values.items() if key in stated[split]} for split, values in recomputed.items()}
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_baseline(run, stated)
     claims += _compare_seeds(run, recipe)
@@ -182,7 +186,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     claims += _compare_facts(recipe, data)
     claims += _compare_openings(run, recipe, stated, data)
     if figures:
-        drawn, not_compared = _compare_figures(run, shown)
+        drawn, not_compared = _compare_figures(run, recomputed)
         claims += drawn
         notes += not_compared
     if how_known(recipe, data) == "claimed":
@@ -190,7 +194,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         notes.append(f"that the data are {named} is the authors' word: the recipe has no fingerprint of it")
     if run.card.is_file():
         claims += _compare_cards(
-            run, render_card(run, repo_id=published, metrics=shown, evaluations=evaluations), hand_written(recipe)
+            run, render_card(run, repo_id=published, metrics=recomputed, evaluations=evaluations), hand_written(recipe)
         )
     else:
         notes.append("no README.md: there is no card to compare")
@@ -229,20 +233,19 @@ def _compare_beside(run: RunDirectory, names: Iterable[str] | None) -> Iterator[
             yield Claim("files", name, "not there", "not of hftl, and a library that loads the model may read it", False)
 
 
-def _compare_settings(run: RunDirectory, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[Claim]:
+def _compare_settings(run: RunDirectory, names: Sequence[str], data: DataRecord) -> Iterator[Claim]:
     """What the model's config.json calls the classes and the network, against the predictions and data.json."""
     path = run.model / "config.json"
     if not path.is_file():
         return
-    config, facts = read_settings(path), data.get("model")
+    config = read_settings(path)
     classes = config.get("id2label")
     stated = config.get("label_names") if classes is None else classes
     if isinstance(stated, Mapping):
         stated = [stated.get(str(place)) for place in range(len(stated))]
     yield _same("config.json", "classes", _shown(stated), _shown(list(names)))
     network = config.get("architecture") or next(iter(config.get("architectures") or ()), None)
-    recorded = facts.get("architecture") if isinstance(facts, Mapping) else None
-    yield _same("config.json", "architecture", _shown(network), _shown(recorded))
+    yield _same("config.json", "architecture", _shown(network), data["model"]["architecture"])
 
 
 def require_verified(run: RunDirectory) -> Verdict:
@@ -288,58 +291,58 @@ def _on_one_line(claim: Claim) -> Claim:
 # --- values of JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _compare_values(kind: str, where: str, stated: Any, found: Any) -> Iterator[Claim]:
-    """A claim for each number (and each name) in a JSON value; keys that this hftl does not compute are refuted as such."""
-    if isinstance(stated, Mapping) and isinstance(found, Mapping):
-        for key in dict.fromkeys([*stated, *found]):
-            if key in stated:  # what an older hftl did not state is no claim
-                yield from _compare_values(kind, f"{where}.{key}", stated[key], found.get(key, "not computed"))
-    elif isinstance(stated, Sequence) and not isinstance(stated, str) and isinstance(found, Sequence) and len(stated) == len(found):
-        for place, (one, other) in enumerate(zip(stated, found, strict=True)):
+def _compare_values(kind: str, where: str, stated: Any, recomputed: Any) -> Iterator[Claim]:
+    """A claim for each number (and each name) in a JSON value; a key that is missing on either side does not hold."""
+    if isinstance(stated, Mapping) and isinstance(recomputed, Mapping):
+        for key in dict.fromkeys([*stated, *recomputed]):
+            one, other = stated.get(key, MISSING), recomputed.get(key, NOT_COMPUTED)
+            yield from _compare_values(kind, f"{where}.{key}", one, other)
+    elif _are_lists(stated, recomputed) and len(stated) == len(recomputed):
+        for place, (one, other) in enumerate(zip(stated, recomputed, strict=True)):
             yield from _compare_values(kind, f"{where}[{place}]", one, other)
     else:
-        yield Claim(kind, where, _shown(stated), _shown(found), _equal(stated, found))
+        yield Claim(kind, where, _shown(stated), _shown(recomputed), _equal(stated, recomputed))
 
 
-def _equal(stated: Any, found: Any) -> bool:
-    if isinstance(stated, float) and isinstance(found, float | int):
-        return math.isclose(stated, found, rel_tol=EXACT, abs_tol=EXACT)
-    return bool(stated == found)
+def _are_lists(*values: Any) -> bool:
+    return all(isinstance(value, Sequence) and not isinstance(value, str) for value in values)
 
 
-def _compare_split(split: str, predictions: Predictions, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[Claim]:
-    splits = data.get("splits")
-    facts = splits.get(split) if isinstance(splits, Mapping) else None
-    if not isinstance(facts, Mapping):
-        return
-    found = predictions.target.split_facts(predictions, names)
-    yield from _compare_values("data.json", split, facts, found)
+def _equal(stated: Any, recomputed: Any) -> bool:
+    if isinstance(stated, float) and isinstance(recomputed, float | int):
+        return math.isclose(stated, recomputed, rel_tol=EXACT, abs_tol=EXACT)
+    return bool(stated == recomputed)
 
 
-def _recompute_evaluations(run: RunDirectory) -> tuple[dict[str, Any], list[Claim]]:
+def _compare_split(split: str, predictions: Predictions, names: Sequence[str], data: DataRecord) -> Iterator[Claim]:
+    stated = data["splits"].get(split, MISSING)
+    yield from _compare_values("data.json", split, stated, predictions.target.split_facts(predictions, names))
+
+
+def _recompute_evaluations(run: RunDirectory) -> tuple[Metrics, list[Claim]]:
     """The metrics on other rows, by the evaluation's name, and what is stated of them, of the counts and of the fingerprints."""
-    recomputed, claims = dict[str, Any](), list[Claim]()
+    recomputed, claims = Metrics(), list[Claim]()
     for name in run.evaluations:
-        folder = run.evaluation(name)
-        predictions, names = Predictions.load(folder / "predictions.parquet"), stored_label_names(folder / "predictions.parquet")
-        facts, stated = read_json(folder / "data.json"), read_json(folder / "metrics.json")
+        path = run.evaluation(name) / "predictions.parquet"
+        predictions, names = Predictions.load(path), stored_label_names(path)
+        stated, stated_rows = read_metrics_on_other_rows(run, name), read_other_rows(run, name)
         classes = stored_label_names(run.predictions("validation"))
         claims.append(_same("evaluations", f"{name}, classes", _shown(list(names)), _shown(list(classes))))
-        skipped = facts.get("skipped")
-        recomputed[name] = predictions.metrics(names, skipped=len(skipped) if isinstance(skipped, list) else None)
+        recomputed[name] = predictions.metrics(names, skipped=len(stated_rows["skipped"]))
         claims += _compare_values("evaluations", name, stated, recomputed[name])
         rows = predictions.target.split_facts(predictions, names)
         rows["without"] = [label for label, number in rows["per_class"].items() if not number]
-        claims += _compare_values("evaluations", f"{name}, rows", {key: facts.get(key) for key in rows}, rows)
+        comparable = {key: value for key, value in stated_rows.items() if key in rows}
+        claims += _compare_values("evaluations", f"{name}, rows", comparable, rows)
     return recomputed, claims
 
 
-def _compare_baseline(run: RunDirectory, stated: Mapping[str, Any]) -> Iterator[Claim]:
+def _compare_baseline(run: RunDirectory, stated: Metrics) -> Iterator[Claim]:
     """What the model gains over the baseline beside it, from the predictions of both."""
-    record = read_json(run.baseline) if run.baseline.is_file() else {}
-    gains = record.get("gains")
-    if not isinstance(gains, Mapping):
+    record = read_baseline(run)
+    if record is None or "gains" not in record:
         return
+    gains = record["gains"]
     yield _same("baseline.json", "splits", _shown(sorted(gains)), _shown(sorted(stated)))
     for split in gains:
         model, path = run.predictions(split), run.baseline_predictions(split)
@@ -350,39 +353,26 @@ def _compare_baseline(run: RunDirectory, stated: Mapping[str, Any]) -> Iterator[
 
 def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
     """What is said of other seeds: it has to be of this recipe and these rows, and its mean and interval those of its values."""
-    if not run.seeds.is_file():
+    record = read_seeds(run)
+    if record is None:
         return
-    record = read_json(run.seeds)
-    yield _same("seeds.json", "recipe and rows", _shown(record.get("recipe")), recipe_digest(run, seed=False))
-    yield _same("seeds.json", "metric", _shown(record.get("metric")), recipe.run.metric)
-    seeds, values = record.get("seeds"), record.get("values")
-    if not isinstance(seeds, list) or not isinstance(values, list):
-        seeds, values = [], []
-    fits = (
-        len(seeds) == len(values) > 1
-        and all(isinstance(value, float) and abs(value) < MOST_OF_A_METRIC for value in values)
-        and all(isinstance(seed, int) for seed in seeds)
-        and len(set(seeds)) == len(seeds)
-    )
+    yield _same("seeds.json", "recipe and rows", record["recipe"], recipe_digest(run, seed=False))
+    yield _same("seeds.json", "metric", record["metric"], recipe.run.metric)
+    seeds, values = record["seeds"], record["values"]
+    fits = len(set(seeds)) == len(seeds) == len(values) > 1 and all(abs(value) < MOST_OF_A_METRIC for value in values)
     words = "a number of each of several seeds"
-    yield Claim("seeds.json", "values", words, words if fits else _shown(record.get("values")), fits)
+    yield Claim("seeds.json", "values", words, words if fits else _shown(values), fits)
     if fits:
-        found = dataclasses.asdict(spread(values))
-        yield from _compare_values("seeds.json", "all seeds", {key: record.get(key) for key in found}, found)
-
-
-def _skipped(run: RunDirectory, data: Mapping[str, Any], split: str) -> int:
-    """How many rows of a split data.json lists as left out."""
-    try:
-        return sum(entry["split"] == split for entry in data.get("skipped", []))
-    except (KeyError, TypeError):
-        raise RunError(f"{run.data}: its list of skipped rows names no splits") from None
+        recomputed = dataclasses.asdict(spread(values))
+        yield from _compare_values(
+            "seeds.json", "all seeds", {key: value for key, value in record.items() if key in recomputed}, recomputed
+        )
 
 
 # --- names of data set and base model -----------------------------------------------------------------------------------------
 
 
-def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
+def _compare_facts(recipe: Recipe, data: DataRecord) -> Iterator[Claim]:
     """What the recipe's card calls the data set and the base model, against what was read."""
     wrong = {problem.where: problem.what for problem in contradictions(recipe, data)}
     for fact in ("dataset", "dataset_name", "dataset_fingerprint", "base_model"):
@@ -394,73 +384,62 @@ def _compare_facts(recipe: Recipe, data: Mapping[str, Any]) -> Iterator[Claim]:
 # --- the openings of the test split --------------------------------------------------------------------------------------------
 
 
-def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[Claim]:
+def _compare_openings(run: RunDirectory, recipe: Recipe, stated: Metrics, data: DataRecord) -> Iterator[Claim]:
     """Whether openings, results and data tell one story, and what the ledger counts against the run's own openings.
 
     A result needs an opening, and an opening shows its result, by what the recipe leaves it to. Where the test split was not
     opened, nothing of it is there but its counts.
     """
-    kind, result, splits = "test_openings.jsonl", "test" in stated, data.get("splits")
-    openings = list(read_json_lines(run.test_openings))
+    kind, result, splits, openings = "test_openings.jsonl", "test" in stated, data["splits"], read_openings(run)
     opened = bool(openings)
     times = "shut: no result" if not opened else f"opened {len(openings)} times: a result"
     yield Claim(kind, "result of the test split", ("no result", "a result")[result], times, result == opened)
     predicted = run.predictions("test").is_file()
     yield Claim(kind, "predictions of the test split", ("none", "there")[predicted], times, predicted == opened)
     if opened:
-        yield _same(kind, "first opened for", str(openings[0].get("purpose")), "train" if recipe.opens_test else "test")
-        yield _same(kind, "runs", str(len({str(opening.get("run")) for opening in openings})), "1")
-    if isinstance(splits, Mapping):
-        there = ("no test split", "a test split")
-        if opened:
-            yield _same("data.json", "test split", there["test" in splits], there[True])
-        elif recipe.opens_test and "test" in splits:
-            yield Claim(
-                kind, "opened", "never", "at the end of training, as run.test and data.test_split of recipe.yaml say", False
-            )
-        if isinstance(data.get("contents"), Mapping):
-            yield _same("data.json", "contents, splits", ", ".join(sorted(data["contents"])), ", ".join(sorted(splits)))
-        if isinstance(data.get("fingerprint"), Mapping) and "test" in data["fingerprint"]:
-            yield _same("data.json", "fingerprint", there[True], there["test" in splits])
-        if "test" in data:
-            yield _same("data.json", "test", there[data["test"] != "none"], there["test" in splits])
-        if data.get("test_rows") is not None:
-            yield _same("data.json", "test_rows", there[True], there["test" in splits])
-        if run.audit.is_file() and isinstance(audited := read_json(run.audit).get("splits"), Mapping):
-            yield _same("audit.json", "splits", ", ".join(sorted(audited)), ", ".join(sorted(splits)))
-    if run.test_ledger.is_file():
-        counted, own = read_json(run.test_ledger), len(openings)
-        runs = counted.get("runs")
-        others = runs - 1 if isinstance(runs, int) else 0
-        for key, least in (("openings", own + others), ("runs", 1)):
-            found = counted.get(key)
-            holds = isinstance(found, int) and found >= least and opened
+        yield _same(kind, "first opened for", openings[0]["purpose"], "train" if recipe.opens_test else "test")
+        yield _same(kind, "runs", str(len({opening["run"] for opening in openings})), "1")
+    words = ("no test split", "a test split")
+    if opened:
+        yield _same("data.json", "test split", words["test" in splits], words[True])
+    elif recipe.opens_test and "test" in splits:
+        yield Claim(kind, "opened", "never", "at the end of training, as run.test and data.test_split of recipe.yaml say", False)
+    yield _same("data.json", "contents, splits", ", ".join(sorted(data["contents"])), ", ".join(sorted(splits)))
+    if "test" in data["fingerprint"]:  # of the source's splits, of which test may be a part of train
+        yield _same("data.json", "fingerprint", words[True], words["test" in splits])
+    yield _same("data.json", "test", words[data["test"] != "none"], words["test" in splits])
+    yield _same("data.json", "test_rows", words["test_rows" in data], words["test" in splits])
+    yield _same("audit.json", "splits", ", ".join(sorted(read_audit(run)["splits"])), ", ".join(sorted(splits)))
+    ledger = read_test_ledger(run)
+    if ledger is not None:
+        own, runs = len(openings), ledger["runs"]
+        for key, stated_number, least in (("openings", ledger["openings"], own + runs - 1), ("runs", runs, 1)):
+            holds = opened and stated_number >= least
             recomputed = "no opening by this run" if not opened else f"at least {least}"
-            yield Claim("test_ledger.json", key, str(found), str(found) if holds else recomputed, holds)
-        yield from _compare_widened(run, recipe, counted, result)
+            yield Claim("test_ledger.json", key, str(stated_number), str(stated_number) if holds else recomputed, holds)
+        yield from _compare_widened(run, recipe, ledger, result)
         if runs == 1:  # then all of them are this run's own
-            yield _same("test_ledger.json", "openings by this run", str(counted.get("openings")), str(own))
+            yield _same("test_ledger.json", "openings by this run", str(ledger["openings"]), str(own))
 
 
-def _compare_widened(run: RunDirectory, recipe: Recipe, counted: Mapping[str, Any], result: bool) -> Iterator[Claim]:
+def _compare_widened(run: RunDirectory, recipe: Recipe, ledger: LedgerRecord, result: bool) -> Iterator[Claim]:
     """How many recipes the ledger counts, and the intervals that were widened for them, from the predictions."""
-    recipes, runs = counted.get("recipes"), counted.get("runs")
-    if "recipes" in counted:
-        holds = isinstance(recipes, int) and isinstance(runs, int) and 1 <= recipes <= min(runs, MOST_RECIPES)
-        yield Claim("test_ledger.json", "recipes", str(recipes), str(recipes) if holds else "1 to as many as runs", holds)
-        if not holds:
-            return
-    found = None
-    if recipes is not None and recipes > 1 and result:
+    recipes = ledger["recipes"]
+    holds = 1 <= recipes <= min(ledger["runs"], MOST_RECIPES)
+    yield Claim("test_ledger.json", "recipes", str(recipes), str(recipes) if holds else "1 to as many as runs", holds)
+    if not holds:
+        return
+    recomputed = None
+    if recipes > 1 and result:
         predictions = Predictions.load(run.predictions("test"))
-        found = widened(predictions, widened_metrics(predictions, recipe), recipes=recipes)
-    yield from _compare_values("test_ledger.json", "widened", counted.get("widened"), found)
+        recomputed = widened(predictions, widened_metrics(predictions, recipe), recipes=recipes)
+    yield from _compare_values("test_ledger.json", "widened", ledger.get("widened"), recomputed)
 
 
 # --- the figures --------------------------------------------------------------------------------------------------------------
 
 
-def _compare_figures(run: RunDirectory, metrics: Mapping[str, Any]) -> tuple[list[Claim], list[str]]:
+def _compare_figures(run: RunDirectory, metrics: Metrics) -> tuple[list[Claim], list[str]]:
     """Each figure drawn again from the history, the predictions and the recomputed metrics, and compared by its pixels.
 
     What was drawn elsewhere may differ by where a line is set. Then it is not compared, which is a note.
@@ -496,17 +475,14 @@ def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
     Until a stage trains a group, it starts every stage with the hashes that it had at the very first. After a stage whose weights
     were not kept, every group starts the next one with the hashes that it had before that stage.
     """
-    proofs = read_freeze_proof(run)
-    if run.freeze_proof.is_file() and run.plan.is_file():
-        planned = _planned_groups(run)
-        stated = {proof.stage: [(group.name, group.trains) for group in proof.groups] for proof in proofs}
-        for stage in dict.fromkeys([*planned, *stated]):
-            yield _same(
-                "freeze_proof.json", f"{stage}, groups", _frozen_or_not(stated.get(stage)), _frozen_or_not(planned.get(stage))
-            )
+    proofs, plan = read_freeze_proof(run), read_plan(run)
+    planned = {stage["name"]: [(group["name"], group["trains"]) for group in stage["groups"]] for stage in plan["stages"]}
+    stated = {proof.stage: [(group.name, group.trains) for group in proof.groups] for proof in proofs}
+    for stage in dict.fromkeys([*planned, *stated]):
+        yield _same("freeze_proof.json", f"{stage}, groups", _frozen_or_not(stated.get(stage)), _frozen_or_not(planned.get(stage)))
     first: dict[str, tuple[str, str]] = {}
     trained: set[str] = set()
-    ends = {record.get("stage"): record.get("kept") for record in run.read_history() if record["event"] == "stage_end"}
+    ends = {end["stage"]: end["kept"] for end in read_stage_ends(run, plan)}
     for earlier, proof in zip([None, *proofs], proofs, strict=False):
         yield _same("freeze_proof.json", f"{proof.stage}, kept", str(proof.kept), str(ends.get(proof.stage, NOWHERE)))
         if earlier is not None and not earlier.kept:
@@ -520,14 +496,6 @@ def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
                 yield Claim("freeze_proof.json", f"{where}, before", "as at first", "other hashes", False)
         trained |= {group.name for group in proof.groups if group.trains}
         yield _same("freeze_proof.json", f"{proof.stage}, ok", str(proof.stated), str(all(group.ok for group in proof.groups)))
-
-
-def _planned_groups(run: RunDirectory) -> dict[str, list[tuple[str, bool]]]:
-    try:
-        stages = read_json(run.plan)["stages"]
-        return {stage["name"]: [(group["name"], group["trains"]) for group in stage["groups"]] for stage in stages}
-    except (KeyError, TypeError):
-        raise RunError(f"{run.plan}: not a plan") from None
 
 
 def _frozen_or_not(groups: Iterable[tuple[str, bool]] | None) -> str:

@@ -25,10 +25,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from hftl.errors import HftlError, Problem, RecipeError, RunError, did_you_mean, printable
-from hftl.files import read_json, read_json_lines
+from hftl.files import read_json
 from hftl.ledger import Counted, Opening, counted, ledger_path, read_ledger
 from hftl.names import METRICS
 from hftl.recipe import flat, load_recipe, local_name
+from hftl.records.data import read_data
+from hftl.records.environment import read_environment
+from hftl.records.metrics import read_metrics
+from hftl.records.openings import read_openings
 from hftl.run import RunDirectory
 from hftl.studies.study import StudyDirectory, read_question
 from hftl.terminal import Shown
@@ -232,26 +236,26 @@ def _read_all(folder: Path, problems: list[str], *, trials: bool) -> Iterator[Ro
 def _read_run(path: Path) -> Row:
     run = RunDirectory(path)
     recipe = run.load_recipe()
-    metrics = read_json(run.metrics) if run.finished else {}
-    data = read_json(run.data) if run.data.is_file() else {}
-    environment = read_json(run.environment) if run.environment.is_file() else {}
-    openings = list(read_json_lines(run.test_openings))
+    metrics = read_metrics(run) if run.finished else {}
+    data = read_data(run) if run.data.is_file() else None  # a run that is not finished may lack some of its files
+    environment = read_environment(run) if run.environment.is_file() else None
+    openings = read_openings(run)
     trial = read_json(path / "trial.json") if (path / "trial.json").is_file() else None
-    seconds = environment.get("seconds") if trial is None else trial["seconds"]
+    seconds = trial["seconds"] if trial else environment.get("seconds") if environment else None
     state = "finished" if run.finished else "unfinished" if trial is None else str(trial["state"])
     return Row(
         path,
         "run" if trial is None else "trial",
         state,
         recipe.name,
-        str(environment.get("time") or _changed(run.recipe)),
+        environment["time"] if environment else _changed(run.recipe),
         {**dict(flat(recipe)), "stages": list(recipe.stages)},
-        validation=dict(metrics["validation"] if metrics else trial["metrics"] if trial else {}),
-        test=dict(metrics.get("test", {})),
+        validation={**metrics["validation"]} if metrics else dict(trial["metrics"]) if trial else {},
+        test={**metrics["test"]} if "test" in metrics else {},
         seconds=None if seconds is None else float(seconds),
         opened=len(openings),
-        test_rows=data.get("test_rows"),
-        id=str(openings[0].get("run")) if openings else None,
+        test_rows=data.get("test_rows") if data else None,
+        id=openings[0]["run"] if openings else None,
     )
 
 

@@ -18,6 +18,7 @@ from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.recipe import Recipe
+from hftl.records.plan import read_plan
 from hftl.run import InUse, RunDirectory
 from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
@@ -193,7 +194,7 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
         epochs=sum(record["event"] == "evaluation" for record in run.read_history()),
         steps=progress.cursor.step,
         seconds=round(progress.spent.seconds, 2),
-        flops=float(read_json(run.plan)["flops"]),
+        flops=read_plan(run)["flops"],
         reason=reason,
     )
 

@@ -19,9 +19,10 @@ from hftl.environment import now
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.selection import RESAMPLES, Corrected, corrected_for_choice
-from hftl.files import read_json, write_json, write_text
+from hftl.files import write_json, write_text
 from hftl.names import METRICS, as_rank
 from hftl.recipe import Recipe
+from hftl.records.metrics import interval_of, read_metrics, value_of
 from hftl.run import RunDirectory
 from hftl.studies.cost import StudyPlan, plan_study
 from hftl.studies.grid import told
@@ -319,12 +320,13 @@ def in_words(
             " of a trial counts was chosen by the same rows, and is not corrected for."
         )
     run = study.trial(best.name)
-    metrics = read_json(run.metrics) if run.finished else {}
+    metrics = read_metrics(run) if run.finished else {}
     if "test" in metrics:
-        found = metrics["test"]
-        interval = found.get(f"{metric}_interval")
+        of_test = metrics["test"]
+        value, interval = value_of(of_test, metric), interval_of(of_test, metric)
+        said = "undefined" if value is None else f"{value:.4f}"
         between = "" if interval is None else " [{:.4f}, {:.4f}]".format(*interval)
-        yield f"Test, opened for it alone: {metric} {found[metric]:.4f}{between}, n = {found['n']:,}."
+        yield f"Test, opened for it alone: {metric} {said}{between}, n = {of_test['n']:,}."
     elif run.finished:
         yield f"Its test split is shut; once: hftl test {run.path}"
     yield "Its recipe is best.yaml, and its run directory has the model." if run.finished else "Its recipe is best.yaml."

@@ -34,9 +34,10 @@ from hftl.evaluation.baselines import (
 )
 from hftl.evaluation.gain import gain, in_words
 from hftl.evaluation.predictions import Predictions
-from hftl.files import read_json, write_json
+from hftl.files import write_json
 from hftl.names import as_rank
 from hftl.recipe import ImageData, Recipe, TextData
+from hftl.records.baseline import read_baseline
 from hftl.run import RunDirectory
 
 MOST_ROWS = 20_000
@@ -152,11 +153,9 @@ def run_beside(recipe: Recipe, splits: Splits, run: RunDirectory, predictions: M
 
 def _is_done(run: RunDirectory, predictions: Mapping[str, Predictions]) -> bool:
     """An earlier call has answered the same splits for the same answers of the model, or said why it cannot."""
-    if not run.baseline.is_file():
-        return False
-    record = read_json(run.baseline)
-    if "reason" in record:
-        return True
+    record = read_baseline(run)
+    if record is None or "gains" not in record:
+        return record is not None
     return set(record["gains"]) == set(predictions) and all(
         run.baseline_predictions(split).is_file()
         and record["gains"][split] == gain(predicted, Predictions.load(run.baseline_predictions(split)))
@@ -166,4 +165,5 @@ def _is_done(run: RunDirectory, predictions: Mapping[str, Predictions]) -> bool:
 
 def said(run: RunDirectory) -> list[str]:
     """What the baseline says of the model, in a line; nothing where there is none."""
-    return in_words(read_json(run.baseline)) if run.baseline.is_file() else []
+    record = read_baseline(run)
+    return [] if record is None else in_words(record)

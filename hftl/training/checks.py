@@ -16,9 +16,12 @@ from hftl.data.loader import Samples
 from hftl.data.source import Splits
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
-from hftl.files import PARTIAL, read_json
+from hftl.files import PARTIAL
 from hftl.memory import ROWS
 from hftl.recipe import Adafactor, Recipe, difference, refuse_secrets
+from hftl.records.data import read_data
+from hftl.records.environment import read_environment
+from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
 from hftl.system import LOCK
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
@@ -79,7 +82,7 @@ def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
 
 def missing(run: RunDirectory) -> list[str]:
     """What a finished run lacks of all that is drawn of its numbers, figures and card, which come last."""
-    expected = [*(run.figures / name for name in figure_names(read_json(run.metrics))), run.card]
+    expected = [*(run.figures / name for name in figure_names(read_metrics(run))), run.card]
     return [path.relative_to(run.path).as_posix() for path in expected if not path.is_file()]
 
 
@@ -135,12 +138,11 @@ def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Sample
 
 def check_same_data(splits: Splits, run: RunDirectory) -> None:
     """Refuse to continue or compare a run on other rows, or other contents of them, than it was started with."""
-    recorded = read_json(run.data)
-    rows, contents = recorded.get("splits", {}), recorded.get("contents", splits.facts["contents"])
+    recorded = read_data(run)
     changed = [
         name
         for name, facts in splits.facts["splits"].items()
-        if facts != rows.get(name) or splits.facts["contents"][name] != contents.get(name)
+        if facts != recorded["splits"].get(name) or splits.facts["contents"][name] != recorded["contents"].get(name)
     ]
     if changed:
         raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
@@ -148,15 +150,15 @@ def check_same_data(splits: Splits, run: RunDirectory) -> None:
 
 def check_same_precision(accelerator: Accelerator, run: RunDirectory) -> None:
     """Refuse to continue in another number format, which `auto` may choose on another machine."""
-    then, here = read_json(run.environment).get("precision"), number_format(accelerator)
+    then, here = read_environment(run)["precision"], number_format(accelerator)
     if then != here:
         raise RunError(f"{run.path}: started in {then}, and this machine computes in {here}; continue it where it was started")
 
 
 def other_precision(accelerator: Accelerator, run: RunDirectory) -> list[str]:
     """A line where a finished run is evaluated in another number format than it was trained in; none otherwise."""
-    then, here = read_json(run.environment).get("precision"), number_format(accelerator)
-    return [] if then in {None, here} else [f"trained in {then}, evaluated in {here}: numbers differ a little from those on record"]
+    then, here = read_environment(run)["precision"], number_format(accelerator)
+    return [] if then == here else [f"trained in {then}, evaluated in {here}: numbers differ a little from those on record"]
 
 
 def number_format(accelerator: Accelerator) -> str:

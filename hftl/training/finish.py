@@ -10,7 +10,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -24,10 +23,13 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.targets import Thresholds
-from hftl.files import read_json, read_json_lines, write_json
-from hftl.ledger import Purpose, note_opening
+from hftl.files import write_json
+from hftl.ledger import note_opening
 from hftl.models import save_classifier
 from hftl.recipe import ImageData, Recipe, TextData
+from hftl.records.data import DataRecord, read_data
+from hftl.records.metrics import read_metrics
+from hftl.records.openings import Purpose, read_openings, read_test_ledger
 from hftl.run import RunDirectory, write_manifest
 from hftl.training import trackers
 from hftl.training.baseline import run_beside, said
@@ -73,7 +75,7 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         record_session(directory, accelerator, afresh=False, **cost)
         run_beside(recipe, splits, directory, predictions)
         conclude(directory, predictions, say=journal.say)
-        trackers.results(accelerator, read_json(directory.metrics), directory.figures, step=progress.cursor.step)
+        trackers.results(accelerator, read_metrics(directory), directory.figures, step=progress.cursor.step)
         shutil.rmtree(directory.checkpoints, ignore_errors=True)  # model/ has the best weights, and a finished run is not continued
         if splits.test is not None and "test" not in predictions:
             journal.say(f"the test split stays shut (n = {len(splits.test):,}); to open it, once:  hftl test {directory.path}")
@@ -110,7 +112,7 @@ def predict_split(
 
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, purpose: Purpose, say: Callable[[str], object]) -> None:
     """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
-    cut_short = any(read_json_lines(run.test_openings)) and "test" not in (read_json(run.metrics) if run.finished else {})
+    cut_short = bool(read_openings(run)) and not (run.finished and "test" in read_metrics(run))
     problem = note_opening(run, rows=splits.facts["test_rows"], by=f"{by}, continued" if cut_short else by, purpose=purpose)
     if problem is not None:
         say(problem)
@@ -121,15 +123,15 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
     write_manifest(run)
     if (problem := count_openings(run)) is not None:
         say(problem)
-    data, label_names = read_json(run.data), stored_label_names(run.predictions("validation"))
-    skipped = Counter(entry["split"] for entry in data["skipped"])
+    data, label_names = read_data(run), stored_label_names(run.predictions("validation"))
+    skipped = Counter(row["split"] for row in data["skipped"])
     metrics = {split: predicted.metrics(label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
     recipe = run.load_recipe()
     for line in predictions["validation"].target.verdict(
         metrics,
-        openings=read_json(run.test_ledger) if run.test_ledger.is_file() else None,
+        openings=read_test_ledger(run),
         stage=list(recipe.stages)[-1],
         weighted=list(recipe.stages.values())[-1].class_weights is not None,
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
@@ -139,7 +141,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         say(line)
 
 
-def _key_of_validation(section: TextData | ImageData, data: Mapping[str, Any], *, n: int) -> str | None:
+def _key_of_validation(section: TextData | ImageData, data: DataRecord, *, n: int) -> str | None:
     """The key that makes a validation split of n rows larger; None: it is the source's own, and whole."""
     if section.max_validation_samples == n:
         return "data.max_validation_samples"

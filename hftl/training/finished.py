@@ -15,9 +15,11 @@ from hftl.evaluation.openings import count_openings
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import figure_names, write_figures
 from hftl.facts import continued, contradictions
-from hftl.files import read_json, read_json_lines
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, Recipe, without_places
+from hftl.records.data import read_data
+from hftl.records.metrics import read_metrics
+from hftl.records.openings import read_openings
 from hftl.run import RunDirectory, check_sealed, remove_partial
 from hftl.training.baseline import run_beside
 from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, missing, other_precision
@@ -42,7 +44,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
         check_run_directory(run, recipe, resume=True)
     check_same_recipe(run, recipe)
     recipe, said = continued(recipe, run.load_recipe())
-    if problems := contradictions(recipe, read_json(run.data)):
+    if problems := contradictions(recipe, read_data(run)):
         raise RecipeError(str(run.recipe), problems)
     with run.lock(), disk_errors(run):
         remove_partial(run)
@@ -50,7 +52,7 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
             say(line)
         run.write_recipe(recipe)
         if any(name != run.card.name for name in lacks):
-            write_figures(run, read_json(run.metrics))
+            write_figures(run, read_metrics(run))
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
@@ -63,8 +65,8 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to test")
-    if "test" in read_json(run.metrics):
-        times = ", ".join(record["time"] for record in read_json_lines(run.test_openings))
+    if "test" in read_metrics(run):
+        times = ", ".join(opening["time"] for opening in read_openings(run))
         raise RunError(
             f"{run.path}: its test split was opened already ({times}), and is opened once. To see that the saved model still gives"
             f" the numbers on record, which is written down as another opening:  hftl evaluate {run.path} --split test."
@@ -81,9 +83,9 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
                 predictions.save(stored, stored_label_names(run.predictions("validation")))
         if main:
             record_versions(run)
-            before = figure_names(read_json(run.metrics))
+            before = figure_names(read_metrics(run))
             conclude(run, {split: Predictions.load(run.predictions(split)) for split in ("validation", "test")}, say=say)
-            for name in set(before) - set(figure_names(read_json(run.metrics))):  # the figures are of test now
+            for name in set(before) - set(figure_names(read_metrics(run))):  # the figures are of test now
                 (run.figures / name).unlink(missing_ok=True)
 
 
@@ -100,7 +102,7 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
-    if split == "test" and "test" not in read_json(run.metrics) and not run.load_recipe().opens_test:
+    if split == "test" and "test" not in read_metrics(run) and not run.load_recipe().opens_test:
         raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
     return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning)
 
@@ -120,7 +122,7 @@ def _evaluate(
         recipe = without_places(recipe)
     source = source or recipe.data.source
     # The rows of then, where they come from the Hub and have moved on.
-    revision = read_json(run.data).get("revision") if source == recipe.data.source else None
+    revision = read_data(run)["revision"] if source == recipe.data.source else None
     # Duplicates are refused before training, not after it: what was trained on is what is read now, and the fingerprints tell.
     on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
     changed = {"source": source, "revision": revision, "on_duplicate": on_duplicate}

@@ -20,9 +20,11 @@ from transformers import PreTrainedTokenizerBase
 from hftl.environment import package_versions
 from hftl.errors import RunError, printable
 from hftl.facts import with_facts
-from hftl.files import PARTIAL, read_json
+from hftl.files import PARTIAL
 from hftl.models.family import Classifier
 from hftl.recipe import Pretrained, Recipe
+from hftl.records.data import read_data
+from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
 from hftl.training.proof import group_hashes, tensors_of
 
@@ -71,9 +73,7 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
     Raises:
         RunError: the base has changed in a way that counts; the differences are named.
     """
-    recorded = read_json(run.data).get("base")
-    if not isinstance(recorded, Mapping):
-        return ["this run was started by an hftl that did not record its base: whether that is the same now could not be compared"]
+    recorded = read_data(run)["base"]
     # Another version of a library may have other settings, with defaults of their own: the version is said, see `other_versions`.
     same_libraries = not earlier_versions(run)
     differences = [
@@ -105,9 +105,10 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
 
 def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
     """The recipe with the commits of data set and checkpoint that the run was started with: branches of the Hub may move on."""
-    recorded = read_json(run.data) if run.data.is_file() else {}
-    of_data, of_model = recorded.get("revision"), recorded.get("model", {}).get("revision")
-    with_commits = recipe
+    if not run.data.is_file():  # it was stopped before it had started
+        return recipe
+    data, with_commits = read_data(run), recipe
+    of_data, of_model = data["revision"], data["model"]["revision"]
     if of_data is not None:
         with_commits = with_commits.model_copy(update={"data": recipe.data.model_copy(update={"revision": of_data})})
     if of_model is not None and isinstance(recipe.model, Pretrained) and not Path(recipe.model.checkpoint).expanduser().is_dir():
@@ -126,7 +127,7 @@ def other_versions(run: RunDirectory) -> list[str]:
 
 def earlier_versions(run: RunDirectory) -> dict[str, list[str]]:
     """For environment.json: library -> the other versions with which the run was computed before, oldest first."""
-    recorded = read_json(run.environment).get("packages_before", {})
+    recorded = read_environment(run).get("packages_before", {})
     before = {name: list(versions) for name, versions in recorded.items()}
     for name, (then, _) in _changed_versions(run).items():
         before[name] = [*(version for version in before.get(name, ()) if version != then), then]
@@ -135,7 +136,7 @@ def earlier_versions(run: RunDirectory) -> dict[str, list[str]]:
 
 def _changed_versions(run: RunDirectory) -> dict[str, tuple[str, str]]:
     """Library -> its version when the run was last started or continued, and the one here, where they differ."""
-    then, now = read_json(run.environment).get("packages", {}), package_versions()
+    then, now = read_environment(run)["packages"], package_versions()
     return {name: (str(then[name]), str(now[name])) for name in now if name in then and then[name] != now[name]}
 
 

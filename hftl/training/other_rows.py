@@ -25,6 +25,8 @@ from hftl.files import PARTIAL, flush, read_json, write_json
 from hftl.memory import is_kept
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, local_name, without_places
+from hftl.records.data import read_data
+from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory, check_sealed, seal
 from hftl.training.checks import check_same_data
 from hftl.training.experiment import make_samples
@@ -105,7 +107,7 @@ def _seen(run: RunDirectory, recipe: Recipe, rows: LabelledRows) -> tuple[Mappin
         recipe = without_places(recipe)
     if recipe.data.source.startswith(LOCAL):
         return None, "its training data lay on the author's machine"
-    revision = read_json(run.data).get("revision")
+    revision = read_data(run)["revision"]
     on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
     section = recipe.data.model_copy(update={"revision": revision, "on_duplicate": on_duplicate})
     try:
@@ -120,12 +122,12 @@ def _seen(run: RunDirectory, recipe: Recipe, rows: LabelledRows) -> tuple[Mappin
 
 def _refuse_test_rows(run: RunDirectory, rows: LabelledRows, seen: Mapping[Role, int] | None) -> None:
     """Refuse the run's own test split by another name: its openings are counted."""
-    if rows.facts["contents"] == read_json(run.data).get("test_rows"):
+    if rows.facts["contents"] == read_data(run).get("test_rows"):
         raise RunError(
             f"{run.path}: these are the rows of its own test split, whose openings are counted."
             f" Evaluate that with:  hftl evaluate {run.path} --split test"
         )
-    if seen is not None and seen.get("test") and "test" not in read_json(run.metrics):
+    if seen is not None and seen.get("test") and "test" not in read_metrics(run):
         raise RunError(
             f"{run.path}: {seen['test']:,} of these rows are in its test split, which is still sealed. Leave them out, or open it"
             f" first:  hftl test {run.path}"

@@ -23,8 +23,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hftl.files import read_json, to_json
+from hftl.files import to_json
 from hftl.models.chain import Chain
+from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
 from hftl.terminal import Shown
 from hftl.training.resolved import ResolvedStage
@@ -103,10 +104,10 @@ def plan_on_record(plan: Plan, run: RunDirectory) -> tuple[Plan, list[str]]:
     """
     if not run.plan.is_file():
         return plan, []
-    recorded = read_json(run.plan)
-    shown = dataclasses.replace(plan, at_least_minutes=recorded.get("at_least_minutes"))
+    recorded: Mapping[str, Any] = read_plan(run)
+    shown = dataclasses.replace(plan, at_least_minutes=recorded["at_least_minutes"])
     now = json.loads(to_json(shown.to_dict()))
-    differs = [key for key in now if now[key] != recorded.get(key)]
+    differs = [key for key in now if now[key] != recorded[key]]
     if not differs:
         return shown, []
     return shown, [f"plan.json keeps the plan of the start; the one above differs from it in {', '.join(differs)}"]

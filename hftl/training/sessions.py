@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 from hftl.data.loader import Samples
 from hftl.environment import environment_record, package_versions
-from hftl.files import read_json, write_json
+from hftl.files import write_json
 from hftl.recipe import Recipe
+from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
 from hftl.training.cache import where_from
 from hftl.training.checks import number_format
@@ -31,13 +32,12 @@ def record_session(run: RunDirectory, accelerator: Accelerator, *, afresh: bool,
 def record_versions(run: RunDirectory) -> None:
     """Write down the libraries of a later session that trains nothing, such as that of `hftl test`."""
     if before := earlier_versions(run):
-        environment = read_json(run.environment) | {"packages": package_versions(), "packages_before": before}
-        write_json(run.environment, environment)
+        write_json(run.environment, {**read_environment(run), "packages": package_versions(), "packages_before": before})
 
 
 def count_sessions(run: RunDirectory) -> int:
     """How often the run was started or continued so far."""
-    return int(read_json(run.environment).get("sessions", 0)) if run.environment.is_file() else 0
+    return read_environment(run)["sessions"] if run.environment.is_file() else 0
 
 
 def adapt_threads(watch: Watch, run: RunDirectory, journal: Journal) -> None:
@@ -45,7 +45,7 @@ def adapt_threads(watch: Watch, run: RunDirectory, journal: Journal) -> None:
     for line in watch.threads.adapt():
         journal.threads(line)
         if journal.accelerator.is_main_process:
-            write_json(run.environment, read_json(run.environment) | {"threads": torch.get_num_threads()})
+            write_json(run.environment, {**read_environment(run), "threads": torch.get_num_threads()})
 
 
 def record_cache(
@@ -62,11 +62,11 @@ def record_cache(
     """Write down where a stage has what enters its first training group from; in bf16 that decides how its sums round."""
     origins = where_from(samples)
     if accelerator.is_main_process:
-        environment = read_json(run.environment)
-        cached = environment.get("cached", {})
+        environment = read_environment(run)
+        cached: dict[str, Any] = {**environment.get("cached", {})}
         if resumed and stage in cached:
             origins = {split: here if here == cached[stage].get(split) else "both" for split, here in origins.items()}
-        write_json(run.environment, environment | {"cached": cached | {stage: origins}})
+        write_json(run.environment, {**environment, "cached": cached | {stage: origins}})
     if number_format(accelerator) != "bf16":
         return
     if "stored" in where_from(samples).values():
@@ -92,5 +92,5 @@ def _of_now(accelerator: Accelerator) -> dict[str, object]:
 
 def _carried(run: RunDirectory) -> dict[str, Any]:
     """What environment.json keeps of earlier sessions."""
-    before, cached = earlier_versions(run), read_json(run.environment).get("cached")
+    before, cached = earlier_versions(run), read_environment(run).get("cached")
     return ({"packages_before": before} if before else {}) | ({"cached": cached} if cached else {})

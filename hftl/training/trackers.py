@@ -6,10 +6,8 @@ A tracker is for a person who compares runs. What hftl itself needs of a run is 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -17,6 +15,7 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 from hftl.recipe import Recipe, flat
+from hftl.records.metrics import Metrics
 
 
 def start(recipe: Recipe, accelerator: Accelerator) -> None:
@@ -26,7 +25,7 @@ def start(recipe: Recipe, accelerator: Accelerator) -> None:
         accelerator.init_trackers(recipe.name, config=plain)
 
 
-def results(accelerator: Accelerator, metrics: Mapping[str, Mapping[str, Any]], figures: Path, *, step: int) -> None:
+def results(accelerator: Accelerator, metrics: Metrics, figures: Path, *, step: int) -> None:
     """Give the trackers the final numbers of each split, as "test/accuracy", and the figures."""
     numbers = {
         f"{split}/{name}": value
