@@ -97,7 +97,7 @@ def train_recipe(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: 
     if is_main_process():
         example = '"A warm, funny film with a wonderful cast."' if recipe.data.kind == "text" else "PICTURE..."
         for line in (
-            f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, confusion matrix, calibration",
+            f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, and what shows its answers",
             f"  try:    hftl predict {run.path} {example}",
             f"  share:  hftl push {run.path} OWNER/NAME --dry-run",
         ):

@@ -68,7 +68,7 @@ def open_pictures(data: ImageData, root: Path) -> Source:
             for name in train_names
             if role_of(name)
             or find_name(name, asked_for(data))
-            or {data.image_column, data.label_column} <= {column for file in tables[name] for column in read_columns(file)}
+            or {data.image_column, *data.label_columns} <= {column for file in tables[name] for column in read_columns(file)}
         ]
     train_tables = [file for name in train_names for file in tables[name]]
     if any(not (columns := read_columns(file)) or data.image_column in columns for file in train_tables):
@@ -76,7 +76,7 @@ def open_pictures(data: ImageData, root: Path) -> Source:
     here = _look_inside(root)
     beside, ignored = left_beside(files)
     splits = _holds_splits(data, inside)
-    if here.metadata is not None and not splits and (data.label_column in read_columns(here.metadata) or not inside):
+    if here.metadata is not None and not splits and ({*data.label_columns} <= {*read_columns(here.metadata)} or not inside):
         names, ignored = left_beside(file for file in files if file != here.metadata and not is_picture(file))
         source = _metadata_source("train", here.metadata, root, data, alone=True)
         return replace(source, beside=tuple(names), ignored=ignored)
@@ -89,7 +89,9 @@ def open_pictures(data: ImageData, root: Path) -> Source:
     if splits:
         readers: dict[str, Callable[[], Table]] = {}
         for name, entries in inside.items():
-            by_class = not (entries.metadata and (data.label_column in read_columns(entries.metadata) or not entries.folders))
+            by_class = not (
+                entries.metadata and ({*data.label_columns} <= {*read_columns(entries.metadata)} or not entries.folders)
+            )
             if by_class:
                 readers[name] = functools.partial(_read_pictures, name, root, root / name, data, beside)
             else:
@@ -203,7 +205,7 @@ def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, al
 def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside: Sequence[str]) -> Table:
     ids: list[str] = []
     labels: list[str] = []
-    table = Table(name, [data.image_column, data.label_column], ids, None, None, None, [])
+    table = Table(name, [data.image_column, *data.label_columns], ids, None, None, None, [])
     real_root = data_root(root)
     if not folder.resolve().is_relative_to(real_root):
         raise DataError(data.source, [Problem(str(folder), f"a link that leaves the data folder, to {folder.resolve()}")])

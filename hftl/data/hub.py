@@ -162,7 +162,7 @@ def _streams(data: TextData | ImageData) -> tuple[str, dict[str, IterableDataset
 
 def _splits_file(data: TextData | ImageData, commit: str, stream: Stream) -> Path:
     """The names of all splits, beside the rows of those that were streamed: SPLIT.arrow, which is there when it is whole."""
-    columns = [*content_columns(data), data.label_column, data.id_column, *SPLIT_COLUMNS, *FLAG_COLUMNS]
+    columns = [*content_columns(data), *data.label_columns, data.id_column, *SPLIT_COLUMNS, *FLAG_COLUMNS]
     parts = {"source": data.source, "config": data.config, "commit": commit, "kind": data.kind, "columns": columns}
     key = key_of({**parts, "rows": stream.rows, "buffer": stream.buffer, "seed": TEST_SEED})
     return Path(datasets.config.HF_DATASETS_CACHE) / f"hftl-{key[:32]}" / "splits.json"
@@ -213,7 +213,7 @@ def _write_stream(file: Path, name: str, rows: IterableDataset, data: TextData |
     first = next(batches, None)
     if first is None:
         return Table(name, [], [], None, None, None, [])
-    wanted = [*content_columns(data), data.label_column, *([] if data.id_column is None else [data.id_column])]
+    wanted = [*content_columns(data), *data.label_columns, *([] if data.id_column is None else [data.id_column])]
     if not set(wanted) <= set(first.column_names):
         return Table(name, first.column_names, Strings.of_rows(name, len(first)), None, None, None, [])
     features = rows.features or Features.from_arrow_schema(first.schema)  # those of a CSV file are known once it is read

@@ -114,9 +114,12 @@ def of_dataset(columns: list[str], split: Dataset, data: TextData | ImageData, m
     parsed = Parsed(columns, len(split), None, None, None if marks is None else Labels.of_arrow(marks))
     if data.id_column is not None and data.id_column in split.column_names:
         parsed.ids = split.data.column(data.id_column).to_pylist()
-    if data.label_column in split.column_names:
-        feature = split.features[data.label_column]
-        parsed.labels = Labels.of_arrow(split.data.column(data.label_column))
+    if len(data.label_columns) > 1:
+        if {*data.label_columns} <= {*split.column_names}:
+            parsed.labels = labels_of([split.data.column(column).to_pylist() for column in data.label_columns])
+    elif data.label_columns[0] in split.column_names:
+        feature = split.features[data.label_columns[0]]
+        parsed.labels = Labels.of_arrow(split.data.column(data.label_columns[0]))
         each = feature.feature if isinstance(feature, List | LargeList) else feature
         parsed.class_names = list(each.names) if isinstance(each, ClassLabel) else None
     contents = list(content_columns(data))
@@ -139,6 +142,11 @@ def marks_of(column: str, marks: Labels) -> Labels:
     if column.strip().casefold() not in FLAG_COLUMNS:
         return marks
     return Labels([flagged(column, value) for value in marks.values], marks.codes)
+
+
+def labels_of(columns: Sequence[Sequence[Any]]) -> Labels:
+    """Labels of Python values; of several columns those of a row are a tuple."""
+    return Labels.of(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
 
 
 @dataclass
@@ -216,7 +224,7 @@ def reader(name: str, parse: Callable[[], Parsed], folder: Path | None, data: Te
 
 def split_column(columns: Iterable[str], data: TextData | ImageData) -> str | None:
     """The column that may say which split a row belongs to; None: there is none."""
-    free = [column for column in columns if column not in (*content_columns(data), data.label_column, data.id_column)]
+    free = [column for column in columns if column not in (*content_columns(data), *data.label_columns, data.id_column)]
     by_name = {column.strip().casefold(): column for column in reversed(free)}
     return next((by_name[name] for name in (*SPLIT_COLUMNS, *FLAG_COLUMNS) if name in by_name), None)
 

@@ -71,8 +71,8 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     Raises:
         DataError: everything that is wrong with the source, in one report.
     """
-    if data.label_column in content_columns(data):
-        what = f'"{data.label_column}" is data.{data.kind}_column too: a model would learn to read its own answer'
+    if both := [column for column in data.label_columns if column in content_columns(data)]:
+        what = f'"{both[0]}" is data.{data.kind}_column too: a model would learn to read its own answer'
         raise DataError(data.source, [Problem("data.label_column", what)])
     seed = seed if data.split_seed is None else data.split_seed
     source = open_source(data)
@@ -168,12 +168,13 @@ def column_problems(role: Role, table: Table, data: TextData | ImageData) -> lis
     if not table.ids and not table.problems:
         problems.append(Problem(f'split "{table.name}"', "no rows"))
     contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
-    for key, column in (*contents, ("data.label_column", data.label_column), ("data.id_column", data.id_column)):
+    of_labels = [("data.label_column", column) for column in data.label_columns]
+    for key, column in (*contents, *of_labels, ("data.id_column", data.id_column)):
         if column is None:
             continue
         if (table.columns or table.ids) and column not in table.columns:
             help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
-            if role == "test" and column == data.label_column:
+            if role == "test" and column in data.label_columns:
                 help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
             problems.append(
                 Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))

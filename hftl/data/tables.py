@@ -45,6 +45,7 @@ from hftl.data.rows import (
     asked_for,
     by_column,
     content_columns,
+    labels_of,
     marks_of,
     natural_key,
     of_dataset,
@@ -250,7 +251,7 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
             problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
         raise DataError(data.source, problems)
-    wanted = [column for column in (*content_columns(data), data.label_column, data.id_column) if column in columns]
+    wanted = [column for column in (*content_columns(data), *data.label_columns, data.id_column) if column in columns]
     if not wanted:
         return Parsed(columns, sum(map(_rows_in, files)), None, None, None)
     try:
@@ -304,11 +305,11 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     """CSV, TSV, JSON and JSONL: files of Python values."""
     problems: list[Problem] = []
     parsed = Parsed([], 0, None, None, None)
-    wanted = [*content_columns(data), data.label_column, *(name for name in (marks, data.id_column) if name is not None)]
+    wanted = [*content_columns(data), *data.label_columns, *(name for name in (marks, data.id_column) if name is not None)]
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for file in files:
         how = {"encoding": data.encoding, "delimiter": data.delimiter}
-        names, count, columns = _rows_of(file, wanted, data.label_column, problems, parsed.remarks, **how)
+        names, count, columns = _rows_of(file, wanted, data.label_columns[0], problems, parsed.remarks, **how)
         parsed.columns = parsed.columns or names
         if set(names) != set(parsed.columns):
             what = f"has the columns {listed(names)}, and {files[0].name} has {listed(parsed.columns)}"
@@ -321,8 +322,8 @@ def _parse_rows(files: Sequence[Path], data: TextData | ImageData, marks: str | 
     contents = content_columns(data)
     if set(contents) <= set(parsed.columns):
         parsed.content = values[contents[0]] if len(contents) == 1 else list(zip(*map(values.get, contents), strict=True))
-    if data.label_column in parsed.columns:
-        parsed.labels = Labels.of(values[data.label_column])
+    if {*data.label_columns} <= {*parsed.columns}:
+        parsed.labels = labels_of([values[column] for column in data.label_columns])
     if marks in parsed.columns:
         assert marks is not None
         parsed.marks = marks_of(marks, Labels.of(values[marks]))

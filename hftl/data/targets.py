@@ -140,6 +140,8 @@ def target_of(data: TextData | ImageData, train: Table, *, kind: str | None = No
     # Here alone: a target of several labels is read with the functions of this module.
     from hftl.data.several_labels import SeveralLabels, found_in, separator_of
 
+    if len(data.label_columns) > 1:
+        return SeveralLabels(columns=data.label_columns), []
     if data.target == "one" or kind == ONE_LABEL:
         return OneLabel(), []
     if data.target == "several" or kind == SEVERAL_LABELS:

@@ -1,4 +1,4 @@
-"""The figures of a run: learning curves, confusion matrix, calibration.
+"""The figures of a run: learning curves, confusion matrix, calibration; of several labels an example, how each is found.
 
 They are drawn from history.jsonl, metrics.json and the predictions alone, on figures of their own (pyplot's global state is never
 touched), for the width of a page on the Hub. Colours are Okabe & Ito's, which colour-blind readers tell apart

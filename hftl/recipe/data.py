@@ -50,7 +50,8 @@ class _Data(Section):
     """Commit, tag or branch of a Hub data set."""
     config: str | None = None
     """Name of a Hub data set's configuration."""
-    label_column: str = "label"
+    label_column: Columns = "label"
+    """The column with the label, or with the labels; or several columns of 0 and 1, one a label that is called as its column is."""
     target: Literal["one", "several"] | None = None
     """How many labels an example has. None: found from the column; lists are several, and so are texts with a separator where each
     part is also there by itself. "several": lists, or texts of labels with a comma, a semicolon or a bar between them, and an empty
@@ -93,6 +94,19 @@ class _Data(Section):
     """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
     them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that labels are read from."""
+        return (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+
+    @model_validator(mode="after")
+    def _labels_are_read_in_one_way(self) -> Self:
+        if len(self.label_columns) > 1 and self.target == "one":
+            raise ValueError('data.target: "one" label is read from one column, and data.label_column names several')
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError("data.label_column: names a column twice")
+        return self
+
     @classmethod
     def _store_rows(cls, values: dict[str, Any]) -> dict[str, Any]:
         source = values.get("source")
@@ -108,7 +122,12 @@ class _Data(Section):
         content = column(f"{kind}_column")
         contents = [str(name) for name in content] if isinstance(content, list | tuple) else [str(content)]
         try:
-            place = keep(source, contents=contents, label=str(column("label_column")), pictures=kind == "image")
+            place = keep(
+                source,
+                contents=contents,
+                label=label if isinstance(label := column("label_column"), str) else str(label[0]),
+                pictures=kind == "image",
+            )
         except ValueError as error:
             raise RecipeError.single("source", str(error), source=cls._title(values)) from None
         return {**values, "source": place}

@@ -151,7 +151,7 @@ def _facts(
         "results": results(metrics, split),
         "by_class": values["per_class"],
         "listed": LISTED,
-        "several": several,
+        "many": several,
         "right": "exact match" if several else "accuracy",
         "worst": worst_label(values) if several else worst_class(values),
         "small": small_classes(values),
