@@ -130,6 +130,14 @@ def claims() -> tuple[Claim, ...]:
             needs="../shared/data/hotdog",
         ),
         Claim(
+            "minilm_goemotions",
+            "minilm_goemotions",
+            "GoEmotions, 28 labels",
+            "MiniLM (6 layers)",
+            ("data.source=../shared/data/goemotions", "data.config=null", "model.checkpoint=../minilm"),
+            needs="../minilm",
+        ),
+        Claim(
             "bert_imdb",
             "bert_imdb",
             "IMDb, 5,000 reviews",
@@ -228,15 +236,18 @@ def outcome(run: Path) -> dict[str, Any]:
     """What a finished run came to, and on what."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    several = metrics["validation"].get("target") == "several_labels"
+    metric = "macro_f1" if several else "accuracy"
     stages: dict[str, float] = {}
     for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if event["event"] == "evaluation":
-            stages[event["stage"]] = max(event["validation"]["accuracy"], stages.get(event["stage"], 0.0))
+            stages[event["stage"]] = max(event["validation"][metric], stages.get(event["stage"], 0.0))
     wanted = ("n", "accuracy", "accuracy_interval", "majority_accuracy", "macro_f1")
     machine = ("cpu", "cores", "threads", "precision", "processes", "packages", "time")
     return {
         **{split: {key: values[key] for key in wanted} for split, values in metrics.items()},
+        **({"metric": metric} if several else {}),
         "validation_by_stage": stages,
         "training_seconds": environment["seconds"],
         **{key: environment[key] for key in machine},
@@ -412,10 +423,15 @@ def table(known: Sequence[Claim], records: Records) -> str:
             cells = [
                 f"[{claim.script}](recipes/{claim.script}.py)",
                 f"{claim.data}; {claim.model}",
-                accuracy(found),
+                accuracy(found) if metric_of(found) == "accuracy" else tested(found),
                 str(len(found)),
             ]
-            cells += [f"{found[0]['test']['n']:,}", f"{chance(found):.3f}", threads, minutes(found)]
+            cells += [
+                f"{found[0]['test']['n']:,}",
+                f"{chance(found):.3f}" if metric_of(found) == "accuracy" else "–",
+                threads,
+                minutes(found),
+            ]
             rows.append(f"| {' | '.join(cells)} |")
     lines = ["\n".join(rows), wrapped(f"Measured on {machines(records)}.{busy(records)}")] if {*records} - {DEMO} else []
     if absent := [claim for claim in known if claim.name not in records]:
@@ -469,12 +485,13 @@ def head(script: str, known: Sequence[Claim], records: Records) -> str:
         if claim.script != script or not (found := records.get(claim.name)):
             continue
         what, n = f"{claim.data[0].upper()}{claim.data[1:]}; {claim.model}", found[0]["test"]["n"]
+        alone = f" (which alone leave ± {chance(found):.3f})" if metric_of(found) == "accuracy" else ""
         stages = {
             name: spread((record["validation_by_stage"][name] for record in found), digits=2)
             for name in found[0]["validation_by_stage"]
         }
         parts.append(
-            f"{what}: test accuracy {accuracy(found)}, n = {n:,} (which alone leave ± {chance(found):.3f});"
+            f"{what}: test {tested(found)}, n = {n:,}{alone};"
             f" validation by stage: {', '.join(f'{name} {value}' for name, value in stages.items())};"
             f" {minutes(found)} minutes of training a run, {runs(found)}."
         )
@@ -499,6 +516,17 @@ def spread(values: Iterable[float], *, digits: int = 3) -> str:
 def accuracy(found: Sequence[Record]) -> str:
     """That of the test split, over the runs."""
     return spread(record["test"]["accuracy"] for record in found)
+
+
+def metric_of(found: Sequence[Record]) -> str:
+    """What a claim is about: of several labels an example macro F1."""
+    return str(found[0].get("metric", "accuracy"))
+
+
+def tested(found: Sequence[Record]) -> str:
+    """ "accuracy 0.943 (0.937 to 0.950)", or "macro F1 0.42"."""
+    metric = metric_of(found)
+    return f"{metric.replace('_f1', ' F1')} {spread(record['test'][metric] for record in found)}"
 
 
 def chance(found: Sequence[Record]) -> float:

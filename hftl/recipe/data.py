@@ -116,18 +116,12 @@ class _Data(Section):
             return {**values, "source": os.fspath(source)}
         kind = str(cls.model_fields["kind"].default)
 
-        def column(key: str) -> Any:
-            return values.get(key, cls.model_fields[key].default)
+        def names(key: str) -> list[str]:
+            given = values.get(key, cls.model_fields[key].default)
+            return [str(name) for name in given] if isinstance(given, list | tuple) else [str(given)]
 
-        content = column(f"{kind}_column")
-        contents = [str(name) for name in content] if isinstance(content, list | tuple) else [str(content)]
         try:
-            place = keep(
-                source,
-                contents=contents,
-                label=label if isinstance(label := column("label_column"), str) else str(label[0]),
-                pictures=kind == "image",
-            )
+            place = keep(source, contents=names(f"{kind}_column"), label=names("label_column")[0], pictures=kind == "image")
         except ValueError as error:
             raise RecipeError.single("source", str(error), source=cls._title(values)) from None
         return {**values, "source": place}
