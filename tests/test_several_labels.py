@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss, roc_auc_score
 from small import nano, train
 
+import hftl
 from hftl.data.audit import audit_splits
 from hftl.data.iterative import ByLabels, iterative_sides
 from hftl.data.source import Splits, load_splits
@@ -35,7 +36,19 @@ from hftl.evaluation.several_metrics import (
 from hftl.files import read_json
 from hftl.inference import Predictor
 from hftl.names import FIGURES, SEVERAL_LABELS
-from hftl.recipe import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Recipe, Stage, TextCNN, TextData, override
+from hftl.recipe import (
+    AsymmetricLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    ImageData,
+    Recipe,
+    RunSettings,
+    Stage,
+    TextCNN,
+    TextData,
+    Timm,
+    override,
+)
 from hftl.run import RunDirectory
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
@@ -487,6 +500,41 @@ def test_what_does_not_fit_several_labels_is_refused_before_training(
 ) -> None:
     with pytest.raises((RecipeError, DataError), match=expected):
         train(several_recipe(Path(several_run.load_recipe().data.source), change), tmp_path / "run")
+
+
+def test_pictures_have_several_labels_by_a_list_beside_them_and_are_served_so(tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import pipeline
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        (tmp_path / split).mkdir()
+        rows = []
+        for number in range(count):
+            own = [label for label in ("red", "blue") if generator.random() < 0.5]
+            colour = [200 if "red" in own else 40, 40, 200 if "blue" in own else 40]
+            pixels = np.clip(generator.normal(colour, 30, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
+            rows.append({"file_name": f"{number}.png", "label": own})
+        (tmp_path / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = Recipe(
+        name="colours",
+        data=ImageData(source=str(tmp_path), image_size=32, image_column="file_name", validation_fraction=0.25),
+        model=Timm(checkpoint="resnet10t", pretrained=False),
+        stages={"all": Stage(lr=1e-3)},
+        run=RunSettings(batch_size=8, precision="fp32"),
+    )
+    run = train(recipe, tmp_path / "run")
+    config, answer = read_json(run.model / "config.json"), Predictor(run.path).predict([str(tmp_path / "test/0.png")])[0]
+    assert config["problem_type"] == "multi_label_classification" and len(config["thresholds"]) == 2
+    served = pipeline("image-classification", model=str(run.model), device="cpu")
+    scores = {row["label"]: row["score"] for row in served(str(tmp_path / "test/0.png"), top_k=2)}
+    assert scores == pytest.approx(answer.probabilities, abs=1e-5)
+    assert "TF-IDF" not in read_json(run.baseline)["name"]  # histograms of colours, a logistic regression a label
+    write_card(run)
+    card = run.card.read_text(encoding="utf-8")
+    assert ".sigmoid()[0]" in card and "softmax" not in card
+    assert verify(run).failed == ()
 
 
 def test_a_network_over_word_vectors_learns_several_labels(tmp_path: Path) -> None:

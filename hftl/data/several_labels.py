@@ -74,10 +74,11 @@ class SeveralLabels:
             allowed = "a row without a label has an empty list; a missing value says that nobody looked"
             if not self.columns and not self.said:
                 allowed += "; data.target=several takes an empty cell for no label"
-            help = (
-                (allowed, f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone') if role == "test" else (allowed,)
-            )
-            problems += row_problems(table, f"no labels (column {where})", without, *help)
+            help = [allowed, "data.on_blank_label=skip leaves such rows out"]
+            if role == "test":
+                help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
+            if data.on_blank_label == "error":
+                problems += row_problems(table, f"no labels (column {where})", without, *help)
             expected = "0 or 1 in each of their columns" if self.columns else "a list of names, or names with a separator"
             problems += row_problems(table, "labels that cannot be read", odd, f"expected is {expected}")
             if own is not None and table.class_names is not None and table.class_names != own:
@@ -250,7 +251,7 @@ def found_in(table: Table) -> tuple[SeveralLabels | None, str | None]:
     where nothing else can be meant: every part of every combination is also there by itself, nothing stands twice in one, and
     there are three combinations of three labels or more. "New York, NY" is one label, since "NY" is none.
     """
-    if table.labels is None or not len(table.labels.codes):
+    if table.labels is None or not len(table.labels.codes) or table.labelled_by_folder:
         return None, None
     values = [value for value in table.labels.values if value is not None]
     if values and all(isinstance(value, list | tuple | np.ndarray) for value in values):
