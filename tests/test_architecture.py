@@ -26,6 +26,7 @@ PACKAGE = REPOSITORY / "hftl"
 GROUND = (
     "hftl.names",
     "hftl.wording",
+    "hftl.scripts",
     "hftl.errors",
     "hftl.secrets",
     "hftl.files",
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
     "hftl.names": (),
     "hftl.wording": (),
+    "hftl.scripts": (),
     "hftl.errors": ("hftl.wording",),
     "hftl.secrets": (),
     "hftl.signals": (),
@@ -137,6 +139,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
     "hftl.names": frozenset(),
     "hftl.wording": frozenset(),
+    "hftl.scripts": frozenset(),
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),

@@ -25,7 +25,7 @@ def local_places(recipe: Recipe, data: Mapping[str, Any]) -> dict[str, str]:
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
         if not data.get("model", {}).get("revision") and not is_architecture:
             places["model.checkpoint"] = model.checkpoint
-    elif not model.vectors.startswith(HUB):
+    elif not model.vectors.startswith(HUB) and model.random_dim is None:
         places["model.vectors"] = model.vectors
     return {key: LOCAL + local_name(path) for key, path in places.items()}
 
