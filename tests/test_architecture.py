@@ -119,7 +119,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # Many fits of one recipe: they know training, and nothing of what is published.
-    "hftl.studies": (*WINGS, "hftl.training", "hftl.terminal", "hftl.system", "hftl.ledger"),
+    "hftl.studies": (*WINGS, "hftl.training", "hftl.terminal", "hftl.system", "hftl.ledger", "hftl.fonts"),
     # What helps when something else is broken or missing.
     "hftl.doctor": ("hftl.errors", "hftl.environment", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),

@@ -19,12 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
+from hftl.data.text import TextSamples
 from hftl.errors import RecipeError, RunError
-from hftl.models import glove, glove_modeling, segmentation, tokenizer_bounds
+from hftl.models import build_classifier, glove, glove_modeling, load_classifier, save_classifier, segmentation, tokenizer_bounds
 from hftl.models import vectors as vector_files
 from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
@@ -36,7 +38,9 @@ from hftl.models.glove_modeling import (
     GloveTextCNNConfig,
     TextCNNForSequenceClassification,
 )
-from hftl.recipe import BagOfEmbeddings, BiLSTM, TextCNN
+from hftl.recipe import BagOfEmbeddings, BiLSTM, Recipe, Stage, TextCNN, TextData
+from hftl.sharing import serve
+from hftl.sharing.usage import tokens_of
 
 SIX_WORDS = b"the 1.0 2.0\nfilm 3.0 -4.0\ngood 0.5 0.25\nbad -0.5 0.75\n, 0.0 0.125\nn't 2.0 2.0\n"
 TEXTS = ["The film, the GOOD film.", "the film isn't good", "", "a bad bad plot"]
@@ -691,6 +695,56 @@ def test_vectors_without_a_file_are_random_and_the_same_for_a_seed() -> None:
     for vectors in ("random:", "random:0", "random:5000", "random:ten"):
         with pytest.raises(RecipeError, match='vectors: vectors without a file are written "random:100"'):
             TextCNN(vectors=vectors)
+
+
+def recipe_of(vectors: str, **data: Any) -> Recipe:
+    model = TextCNN(vectors=vectors, channels=4, min_count=1, trainable_dim=2)
+    return Recipe(name="x", data=TextData(source="x", **data), model=model, stages={"all": Stage(lr=0.1)})
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("head", "abcdef"), ("tail", "klmnop"), ("head+tail", "abmnop")])
+def test_what_stays_of_a_long_text_is_saved_and_read_again_and_the_lines_of_the_card_do_it(
+    truncate: str, kept: str, tmp_path: Path
+) -> None:
+    letters = " ".join("abcdefghijklmnop")
+    torch.manual_seed(0)
+    classifier = build_classifier(recipe_of("random:3", max_length=6, truncate=truncate), ["no", "yes"], texts=[letters])
+    save_classifier(classifier, tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model")
+    features = Features({"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"id": ["0"], "text": [letters], "label": [0]}, features=features)
+    samples = TextSamples(rows, tokenizer_of(loaded), max_length=6)
+    ids = samples[0, 0]["input_ids"].tolist()
+    assert tokenizer_of(loaded).convert_ids_to_tokens(ids) == list(kept)  # of 6 tokens 6 * 128 / 510 are 2
+    with torch.no_grad():
+        expected = classifier.model(torch.tensor([ids])).logits[0]
+    served: Any = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
+    if truncate == "head+tail":
+        scope: dict[str, Any] = {"tokenizer": served.tokenizer}
+        exec(tokens_of(tmp_path / "model"), scope)  # noqa: S102
+        assert scope["tokens_of"](letters) == ids and scope["tokens_of"]("a b") == ids[:2]
+        found = serve.head_and_tail(served, letters, [2, 4])
+    else:
+        found = served(letters, truncation=True, top_k=None, function_to_apply="none")
+    scores = {entry["label"]: entry["score"] for entry in found}
+    assert [scores["no"], scores["yes"]] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_beginning_and_an_end_need_room_and_a_pair_has_none_of_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.max_length: 1 leaves no room for a beginning and an end"):
+        build_classifier(recipe_of("random:3", max_length=1, truncate="head+tail"), ["a", "b"], texts=["a b"])
+    with pytest.raises(RecipeError, match='write truncate "head" or "tail"'):
+        TextData(source="x", text_column=("a", "b"), pair=True, truncate="head+tail")
+    save_classifier(build_classifier(recipe_of("random:3", truncate="head+tail"), ["a", "b"], texts=["a b"]), tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    assert config["head_and_tail"] == [64, 192]
+    for wrong in ([64, 191], [0, 256], "64", [64.0, 192.0]):
+        file.write_text(json.dumps(config | {"head_and_tail": wrong}), encoding="utf-8")
+        with pytest.raises(
+            RunError, match=r'has "head_and_tail": .*; two numbers of tokens were expected, together model_max_length'
+        ):
+            load_classifier(tmp_path / "model")
 
 
 def test_a_tokenizer_of_another_model_is_refused(vectors: str, tmp_path: Path) -> None:

@@ -197,7 +197,9 @@ class Audit(Shown):
             lengths = split.get("lengths")
             if lengths and lengths["share_truncated"]:
                 limit = lengths["max_length"]
-                yield f"{name}: {percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
+                cut = f"{percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
+                lost = {"head": "end", "tail": "beginning", "head+tail": "middle"}[lengths["truncate"]]
+                yield f"{name}: {cut}: their {lost} is not read, {percent(lengths['share_lost'])} of all tokens"
         empty = {name: split["lengths"]["empty"] for name, split in self.splits.items() if "lengths" in split}
         if any(empty.values()):
             yield f"texts without a word: {', '.join(f'{name} {n:,}' for name, n in empty.items() if n)}"
