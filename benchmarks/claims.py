@@ -105,6 +105,8 @@ def claims() -> tuple[Claim, ...]:
             ("data.source=../shared/data/imdb", "model.vectors=../shared/vectors/glove.twitter.27B.25d.12k.txt"),
             needs="../shared/data/imdb",
         ),
+        Claim("textcnn_waimai", "textcnn_waimai", "waimai, 9,987 reviews", "TextCNN", needs="../shared/data/waimai"),
+        Claim("bilstm_waimai", "bilstm_waimai", "waimai, 9,987 reviews", "BiLSTM", needs="../shared/data/waimai"),
         Claim(
             "resnet_pets_mobilenet",
             "resnet_pets",

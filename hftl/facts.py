@@ -166,6 +166,9 @@ def _derived_name(recipe: Recipe, read: Mapping[str, Any]) -> str:
     """A run's name from what it reads: "tickets-bert-nano"."""
     model = recipe.model
     data = (recipe.card.dataset if how_known(recipe, read) else None) or recipe.data.source
-    start = (recipe.card.base_model or model.checkpoint) if isinstance(model, Pretrained) else model.vectors.removeprefix(HUB)
+    if isinstance(model, Pretrained):
+        start = recipe.card.base_model or model.checkpoint
+    else:
+        start = model.vectors.removeprefix(HUB) if model.random_dim is None else model.family
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{local_name(data)}-{local_name(start.removeprefix(HUB))}")
     return name[:96].strip("-._") or "run"

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 DEFAULT = "DejaVu Sans"
 
@@ -57,6 +59,20 @@ def face_of(text: str) -> Face | None:
     """A font that draws a whole text, DejaVu Sans where it can; None: this machine has none."""
     letters = frozenset(unicodedata.normalize("NFC", text))
     return default_face() if not missing(text, default_face()) else find_face(letters)
+
+
+def shown(name: str, number: int) -> str:
+    """A name, or its number among those of its figure where no font of this machine draws it."""
+    letters = missing(name, default_face())
+    return name if not letters or find_face(letters) is not None else f"no. {number}"
+
+
+def settle(figure: Figure) -> None:
+    """Give each text of a figure that DejaVu Sans does not draw the font that does, where one is there."""
+    for text in figure.findobj(Text):
+        letters = missing(text.get_text(), default_face())
+        if letters and list(text.get_fontfamily()) == [DEFAULT] and (face := find_face(letters)) is not None:
+            text.set_fontfamily([DEFAULT, face.family])
 
 
 def isolated(name: str) -> str:

@@ -76,6 +76,13 @@ WORD_MODELS: Mapping[str, tuple[str, str]] = {
 }
 """`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""
 
+RANDOM_VECTORS = "random:"
+"""Before the number of dimensions, in place of a file of word vectors: "random:100"."""
+
+HEAD_AND_TAIL = "head_and_tail"
+"""In tokenizer_config.json: how many tokens of a text that is too long stay from its beginning and from its end, special ones
+counted. transformers has no such setting, and cuts the end off."""
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),

@@ -289,6 +289,8 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         "length_p95": 598.0,
         "max_length": 256,
         "share_truncated": 0.271,
+        "share_lost": 0.118,
+        "truncate": "head",
         "share_unknown": 0.0012,
         "empty": 0,
     }

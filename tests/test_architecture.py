@@ -26,6 +26,7 @@ PACKAGE = REPOSITORY / "hftl"
 GROUND = (
     "hftl.names",
     "hftl.wording",
+    "hftl.scripts",
     "hftl.errors",
     "hftl.secrets",
     "hftl.files",
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl": EVERYTHING,  # the facade, hftl/__init__.py alone
     "hftl.names": (),
     "hftl.wording": (),
+    "hftl.scripts": (),
     "hftl.errors": ("hftl.wording",),
     "hftl.secrets": (),
     "hftl.signals": (),
@@ -119,7 +121,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # Many fits of one recipe: they know training, and nothing of what is published.
-    "hftl.studies": (*WINGS, "hftl.training", "hftl.terminal", "hftl.system", "hftl.ledger"),
+    "hftl.studies": (*WINGS, "hftl.training", "hftl.terminal", "hftl.system", "hftl.ledger", "hftl.fonts"),
     # What helps when something else is broken or missing.
     "hftl.doctor": ("hftl.errors", "hftl.environment", "hftl.cores"),
     "hftl.samples": ("hftl.errors",),
@@ -139,6 +141,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl": frozenset(),  # `import hftl` is fast, and works where an installation is broken
     "hftl.names": frozenset(),
     "hftl.wording": frozenset(),
+    "hftl.scripts": frozenset(),
     "hftl.errors": frozenset(),
     "hftl.secrets": frozenset(),
     "hftl.signals": frozenset(),

@@ -277,6 +277,15 @@ def test_punctuation_case_and_markup_do_not_hide_a_near_text_and_short_ones_are_
     assert near_texts(Dataset.from_dict({"text": ["", "!"]})) == []
 
 
+def test_texts_in_scripts_without_spaces_are_compared_letter_by_letter() -> None:
+    one = "外卖送得很慢，包装也破了。汤全部都洒出来了！客服说会退款，可是到现在还没有消息，真的太失望了"
+    texts = [one, one.replace("，", "、").replace("！", "…") + "。", one + "啊", one[::-1], "送得快", "送得慢"]
+    links = near_texts(Dataset.from_dict({"text": texts}))
+    # 41 letters are 37 runs of five; one more at the end is one run more.
+    assert [(link.one, link.other) for link in links] == [(0, 1), (0, 2), (1, 2)]
+    assert [link.similarity for link in links] == [1.0, pytest.approx(37 / 38), pytest.approx(37 / 38)]
+
+
 def test_many_copies_of_a_template_are_one_group() -> None:
     body = " ".join(f"w{word}" for word in range(100))
     texts = [f"{body} number{row}" for row in range(200)] + [" ".join(f"v{word}" for word in range(100))]
@@ -613,12 +622,19 @@ def test_word_vectors_of_another_language_are_said_with_the_script(tmp_path: Pat
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("the 0.1 0.5\nfilm 0.2 0.5\n")
     source = write(tmp_path / "train.jsonl", rows)
-    done = hftl("audit", recipe_file(tmp_path, source, model=TextCNN(vectors=str(vectors), min_count=2, channels=4)))
+    recipe = recipe_file(tmp_path, source, model=TextCNN(vectors=str(vectors), min_count=2, channels=4))
+    done = hftl("audit", recipe, "model.segmentation=words")
     assert done.code == 0
     assert (
-        "mostly Chinese; the model cannot tell them apart. Take vectors of the texts' language. Chinese is written without"
-        in done.out
+        "mostly Chinese; the model cannot tell them apart. Chinese is written without spaces, so that a clause counts as one word"
+        " here: write model.segmentation=auto." in done.out
     )
+    done = hftl("audit", recipe)
+    assert done.code == 0
+    # 7 letters of the and film in each of 40 texts; 7 and 6 in turn of Chinese, and one more: 300 of 580.
+    assert "51.7 % of the letters are of scripts without spaces: their clauses are cut into " in done.out
+    assert "0 from the vectors, the others learned from the training texts" in done.out
+    assert "a clause counts as one word" not in done.out
 
 
 def test_scripts_are_read_from_letters_and_their_marks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,18 +13,20 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
+from hftl.data.text import TextSamples
 from hftl.errors import RecipeError, RunError
-from hftl.models import glove, glove_modeling
+from hftl.models import build_classifier, glove, glove_modeling, load_classifier, save_classifier, segmentation, tokenizer_bounds
 from hftl.models import vectors as vector_files
 from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
@@ -35,7 +38,9 @@ from hftl.models.glove_modeling import (
     GloveTextCNNConfig,
     TextCNNForSequenceClassification,
 )
-from hftl.recipe import BagOfEmbeddings, BiLSTM, TextCNN
+from hftl.recipe import BagOfEmbeddings, BiLSTM, Recipe, Stage, TextCNN, TextData
+from hftl.sharing import serve
+from hftl.sharing.usage import tokens_of
 
 SIX_WORDS = b"the 1.0 2.0\nfilm 3.0 -4.0\ngood 0.5 0.25\nbad -0.5 0.75\n, 0.0 0.125\nn't 2.0 2.0\n"
 TEXTS = ["The film, the GOOD film.", "the film isn't good", "", "a bad bad plot"]
@@ -476,6 +481,114 @@ def test_words_without_a_vector_are_drawn_from_the_vectors_own_cloud() -> None:
     assert rows[1].tolist() == [3.0, -2.0]  # the file's own
 
 
+# --- scripts without spaces ---------------------------------------------------------------------------------------------------
+
+WAIMAI = [
+    "外卖很好吃",
+    "外卖不好吃，LG味道很好",
+    "味道不好",
+    "外卖好吃",
+    "味道很好吃",
+    "味道不好吃 don't like it",
+    "外卖很好",
+    "外卖慢",
+    "味道差",
+] * 2
+KNOWN = "外卖 1 2\n味道 2 1\n很 1 1\n不 2 2\n好 3 1\n好吃 1 3\n吃 2 3\n卖 1 5\nlike 1 4\n好看 7 7\n"
+
+
+@pytest.fixture
+def chinese(tmp_path: Path) -> str:
+    (tmp_path / "zh.2d.txt").write_text(KNOWN, encoding="utf-8")
+    return str(tmp_path / "zh.2d.txt")
+
+
+def of_waimai(vectors: str, **values: Any) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
+    torch.manual_seed(0)
+    classifier = glove.build(BiLSTM(vectors=vectors, hidden_size=4, **values), ["bad", "good"], texts=WAIMAI)
+    return tokenizer_of(classifier), classifier.facts["vocabulary"]
+
+
+def test_a_clause_is_cut_into_the_words_of_the_vectors_and_a_word_of_another_script_stays_whole(chinese: str) -> None:
+    tokenizer, facts = of_waimai(chinese)
+    assert tokenizer.tokenize("外卖很好吃，味道不好") == ["外卖", "很", "好吃", "，", "味道", "不", "好"]
+    # No part of an unknown word is read as one that is known, and a contraction is split as in any other text.
+    assert tokenizer.tokenize("LG味道 like likely don't") == ["▁lg▁", "味道", "▁like▁", "▁likely▁", "▁do▁", "n't"]
+    known = [token for token in tokenizer.get_vocab() if "like" in token]
+    assert known == ["▁like▁"] and tokenizer("likely")["input_ids"] == [1]
+    # Ten clauses of 42 letters, beside 13 of "lg", "do", "n't", "like" and "it"; cut into 27 words, of which 慢 and 差 are letters
+    # without a vector. Words of the vectors that are nowhere in the texts are none here.
+    assert facts["segmentation"] == {
+        "into": "words",
+        "share": pytest.approx(42 / 55),
+        "words": 8,
+        "from_vectors": 6,
+        "letters_per_word": pytest.approx(42 / 27),
+    }
+
+
+def test_without_vectors_words_are_learned_from_the_training_texts_and_a_letter_they_lack_is_unknown() -> None:
+    tokenizer, facts = of_waimai("random:3")
+    assert tokenizer.tokenize("外卖味道") == ["外卖", "味道"]
+    assert tokenizer("外卖猫")["input_ids"][-1] == 1 and len(tokenizer("外卖猫")["input_ids"]) == 2
+    assert facts["segmentation"]["from_vectors"] == facts["in_vectors"] == 0
+    assert [of_waimai("random:3")[0].get_vocab() for _ in range(2)] == [tokenizer.get_vocab()] * 2
+
+
+def test_segmentation_is_letters_or_nothing_where_it_is_asked_for(chinese: str) -> None:
+    tokenizer, facts = of_waimai(chinese, segmentation="characters")
+    assert tokenizer.tokenize("外卖很好吃 LG") == ["外", "卖", "很", "好", "吃", "lg"]
+    assert facts["segmentation"]["into"] == "characters" and facts["segmentation"]["letters_per_word"] == 1.0
+    tokenizer, facts = of_waimai(chinese, segmentation="words")
+    assert tokenizer.tokenize("外卖很好吃，味道不好") == ["外卖很好吃", "，", "味道不好"]
+    assert "segmentation" not in facts
+    thai = glove.build(TextCNN(vectors="random:3", segmentation="characters"), ["a", "b"], texts=["ที่นี่ ดี"] * 2)
+    assert tokenizer_of(thai).tokenize("ที่นี่ดี") == ["ที่", "นี่", "ดี"]  # a mark stays with its letter
+
+
+def test_texts_with_spaces_have_the_tokenizer_of_before_and_one_letter_in_a_hundred_decides(vectors: str) -> None:
+    texts = ["the film isn't good " * 12 + letters for letters in ("", "好")]  # 2 x 180 letters, of which none is Chinese, or one
+    plain = build(vectors, {"family": "textcnn"}).preprocessor
+    for some, cut in ((texts, False), (texts[:1], False), ([*texts, "好吃 好吃"], True)):
+        found = tokenizer_of(glove.build(TextCNN(vectors=vectors), ["a", "b"], texts=some))
+        parts = json.loads(found.backend_tokenizer.to_str())
+        expected = json.loads(tokenizer_of(Classifier(None, plain, None, {})).backend_tokenizer.to_str())  # type: ignore[arg-type]
+        assert (parts["model"]["type"] == "Unigram") == cut
+        assert ((parts["normalizer"], parts["pre_tokenizer"]) == (expected["normalizer"], expected["pre_tokenizer"])) != cut
+
+
+@pytest.mark.parametrize("cut", ["words", "characters"])
+def test_words_counted_from_words_are_those_that_the_tokenizer_reads(cut: Literal["words", "characters"]) -> None:
+    random = np.random.default_rng(0)
+    parts = [*"ant's很好吃.-éกี▁葛は한5 ", " ", "don't", "n't", "'ve", "1,0", "\u200b", "<br />", "e\u0301", "葛\ufe00"]
+    normalizer, pre_tokenizer = glove._normalizer(cut), glove._pre_tokenizer(cut)
+    for _ in range(1_000):
+        text = "".join(random.choice(parts, size=random.integers(1, 9)))
+        spaced, clauses = glove.cut_words(glove.count_words([text]), cut)
+        read = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
+        assert spaced + clauses == Counter(word.strip("▁") for word, _ in read), text
+
+
+def test_words_are_learned_where_letters_stand_together_often() -> None:
+    runs = {f"外卖{letter}": 1 for letter in "很不好吃慢"} | {"外卖": 900}  # a clause that is there often counts once
+    weights = segmentation.learn_words(runs)
+    assert segmentation.count_pieces({"外卖不": 1}, weights) == {"外卖": 1, "不": 1}
+    # Words of the vectors are taken before any that is learned, and only those that may be there.
+    fits = segmentation.fitting(runs)
+    assert [word for word in ("外卖", "卖外", "卖很", "好", "猫", "外卖很") if fits(word)] == ["外卖", "卖很", "好", "外卖很"]
+    weights = segmentation.learn_words(runs, [*"外卖很不好吃慢", "卖很"])
+    assert segmentation.count_pieces({"外卖很": 2}, weights) == {"外": 2, "卖很": 2}
+    assert segmentation.scores({"a": 1, "b": 3}) == {"a": pytest.approx(math.log(0.25)), "b": pytest.approx(math.log(0.75))}
+
+
+def test_of_very_many_clauses_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {"外卖" + chr(0x4E00 + number): 1 for number in range(100)}
+    whole = segmentation.learn_words(runs)
+    monkeypatch.setattr(segmentation, "LOOKED_AT", 100)  # of 300 letters: each third clause
+    assert whole["外卖"] == 100 and segmentation.learn_words(runs)["外卖"] == 34
+    assert set("".join(runs)) < set(segmentation.learn_words(runs))  # and each letter is a word
+
+
 # --- build, save, load --------------------------------------------------------------------------------------------------------
 
 SPECS = [
@@ -558,6 +671,80 @@ def test_a_saved_model_gives_the_same_logits_and_label_names_everywhere(
     for row, found in zip(logits.softmax(dim=1), scores, strict=True):
         by_name = {entry["label"]: entry["score"] for entry in found}
         assert [by_name[name] for name in ("sad", "glad", "mixed")] == pytest.approx(row.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("segmentation", ["auto", "characters"])
+def test_a_saved_model_cuts_clauses_without_hftl_and_without_a_segmenter(chinese: str, segmentation: str, tmp_path: Path) -> None:
+    spec = TextCNN(vectors=chinese, channels=4, segmentation=segmentation)  # type: ignore[arg-type]
+    classifier = glove.build(spec, ["bad", "good"], texts=WAIMAI)
+    glove.save(classifier, tmp_path / "model")
+    tokenizer_bounds.read_tokenizer((tmp_path / "model" / "tokenizer.json").read_bytes())
+    with torch.no_grad():
+        expected = classifier.model(**tokenizer_of(classifier)(WAIMAI[:3], padding=True, return_tensors="pt")).logits.softmax(dim=1)
+    scores: Any = pipeline("text-classification", model=str(tmp_path / "model"), top_k=None, device="cpu")(WAIMAI[:3])
+    for row, found in zip(expected, scores, strict=True):
+        assert {entry["label"]: entry["score"] for entry in found}["good"] == pytest.approx(float(row[1]), abs=1e-6)
+    assert tokenizer_of(glove.load(tmp_path / "model")).tokenize("外卖好吃") == tokenizer_of(classifier).tokenize("外卖好吃")
+
+
+def test_vectors_without_a_file_are_random_and_the_same_for_a_seed() -> None:
+    built = [build("random:5", {"family": "bilstm", "hidden_size": 4}) for _ in range(2)]
+    tables = [classifier.model.state_dict()["embedding.weight"] for classifier in built]
+    assert tables[0].shape == (2 + 4, 5) and torch.equal(*tables) and not tables[0][0].any()  # four words are there twice
+    assert built[0].facts["base_model"] is None and built[0].facts["vocabulary"]["in_vectors"] == 0
+    for vectors in ("random:", "random:0", "random:5000", "random:ten"):
+        with pytest.raises(RecipeError, match='vectors: vectors without a file are written "random:100"'):
+            TextCNN(vectors=vectors)
+
+
+def recipe_of(vectors: str, **data: Any) -> Recipe:
+    model = TextCNN(vectors=vectors, channels=4, min_count=1, trainable_dim=2)
+    return Recipe(name="x", data=TextData(source="x", **data), model=model, stages={"all": Stage(lr=0.1)})
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("head", "abcdef"), ("tail", "klmnop"), ("head+tail", "abmnop")])
+def test_what_stays_of_a_long_text_is_saved_and_read_again_and_the_lines_of_the_card_do_it(
+    truncate: str, kept: str, tmp_path: Path
+) -> None:
+    letters = " ".join("abcdefghijklmnop")
+    torch.manual_seed(0)
+    classifier = build_classifier(recipe_of("random:3", max_length=6, truncate=truncate), ["no", "yes"], texts=[letters])
+    save_classifier(classifier, tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model")
+    features = Features({"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"id": ["0"], "text": [letters], "label": [0]}, features=features)
+    samples = TextSamples(rows, tokenizer_of(loaded), max_length=6)
+    ids = samples[0, 0]["input_ids"].tolist()
+    assert tokenizer_of(loaded).convert_ids_to_tokens(ids) == list(kept)  # of 6 tokens 6 * 128 / 510 are 2
+    with torch.no_grad():
+        expected = classifier.model(torch.tensor([ids])).logits[0]
+    served: Any = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
+    if truncate == "head+tail":
+        scope: dict[str, Any] = {"tokenizer": served.tokenizer}
+        exec(tokens_of(tmp_path / "model"), scope)  # noqa: S102
+        assert scope["tokens_of"](letters) == ids and scope["tokens_of"]("a b") == ids[:2]
+        found = serve.head_and_tail(served, letters, [2, 4])
+    else:
+        found = served(letters, truncation=True, top_k=None, function_to_apply="none")
+    scores = {entry["label"]: entry["score"] for entry in found}
+    assert [scores["no"], scores["yes"]] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_beginning_and_an_end_need_room_and_a_pair_has_none_of_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.max_length: 1 leaves no room for a beginning and an end"):
+        build_classifier(recipe_of("random:3", max_length=1, truncate="head+tail"), ["a", "b"], texts=["a b"])
+    with pytest.raises(RecipeError, match='write truncate "head" or "tail"'):
+        TextData(source="x", text_column=("a", "b"), pair=True, truncate="head+tail")
+    save_classifier(build_classifier(recipe_of("random:3", truncate="head+tail"), ["a", "b"], texts=["a b"]), tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    assert config["head_and_tail"] == [64, 192]
+    for wrong in ([64, 191], [0, 256], "64", [64.0, 192.0]):
+        file.write_text(json.dumps(config | {"head_and_tail": wrong}), encoding="utf-8")
+        with pytest.raises(
+            RunError, match=r'has "head_and_tail": .*; two numbers of tokens were expected, together model_max_length'
+        ):
+            load_classifier(tmp_path / "model")
 
 
 def test_a_tokenizer_of_another_model_is_refused(vectors: str, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.report import calibration_figure, confusion_figure, learning_curves, write_figures
 from hftl.files import read_json
 from hftl.run import RunDirectory
+from hftl.studies.page import draw_shares
+from hftl.studies.study import StudyDirectory
 
 PETS = tuple(f"german_shorthaired_pointer_number_{i}" for i in range(37))
 
@@ -297,6 +299,18 @@ def test_a_font_of_the_machine_that_has_the_letters_is_used_and_the_two_names_lo
     )
     assert (both != exchanged).any()
     assert fonts.find_face("好差") == fonts.Face("Boxes Sans", str(tmp_path / "Boxes Sans.ttf"), 0)
+
+
+def test_arms_of_a_study_have_their_names_or_their_numbers(machine: Any, tmp_path: Path) -> None:
+    rows = [("data.text_column=评论", 0.8, 0.7, 0.9), ("run.seed=1", 0.7, 0.6, 0.8)]
+    study = StudyDirectory(tmp_path)
+    draw_shares(study, rows, title="each arm")  # a warning about a glyph would be an error here
+    numbers = (study.figures / "accuracy.png").read_bytes()
+    assert fonts.shown("data.text_column=评论", 1) == "no. 1" and fonts.shown("run.seed=1", 2) == "run.seed=1"
+    machine("Boxes Sans", "评论")
+    assert fonts.shown("data.text_column=评论", 1) == "data.text_column=评论"
+    draw_shares(study, rows, title="each arm")
+    assert (study.figures / "accuracy.png").read_bytes() != numbers
 
 
 def test_a_font_that_lacks_one_letter_of_a_name_does_not_draw_half_of_it(machine: Any, tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_the_cut_is_the_tokenizers_own_truncation(special: bool, side: str, max_
     assert ids_of(TextSamples(dataset(texts), tokenizer, max_length=max_length)) == expected
 
 
+def test_of_head_and_tail_both_ends_stay_and_the_special_tokens_with_them() -> None:
+    tokenizer = word_level(special=True)
+    tokenizer.init_kwargs["head_and_tail"] = [2, 4]
+    samples = TextSamples(dataset(["a good film a bad bad good film", "a good film a"]), tokenizer, max_length=6)
+    assert ids_of(samples) == [[2, 4, 7, 5, 6, 3], [2, 4, 5, 6, 4, 3]]  # [CLS] a, bad good film [SEP]
+    facts = text_facts(samples)
+    assert (facts["truncate"], facts["share_truncated"], facts["share_lost"]) == ("head+tail", 0.5, 4 / 16)
+    tokenizer.truncation_side = "left"
+    del tokenizer.init_kwargs["head_and_tail"]
+    cut = TextSamples(dataset(["a good film a bad bad good film", "a good film a"]), tokenizer, max_length=6)
+    assert ids_of(cut) == [[2, 7, 7, 5, 6, 3], [2, 4, 5, 6, 4, 3]] and text_facts(cut)["truncate"] == "tail"
+    assert samples.fingerprint != cut.fingerprint
+
+
 def test_a_tokenizer_file_with_its_own_truncation_and_padding_is_not_obeyed() -> None:
     tokenizer = word_level(special=False)
     tokenizer.backend_tokenizer.enable_truncation(2)
@@ -99,6 +113,8 @@ def test_facts_are_counted_at_tokenisation() -> None:
         "length_median": 4,
         "max_length": 4,
         "share_truncated": 0.5,
+        "share_lost": 4 / 17,
+        "truncate": "head",
         "share_unknown": 0.2,
         "empty": 1,
     }

@@ -197,14 +197,18 @@ class Audit(Shown):
             lengths = split.get("lengths")
             if lengths and lengths["share_truncated"]:
                 limit = lengths["max_length"]
-                yield f"{name}: {percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
+                cut = f"{percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
+                lost = {"head": "end", "tail": "beginning", "head+tail": "middle"}[lengths["truncate"]]
+                yield f"{name}: {cut}: their {lost} is not read, {percent(lengths['share_lost'])} of all tokens"
         empty = {name: split["lengths"]["empty"] for name, split in self.splits.items() if "lengths" in split}
         if any(empty.values()):
             yield f"texts without a word: {', '.join(f'{name} {n:,}' for name, n in empty.items() if n)}"
         if self.vocabulary is not None:
             covered, unknown = self.vocabulary["share_in_vectors"], self.vocabulary["share_unknown"]
-            shares = f"{percent(1 - covered)} have no word vector, {percent(unknown)} are outside the vocabulary"
-            yield f"words of the training texts: {shares}"
+            vectors = f"{percent(1 - covered)} have no word vector, " if self.vocabulary["in_vectors"] else ""  # or all are random
+            yield f"words of the training texts: {vectors}{percent(unknown)} are outside the vocabulary"
+            if (segmentation := self.vocabulary.get("segmentation")) is not None:
+                yield segmented(segmentation)
         yield from self._unknown()
         yield from self._texts()
         for note in self.notes[:3]:
@@ -228,6 +232,8 @@ class Audit(Shown):
             yield f"unknown tokens: {shown}{mostly}; the model cannot tell them apart. {self.way_out()}"
         if self.tokens is None or self.tokens["english"] >= LETTER_BY_LETTER:  # a model of letters or bytes reads all of it so
             return
+        if words:  # which are cut as the recipe says
+            return
         for script, facts in self.tokens["scripts"].items():
             limit = SIGN_BY_SIGN.get(script, LETTER_BY_LETTER)
             if facts["share"] >= 0.2 and facts["tokens_per_letter"] >= limit and facts["unknown"] < 0.5:
@@ -248,9 +254,11 @@ class Audit(Shown):
         if script == "emoji or other signs":
             return "Take a checkpoint that was trained on messages with such signs."
         if self.vocabulary is not None:
-            unspaced = script in ("Chinese", "Japanese", "Thai", "Lao", "Khmer", "Myanmar")
-            why = f" {script} is written without spaces, so that a sentence counts as one word here: better a transformer."
-            return f"Take vectors of the texts' language.{why if unspaced else ''}"
+            if script in ("Chinese", "Japanese", "Thai", "Lao", "Khmer", "Myanmar") and "segmentation" not in self.vocabulary:
+                return (
+                    f"{script} is written without spaces, so that a clause counts as one word here: write model.segmentation=auto."
+                )
+            return "Take vectors of the texts' language."
         of = f"for {script} texts" if script else "for texts of this language"
         others = "google-bert/bert-base-multilingual-cased, FacebookAI/xlm-roberta-base"
         return f"Take a checkpoint {of}, or a multilingual one ({others})."
@@ -276,6 +284,17 @@ class Audit(Shown):
             if example["kind"] == kind and splits in (None, example["splits"]):
                 return f", such as {' and '.join(example['ids'])}"
         return ""
+
+
+def segmented(facts: Mapping[str, Any]) -> str:
+    """How texts in scripts without spaces were cut, in a line; `facts` as a run's data.json has them of its vocabulary."""
+    share = f"{percent(facts['share'])} of the letters are of scripts without spaces"
+    if facts["into"] == "characters":
+        return f"{share}: each letter is a word"
+    own = f"{facts['from_vectors']:,} from the vectors, the others learned from the training texts"
+    return (
+        f"{share}: their clauses are cut into {facts['words']:,} words of {facts['letters_per_word']:.1f} letters on average; {own}"
+    )
 
 
 def audit_splits(

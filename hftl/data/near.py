@@ -1,12 +1,13 @@
 """Texts and pictures that are nearly the same: what a small change leaves standing is compared.
 
-Texts: the sets of all runs of five words, punctuation left out; candidates by MinHash in 16 bands of 4, which finds a pair of
-similarity 0.8 in 9,998 of 10,000 cases; a pair counts where the true Jaccard similarity is 0.8 or more. Pictures: candidates are
-those whose perceptual hashes differ in 10 of 64 bits at most, and a pair counts where the colour differences between neighbouring
-cells of a 16 x 16 thumbnail correlate by 0.95 or more. On 3,781 photos of clothes, of which many show a dark garment on one and the
-same sheet, 833 pairs are candidates; the one true pair reaches 1.00, the best wrong one 0.92. A picture saved again at JPEG quality
-30, at 60 % of its side or brighter stays above 0.95; one that was cropped does not. In pictures of less than 64 pixels a side there
-is less to tell apart: ones in handwriting reach 0.98, so that there it takes 0.99.
+Texts: the sets of all runs of five words, punctuation left out, where a letter of a script without spaces is a word; candidates by
+MinHash in 16 bands of 4, which finds a pair of similarity 0.8 in 9,998 of 10,000 cases; a pair counts where the true Jaccard
+similarity is 0.8 or more. Pictures: candidates are those whose perceptual hashes differ in 10 of 64 bits at most, and a pair counts
+where the colour differences between neighbouring cells of a 16 x 16 thumbnail correlate by 0.95 or more. On 3,781 photos of
+clothes, of which many show a dark garment on one and the same sheet, 833 pairs are candidates; the one true pair reaches 1.00, the
+best wrong one 0.92. A picture saved again at JPEG quality 30, at 60 % of its side or brighter stays above 0.95; one that was
+cropped does not. In pictures of less than 64 pixels a side there is less to tell apart: ones in handwriting reach 0.98, so that
+there it takes 0.99.
 
 N rows.
 
@@ -15,6 +16,7 @@ MinHash: Broder 1997, doi:10.1109/SEQUEN.1997.666900. Banding: Leskovec, Rajaram
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hftl.data.columns import array_on_disk
 from hftl.data.duplicates import BATCH, Array, fold, repeated, text_batches
+from hftl.scripts import UNSPACED, unspaced
 
 NEAR_TEXT = 0.8
 """Jaccard similarity of the sets of five-word runs, from which on two texts are near duplicates."""
@@ -35,6 +38,9 @@ NEAR_SMALL_PICTURE = 0.99
 """The same where one of the two has a side of less than 64 pixels."""
 SHINGLE = 5
 """Words of a run."""
+
+_LETTER = re.compile(f"[{UNSPACED}]")
+_SIGN = re.compile("[\u2010-\u205e\u3001-\u3004\u3008-\u3020\u30fb]")  # what stands between such letters and is none
 
 _BANDS, _ROWS = 16, 4
 _WINDOW = 8  # neighbours in a band's bucket that are compared: all pairs of a bucket of nine, and linear work in a larger one
@@ -105,7 +111,7 @@ def _runs(texts: Sequence[str]) -> tuple[Array, Array]:
 
     In arrays from the first byte on: splitting into Python's strings takes four times as long.
     """
-    lines = [fold(text).encode("utf-8", "surrogatepass") for text in texts]
+    lines = [_spaced(fold(text)).encode("utf-8", "surrogatepass") for text in texts]
     data = np.frombuffer(b"\n" + b"\n".join(lines) + b"\n", dtype=np.uint8)
     in_word = np.diff(_WORD_BYTES[data].astype(np.int8))
     begins, ends = np.flatnonzero(in_word == 1) + 1, np.flatnonzero(in_word == -1) + 1
@@ -126,6 +132,11 @@ def _runs(texts: Sequence[str]) -> tuple[Array, Array]:
     for before in range(1, SHINGLE):
         within[borders[(borders > 0) & (borders < len(placed))] - before] = False
     return _scatter(runs[within]), np.maximum(places - SHINGLE + 1, 0)
+
+
+def _spaced(text: str) -> str:
+    """A text with its letters of scripts without spaces apart: ``_spaced("lg外卖。好") == "lg 外  卖   好 "``"""
+    return _LETTER.sub(r" \g<0> ", _SIGN.sub(" ", text)) if unspaced(text) else text
 
 
 def _band_keys(runs: Array, starts: Array) -> Array:

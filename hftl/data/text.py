@@ -37,8 +37,12 @@ from hftl.data.rows import Source, Table
 from hftl.data.tables import open_tables
 from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
+from hftl.names import HEAD_AND_TAIL
 from hftl.recipe import TextData
 from hftl.wording import listed
+
+Truncate = Literal["head", "tail", "head+tail"]
+"""What stays of a text that is too long."""
 
 _LAYOUT = "hftl-tokens-1"  # part of the cache's key: change it whenever what `_tokenise` computes changes
 _FEATURES = Features(
@@ -75,6 +79,7 @@ class TextSamples:
         self.max_length = max_length
         self._tokenizer = tokenizer
         before, after = _special_tokens(tokenizer, max_length)
+        self.truncate, parts = _truncation(tokenizer, max_length)
         pairs = FIRST in dataset.column_names
         if pairs:
             _check_pairs(tokenizer, max_length)
@@ -85,7 +90,11 @@ class TextSamples:
             input_columns=["text", FIRST] if pairs else ["text"],
             remove_columns=dataset.column_names,
             features=Features({**_FEATURES, **({_TYPES: List(Value("int8"))} if pairs else {})}),
-            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, **({} if pairs else {"before": before, "after": after})},
+            fn_kwargs={
+                "tokenizer": tokenizer,
+                "max_length": max_length,
+                **({} if pairs else {"before": before, "after": after, "parts": parts}),
+            },
             new_fingerprint=_fingerprint(dataset, tokenizer, max_length),
             desc="tokenising",
         )
@@ -157,7 +166,7 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
 
     Lengths are in tokens before the cut, special tokens included. `share_truncated` counts texts longer than `max_length`;
     `share_unknown` is the share of unknown tokens among the tokens of the texts that the model sees, special tokens left out;
-    `empty` counts texts without a token.
+    `empty` counts texts without a token. `share_lost` is the share of all tokens that are cut off, and `truncate` what stays.
     """
     lengths, of_each = samples.full_lengths, samples.words
     words = int(of_each.sum())
@@ -167,6 +176,8 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
         "length_p95": float(np.percentile(lengths, 95)),
         "max_length": samples.max_length,
         "share_truncated": float((lengths > samples.max_length).mean()),
+        "share_lost": float((lengths - samples.lengths).clip(min=0).sum() / max(int(lengths.sum()), 1)),
+        "truncate": samples.truncate,
         "share_unknown": float(samples.unknown.sum() / words) if words else 0.0,
         "empty": int((of_each == 0).sum()),
     }
@@ -272,7 +283,13 @@ class _Read:
 
 
 def _tokenise(
-    texts: list[str], *, tokenizer: PreTrainedTokenizerBase, max_length: int, before: int, after: int
+    texts: list[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    before: int,
+    after: int,
+    parts: tuple[int, int] | None,
 ) -> dict[str, list[Any]]:
     """For each text its tokens, cut; their number before that; how many of those left are no special ones, and how many unknown."""
     unknown_id = tokenizer.unk_token_id
@@ -284,7 +301,9 @@ def _tokenise(
     for tokens in encoded["input_ids"]:
         ids = np.asarray(tokens, dtype=np.int32)
         length = len(ids)
-        if length > max_length:
+        if length > max_length and parts is not None:
+            ids = np.concatenate([ids[: parts[0]], ids[length - parts[1] :]])
+        elif length > max_length:
             room = max_length - before - after
             body = ids[before : length - after]
             body = body[:room] if tokenizer.truncation_side == "right" else body[-room:]
@@ -337,6 +356,17 @@ def _tokenise_pairs(
     return columns
 
 
+def _truncation(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Truncate, tuple[int, int] | None]:
+    """What stays of a long text, as the tokenizer knows it; of "head+tail" how many tokens of each, special ones counted."""
+    parts = tokenizer.init_kwargs.get(HEAD_AND_TAIL)
+    if parts is None:
+        return ("tail" if tokenizer.truncation_side == "left" else "head"), None
+    head, tail = parts
+    if head + tail != max_length:
+        raise ValueError(f"{head} and {tail} tokens of a text are not {max_length}")
+    return "head+tail", (head, tail)
+
+
 def _check_pairs(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Refuse a tokenizer that puts nothing between the two texts of a pair, and a length without room for a token of each."""
     encoded = tokenizer("a", "a", truncation=False, padding=False)
@@ -379,7 +409,7 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
     # datasets would hash the tokenizer object itself, whose state changes with its first call. Padding and truncation are left out
     # of ours because `_tokenise` switches both off.
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-    parts = [_LAYOUT, dataset._fingerprint, state, tokenizer.unk_token, tokenizer.truncation_side, max_length]
+    parts = [_LAYOUT, dataset._fingerprint, state, tokenizer.unk_token, *_truncation(tokenizer, max_length), max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

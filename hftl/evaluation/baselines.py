@@ -27,6 +27,7 @@ from scipy.sparse import csr_array
 from scipy.special import xlogy
 
 from hftl.evaluation.targets import Floats, Integers
+from hftl.scripts import UNSPACED
 
 Logits = NDArray[np.float32]
 Choose = Callable[[Logits], float]
@@ -52,9 +53,8 @@ _NEIGHBOURS = (1, 5, 15, 45)
 _FAR = 10.0
 """A class that training has no row of gets a logit so much below the others'."""
 
-# Scripts without spaces between words: a letter of theirs is a word of its own. Thai, Lao, Myanmar, Khmer, Japanese, Chinese.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+"""A word; a letter of a script without spaces is one of its own."""
 
 
 class NoBaseline(Exception):

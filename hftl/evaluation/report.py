@@ -482,7 +482,8 @@ def _width(text: str) -> int:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, whole or not at all, in fonts that have its letters where this machine has such."""
+    fonts.settle(figure)
     with written_whole(path) as beside:
         figure.savefig(beside, format="png", metadata={"Software": drawn_by()})
     return path

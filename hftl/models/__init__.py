@@ -13,7 +13,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import check_folder
-from hftl.names import ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
+from hftl.names import HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
 from hftl.recipe import Recipe, TextData
 
 FAMILIES: Mapping[str, str] = {
@@ -49,7 +49,23 @@ def build_classifier(recipe: Recipe, label_names: Sequence[str], *, texts: Itera
     # Saved with the tokenizer, so that `pipeline(..., truncation=True)` cuts where training did.
     assert isinstance(classifier.preprocessor, PreTrainedTokenizerBase)
     classifier.preprocessor.model_max_length = data.max_length
+    _save_truncation(classifier.preprocessor, data)
     return classifier
+
+
+def _save_truncation(tokenizer: PreTrainedTokenizerBase, data: TextData) -> None:
+    """Let the tokenizer know, and its files, what stays of a text that is too long."""
+    tokenizer.truncation_side = "left" if data.truncate == "tail" else "right"
+    tokenizer.init_kwargs.pop(HEAD_AND_TAIL, None)  # of a checkpoint that was trained so
+    if data.truncate == "head+tail":
+        mask = tokenizer("a", truncation=False, padding=False, return_special_tokens_mask=True)["special_tokens_mask"]
+        before, special = mask.index(0), sum(mask)
+        room = data.max_length - special
+        if room < 2:
+            what = f"{data.max_length} leaves no room for a beginning and an end: {special} tokens of every input are special ones"
+            raise RecipeError.single("data.max_length", what)
+        head = before + max(1, round(room * 128 / 510))  # 510 tokens are BERT's room
+        tokenizer.init_kwargs[HEAD_AND_TAIL] = [head, data.max_length - head]
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:

@@ -27,6 +27,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from hftl.models import tokenizer_bounds
 from hftl.models.checkpoint import CONFIG, INDEX, WEIGHTS, Checkpoint, as_json, read_object, stored_sizes
+from hftl.names import HEAD_AND_TAIL
 
 ADAPTER = "adapter_config.json"
 # The files from which transformers takes the arguments of a tokenizer, the second after it has replaced the paths of the first.
@@ -218,7 +219,11 @@ def _check_tokenizer(checkpoint: Checkpoint, file: str, values: dict[str, Any]) 
             what = f'has "{key}": {as_json(value)} in {file}, which is not a file of this folder'
             raise checkpoint.refused(what, None, "Leave the key out: the files of a tokenizer are found by their usual names.")
     _check_tokenizer_class(checkpoint, file, values)
-    longest = values.get("model_max_length")
+    parts, longest = values.get(HEAD_AND_TAIL), values.get("model_max_length")
+    numbers = isinstance(parts, list) and len(parts) == 2 and all(type(part) is int and part > 0 for part in parts)
+    if parts is not None and not (numbers and sum(parts) == longest):
+        what = f'has "{HEAD_AND_TAIL}": {as_json(parts)} in {file}; two numbers of tokens were expected, together model_max_length'
+        raise checkpoint.refused(what)
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1):
         raise checkpoint.refused(f'has "model_max_length": {as_json(longest)} in {file}; a number of tokens was expected')
 

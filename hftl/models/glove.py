@@ -3,7 +3,13 @@
 Words that the vectors lack. A vocabulary word without a vector starts as a random point of the vectors' own cloud, so that it
 has an identity even while the table is frozen (Kim 2014, arXiv:1408.5882, does the same). With `trainable_dim` every word also
 has a row in a second, trained table: there such a word learns its meaning from the labels. Words outside the vocabulary share
-<unk>, the mean vector.
+<unk>, the mean vector. Without a file of vectors every word is a random point.
+
+What a word is. In scripts with spaces: what `_WORD` matches; the tokenizer is a list of words. Where the training texts are in
+scripts without spaces, what stands between two spaces or signs is a clause and not a word: there it is cut, into words by a unigram
+model (`hftl.models.segmentation`) or into letters. Both live in tokenizer.json, so that whoever uses the model needs no segmenter.
+Among the words of a unigram model those of scripts with spaces begin and end with a mark, "▁film▁", so that no part of "filmic" is
+read as one of them.
 
 Shapes: V words of the vocabulary, <pad> and <unk> included; D dimensions of a vector.
 References: Pennington et al. 2014, GloVe; https://nlp.stanford.edu/projects/glove/ (the files and the tokens in them).
@@ -15,13 +21,13 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.normalizers import NFC, Lowercase, Normalizer, Replace
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import PreTokenizer, Split
@@ -40,13 +46,21 @@ from hftl.models.chain import HEAD, Chain, LayerGroup
 from hftl.models.checkpoint import CONFIG, Checkpoint, Written, quiet_loading, run_error
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
-from hftl.models.vectors import WHERE, file_name, read_vectors
+from hftl.models.segmentation import count_pieces, fitting, learn_words, scores
+from hftl.models.vectors import WHERE, file_name, read_vectors, read_words
 from hftl.names import WORD_MODELS
 from hftl.recipe import Recipe, TextData, WordVectors
+from hftl.scripts import UNSPACED, unspaced
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 SEPARATOR = "<sep>"
 """Between the two texts of a pair."""
+
+Cut = Literal["none", "words", "characters"]
+"""What is made of a clause in a script without spaces: itself, its words, its letters."""
+CUT_FROM = 0.01
+"""With `segmentation: auto` clauses are cut where such scripts have so large a share of the letters of the training texts."""
+_NO_VECTORS = np.zeros((0, 0), dtype=np.float32)
 
 _MODELS: dict[str, Any] = {}
 """`model_type` -> the class of the model."""
@@ -71,23 +85,33 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
         RecipeError: the vectors cannot be read, or hold none of the texts' words.
     """
     counts = count_words(texts)
-    words, vectors = read_vectors(spec.vectors, {UNKNOWN, *counts})
+    share = share_unspaced(counts)
+    cut = cut_of(spec, share)
+    spaced, clauses = (counts, Counter[str]()) if cut == "none" else cut_words(counts, cut)
+    if cut != "none":
+        counts = spaced + (count_pieces(clauses, learn_words(clauses, _known(spec, clauses))) if cut == "words" else clauses)
+    words, vectors = ([], _NO_VECTORS) if spec.random_dim is not None else read_vectors(spec.vectors, {UNKNOWN, *counts})
     row_of = {word: row for row, word in enumerate(words)}
     vocabulary = choose_vocabulary(counts, row_of, max_words=spec.max_words, min_count=spec.min_count)
-    if not any(word in row_of for word in vocabulary):
+    if spec.random_dim is None and not any(word in row_of for word in vocabulary):
         what = f"{spec.vectors} holds none of the {len(counts):,} words of the training texts"
         raise RecipeError(spec.vectors, [Problem(WHERE, what, ("vectors of the texts' language are needed, in lower case",))])
+    weights = {word: counts[word] for word in vocabulary if unspaced(word)}
+    if cut == "words":  # what was left out of the vocabulary is read as other words of it
+        counts = spaced + count_pieces(clauses, weights)
     covered = _vocabulary_facts(vocabulary, row_of, counts)
+    if cut != "none":
+        covered["segmentation"] = _segmentation_facts(cut, share, weights, row_of, counts)
     if pair:
         vocabulary = [SEPARATOR, *vocabulary]
         row_of.pop(SEPARATOR, None)  # a word of that name in a file is another one
     shared: dict[str, Any] = {
         "vocab_size": len(vocabulary) + 2,
-        "vector_dim": vectors.shape[1],
+        "vector_dim": spec.random_dim or vectors.shape[1],
         "trainable_dim": spec.trainable_dim,
         "dropout": spec.dropout,
         "word_dropout": spec.word_dropout,
-        "vectors": file_name(spec.vectors),
+        "vectors": file_name(spec.vectors) if spec.random_dim is None else None,
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
@@ -95,11 +119,13 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
         if (too_large := beyond_memory(_make(spec, shared).num_parameters())) is not None:
             raise RecipeError.single("model", f"has {too_large[0]}", too_large[1], source=spec.vectors)
     model = _make(spec, shared)
-    with torch.no_grad():
-        model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
+    if spec.random_dim is None:
+        with torch.no_grad():
+            model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
     facts = {**_facts(model), "vocabulary": covered}
     model.eval()
-    return Classifier(model=model, preprocessor=make_tokenizer(vocabulary, pair=pair), chain=chain(model), facts=facts)
+    tokenizer = make_tokenizer(vocabulary, cut, scores(weights), pair=pair)
+    return Classifier(model=model, preprocessor=tokenizer, chain=chain(model), facts=facts)
 
 
 def _make(spec: WordVectors, shared: dict[str, Any]) -> Any:
@@ -166,6 +192,21 @@ def _vocabulary_facts(vocabulary: Sequence[str], vectors: Container[str], counts
     }
 
 
+def _segmentation_facts(
+    cut: Cut, share: float, weights: Container[str] | Mapping[str, int], vectors: Container[str], counts: Mapping[str, int]
+) -> dict[str, Any]:
+    """What clauses in scripts without spaces are cut into; `share` is that of such scripts in the letters of the training texts."""
+    pieces = {word: count for word, count in counts.items() if unspaced(word)}
+    known = [word for word in pieces if word in weights]
+    return {
+        "into": cut,
+        "share": share,
+        "words": len(known),
+        "from_vectors": sum(word in vectors for word in known),
+        "letters_per_word": sum(len(word) * count for word, count in pieces.items()) / sum(pieces.values()),
+    }
+
+
 def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> Classifier:
     assert isinstance(recipe.model, WordVectors)
     return build(recipe.model, label_names, texts=texts, pair=isinstance(recipe.data, TextData) and recipe.data.pair)
@@ -190,14 +231,39 @@ _LINE_BREAK = r"<[bB][rR] ?/?>"
 """Markup of line breaks; read alike by tokenizers' and Python's regular expressions."""
 
 
-def _normalizer() -> Normalizer:
-    return NormalizerSequence(
-        [Replace(Regex(_LINE_BREAK), " "), NFC(), Lowercase(), Replace(Regex("[‘’´`]"), "'"), Replace(Regex("[“”]"), '"')]
-    )
+_SPACED = rf"[\p{{L}}\p{{M}}&&[^{UNSPACED}]]"
+_ENDINGS = ("s", "m", "d", "re", "ve", "ll")
+_MARK = "▁"
+
+_WORD_OR_CLAUSE = rf"[{UNSPACED}]+|{_MARK}{_SPACED}+{_MARK}|n't|'(?:{'|'.join(_ENDINGS)})|\p{{N}}+(?:[.,]\p{{N}}+)*|\.{{3}}|--|\S"
+"""In a text whose words are marked (see `_marking`); the same words, and clauses apart from the words beside them."""
+_WORD_OR_LETTER = rf"[{UNSPACED}]\p{{M}}*|" + _WORD.replace(r"[\p{L}\p{M}]", _SPACED)
 
 
-def _pre_tokenizer() -> PreTokenizer:
-    return Split(Regex(_WORD), behavior="removed", invert=True)
+def _plain(cut: Cut) -> list[Normalizer]:
+    plain = [Replace(Regex(_LINE_BREAK), " "), NFC(), Lowercase(), Replace(Regex("[‘’´`]"), "'"), Replace(Regex("[“”]"), '"')]
+    # A space without width stands between words of Thai and Khmer.
+    return plain if cut == "none" else [*plain, Replace(Regex(f"[{_MARK}\u200b]"), " ")]
+
+
+def _marking() -> list[Normalizer]:
+    """ "▁didn▁'▁t▁", and of it "▁did▁n't", as `_WORD` would split it; a sign is no word of letters and has no mark."""
+    outside = r"(?![\p{L}\p{N}])"
+    return [
+        Replace(Regex(rf"(?<!{_SPACED})(?={_SPACED})|(?<={_SPACED})(?!{_SPACED})"), _MARK),
+        Replace(Regex(rf"n{_MARK}'{_MARK}t{_MARK}{outside}"), f"{_MARK}n't"),
+        Replace(Regex(_MARK + _MARK), ""),  # where nothing stood before "n't"
+        *(Replace(Regex(rf"'{_MARK}{ending}{_MARK}{outside}"), f"'{ending}") for ending in _ENDINGS),
+    ]
+
+
+def _normalizer(cut: Cut) -> Normalizer:
+    return NormalizerSequence([*_plain(cut), *(_marking() if cut == "words" else ())])
+
+
+def _pre_tokenizer(cut: Cut) -> PreTokenizer:
+    expression = {"none": _WORD, "words": _WORD_OR_CLAUSE, "characters": _WORD_OR_LETTER}[cut]
+    return Split(Regex(expression), behavior="removed", invert=True)
 
 
 _MOST_RUNS = 500_000
@@ -211,7 +277,7 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     """
     runs: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    normalizer, pre_tokenizer = _normalizer(), _pre_tokenizer()
+    normalizer, pre_tokenizer = _normalizer("none"), _pre_tokenizer("none")
 
     def flush() -> None:
         for run, times in runs.items():
@@ -228,6 +294,40 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
+def share_unspaced(counts: Mapping[str, int]) -> float:
+    """The share of scripts without spaces in the letters of the words."""
+    letters = sum(len(word) * times for word, times in counts.items() if word[0].isalpha())
+    return sum(unspaced(word) * times for word, times in counts.items()) / letters if letters else 0.0
+
+
+def cut_of(spec: WordVectors, share: float) -> Cut:
+    """What is made of clauses, where scripts without spaces have a share of the letters."""
+    if share == 0.0 or spec.segmentation == "words" or (spec.segmentation == "auto" and share < CUT_FROM):
+        return "none"
+    return "characters" if spec.segmentation == "characters" else "words"
+
+
+def cut_words(counts: Mapping[str, int], cut: Cut) -> tuple[Counter[str], Counter[str]]:
+    """The words of scripts with spaces, and apart from them the clauses, or their letters, that stood in one word with others.
+
+    Of {"lg外卖好吃": 2}: {"lg": 2} and {"外卖好吃": 2}.
+    """
+    spaced, clauses = Counter[str](), Counter[str]()
+    normalizer, pre_tokenizer = _normalizer(cut), _pre_tokenizer(cut)
+    for word, times in counts.items():
+        if word.isascii():
+            spaced[word] += times
+            continue
+        for piece, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(word)):
+            (clauses if unspaced(piece) else spaced)[piece.strip(_MARK)] += times
+    return spaced, clauses
+
+
+def _known(spec: WordVectors, clauses: Mapping[str, int]) -> list[str]:
+    """The words of the vectors that clauses may be cut into."""
+    return read_words(spec.vectors, fitting(clauses)) if spec.random_dim is None else []
+
+
 def choose_vocabulary(counts: Mapping[str, int], vectors: Container[str], *, max_words: int, min_count: int) -> list[str]:
     """The words worth a row: seen at least `min_count` times, or seen at all and in `vectors`; the most frequent `max_words`.
 
@@ -238,15 +338,25 @@ def choose_vocabulary(counts: Mapping[str, int], vectors: Container[str], *, max
     return sorted(worth, key=lambda word: (-counts[word], word))[:max_words]
 
 
-def make_tokenizer(vocabulary: Sequence[str], *, pair: bool = False) -> PreTrainedTokenizerBase:
-    """A fast tokenizer of whole words: <pad> is 0, <unk> is 1, then the vocabulary in its order.
+def make_tokenizer(
+    vocabulary: Sequence[str], cut: Cut = "none", scored: Mapping[str, float] | None = None, *, pair: bool = False
+) -> PreTrainedTokenizerBase:
+    """A fast tokenizer of words: <pad> is 0, <unk> is 1, then the vocabulary in its order.
 
-    A text without a word gives no token; the models read it as one <unk>. With `pair` it puts `SEPARATOR`, which the vocabulary
-    has, between two texts.
+    A text without a word gives no token; the models read it as one <unk>. Where clauses are cut into words, `scored` has the
+    logarithm of the share of each word that they are cut into. With `pair` it puts `SEPARATOR`, which the vocabulary has, between
+    two texts.
     """
-    backend = Tokenizer(WordLevel({word: index for index, word in enumerate([PAD, UNKNOWN, *vocabulary])}, unk_token=UNKNOWN))
-    backend.normalizer = _normalizer()
-    backend.pre_tokenizer = _pre_tokenizer()
+    if cut == "words":
+        marking = NormalizerSequence(_marking())
+        scored = scored or {}
+        # A word of another script is read whole or not at all, whatever its score.
+        pieces = [(word if word == SEPARATOR else marking.normalize_str(word), scored.get(word, 0.0)) for word in vocabulary]
+        backend = Tokenizer(Unigram([(PAD, 0.0), (UNKNOWN, 0.0), *pieces], unk_id=1, byte_fallback=False))
+    else:
+        backend = Tokenizer(WordLevel({word: index for index, word in enumerate([PAD, UNKNOWN, *vocabulary])}, unk_token=UNKNOWN))
+    backend.normalizer = _normalizer(cut)
+    backend.pre_tokenizer = _pre_tokenizer(cut)
     if pair:
         separator = (SEPARATOR, backend.token_to_id(SEPARATOR))
         backend.post_processor = TemplateProcessing(single="$A", pair=f"$A {SEPARATOR} $B:1", special_tokens=[separator])

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -64,6 +64,22 @@ def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[s
             their lines.
     """
     reader = _VectorReader(words)
+    _read(path, reader)
+    return reader.words, np.frombuffer(reader.values, dtype=np.float32).reshape(len(reader.words), reader.dimension)
+
+
+def read_words(path: str, wanted: Callable[[str], bool]) -> list[str]:
+    """The words of such a file that are wanted, in its order, without a look at their numbers.
+
+    Raises:
+        RecipeError: see `read_vectors`; numbers are not checked.
+    """
+    reader = _WordReader(wanted)
+    _read(path, reader)
+    return list(dict.fromkeys(reader.words))
+
+
+def _read(path: str, reader: _Reader) -> None:
     try:
         with _open(path) as lines:
             reader.read(lines)
@@ -74,7 +90,6 @@ def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[s
     if reader.problems:
         more = ("further problems were not looked for",) if len(reader.problems) == _MOST_PROBLEMS else ()
         raise _error(path, reader.problems, *more)
-    return reader.words, np.frombuffer(reader.values, dtype=np.float32).reshape(len(reader.words), reader.dimension)
 
 
 def file_name(path: str) -> str:
@@ -175,15 +190,12 @@ def _binary(path: str, first_line: bytes) -> RecipeError:
     return _error(path, [what], f"word2vec's binary format is written as text by {ways}")
 
 
-class _VectorReader:
-    """Words, values and problems of one pass over the lines."""
+class _Reader:
+    """Words and problems of one pass over the lines."""
 
-    def __init__(self, wanted: Container[str] | None) -> None:
-        self.wanted = wanted
+    def __init__(self) -> None:
         self.words: list[str] = []
-        self.values = array("f")
         self.problems: list[str] = []
-        self._line_of: dict[str, int] = {}
         self.dimension = 0
 
     def read(self, lines: Iterator[bytes]) -> None:
@@ -228,10 +240,38 @@ class _VectorReader:
         except UnicodeDecodeError:
             self.problems.append(f"line {number}: the word is not UTF-8 text: {word_bytes!r}")
             return
+        self._take(number, word, line[len(word_bytes) + 1 :])
+
+    def _take(self, number: int, word: str, numbers: bytes) -> None:
+        raise NotImplementedError
+
+
+class _WordReader(_Reader):
+    """Words alone."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+    def _take(self, number: int, word: str, numbers: bytes) -> None:
+        if self.wanted(word):
+            self.words.append(word)
+
+
+class _VectorReader(_Reader):
+    """Words and the values of their vectors."""
+
+    def __init__(self, wanted: Container[str] | None) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.values = array("f")
+        self._line_of: dict[str, int] = {}
+
+    def _take(self, number: int, word: str, numbers: bytes) -> None:
         if self.wanted is not None and word not in self.wanted:
             return
         try:
-            vector = array("f", map(float, line[len(word_bytes) + 1 :].split(b" ")))
+            vector = array("f", map(float, numbers.split(b" ")))
         except ValueError as error:
             self.problems.append(f'line {number}: "{word}": {error}')
             return

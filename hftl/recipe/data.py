@@ -139,6 +139,9 @@ class TextData(_Data):
     """Two columns are two texts, which the tokenizer tells apart: a question and an answer, two sentences to compare."""
     max_length: Positive = 256
     """Longest input in tokens, special tokens included; the rest of a text is cut off. Of a pair the longer text is cut first."""
+    truncate: Literal["head", "tail", "head+tail"] = "head"
+    """What stays of a text that is too long: its beginning, its end, or a quarter of `max_length` from the beginning and the rest
+    from the end (128 and 382 tokens of 512: Sun et al. 2019, arXiv:1905.05583)."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -177,6 +180,8 @@ class TextData(_Data):
             raise ValueError(f'text_column: "{twice[0]}" is there twice')
         if self.pair and len(columns) != 2:
             raise ValueError(f"pair: two columns make a pair, and text_column names {len(columns)}")
+        if self.pair and self.truncate == "head+tail":
+            raise ValueError('pair: of two texts the longer one is cut first, at one end: write truncate "head" or "tail"')
         if self.pair and self.template is not None:
             raise ValueError("pair: the tokenizer joins a pair in its own way; leave out template, or pair")
         if self.template is not None:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from hftl.names import RANDOM_VECTORS
 from hftl.recipe.section import Count, Positive, Section
+
+
+def _random_or_file(vectors: str) -> str:
+    dimensions = vectors.removeprefix(RANDOM_VECTORS)
+    if dimensions != vectors and not (dimensions.isdecimal() and dimensions.isascii() and 1 <= int(dimensions) <= 4096):
+        raise ValueError(f'vectors without a file are written "{RANDOM_VECTORS}100", with 1 to 4096 dimensions; not "{vectors}"')
+    return vectors
 
 
 class Pretrained(Section):
@@ -41,9 +49,13 @@ class WordVectors(Section):
 
     model_type: ClassVar[str]
     """`model_type` of the network in config.json."""
-    vectors: str = Field(min_length=1)
+    vectors: Annotated[str, Field(min_length=1), AfterValidator(_random_or_file)]
     """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
-    Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt"."""
+    Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt". "random:100": no file; 100 numbers a word, random at first."""
+    segmentation: Literal["auto", "words", "characters"] = "auto"
+    """How texts in scripts without spaces (Chinese, Japanese, Thai, Khmer, Lao, Burmese) are cut. "auto": into the words of the
+    vectors and words learned from the training texts, where such letters are 1 % or more of those texts'; "characters": each
+    letter is a word; "words": not at all, so that a clause is one word. Words of other scripts stay whole."""
     max_words: Positive = 60_000
     """Size of the vocabulary: the most frequent words of the training texts."""
     min_count: Positive = 2
@@ -54,6 +66,12 @@ class WordVectors(Section):
     """Share of the words of a training text that the network does not see, drawn anew each time."""
     trainable_dim: Count = 0
     """Width of a second, randomly initialised embedding beside the vectors, in dimensions; 0: none."""
+
+    @property
+    def random_dim(self) -> int | None:
+        """Dimensions of vectors that are random at first; None: they are read from a file."""
+        dimensions = self.vectors.removeprefix(RANDOM_VECTORS)
+        return None if dimensions == self.vectors else int(dimensions)
 
 
 class TextCNN(WordVectors):

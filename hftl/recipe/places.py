@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hftl.errors import Problem, RecipeError
 from hftl.memory import ROWS
+from hftl.names import RANDOM_VECTORS
 from hftl.recipe.section import leaves
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def without_places(recipe: Recipe) -> Recipe:
     for key in PLACES:
         section, field = key.split(".")
         place = values[section].get(field)
-        if place is None or place.startswith(LOCAL):
+        if place is None or place.startswith(LOCAL) or (field == "vectors" and place.startswith(RANDOM_VECTORS)):
             continue
         form = _HUB_FILE if field == "vectors" else _HUB_NAME
         if not form.fullmatch(place) or os.path.lexists(place):

@@ -256,6 +256,8 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
         if recipe.card.base_model and spec.pretrained and not model["revision"]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
+    elif spec.random_dim is not None:
+        origin, start = "trained from random weights", f"random word vectors of {spec.random_dim} dimensions"
     else:
         vectors = spec.vectors.removeprefix(HUB) if spec.vectors.startswith(HUB) else local_name(spec.vectors)
         origin, start = f"trained on the word vectors {vectors}", f"the word vectors {vectors}, {revision}"

@@ -43,7 +43,7 @@ from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import example, make_text, read_picture, tokenized
+from hftl.sharing.usage import example, make_text, read_picture, tokenized, tokens_of
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -354,12 +354,16 @@ def usage(run: RunDirectory, done: Export) -> str:
     data, folder = run.load_recipe().data, done.file.parent
     if isinstance(data, TextData):
         of_texts = f'{tokenized(data)}, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np"'
+        encoded = [f"encoded = tokenizer({of_texts})"]
+        if data.truncate == "head+tail":
+            padded = 'tokenizer.pad({"input_ids": [tokens_of(text) for text in texts]}, return_tensors="np")'
+            encoded = ["", tokens_of(folder), "", f"encoded = {padded}"]
         imports = ["import onnxruntime", "from transformers import AutoTokenizer"]
         prepared = [
             f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})",
             *([make_text(data), ""] if data.joins else []),
             f"texts = [{example(data)}]" if data.joins else 'texts = ["Put a text here.", "And another one there."]',
-            f"encoded = tokenizer({of_texts})",
+            *encoded,
             'inputs = {wanted.name: encoded[wanted.name].astype("int64") for wanted in session.get_inputs()}',
         ]
         inputs, names = "texts", 'config["id2label"]'

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
+from hftl.names import HEAD_AND_TAIL
 from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
@@ -26,7 +28,7 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
         if not data["model"]["revision"] and not is_architecture:
             places["model.checkpoint"] = model.checkpoint
-    elif not model.vectors.startswith(HUB):
+    elif not model.vectors.startswith(HUB) and model.random_dim is None:
         places["model.vectors"] = model.vectors
     return {key: LOCAL + local_name(path) for key, path in places.items()}
 
@@ -44,12 +46,24 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,
         "pair": isinstance(recipe.data, TextData) and recipe.data.pair,
+        "tokens_of": safe(tokens_of(run.model))
+        if isinstance(recipe.data, TextData) and recipe.data.truncate == "head+tail"
+        else None,
         "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
         "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
         "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
+
+
+def tokens_of(model: Path) -> str:
+    """Lines of Python for whoever has no hftl: a function that makes the tokens of a text, of which its two ends stay."""
+    head, tail = (int(part) for part in read_json(model / "tokenizer_config.json")[HEAD_AND_TAIL])
+    return f"""\
+def tokens_of(text):
+    ids = tokenizer(text)["input_ids"]
+    return ids if len(ids) <= {head + tail} else ids[:{head}] + ids[-{tail}:]"""
 
 
 def make_text(data: TextData) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hftl import fonts
 from hftl.errors import printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, WIDTH, save_figure
 from hftl.files import write_text
@@ -72,7 +73,7 @@ def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, f
         for place, (_, share, low, high) in enumerate(rows):
             axes.plot([low, high], [place, place], color=BLUE, linewidth=1.5)
             axes.plot([share], [place], "o", color=INK, markersize=5)
-        axes.set_yticks(range(len(rows)), [printable(name) for name, *_ in rows])
+        axes.set_yticks(range(len(rows)), [fonts.shown(printable(name), number) for number, (name, *_) in enumerate(rows, start=1)])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
@@ -92,7 +93,9 @@ def draw_arms(study: StudyDirectory, trials: Mapping[str, list[Trial]], *, metri
                 axes.axvline(float(np.mean(values)), color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
             if values:
                 axes.plot([float(np.mean(values))] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=2)
-        axes.set_yticks(range(len(trials)), [printable(arm)[:32] for arm in trials])
+        axes.set_yticks(
+            range(len(trials)), [fonts.shown(printable(arm)[:32], number) for number, arm in enumerate(trials, start=1)]
+        )
         axes.set_ylim(len(trials) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{metric.replace('_', ' ')} on validation: each trial, and the mean")

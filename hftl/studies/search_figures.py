@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from hftl import fonts
 from hftl.errors import printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, VERMILION, WIDTH, save_figure
 from hftl.names import METRICS, as_rank
@@ -150,7 +151,9 @@ def _slices(complete: Seen, dimensions: Sequence[Dimension], metric: str) -> Fig
         panel.tick_params(labelsize=8)
         if not isinstance(dimension, Range):
             options = _options(dimension)
-            panel.set_xticks(range(len(options)), [_name(option, 12) for option in options])
+            panel.set_xticks(
+                range(len(options)), [fonts.shown(_name(option, 12), number) for number, option in enumerate(options, start=1)]
+            )
             panel.set_xlim(-0.5, len(options) - 0.5)
         elif dimension.log:
             panel.set_xscale("log")
@@ -184,7 +187,8 @@ def _marks(dimension: Dimension) -> list[tuple[float, str]]:
     if isinstance(dimension, Range):
         return [(0.0, f"{dimension.low:g}"), (1.0, f"{dimension.high:g}")]
     options = _options(dimension)
-    return [(place / (len(options) - 1), _name(option, 14)) for place, option in enumerate(options)]
+    shown = [fonts.shown(_name(option, 14), number) for number, option in enumerate(options, start=1)]
+    return [(place / (len(options) - 1), option) for place, option in enumerate(shown)]
 
 
 def _name(key: str, longest: int = LONGEST) -> str:
