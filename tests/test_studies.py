@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,7 +323,7 @@ def test_a_card_that_lies_about_other_seeds_does_not_hold(repeated: tuple[hftl.S
     study, run = repeated
     run.card(study=study.path, say=lambda line: None)
     told = read_json(run.paths.seeds)
-    lies = {
+    lies: dict[str, dict[str, Any]] = {
         "all seeds.mean": {"mean": 0.99},
         "all seeds.new_seed[0]": {"new_seed": [0.98, 1.0]},
         "recipe and rows": {"recipe": "of another recipe"},
