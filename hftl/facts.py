@@ -12,13 +12,14 @@ from typing import Any
 
 from hftl.errors import Problem, RecipeError, printable
 from hftl.recipe import ABOUT, AUTHOR, Card, Pretrained, Recipe, local_name, same_content
+from hftl.records.data import Provenance
 
 HUB = "hub:"  # before word vectors that lie on the Hub
 FINGERPRINT = "dataset_fingerprint"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def settle(recipe: Recipe, read: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
+def settle(recipe: Recipe, read: Provenance) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with the facts alone that hold for what was read, and what there is to say about the others: a line, or none.
 
     Args:
@@ -76,25 +77,25 @@ def continued(recipe: Recipe, started: Recipe) -> tuple[Recipe, tuple[str, ...]]
     return with_facts(recipe, card=card, name=name), tuple(lines)
 
 
-def how_known(recipe: Recipe, read: Mapping[str, Any]) -> str | None:
+def how_known(recipe: Recipe, read: Provenance) -> str | None:
     """How the name of the data set is known: "hub": it was read from there; "fingerprint"; "claimed"; None: it has none."""
     card = recipe.card
-    if read.get("format") == "hub" and card.dataset in {None, recipe.data.source}:
+    if read["format"] == "hub" and card.dataset in {None, recipe.data.source}:
         return "hub"
     if card.dataset is None and card.dataset_name is None:
         return None
-    proven = card.dataset_fingerprint is not None and same_content(card.dataset_fingerprint, _mapping(read.get("fingerprint")))
+    proven = card.dataset_fingerprint is not None and same_content(card.dataset_fingerprint, read["fingerprint"])
     return "fingerprint" if proven else "claimed"
 
 
-def contradictions(recipe: Recipe, read: Mapping[str, Any]) -> list[Problem]:
+def contradictions(recipe: Recipe, read: Provenance) -> list[Problem]:
     """Facts of a recipe's card that cannot be true of what was read, each with the way out."""
-    card, model, problems = recipe.card, _mapping(read.get("model")), list[Problem]()
-    known, fingerprint, source = card.dataset_fingerprint, _mapping(read.get("fingerprint")), recipe.data.source
+    card, problems = recipe.card, list[Problem]()
+    known, fingerprint, source = card.dataset_fingerprint, read["fingerprint"], recipe.data.source
     proven = known is not None and same_content(known, fingerprint)
     if known is not None and fingerprint and not proven:
         problems.append(_disproved(card))
-    if read.get("format") == "hub" and not proven:
+    if read["format"] == "hub" and not proven:
         for key, name in (("card.dataset", card.dataset), ("card.dataset_name", card.dataset_name)):
             if name and name != source and (key == "card.dataset" or _HUB_ID.fullmatch(name)):
                 problems.append(Problem(key, f"{name} is not what was read, {source}", (f"leave it out: {key}=null",)))
@@ -104,15 +105,10 @@ def contradictions(recipe: Recipe, read: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem("card.base_model", "a model on word vectors has no base model", help))
         elif not recipe.model.pretrained:
             problems.append(Problem("card.base_model", "the model starts from random weights and has no base model", help))
-        elif model.get("revision") and card.base_model != recipe.model.checkpoint:
+        elif read["model"]["revision"] and card.base_model != recipe.model.checkpoint:
             what = f"{card.base_model} is not what the model was made from, {recipe.model.checkpoint}"
             problems.append(Problem("card.base_model", what, help))
     return problems
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """A part of data.json, which may be a stranger's."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _disproved(card: Card) -> Problem:
@@ -162,7 +158,7 @@ def _listed(things: Iterable[str]) -> str:
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 
-def _derived_name(recipe: Recipe, read: Mapping[str, Any]) -> str:
+def _derived_name(recipe: Recipe, read: Provenance) -> str:
     """A run's name from what it reads: "tickets-bert-nano"."""
     model = recipe.model
     data = (recipe.card.dataset if how_known(recipe, read) else None) or recipe.data.source

@@ -305,9 +305,21 @@ def write_manifest(run: RunDirectory) -> None:
     write_json(run.manifest, {"files": sealed})
 
 
+def sealed_files(run: RunDirectory) -> dict[str, Any]:
+    """The files on a run's manifest: path -> {"sha256": hex, "size": bytes}, if nobody has changed it.
+
+    Raises:
+        RunError: there is no manifest, or it is none.
+    """
+    files = read_json(run.manifest).get("files")
+    if not isinstance(files, dict):
+        raise RunError(f'{run.manifest}: there is no "files" with the files that were sealed; it is not a manifest')
+    return files
+
+
 def seal(run: RunDirectory, folder: Path) -> None:
     """Put the files of one more folder, which are on the disk, into a run's manifest."""
-    sealed = read_json(run.manifest)["files"]
+    sealed = sealed_files(run)
     sealed |= {path.relative_to(run.path).as_posix(): fingerprint(path) for path in sorted(folder.iterdir())}
     write_json(run.manifest, {"files": sealed})
 
@@ -318,7 +330,7 @@ def check_sealed(run: RunDirectory) -> None:
     Raises:
         RunError: a file is missing, or was changed.
     """
-    for name, expected in read_json(run.manifest).get("files", {}).items():
+    for name, expected in sealed_files(run).items():
         path = run.path / name
         if not path.is_file() or fingerprint(path) != expected:
             raise RunError(f"{path}: not as training sealed it. What else was changed:  hftl verify {run.path}")

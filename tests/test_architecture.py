@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hftl.memory": ("hftl.errors", "hftl.files", "hftl.store"),
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.memory"),
     "hftl.defaults": ("hftl.recipe",),
-    "hftl.facts": ("hftl.errors", "hftl.recipe"),
+    "hftl.facts": ("hftl.errors", "hftl.recipe", "hftl.records"),
     "hftl.files": ("hftl.errors", "hftl.system"),
     "hftl.environment": ("hftl.cores",),
     "hftl.run": ("hftl.errors", "hftl.system", "hftl.files", "hftl.recipe"),

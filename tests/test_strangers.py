@@ -544,16 +544,19 @@ def test_an_exchanged_figure_is_refuted_and_one_of_another_version_is_said_not_t
     said = hftl("verify", sealed_again(published).path)
     assert said.code == 0 and "figures/calibration.png was not compared" in said.out and "was drawn by hftl" in said.out
     forged.write_bytes(content.replace(chunk(b"tEXt", here), b""))
-    assert any("by a version that does not say so" in note for note in verify(sealed_again(published)).notes)
+    assert "figures, calibration.png: as drawn; found another picture" in wrong(sealed_again(published), figures=True)
 
 
 def test_a_history_of_which_nothing_can_be_drawn_is_one_message(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_figures(run, read_json(run.metrics))
     assert "figures" not in wrong(run, figures=True)
+    history, number = run.history.read_text(), len(run.read_history())
     for record in ({"event": "evaluation"}, {"event": "evaluation", "step": "x", "validation": []}, {"event": "step", "lr": 3}):
+        run.history.write_text(history)
         append_json_line(run.history, record)
-        assert "figures, learning_curves.png: as drawn; found" in wrong(run, figures=True)
+        with pytest.raises(RunError, match=rf'history\.jsonl, line {number + 1}: there is no "stage"'):
+            verify(run)
 
 
 # --- results that are withheld ------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from hftl.evaluation.metrics import calibration_bins
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import Integers, Target, target_of_metrics
 from hftl.files import written_whole
+from hftl.records.history import read_history
 from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, f1_of
 from hftl.run import RunDirectory
 
@@ -132,7 +133,7 @@ def same_everywhere(metrics: Metrics) -> bool:
 def _draw(run: RunDirectory, name: str, metrics: Metrics) -> Figure:
     split = _split_shown(metrics)
     if name == CURVES:
-        history = run.read_history()
+        history = read_history(run)
         if not any(record["event"] == "evaluation" for record in history):
             raise RunError(f"{run.history}: no evaluation is recorded; there are no learning curves to draw")
         return learning_curves(history)
@@ -183,7 +184,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         at, [r["validation"]["macro_f1"] for r in evaluations], color=ORANGE, linestyle=(0, (4, 2)), label="macro F1", **dots
     )
     # Of each stage the last epoch whose weights were kept: what the next stage began with. The last of all is what is delivered.
-    *handed_on, delivered = {r["stage"]: r for r in evaluations if r.get("kept", r.get("best"))}.values()
+    *handed_on, delivered = {r["stage"]: r for r in evaluations if r["kept"]}.values()
     for label, records, colour, width in (("handed on", handed_on, QUIET, 1.2), ("delivered", [delivered], INK, 2.2)):
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": width}
         at_accuracy = [r["validation"]["accuracy"] for r in records]

@@ -108,15 +108,22 @@ class ModelFacts(TypedDict):
     vocabulary: NotRequired[Vocabulary]
 
 
-class DataRecord(TypedDict):
-    """The file."""
+class Provenance(TypedDict):
+    """What was read, and what the model was made from: the facts of a recipe's card are held against it (`hftl.facts`)."""
 
     source: str
+    format: str
+    fingerprint: dict[str, str]
+    """SHA-256 of the contents and labels of each split of the source."""
+    model: ModelFacts
+
+
+class DataRecord(Provenance):
+    """The file."""
+
     revision: str | None
     config: str | None
     kind: str
-    format: str
-    fingerprint: dict[str, str]
     label_names: list[str]
     splits: dict[str, SplitFacts]
     contents: dict[str, str]
@@ -134,7 +141,6 @@ class DataRecord(TypedDict):
     remarks: list[str]
     text: NotRequired[TextFacts]
     image: NotRequired[PictureFacts]
-    model: ModelFacts
     base: dict[str, Any]
 
 

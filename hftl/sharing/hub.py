@@ -35,11 +35,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hftl.errors import RunError
 from hftl.evaluation.openings import count_openings
 from hftl.facts import how_known
-from hftl.files import read_json, write_text
+from hftl.files import write_text
 from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.records.data import read_data
 from hftl.records.openings import read_test_ledger
-from hftl.run import RunDirectory
+from hftl.run import RunDirectory, sealed_files
 from hftl.secrets import redact
 from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import foreign as what_is_foreign
@@ -373,12 +373,12 @@ def pull(name: str, folder: Path) -> RunDirectory:
         raise RunError(f"{name}: no manifest of a publication in it; was it pushed by hftl?")
     if wrong := wrong_files(cached, cached=True):
         raise RunError("\n".join([f"{name} is not what was pushed:", *(f"  {file}: {what}" for file, what in wrong.items())]))
-    if held := list(what_is_foreign(cached.path, read_json(cached.manifest)["files"])):
+    if held := list(what_is_foreign(cached.path, sealed_files(cached))):
         what = "holds what hftl never writes, so it was not pushed by hftl as it is, and is not fetched"
         raise RunError("\n".join([f"{name} {what}:", *(f"  {file}: {wrong}" for file, wrong in held)]))
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    for file in [*read_json(cached.manifest)["files"], "manifest.json"]:
+    for file in [*sealed_files(cached), "manifest.json"]:
         (beside / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cached.path / file, beside / file)  # what the cache's links point to
     beside.replace(folder)

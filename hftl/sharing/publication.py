@@ -29,7 +29,7 @@ from hftl.files import fingerprint, open_plain, read_json, to_json, write_text
 from hftl.names import FIGURES
 from hftl.recipe import LOCAL, Recipe, local_name, secrets_beside
 from hftl.records.data import read_data, read_other_rows
-from hftl.run import EVALUATION, RunDirectory
+from hftl.run import EVALUATION, RunDirectory, sealed_files
 from hftl.secrets import find_secrets
 from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
@@ -247,9 +247,7 @@ def wrong_files(run: RunDirectory, *, cached: bool = False) -> dict[str, str]:
     Raises:
         RunError: there is no manifest, or it is none.
     """
-    published, sealed = repository(run) is not None, read_json(run.manifest).get("files")
-    if not isinstance(sealed, dict):
-        raise RunError(f"{run.manifest}: not a manifest")
+    published, sealed = repository(run) is not None, sealed_files(run)
     wrong = {}
     for name, expected in sealed.items():
         path = run.path / name

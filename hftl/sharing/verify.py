@@ -33,7 +33,6 @@ from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.evaluation.seeds import spread
 from hftl.facts import contradictions, how_known
-from hftl.files import read_json
 from hftl.freeze_proof import read_freeze_proof
 from hftl.ledger import recipe_digest
 from hftl.recipe import Recipe
@@ -45,7 +44,7 @@ from hftl.records.metrics import Metrics, read_metrics, read_metrics_on_other_ro
 from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
 from hftl.records.plan import read_plan
 from hftl.records.seeds import read_seeds
-from hftl.run import RunDirectory
+from hftl.run import RunDirectory, sealed_files
 from hftl.sharing.card import hand_written, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
 from hftl.sharing.publication import Publication, all_files, is_foreign, is_published, repository, wrong_files
@@ -204,7 +203,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
 def _compare_files(run: RunDirectory, repo_id: str | None, *, cached: bool) -> Iterator[Claim]:
     if run.manifest.is_file():
         wrong = wrong_files(run, cached=cached)
-        for name in dict.fromkeys([*read_json(run.manifest)["files"], *wrong]):
+        for name in dict.fromkeys([*sealed_files(run), *wrong]):
             yield Claim("files", name, "as sealed", wrong.get(name, "as sealed"), name not in wrong)
         if repo_id is not None:
             published = repository(run) or NOWHERE
@@ -452,17 +451,16 @@ def _compare_figures(run: RunDirectory, metrics: Metrics) -> tuple[list[Claim], 
         if any(foreign(run.path, [name])):  # said among the files; no library reads it
             continue
         try:
-            found, stored = drawn_again(run, path.name, metrics), read_picture(path)
+            drawn, stored = drawn_again(run, path.name, metrics), read_picture(path)
         except RunError as error:
             claims.append(Claim("figures", path.name, "as drawn", str(error), False))
             continue
-        same = found.shape == stored.shape and int(np.abs(found.astype(np.int16) - stored).max()) <= TINT
-        there = drawing_note(path)
-        if same or (there == here and same_everywhere(metrics)):
+        same = drawn.shape == stored.shape and int(np.abs(drawn.astype(np.int16) - stored).max()) <= TINT
+        drawn_with = drawing_note(path)
+        if same or drawn_with is None or (drawn_with == here and same_everywhere(metrics)):
             claims.append(Claim("figures", path.name, "as drawn", "as drawn" if same else "another picture", same))
         else:
-            by = there or "a version that does not say so"
-            notes.append(f"{name} was not compared: it is not as it is drawn here ({here}), and was drawn by {by}")
+            notes.append(f"{name} was not compared: it is not as it is drawn here ({here}), and was drawn by {drawn_with}")
     return claims, notes
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.family import Classifier
 from hftl.names import ONE_LABEL
 from hftl.recipe import Recipe, Stage, check_places
+from hftl.records.data import Provenance
 from hftl.training.loss import check_loss, class_weights
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.origin import base_record
@@ -128,7 +129,7 @@ class Experiment:
 
         What has been made of the data stays: a study reads, checks and tokenises them once for all trials that share them.
         """
-        settled, said = settle(recipe, {**self.splits.facts, "model": self.classifier.facts})
+        settled, said = settle(recipe, _provenance(self.splits, self.classifier))
         other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
         made = ("samples", "typical", "forward", "boundary_below", "base", "findings")  # of what depends on data and model alone
         vars(other).update({name: vars(self)[name] for name in made if name in vars(self)})
@@ -154,8 +155,12 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
         texts=content_of(recipe.data).words(splits.train),
         target=kind_of(targets_of(splits.train)),
     )
-    settled, said = settle(recipe, {**splits.facts, "model": classifier.facts})
+    settled, said = settle(recipe, _provenance(splits, classifier))
     return Experiment(settled, splits, classifier, settled, said)
+
+
+def _provenance(splits: Splits, classifier: Classifier) -> Provenance:
+    return cast("Provenance", {**splits.facts, "model": classifier.facts})
 
 
 def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:

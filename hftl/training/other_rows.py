@@ -21,13 +21,13 @@ from hftl.environment import now
 from hftl.errors import DataError, RunError
 from hftl.evaluation.evaluated import Evaluated
 from hftl.evaluation.predictions import stored_label_names
-from hftl.files import PARTIAL, flush, read_json, write_json
+from hftl.files import PARTIAL, flush, write_json
 from hftl.memory import is_kept
 from hftl.models import load_classifier
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, local_name, without_places
 from hftl.records.data import read_data
 from hftl.records.metrics import read_metrics
-from hftl.run import RunDirectory, check_sealed, seal
+from hftl.run import RunDirectory, check_sealed, seal, sealed_files
 from hftl.training.checks import check_same_data
 from hftl.training.experiment import make_samples
 from hftl.training.finish import predict_split
@@ -61,7 +61,7 @@ def evaluate_on(
     folder = run.evaluation(name)
     if write:
         check_sealed(run)
-        if f"evaluations/{name}/metrics.json" in read_json(run.manifest)["files"]:
+        if f"evaluations/{name}/metrics.json" in sealed_files(run):
             raise RunError(f'{run.path}: has an evaluation "{name}" already, which is never written over; give this one a --name')
     disable_progress_bars()
     accelerator = make_accelerator(recipe, run)
