@@ -26,6 +26,7 @@ from hftl.data.targets import in_words, targets_of
 from hftl.errors import DataError, RecipeError
 from hftl.evaluation.compare import compare
 from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.selection import corrected_for_choice
 from hftl.evaluation.several_metrics import (
     average_precision,
     choose_thresholds,
@@ -361,6 +362,16 @@ def test_paired_differences_are_of_the_same_rows() -> None:
     for name, interval in paired_intervals(one, better).items():
         difference = quick_metrics(better)[name] - quick_metrics(one)[name]
         assert interval is not None and interval[0] <= difference <= interval[1], name
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "mean_average_precision", "auc", "log_loss"])
+def test_the_best_of_several_candidates_is_corrected_for_having_been_chosen(metric: str) -> None:
+    candidates = [some_predictions(40, seed=seed) for seed in range(4)]
+    found = corrected_for_choice(candidates, metric)
+    best = [quick_metrics(each)[metric] for each in candidates]
+    assert found is not None
+    assert found.chosen == pytest.approx(min(best) if metric == "log_loss" else max(best))
+    assert found.value > found.chosen if metric == "log_loss" else found.value < found.chosen
 
 
 def test_predictions_keep_labels_and_thresholds_and_refuse_what_does_not_follow(tmp_path: Path) -> None:
