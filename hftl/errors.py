@@ -45,6 +45,10 @@ class HftlError(Exception):
     everywhere = False
     """Said by every process of a run that meets it, and not by the main process for all."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the message, as the command line does."""
+        return printable(f"{type(self).__name__}: {self}").splitlines()
+
 
 class _Report(HftlError):
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:

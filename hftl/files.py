@@ -28,9 +28,24 @@ PARTIAL = ".partial"
 """How the name of a file ends that is being written."""
 
 
+def check_name(path: Path) -> None:
+    """Refuse what no system takes as the name of a file or folder; Python alone says "embedded null byte" of it.
+
+    Raises:
+        RunError: there is a NUL character in it.
+    """
+    if "\0" in str(path):
+        raise RunError(f"{str(path)!r}: no file or folder has a NUL character (\\0) in its name. Choose another one")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write the file under; it takes the place of `path` when all of it is on the disk, or is removed."""
+    """A name beside `path` to write the file under; it takes the place of `path` when all of it is on the disk, or is removed.
+
+    Raises:
+        RunError: `path` cannot be a name.
+    """
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:

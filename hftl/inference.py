@@ -28,7 +28,7 @@ from hftl.errors import DataError, printable
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import target_named
-from hftl.files import written_whole
+from hftl.files import check_name, written_whole
 from hftl.models import load_classifier
 from hftl.names import SEVERAL_LABELS
 from hftl.run import RunDirectory
@@ -157,7 +157,9 @@ def check_output(path: Path) -> None:
 
     Raises:
         DataError: another ending than .csv, .jsonl or .parquet, an existing file, or no such folder.
+        RunError: `path` cannot be a name.
     """
+    check_name(path)
     if path.suffix not in OUTPUTS:
         allowed = f"allowed: {', '.join(OUTPUTS)}"
         raise DataError.single("--output", f'predictions are not written to "{path.suffix}" files', allowed, source=str(path))

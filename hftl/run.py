@@ -21,7 +21,7 @@ from typing import Any
 
 from hftl import system
 from hftl.errors import RunError
-from hftl.files import PARTIAL, append_json_line, fingerprint, flush, read_json, read_json_lines, write_json, write_text
+from hftl.files import PARTIAL, append_json_line, check_name, fingerprint, flush, read_json, read_json_lines, write_json, write_text
 from hftl.recipe import Recipe, load_recipe, refuse_secrets
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,16 @@ class InUse(RunError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run; see docs/run_directory.md for what is in each."""
+    """Paths of one run; see docs/run_directory.md for what is in each.
+
+    Raises:
+        RunError: `path` cannot be a name.
+    """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_name(self.path)
 
     @property
     def recipe(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -62,8 +63,61 @@ Say = Callable[[str], object]
 
 
 def tell(line: str) -> None:
-    """A line on stderr, for whoever calls hftl from Python and wants to know what happens."""
-    show(Console(stderr=True, soft_wrap=True), line)
+    """A line of progress, for whoever calls hftl from Python and wants to know what happens."""
+    show(progress_console(), line)
+
+
+def progress_console() -> Console:
+    """Where progress is shown: stderr; in a notebook one display for each cell, which grows line by line."""
+    global _of_the_cell
+    console = Console(stderr=True, soft_wrap=True)
+    if not console.is_jupyter:
+        return console
+    from IPython import get_ipython
+
+    cell = get_ipython().execution_count
+    if _of_the_cell is None or _of_the_cell.cell != cell:
+        _of_the_cell = _Display(cell)
+    return _of_the_cell
+
+
+class _Display(Console):
+    """What a notebook's cell has said so far, in one display that is updated in place."""
+
+    def __init__(self, cell: int) -> None:
+        super().__init__(
+            file=io.StringIO(), record=True, width=_WIDE, soft_wrap=True, force_jupyter=False, color_system="truecolor"
+        )
+        self.cell = cell
+        self._display: Any = None
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        from IPython.display import display
+
+        super().print(*objects, **options)
+        shown = {
+            "text/plain": self.export_text(clear=False),
+            "text/html": self.export_html(clear=False, inline_styles=True, code_format=_AS_HTML),
+        }
+        if self._display is None:
+            self._display = display(shown, raw=True, display_id=True)
+        else:
+            self._display.update(shown, raw=True)
+
+
+_of_the_cell: _Display | None = None
+_AS_HTML = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
+
+
+class Markdown(str):
+    """The text of a page with front matter, of which a notebook shows what people read."""
+
+    def _repr_markdown_(self) -> str:
+        lines = _FRONT_MATTER.sub("", self).splitlines()
+        return "\n".join(line for line in lines if not line.startswith("!["))  # a notebook looks for pictures beside itself
+
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
 
 
 class Shown(JupyterMixin):

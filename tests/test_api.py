@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -86,6 +87,35 @@ def test_rows_that_are_refused_leave_nothing_behind(tmp_path: Path) -> None:
     one_class = reviews("train").query("label == 'positive'")
     with pytest.raises(hftl.DataError, match="one class only"):
         hftl.train(recipe(one_class), run_dir=tmp_path / "run", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: hftl.train(run.recipe, run_dir=NUL),
+        lambda run: hftl.fine_tune(REVIEWS, BERT_NANO, run_dir=NUL),
+        lambda run: hftl.compare(run, NUL),
+        lambda run: hftl.repeat(run.recipe, seeds=2, study_dir=NUL),
+        lambda run: hftl.tune(run.recipe, ["stages.head.lr=1e-4|1e-3"], trials=1, study_dir=NUL),
+        lambda run: hftl.Study(NUL),
+        lambda run: hftl.pull("me/x", NUL),
+        lambda run: run.predict(["Lovely."], output=NUL + ".csv"),
+        lambda run: run.export("onnx", NUL),
+        lambda run: hftl.compare(run, run.path.with_name("other")).write_flips(Path(NUL)),
+    ],
+)
+def test_a_name_that_no_system_takes_is_one_message(
+    run: hftl.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[hftl.Run], object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not run.path.with_name("other").exists():
+        shutil.copytree(run.path, run.path.with_name("other"))
+    with pytest.raises(hftl.RunError, match=r"'a\\x00b[.csv]*': no file or folder has a NUL character"):
+        call(run)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -170,6 +170,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 # Library -> the one module that may import it.
 ONLY_IN = {
     "albumentations": "hftl.data.augmentation",
+    "IPython": "hftl.terminal",
     "onnx_ir": "hftl.sharing.export",
     "onnxruntime": "hftl.sharing.export",
     "trackio": "hftl.training.trackers",
@@ -178,6 +179,8 @@ ONLY_IN = {
     "openpyxl": "hftl.data.excel",
     "pi_heif": "hftl.data.decoding",
 }
+# In a notebook there is one, and only there is it asked for.
+OF_A_NOTEBOOK = {"IPython"}
 # Extra -> the one module that imports what it brings, and says so where it is missing.
 EXTRA = {
     "onnx": "hftl.sharing.export",
@@ -384,7 +387,7 @@ def test_every_library_that_hftl_imports_is_declared() -> None:
     libraries = imported - sys.stdlib_module_names - {"hftl"}
     assert {"torch", "pydantic"} <= libraries
     known = {canonical(text) for text in declared()}
-    libraries -= {library for library, module in ONLY_IN.items() if module in EXTRA.values()}
+    libraries -= OF_A_NOTEBOOK | {library for library, module in ONLY_IN.items() if module in EXTRA.values()}
     assert [name for name in sorted(libraries) if not known & {canonical(owner) for owner in owners.get(name, [])}] == []
 
 

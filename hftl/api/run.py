@@ -19,7 +19,7 @@ from hftl.records.data import read_data
 from hftl.records.metrics import SplitMetrics, interval_of, read_metrics, value_of
 from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
-from hftl.terminal import Say, tell
+from hftl.terminal import Markdown, Say, tell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -325,8 +325,8 @@ class Run:
             write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
         return evaluated
 
-    def card(self, *facts: str, study: str | Path | None = None, say: Say = tell) -> str:
-        """Write the model card again, from the run directory alone, and give its text.
+    def card(self, *facts: str, study: str | Path | None = None, say: Say = tell) -> Markdown:
+        """Write the model card again, from the run directory alone, and give its text, which a notebook renders.
 
         Args:
             facts: what only a person knows, such as "card.license=mit".
@@ -355,7 +355,7 @@ class Run:
 
             write_json(run.seeds, over_seeds(StudyDirectory(Path(study)), run))
         write_card(run)
-        card = run.card.read_text(encoding="utf-8")
+        card = Markdown(run.card.read_text(encoding="utf-8"))
         for missing in check_front_matter(card):
             say(f"  to be pushed it needs: {missing}")
         for wrong in contradictions(run.load_recipe(), read_data(run)):

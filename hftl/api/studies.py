@@ -16,7 +16,7 @@ from hftl.files import read_json, read_text
 from hftl.recipe import Recipe
 from hftl.recipe import load_recipe as read_recipe
 from hftl.run import RunDirectory
-from hftl.terminal import Say, tell
+from hftl.terminal import Markdown, Say, tell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,13 +70,13 @@ class Study:
         return sorted(self.paths.figures.glob("*.png"))
 
     @property
-    def page(self) -> str:
+    def page(self) -> Markdown:
         """What came out, as Markdown.
 
         Raises:
             RunError: the study is not done.
         """
-        return read_text(self._written(self.paths.page))
+        return Markdown(read_text(self._written(self.paths.page)))
 
     @property
     def best_run(self) -> Run:
@@ -105,7 +105,7 @@ class Study:
 
     def shown(self) -> str:
         """The page without its figures, as a notebook and the terminal show it."""
-        return "\n".join(line for line in self.page.splitlines() if not line.startswith("!["))
+        return self.page._repr_markdown_()
 
 
 def ablate(

@@ -19,7 +19,7 @@ from hftl.memory import ROWS, copy_beside, is_kept
 from hftl.recipe import ImageData, Recipe, TextData, Timm, Transformer, local_name, moved, override
 from hftl.recipe import load_recipe as read_recipe
 from hftl.run import RunDirectory
-from hftl.terminal import Say, tell
+from hftl.terminal import Say, progress_console, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,15 +135,13 @@ def train(
         RunError: the directory holds another run or is in use, or training cannot go on.
         KeyboardInterrupt: Ctrl-C.
     """
-    from rich.console import Console
-
     from hftl.sharing.card import write_card
     from hftl.terminal import show
     from hftl.training.engine import train as train_run
     from hftl.training.finished import complete
 
     run = RunDirectory(Path(run_dir) if run_dir is not None else Path("runs") / recipe.name)
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = console or progress_console()
     try:
         with _rows_beside(recipe, run, resume=resume) as recipe:
             if not (resume and run.finished):

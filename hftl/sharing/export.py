@@ -38,7 +38,7 @@ from transformers.utils import logging as hub_logging
 
 from hftl import wording
 from hftl.errors import RunError, printable
-from hftl.files import write_json
+from hftl.files import check_name, write_json
 from hftl.models import family_saved_as, load_classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
@@ -108,6 +108,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
     absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if absent:
         raise RunError(f'ONNX needs what is not installed ({", ".join(absent)}): pip install "hftl[onnx]"')
+    check_name(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise RunError(f"{folder}: nothing is written over; remove it, or name another folder")
     recipe = run.load_recipe()

@@ -35,7 +35,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hftl.errors import RunError
 from hftl.evaluation.openings import count_openings
 from hftl.facts import how_known
-from hftl.files import write_text
+from hftl.files import check_name, write_text
 from hftl.recipe import Card, Recipe, of_another, without_places
 from hftl.records.data import read_data
 from hftl.records.openings import read_test_ledger
@@ -366,6 +366,7 @@ def pull(name: str, folder: Path) -> RunDirectory:
     Raises:
         RunError: the folder exists, or a file is not what the manifest says.
     """
+    check_name(folder)
     if folder.exists():
         raise RunError(f"{folder} exists; nothing is written over. Choose another place with --output")
     cached = fetch(name)

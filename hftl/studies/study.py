@@ -26,7 +26,7 @@ import yaml
 
 from hftl import system
 from hftl.errors import RunError
-from hftl.files import append_json_line, read_json_lines, read_text, write_text
+from hftl.files import append_json_line, check_name, read_json_lines, read_text, write_text
 from hftl.recipe import Recipe, difference, load_recipe, refuse_secrets
 from hftl.run import RunDirectory
 
@@ -40,9 +40,16 @@ GROWS = ("seeds", "trials", "minutes")
 
 @dataclass(frozen=True)
 class StudyDirectory:
-    """Paths of one study."""
+    """Paths of one study.
+
+    Raises:
+        RunError: `path` cannot be a name.
+    """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        check_name(self.path)
 
     @property
     def recipe(self) -> Path:

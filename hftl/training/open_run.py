@@ -23,6 +23,7 @@ from hftl.files import write_json
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory, remove_partial
 from hftl.signals import Stopped, deferred
+from hftl.terminal import progress_console
 from hftl.training import trackers
 from hftl.training.checkpoint import load_best_weights, load_progress, newest_checkpoint, save_checkpoint
 from hftl.training.checks import (
@@ -148,7 +149,7 @@ def open_run(
     ready = _check(experiment, directory, accelerator, resume=resume, source=source)
     with (
         _locked(directory, experiment.asked, accelerator, resume=resume),
-        Journal(directory, accelerator, console or Console(stderr=True)) as journal,
+        Journal(directory, accelerator, console or progress_console()) as journal,
         disk_errors(directory),
         deferred() as noted,
         threads,
