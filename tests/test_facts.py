@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -38,6 +38,7 @@ from hftl.recipe import (
     override,
     parse_recipe,
 )
+from hftl.records.data import Provenance
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
@@ -306,7 +307,7 @@ def test_a_folder_with_other_rows_under_the_same_name_is_another_set() -> None:
     ],
 )
 def test_a_fact_that_contradicts_what_was_read_is_found_with_the_way_out(recipe: Recipe, facts: dict[str, Any], where: str) -> None:
-    [problem] = contradictions(recipe, facts)
+    [problem] = contradictions(recipe, cast(Provenance, facts))
     assert problem.where == where and "=null" in problem.help[0]
 
 
@@ -402,7 +403,7 @@ def test_the_recipes_know_a_local_copy_of_imdb(shared: Path, name: str) -> None:
     script = load_recipe(REPOSITORY / "recipes" / f"{name}.py")
     recipe = override(script, [f"data.source={shared / 'data' / 'imdb'}"])
     facts = load_splits(recipe.data, seed=0).facts
-    settled, [line] = settle(recipe, {**facts, "model": {"revision": None}})
+    settled, [line] = settle(recipe, cast(Provenance, {**facts, "model": {"revision": None}}))
     assert settled.card == script.card and "is stanfordnlp/imdb by its fingerprint" in line
 
 
@@ -500,7 +501,8 @@ def test_a_run_that_goes_on_has_the_facts_it_was_started_with_and_those_given_no
     changes = [f"data.source={write_tickets(tmp_path / 'tickets')}", f"model.checkpoint={BERT_NANO}", "data.max_length=16"]
     changes += ["data.max_train_samples=16", "data.max_test_samples=9"]
     started = override(load_recipe(script), [*changes, "card.license=mit", "card.title=Tickets", "name=tickets"])
-    settled, _ = settle(started, {**load_splits(started.data, seed=0).facts, "model": {"revision": None}})
+    facts = {**load_splits(started.data, seed=0).facts, "model": {"revision": None}}
+    settled, _ = settle(started, cast(Provenance, facts))
     write_text(run.recipe, settled.to_yaml())  # stopped before its first checkpoint
     done = hftl("train", script, *changes, "card.language=de", "--run-dir", run.path, "--resume")
     assert done.code == 0, done.err
