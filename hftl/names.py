@@ -24,6 +24,11 @@ class Metric:
     def __str__(self) -> str:
         return self.noun or f"{self.title[0].lower()}{self.title[1:]}"
 
+    @property
+    def bare(self) -> str:
+        """The noun without its article, after another word: "validation accuracy"."""
+        return str(self).removeprefix("the ")
+
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", "accuracy"),
@@ -35,7 +40,7 @@ METRICS: Mapping[str, Metric] = {
     "mean_average_precision": Metric("Mean average precision", "average_precision", bootstrapped=True),
     "mcc": Metric("Matthews correlation", "matthews_correlation", noun="the Matthews correlation", bootstrapped=True),
     "kappa": Metric("Kappa (Cohen)", "cohen_kappa", noun="kappa", bootstrapped=True),
-    "auc": Metric("AUC (ROC)", "roc_auc"),
+    "auc": Metric("AUC (ROC)", "roc_auc", noun="AUC"),
     "log_loss": Metric("Log loss", "log_loss", higher_is_better=False),
     "hamming_loss": Metric("Hamming loss", "hamming_loss", higher_is_better=False),
     "expected_calibration_error": Metric("Expected calibration error", "expected_calibration_error", higher_is_better=False),

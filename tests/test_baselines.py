@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import CountVectorizer
 
 import hftl
 from hftl.data.source import load_splits
@@ -19,6 +20,7 @@ from hftl.evaluation.baselines import (
     Choose,
     NoBaseline,
     Rows,
+    Terms,
     best_terms,
     cheap_text_baseline,
     color_baseline,
@@ -50,6 +52,38 @@ QUIET = Console(quiet=True)
 # Four texts, two of each class. The first term is in both of class 0, the second in one of each, the third in one of class 0.
 COUNTS = csr_array(np.array([[2, 1, 1], [1, 0, 0], [0, 3, 0], [0, 0, 0]]))
 LABELS = np.array([0, 0, 1, 1])
+
+
+# --- terms --------------------------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_counted_as_scikit_learn_counts_them() -> None:
+    train = ["A good film, a GOOD film!", "bad\tbad  film", "", "好看 film-noir of the 1940s", "it is what it is"]
+    unseen = ["a good unheard-of film", "好 看", ""]
+    counters = {
+        "words": CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2)),
+        "letters": CountVectorizer(analyzer="char_wb", ngram_range=(2, 4)),
+    }
+    for of, counter in counters.items():
+        terms = Terms(of, train)  # type: ignore[arg-type]
+        mine, theirs = terms.counts.toarray(), counter.fit_transform(train).toarray()
+        # The terms stand in another order: each column is told by its counts in all texts together.
+        pairs = [np.vstack([mine, terms.of(unseen).toarray()]), np.vstack([theirs, counter.transform(unseen).toarray()])]
+        assert pairs[0].shape == pairs[1].shape
+        assert sorted(map(tuple, pairs[0].T.tolist())) == sorted(map(tuple, pairs[1].T.tolist())), of
+
+
+def test_of_many_texts_a_term_of_one_alone_is_left_out() -> None:
+    texts = [f"film number {place // 2}" for place in range(1_000)] + ["once"]
+    terms = Terms("words", texts)
+    assert terms.counts.shape == (1_001, 2 + 500 + 1 + 500)  # film, number, the numbers; "film number", "number 0", ...
+    assert terms.of(["once upon a film"]).sum() == 1
+
+
+def test_texts_without_a_word_have_no_terms() -> None:
+    for of in ("words", "letters"):
+        with pytest.raises(NoBaseline):
+            Terms(of, ["", " \t"])  # type: ignore[arg-type]
 
 
 # --- selection of terms, by hand ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import hftl
-from hftl.data.source import load_splits
+from hftl.data.source import Splits, load_splits
 from hftl.data.splitting import in_order_of_classes
 from hftl.errors import RecipeError
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
@@ -78,6 +79,25 @@ def test_parts_of_real_rows_are_nested_and_validation_stays() -> None:
     assert parts[0].validation["id"] == parts[2].validation["id"]
 
 
+def test_the_sample_seed_draws_the_part_of_train_and_nothing_else() -> None:
+    def part(n: int, seed: int) -> Splits:
+        return load_splits(TextData(source=REVIEWS, max_train_samples=n, split_seed=1, sample_seed=seed), seed=0)
+
+    one, larger, other = part(20, 5), part(40, 5), part(20, 6)
+    assert set(one.train["id"]) < set(larger.train["id"]) and set(one.train["id"]) != set(other.train["id"])
+    assert one.validation["id"] == other.validation["id"]
+    assert not set(one.train["id"]) & set(one.validation["id"])
+
+
+def test_the_bootstrap_draws_a_seed_at_all_sizes_together() -> None:
+    # Each seed gains exactly 0.1 from 100 to 200 rows, from other levels: whichever seeds are drawn, the gain between is the same.
+    rows = 1000
+    levels = {100: (0.3, 0.5, 0.7), 200: (0.2, 0.4, 0.6)}
+    found = fit_curve({n: np.stack([np.arange(rows) < round(level * rows) for level in own]) for n, own in levels.items()})
+    gains = [law(100) - law(200) for law in found.laws]
+    assert np.std(gains) < 0.02  # of rows alone; of seeds that are drawn for each size apart it is about 0.13
+
+
 def test_a_curve_fits_each_size_with_each_seed_and_writes_a_page(tmp_path: Path) -> None:
     said: list[str] = []
     study = hftl.curve(RECIPE, [32, 8, 16], seeds=2, study_dir=tmp_path / "study", say=said.append)
@@ -86,6 +106,9 @@ def test_a_curve_fits_each_size_with_each_seed_and_writes_a_page(tmp_path: Path)
     assert [path.name for path in study.figures] == ["curve.png"]
     assert study.trial("16-seed1").recipe.data.max_train_samples == 16
     assert list(study.trial("16-seed1").recipe.stages) == ["head"]
+    trained_on = [study.trial(name).paths.data.read_text() for name in ("16-seed0", "16-seed1")]
+    rows = [json.loads(text)["contents"] for text in trained_on]
+    assert rows[0]["train"] != rows[1]["train"] and rows[0]["validation"] == rows[1]["validation"]
 
 
 @pytest.mark.parametrize(

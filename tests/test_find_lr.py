@@ -67,6 +67,14 @@ def test_layer_decay_and_the_heads_multiplier_keep_their_ratios(tmp_path: Path, 
     assert seen[0]["head"] == pytest.approx(1e-6)
 
 
+def test_what_the_test_costs_is_said_before_it_starts() -> None:
+    plan = hftl.api.plan_find_lr(RECIPE, stage="head")
+    assert [(name, steps) for name, steps, _ in plan.stages] == [("head", 60)]  # an epoch has 5 steps, and 60 is the least
+    assert plan.seconds == plan.stages[0][2] / plan.rate
+    both = hftl.api.plan_find_lr(RECIPE)
+    assert both.stages[1][2] > both.stages[0][2] and "find-lr: about" in str(both)
+
+
 def test_a_stage_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match='Did you mean "head"'):
         hftl.find_lr(RECIPE, stage="haed", study_dir=tmp_path / "study")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from conftest import Hftl
 from small import nano, reviews
 
 import hftl
-from hftl.data.source import Splits, load_splits
+from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
 from hftl.evaluation.seeds import paired_difference, spread
@@ -26,6 +27,7 @@ from hftl.sharing.verify import verify
 from hftl.studies.arms import ARMS, arms_of
 from hftl.studies.repetition import over_seeds
 from hftl.studies.study import StudyDirectory, trial_name
+from hftl.studies.trials import Experiments
 
 RECIPE = nano(
     "studied",
@@ -436,18 +438,44 @@ def _forward() -> dict[str, int]:
     return prepare_experiment(RECIPE).forward
 
 
-def test_seeds_and_arms_of_equal_cost_read_the_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that were read."""
+    from hftl.data.source import Undivided, read_undivided
     from hftl.training import experiment
 
-    read: list[int] = []
+    read: list[str] = []
 
-    def noted(data: TextData, *, seed: int) -> Splits:
-        read.append(seed)
-        return load_splits(data, seed=seed)
+    def noted(data: TextData) -> Undivided:
+        read.append(data.source)
+        return read_undivided(data)
 
-    monkeypatch.setattr(experiment, "load_splits", noted)
+    monkeypatch.setattr(experiment, "read_undivided", noted)
+    return read
+
+
+def test_seeds_and_arms_of_equal_cost_read_the_data_once(tmp_path: Path, readings: list[str]) -> None:
+    frozen = gc.get_freeze_count()
     hftl.ablate(RECIPE, ["staged", "head"], seeds=2, budget="equal-cost", study_dir=tmp_path / "study", say=lambda line: None)
-    assert len(read) == 1
+    assert len(readings) == 1
+    assert gc.get_freeze_count() == frozen  # a notebook collects what it collected before
+
+
+def test_parts_and_folds_of_the_same_rows_are_divided_from_one_reading(readings: list[str]) -> None:
+    experiments = Experiments()
+    whole, parts = [hftl.override(RECIPE, ["data.validation_fraction=0.2", *more]) for more in ([], ["data.max_train_samples=8"])]
+    changes: tuple[list[str], ...] = (
+        [],
+        ["data.sample_seed=3"],
+        ["data.fold=1/4"],
+        ["data.max_validation_samples=5"],
+        ["run.seed=1"],
+    )
+    for recipe in [whole, *(hftl.override(parts, change) for change in changes)]:
+        mine, read = experiments.splits_of(recipe), load_splits(recipe.data, seed=recipe.run.seed)
+        assert mine.facts == read.facts and mine.train["id"] == read.train["id"]
+        assert mine.validation["id"] == read.validation["id"] and mine.contents["train"].tolist() == read.contents["train"].tolist()
+    assert len(readings) == 1
 
 
 def test_no_study_no_page(tmp_path: Path) -> None:

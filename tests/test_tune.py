@@ -24,7 +24,7 @@ from hftl.studies.search import Asked, Pruner, Sampler, shown_storage
 from hftl.studies.space import Choice, Range, Switch, read_space
 from hftl.studies.study import StudyDirectory
 from hftl.studies.trials import read_trial
-from hftl.studies.tune import Settings, check_settings
+from hftl.studies.tune import Settings, check_settings, said_of_grid
 from hftl.studies.turns import claim_trial, joined, turn
 
 RECIPE = Recipe(
@@ -61,6 +61,19 @@ def test_a_grid_draws_nothing_for_a_stage_that_is_off() -> None:
     space = read_space(RECIPE, ["stages.all=on|off", "stages.all.lr=1e-4|1e-3", "stages.head.epochs=1..2"])
     assert len(list(space.grid())) == 2 * 2 + 2
     assert {"stages.all": "off", "stages.head.epochs": 2} in list(space.grid())
+
+
+def test_the_points_of_a_grid_are_counted_without_laying_it_out() -> None:
+    space = read_space(RECIPE, ["stages.all=on|off", "stages.all.lr=1e-4|1e-3", "stages.head.epochs=1..2"])
+    assert space.grid_size() == 6
+    assert said_of_grid(6, Settings(trials=4)) == "the grid has 6 points, and --trials 4 of them are tried, in an order of chance"
+    assert said_of_grid(6, Settings(trials=6)) == said_of_grid(6, Settings()) == "the grid has 6 points: a trial each"
+
+
+def test_a_grid_that_is_too_large_to_lay_out_is_refused_with_the_number_of_its_points() -> None:
+    words = ["stages.head.epochs=1..1000", "stages.all.epochs=1..1000", "run.batch_size=1..1000"]
+    with pytest.raises(RecipeError, match=r"a grid of 1,000,000,000 points, and more than 10,000 .*(?s:.*)--sampler random or tpe"):
+        check_settings(read_space(RECIPE, words), Settings(sampler="grid", trials=10))
 
 
 def test_a_space_may_lie_in_a_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from hftl.studies.cost import StudyPlan
+    from hftl.studies.find_lr import RangePlan
     from hftl.studies.search import Pruner, Sampler
     from hftl.studies.space import Space
     from hftl.studies.tune import Settings, TuningPlan
@@ -313,6 +314,18 @@ def find_lr(
     with _interruptible():
         run_test(study.paths, recipe, question, say=say, source=source)
     return study
+
+
+def plan_find_lr(recipe: Recipe, *, stage: str | None = None, source: str = "recipe") -> RangePlan:
+    """What `find_lr` would cost. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be used, or has no such stage.
+    """
+    from hftl.studies.find_lr import plan_find_lr as plan_test
+    from hftl.studies.find_lr import question_of
+
+    return plan_test(recipe, question_of(recipe, stage, source=source), source=source)
 
 
 def tune(

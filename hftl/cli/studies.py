@@ -107,6 +107,7 @@ def find_lr(
     overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="One stage; default: each.", show_default=False)] = None,
     study_dir: StudyDir = None,
+    dry_run: DryRun = False,
 ) -> None:
     """The learning-rate range test: how each stage's loss answers to rising rates. Keeps no weights.
 
@@ -115,6 +116,9 @@ def find_lr(
         hftl find-lr recipes/resnet_hotdog.py --stage head
     """
     chosen = api.load_recipe(recipe, overrides or ())
+    if dry_run:
+        show_on(out, api.plan_find_lr(chosen, stage=stage, source=recipe))
+        return
     show_study(api.find_lr(chosen, stage=stage, study_dir=study_dir, source=recipe, say=tell))
 
 

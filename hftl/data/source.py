@@ -20,9 +20,10 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from hftl.data.columns import Strings, blocks, pick
-from hftl.data.content import content_of
+from hftl.data.content import Scan, content_of
 from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import (
+    Duplicates,
     LeftOut,
     duplicate_facts,
     duplicate_problems,
@@ -35,7 +36,7 @@ from hftl.data.layout import Role
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
 from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_columns
 from hftl.data.splitting import divide
-from hftl.data.targets import COLUMN, OneLabel, Target, target_of
+from hftl.data.targets import COLUMN, Distinct, OneLabel, Target, Targets, target_of
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.names import NO_LABEL
 from hftl.recipe import ImageData, TextData
@@ -61,6 +62,86 @@ class Splits:
     target: Target = field(default_factory=OneLabel)
 
 
+DIVISION = ("fold", "split_seed", "sample_seed", "max_train_samples", "max_validation_samples", "max_test_samples")
+"""Keys of a data section that say how rows are divided, and have no part in reading them."""
+
+
+@dataclass(frozen=True)
+class Undivided:
+    """A source that was read and checked; sections that differ in `DIVISION` alone divide it without reading it again."""
+
+    source: Source
+    roles: Mapping[Role, str]
+    tables: Mapping[Role, Table]
+    target: Target
+    said_of_target: Sequence[str]
+    targets: Targets
+    labelled: Distinct
+    scan: Scan
+    contents: Mapping[Role, np.ndarray]
+    duplicates: Duplicates
+    left_out: Mapping[Role, Mapping[int, LeftOut]]
+    kept: Mapping[Role, np.ndarray]
+    """Rows of each table that may be used."""
+    whole: Mapping[Role, Dataset]
+    """Of each table all rows."""
+
+    def divided(self, data: TextData | ImageData, *, seed: int) -> Splits:
+        """The splits of a section that was read as this one, see `load_splits`.
+
+        Raises:
+            DataError: the rows cannot be divided so.
+        """
+        seed = seed if data.split_seed is None else data.split_seed
+        source, roles, tables, scan = self.source, self.roles, self.tables, self.scan
+        target, targets, labelled, contents = self.target, self.targets, self.labelled, self.contents
+        names = targets.names
+        strata = {role: target.strata(targets.of_rows[role]) for role in tables}
+        rows = divide(data, {role: (self.kept[role], strata[role]) for role in tables}, contents["train"], seed=seed)
+        origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
+        result = {role: pick(self.whole[origin[role]], rows[role]) for role in rows}
+        notes = [
+            {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
+            for role, noted in scan.notes.items()
+            for row, note in noted.items()
+        ]
+        facts = {
+            "source": data.source,
+            "revision": source.revision,
+            "config": data.config,
+            "kind": data.kind,
+            "format": source.format,
+            "fingerprint": set_fingerprints(scan.fingerprints, labelled.of_rows, labelled.names),
+            "label_names": list(names),
+            "splits": {
+                role: target.facts(Strings(split, "id"), targets.of_rows[origin[role]][rows[role]], names)
+                for role, split in result.items()
+            },
+            "contents": {role: _digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
+            **({"test_rows": digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
+            **_how_divided(data, tables, seed),
+            **_how_streamed(source, tables),
+            "skipped": [
+                {"id": tables[role].ids[row], "split": role, "kind": reason.kind, "why": reason.why}
+                for role in tables
+                for row, reason in sorted(self.left_out[role].items())
+            ],
+            "duplicates": duplicate_facts(self.duplicates, tables, data.on_duplicate),
+            "notes": notes,
+            **_how_read(source, roles, tables, data, self.said_of_target),
+        }
+        return Splits(
+            result["train"],
+            result["validation"],
+            result.get("test"),
+            names,
+            facts,
+            contents={role: contents[origin[role]][rows[role]] for role in rows},
+            image_scans={role: pick_scans([scan.image_scans[origin[role]]], rows[role]) for role in rows if scan.image_scans},
+            target=target,
+        )
+
+
 def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     """Read the source, check it, and divide it.
 
@@ -71,10 +152,18 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     Raises:
         DataError: everything that is wrong with the source, in one report.
     """
+    return read_undivided(data).divided(data, seed=seed)
+
+
+def read_undivided(data: TextData | ImageData) -> Undivided:
+    """Read the source and check it; what a section has in `DIVISION` has no say.
+
+    Raises:
+        DataError: everything that is wrong with the source, in one report.
+    """
     if both := [column for column in data.label_columns if column in content_columns(data)]:
         what = f'"{both[0]}" is data.{data.kind}_column too: a model would learn to read its own answer'
         raise DataError(data.source, [Problem("data.label_column", what)])
-    seed = seed if data.split_seed is None else data.split_seed
     source = open_source(data)
     roles = choose_splits(source, data)
     tables = read_tables(source, roles, data)
@@ -107,51 +196,9 @@ def load_splits(data: TextData | ImageData, *, seed: int) -> Splits:
     problems += target.problems(tables, kept, targets)
     if problems:
         raise DataError(data.source, problems)
-
-    strata = {role: target.strata(targets.of_rows[role]) for role in tables}
-    rows = divide(data, {role: (kept[role], strata[role]) for role in tables}, contents["train"], seed=seed)
-    origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
     whole = {role: assemble(table, target, targets.of_rows[role], names) for role, table in tables.items()}
-    result = {role: pick(whole[origin[role]], rows[role]) for role in rows}
-    notes = [
-        {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
-        for role, noted in scan.notes.items()
-        for row, note in noted.items()
-    ]
-    facts = {
-        "source": data.source,
-        "revision": source.revision,
-        "config": data.config,
-        "kind": data.kind,
-        "format": source.format,
-        "fingerprint": set_fingerprints(scan.fingerprints, labelled.of_rows, labelled.names),
-        "label_names": list(names),
-        "splits": {
-            role: target.facts(Strings(split, "id"), targets.of_rows[origin[role]][rows[role]], names)
-            for role, split in result.items()
-        },
-        "contents": {role: _digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
-        **({"test_rows": digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
-        **_how_divided(data, tables, seed),
-        **_how_streamed(source, tables),
-        "skipped": [
-            {"id": tables[role].ids[row], "split": role, "kind": reason.kind, "why": reason.why}
-            for role in tables
-            for row, reason in sorted(left_out[role].items())
-        ],
-        "duplicates": duplicate_facts(duplicates, tables, data.on_duplicate),
-        "notes": notes,
-        **_how_read(source, roles, tables, data, said_of_target),
-    }
-    return Splits(
-        result["train"],
-        result["validation"],
-        result.get("test"),
-        names,
-        facts,
-        contents={role: contents[origin[role]][rows[role]] for role in rows},
-        image_scans={role: pick_scans([scan.image_scans[origin[role]]], rows[role]) for role in rows if scan.image_scans},
-        target=target,
+    return Undivided(
+        source, roles, tables, target, said_of_target, targets, labelled, scan, contents, duplicates, left_out, kept, whole
     )
 
 

@@ -86,7 +86,7 @@ def divide(
         left[drawn] = False
         rows[role], rows["train"] = drawn, train[left[train]]
     limits: list[tuple[Role, int | None, int]] = [
-        ("train", data.max_train_samples, seed),
+        ("train", data.max_train_samples, seed if data.sample_seed is None else data.sample_seed),
         ("validation", data.max_validation_samples, seed),
         ("test", data.max_test_samples, TEST_SEED),
     ]

@@ -96,39 +96,93 @@ def words(text: str) -> list[str]:
 class Terms:
     """Counts of the terms of texts: words and pairs of words, or 2 to 4 letters on end within a word.
 
+    They are those of scikit-learn's CountVectorizer, whose loop over every term of every text takes minutes for twenty thousand
+    long texts. Here pairs of words are pairs of numbers, and the letters of a word are counted once, however many texts have it.
+
     Raises:
-        NoBaseline: the texts have no term.
+        NoBaseline: the texts have no term, or none that two of them share where they are many.
     """
 
     def __init__(self, of: Literal["words", "letters"], texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+        from sklearn.feature_extraction.text import TfidfTransformer
 
-        least = 2 if len(texts) >= RARE_FROM else 1
-        if of == "words":
-            self._counter = CountVectorizer(
-                tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), min_df=least, max_features=MOST_TERMS
-            )
-        else:
-            self._counter = CountVectorizer(
-                preprocessor=_beginning, analyzer="char_wb", ngram_range=(2, 4), min_df=least, max_features=MOST_TERMS
-            )
-        try:
-            self.counts = csr_array(self._counter.fit_transform(texts))
-        except ValueError as error:  # what scikit-learn raises where no term is left
-            raise NoBaseline(f"the training texts have no term in common: {error}") from None
+        self._counter = _Words(texts) if of == "words" else _Letters(texts)
+        keys, counts = self._counter.count(texts)
+        in_texts, total = np.bincount(counts.indices, minlength=len(keys)), np.asarray(counts.sum(axis=0)).ravel()
+        enough = np.flatnonzero(in_texts >= (2 if len(texts) >= RARE_FROM else 1))
+        if not len(enough):
+            raise NoBaseline("the training texts have no term in common")
+        most = np.sort(enough[np.argsort(-total[enough], kind="stable")[:MOST_TERMS]])
+        self._keys = keys[most]
+        self.counts = csr_array(counts[:, most])
         self._weights = TfidfTransformer(sublinear_tf=True).fit(self.counts)
 
     def of(self, texts: Sequence[str]) -> csr_array:
         """(N, V) how often each term is in each text."""
-        return csr_array(self._counter.transform(texts))
+        keys, counts = self._counter.count(texts)
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        there = np.flatnonzero(self._keys[place] == keys)
+        onto = _table(there, place[there], shape=(len(keys), len(self._keys)))
+        return csr_array(counts @ onto)
 
     def tfidf(self, counts: csr_array) -> csr_array:
         """(N, V) ``(1 + ln count) (1 + ln((1 + N) / (1 + document frequency)))``, rows of length 1."""
         return csr_array(self._weights.transform(counts))
 
 
-def _beginning(text: str) -> str:
-    return text[:MOST_LETTERS].lower()
+class _Words:
+    """Words and pairs of words that stand next to each other; `count` knows those of the training texts alone."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._known = {word: place for place, word in enumerate(sorted({word for text in texts for word in words(text)}))}
+
+    def count(self, texts: Sequence[str]) -> tuple[Integers, csr_array]:
+        """(T,) the keys of the terms that the texts have, ascending, and (N, T) how often each text has them.
+
+        Of W words: i, and W + i W + j of a pair.
+        """
+        found = [[self._known.get(word, -1) for word in words(text)] for text in texts]
+        word, text, size = np.array([place for own in found for place in own], dtype=np.int64), _places(found), len(self._known)
+        pair = np.flatnonzero((word[:-1] >= 0) & (word[1:] >= 0) & (text[:-1] == text[1:]))
+        own = np.flatnonzero(word >= 0)
+        keys, column = np.unique(np.concatenate([word[own], size + word[pair] * size + word[pair + 1]]), return_inverse=True)
+        return keys, _table(np.concatenate([text[own], text[pair]]), column, shape=(len(texts), len(keys)))
+
+
+class _Letters:
+    """2 to 4 letters on end of what stands between white space, a space before and behind it."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._of_words = CountVectorizer(analyzer="char_wb", lowercase=False, ngram_range=(2, 4))
+        known = sorted({word for text in texts for word in _between_spaces(text)})
+        if not known:
+            raise NoBaseline("the training texts are empty")
+        self._of_words.fit(known)
+
+    def count(self, texts: Sequence[str]) -> tuple[Integers, csr_array]:
+        """(T,) the keys of the terms, ascending, and (N, T) how often each text has them: (N, words) @ (words, T)."""
+        numbers: dict[str, int] = {}
+        found = [[numbers.setdefault(word, len(numbers)) for word in _between_spaces(text)] for text in texts]
+        of_words = csr_array(self._of_words.transform(numbers))
+        word = np.array([place for own in found for place in own], dtype=np.int64)
+        return np.arange(of_words.shape[1]), csr_array(_table(_places(found), word, shape=(len(texts), len(numbers))) @ of_words)
+
+
+def _between_spaces(text: str) -> list[str]:
+    return text[:MOST_LETTERS].lower().split()
+
+
+def _places(lists: Sequence[Sequence[int]]) -> Integers:
+    """Of each entry of several lists, one after the other, which list it is in."""
+    return np.repeat(np.arange(len(lists)), [len(own) for own in lists])
+
+
+def _table(rows: Integers, columns: Integers, *, shape: tuple[int, int]) -> csr_array:
+    """How often each pair of row and column is there."""
+    places = rows.astype(np.int32), columns.astype(np.int32)  # which scikit-learn's solvers want
+    return csr_array((np.ones(len(rows), dtype=np.int64), places), shape=shape)
 
 
 def term_scores(counts: csr_array, labels: Integers, by: Score) -> Floats:

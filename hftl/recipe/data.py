@@ -77,6 +77,8 @@ class _Data(Section):
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Decides which rows of train become validation, and which of more rows are used; None: `run.seed` does. A study keeps it while
     `run.seed` changes, so that all its trials are judged by the same rows."""
+    sample_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Decides which rows `max_train_samples` takes, and no others; None: what divides the rows does."""
     max_train_samples: Positive | None = None
     """Use that many training examples, stratified by label (drawn after the validation split was set aside)."""
     max_validation_samples: Positive | None = None

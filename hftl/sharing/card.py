@@ -185,6 +185,7 @@ def _facts(
         "repeat": repeat(recipe, data, repo_id),
         "openings": openings,
         "ledger": ledger,
+        "metric": METRICS[recipe.run.metric].bare,
         "seeds": _seeds(run),
         "widened": _widened(ledger, target_of_metrics(values).headline) if split == "test" else None,
         "sealed": split == "validation" and "test" in data["splits"],
@@ -333,7 +334,7 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
     ]
     ends = [end_of[stage["name"]] for stage in stages]
     rows.append([safe("*best epoch*"), "", *(end["best_epoch"] for end in ends)])
-    metric = recipe.run.metric.replace("_", " ")
+    metric = METRICS[recipe.run.metric].bare
     rows.append([safe(f"*validation {metric} then*"), "", *(decimals(end["best_metric"]) for end in ends)])
     rows.append([safe("*weights kept*"), "", *("yes" if end["kept"] else "no" for end in ends)])
     proof_of = {proof.stage: proof for proof in proofs}

@@ -15,7 +15,7 @@ from hftl.errors import RecipeError
 from hftl.evaluation.compare import holm
 from hftl.evaluation.seeds import PairedDifference, Spread, paired_difference, spread
 from hftl.files import write_text
-from hftl.names import as_rank
+from hftl.names import METRICS, as_rank
 from hftl.recipe import Recipe
 from hftl.studies.arms import arms_of, with_stages
 from hftl.studies.cost import StudyPlan, plan_study
@@ -192,7 +192,7 @@ def _difference(study: StudyDirectory, first: list[Trial], other: list[Trial]) -
 
 def in_words(summary: Sequence[ArmSummary], recipe: Recipe, trials: Mapping[str, list[Trial]]) -> Iterator[str]:
     """What a study of arms has come to, in sentences."""
-    metric, first = recipe.run.metric.replace("_", " "), summary[0]
+    metric, first = METRICS[recipe.run.metric].bare, summary[0]
     for row in summary:
         if row.spread is None:
             yield f"{row.arm}: no trial was completed."

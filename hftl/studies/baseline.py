@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hftl.data.source import Splits
 from hftl.errors import RunError
 from hftl.evaluation.baselines import Baseline, NoBaseline, Rows, color_baseline, feature_baselines, majority, text_baselines
 from hftl.evaluation.intervals import wilson_interval
-from hftl.names import SEVERAL_LABELS
+from hftl.names import METRICS, SEVERAL_LABELS
 from hftl.recipe import Recipe, TextData, Timm, Transformer
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
@@ -26,6 +27,19 @@ MOST_ROWS = 20_000
 """Training rows that the methods for texts and colours learn from; and validation rows that choose."""
 MOST_FEATURES = 2_000
 """Training rows whose frozen features are computed; a network takes longer to look at a text than a count of words."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a baseline comes to on validation."""
+
+    baseline: Baseline
+    accuracy: float
+    low: float
+    high: float
+    """Of its 95 % interval."""
+    value: float
+    """By the recipe's metric, higher is better."""
 
 
 def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) -> list[Baseline]:
@@ -45,20 +59,17 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
         validation = draw(data, splits.validation, most=MOST_ROWS, seed=seed)
         train = draw(data, splits.train, most=MOST_ROWS, seed=seed)
         choose = chooser(experiment.recipe, validation)
-        fitted, left_out = list[Baseline](), list[str]()
+        fitted, left_out = list[Result](), list[str]()
         try:
             for each in _every(experiment, train, validation, left_out, say):
-                fitted.append(each)
-                right = int((each.logits.argmax(axis=1) == validation.rows.labels).sum())
-                low, high = wilson_interval(right, len(validation.ids))
-                say(
-                    f"{each.name}: accuracy {right / len(validation.ids):.3f} [{low:.3f}, {high:.3f}],"
-                    f" {_in_words(each)}{each.seconds:.1f} s"
-                )
+                right, n = int((each.logits.argmax(axis=1) == validation.rows.labels).sum()), len(validation.ids)
+                low, high = wilson_interval(right, n)
+                fitted.append(Result(each, right / n, low, high, choose(each.logits)))
+                say(f"{each.name}: accuracy {right / n:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
         except NoBaseline as error:
             raise RunError(f"{source}: no baseline can be fitted: {error}") from None
-        _write(study, recipe, splits, train, validation, fitted, [choose(each.logits) for each in fitted], left_out)
-    return fitted
+        _write(study, recipe, splits, train, validation, fitted, left_out)
+    return [each.baseline for each in fitted]
 
 
 def _every(experiment: Experiment, train: Drawn, validation: Drawn, left_out: list[str], say: Say) -> Iterator[Baseline]:
@@ -102,32 +113,30 @@ def _write(
     splits: Splits,
     train: Drawn,
     validation: Drawn,
-    fitted: list[Baseline],
-    values: list[float],
+    fitted: list[Result],
     left_out: list[str],
 ) -> None:
-    best = fitted[int(np.argmax(values))]
+    best = max(fitted, key=lambda result: result.value).baseline
     n = len(validation.ids)
     rows, drawn, shown = [], [], [["baseline", "choice", "accuracy", "95 %", "seconds"]]
-    for each in fitted:
-        right = int((each.logits.argmax(axis=1) == validation.rows.labels).sum())
-        low, high = wilson_interval(right, n)
+    for result in fitted:
+        each, accuracy, low, high = result.baseline, result.accuracy, result.low, result.high
         choice = _in_words(each).removesuffix(", ")
         rows.append(
             {
                 "baseline": each.name,
                 "choice": choice,
-                "accuracy": right / n,
+                "accuracy": accuracy,
                 "low": low,
                 "high": high,
                 "seconds": round(each.seconds, 2),
             }
         )
-        drawn.append((each.name, right / n, low, high))
-        shown.append([each.name, choice, f"{right / n:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
+        drawn.append((each.name, accuracy, low, high))
+        shown.append([each.name, choice, f"{accuracy:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
     write_table(study, pd.DataFrame(rows))
     sentences = [
-        f"On validation, n = {n:,}, {best.name} is the best by {recipe.run.metric.replace('_', ' ')}. Each had its settings chosen"
+        f"On validation, n = {n:,}, {best.name} is the best by {METRICS[recipe.run.metric]}. Each had its settings chosen"
         " by these rows, so its number is likely a little too good; the test split stayed shut.",
         f"{len(train.ids):,} of {len(splits.train):,} training rows; for frozen features at most {MOST_FEATURES:,}.",
         "A model is worth its cost where it is better than this: hftl train says so for the cheapest of them.",

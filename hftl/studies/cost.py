@@ -10,15 +10,14 @@ import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from hftl.data.loader import training_batches
 from hftl.recipe import Recipe
 from hftl.studies.trials import Experiments
 from hftl.terminal import Shown
 from hftl.training.experiment import Experiment, make_plan, stage_weights
 from hftl.training.loss import make_loss
-from hftl.training.machine import make_accelerator, tokens_per_batch
+from hftl.training.machine import make_accelerator
 from hftl.training.plan import Plan, step_flops
-from hftl.training.step import take_step
+from hftl.training.step import batches_of_epoch, take_step
 from hftl.training.working import open_stage
 from hftl.wording import count, duration, size
 
@@ -113,18 +112,7 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
     accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
     weights = stage_weights(experiment, recipe.stages[stage.name])
-    batches = training_batches(
-        experiment.samples["train"],
-        batch_size=stage.batch_size,
-        seed=recipe.run.seed,
-        epoch=1,
-        start=0,
-        accumulation=recipe.run.gradient_accumulation,
-        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
-        processes=accelerator.num_processes,
-        rank=accelerator.process_index,
-        workers=0,
-    )
+    batches = batches_of_epoch(experiment.samples["train"], stage, recipe, accelerator, epoch=1)
     working.train_mode()
     loss, taken, began = make_loss(stage.loss, weights, target=experiment.classifier.target), 0, clock()
     for number in range(STEPS + 1):

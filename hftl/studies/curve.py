@@ -1,8 +1,9 @@
 """The learning curve: what more labels would bring, by fits on growing parts of train, all judged by the same validation rows.
 
-The parts are nested: a larger one holds every smaller one (`data.split_seed` fixed). The mean error over seeds is fitted by a power
-law, ``error(n) = a + b n^-c`` with a, b >= 0 and 0 < c <= 2. Its intervals are of 500 bootstrap resamples: of the validation rows,
-the same for all sizes, and of the seeds of each size.
+Each seed draws its rows anew (`data.sample_seed`), so that the spread over seeds is also that of which rows are labelled; the parts
+of a seed are nested: a larger one holds every smaller one. The mean error over seeds is fitted by a power law,
+``error(n) = a + b n^-c`` with a, b >= 0 and 0 < c <= 2. Its intervals are of 500 bootstrap resamples: of the validation rows and of
+the seeds, both the same for all sizes.
 
 Shapes: S seeds, N validation rows, K sizes.
 """
@@ -10,7 +11,7 @@ Shapes: S seeds, N validation rows, K sizes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hftl.data.source import load_splits
 from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.report import BLUE, INK, STYLE, WIDTH, save_figure
@@ -29,7 +29,7 @@ from hftl.studies.cost import StudyPlan, plan_study
 from hftl.studies.grid import Cell, correct_rows, rows_of, run_grid, seeded
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
-from hftl.studies.trials import Trial
+from hftl.studies.trials import Experiments, Trial
 from hftl.terminal import Say
 from hftl.wording import count
 
@@ -130,8 +130,9 @@ def fit_curve(wrong: Mapping[int, NDArray[np.bool_]]) -> Curve:
     resampled = np.empty((RESAMPLES, len(sizes)))
     for i in range(RESAMPLES):
         weights = generator.multinomial(rows, np.full(rows, 1 / rows)) / rows
+        places = generator.random(max(len(own) for own in wrong.values()))  # a seed has its rows and its head at every size
         for j, own in enumerate(wrong.values()):
-            seeds = generator.integers(0, len(own), len(own))
+            seeds = (places[: len(own)] * len(own)).astype(np.int64)
             resampled[i, j] = float((own[seeds].mean(axis=0) * weights).sum())
     laws = tuple(fit_power_law(sizes, own) for own in resampled)
     left_out = None
@@ -162,17 +163,22 @@ def question_of(sizes: Sequence[int], *, seeds: int, full: bool, source: str = "
 
 
 def cells_of(recipe: Recipe, question: Question) -> list[Cell]:
-    """The trials: each size with each seed; of the recipe's stages, or of the head alone."""
-    return seeded(arms_of_sizes(recipe, question), question.settings["seeds"])
+    """The trials: each size with each seed, on rows that the seed draws; of the recipe's stages, or of the head alone."""
+    return [
+        replace(cell, recipe=with_data(cell.recipe, sample_seed=cell.recipe.run.seed))
+        for cell in seeded(arms_of_sizes(recipe, question), question.settings["seeds"])
+    ]
+
+
+def with_data(recipe: Recipe, **changed: object) -> Recipe:
+    """The recipe with other values in its section `data`."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
 
 
 def arms_of_sizes(recipe: Recipe, question: Question) -> dict[str, Recipe]:
     """The recipe at each size."""
     own = recipe if question.settings["fits"] == "full" else head_alone(recipe)
-    return {
-        str(size): own.model_copy(update={"data": own.data.model_copy(update={"max_train_samples": size})})
-        for size in question.settings["sizes"]
-    }
+    return {str(size): with_data(own, max_train_samples=size) for size in question.settings["sizes"]}
 
 
 def plan_curve(recipe: Recipe, question: Question, *, source: str = "recipe") -> StudyPlan:
@@ -181,19 +187,21 @@ def plan_curve(recipe: Recipe, question: Question, *, source: str = "recipe") ->
     Raises:
         RecipeError, DataError: the recipe cannot be carried out, or a size is larger than train.
     """
-    check_sizes(recipe, question, source=source)
-    return plan_study("curve", arms_of_sizes(recipe, question), times=question.settings["seeds"])
+    experiments = Experiments()
+    check_sizes(recipe, question, experiments, source=source)
+    return plan_study("curve", arms_of_sizes(recipe, question), times=question.settings["seeds"], experiments=experiments)
 
 
-def check_sizes(recipe: Recipe, question: Question, *, source: str) -> None:
+def check_sizes(recipe: Recipe, question: Question, experiments: Experiments, *, source: str) -> None:
     """Refuse sizes that train does not have, and those that have no room for each class.
+
+    `experiments` keeps what was read for the trials.
 
     Raises:
         RecipeError: such sizes.
         DataError: the data cannot be used.
     """
-    data = recipe.data.model_copy(update={"max_train_samples": None})
-    splits = load_splits(data, seed=recipe.run.seed if data.split_seed is None else data.split_seed)
+    splits = experiments.splits_of(with_data(recipe, max_train_samples=None))
     rows, classes = len(splits.train), len(splits.label_names)
     problems = [
         Problem("--sizes", f"{size:,}: train has {rows:,} rows" if size > rows else f"{size}: there are {classes} classes")
@@ -212,10 +220,11 @@ def curve(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Say
         RunError: the folder holds another study, every trial failed, or fewer than two sizes have a complete trial.
         Stopped: a signal asked for it.
     """
-    check_sizes(recipe, question, source=source)
+    experiments = Experiments()
+    check_sizes(recipe, question, experiments, source=source)
     with open_study(study, recipe, question):
         cells = cells_of(recipe, question)
-        trials = run_grid(study, cells, say=say)
+        trials = run_grid(study, cells, say=say, experiments=experiments)
         write_table(study, pd.DataFrame(list(rows_of(trials, cells))).rename(columns={"arm": "size"}))
         done = {int(size): [trial for trial in row if trial.state == "complete"] for size, row in trials.items()}
         done = {size: row for size, row in done.items() if row}

@@ -8,7 +8,7 @@ it here, and its frozen layers are computed in every step. The weights are throw
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import matplotlib as mpl
@@ -16,21 +16,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
 
-from hftl.data.loader import Batch, training_batches
 from hftl.errors import RecipeError, did_you_mean, printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, VERMILION, WIDTH, save_figure
 from hftl.models.chain import HEAD
 from hftl.recipe import ConstantSchedule, Recipe
+from hftl.studies.cost import STEPS, measured_rate
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
-from hftl.terminal import Say
+from hftl.terminal import Say, Shown
 from hftl.training.experiment import Experiment, make_plan, prepare_experiment, stage_weights
 from hftl.training.loss import make_loss
-from hftl.training.machine import make_accelerator, tokens_per_batch
+from hftl.training.machine import make_accelerator
+from hftl.training.plan import step_flops
 from hftl.training.resolved import ResolvedStage
-from hftl.training.step import NotFinite, take_step
+from hftl.training.step import NotFinite, batches_of_epoch, take_step
 from hftl.training.working import open_stage
+from hftl.wording import duration
 
 LOW, HIGH = 1e-7, 10.0
 """The first and the last rate."""
@@ -135,6 +139,55 @@ def find_lr(study: StudyDirectory, recipe: Recipe, question: Question, *, say: S
     return tests
 
 
+def steps_of(stage: ResolvedStage) -> int:
+    """Of its test: one epoch's, within `FEWEST` and `MOST`."""
+    return min(MOST, max(FEWEST, stage.steps_per_epoch))
+
+
+@dataclass(frozen=True, repr=False)
+class RangePlan(Shown):
+    """What a range test costs."""
+
+    stages: Sequence[tuple[str, int, float]]
+    """Of each that is tested its name, its steps at the most, and their floating point operations."""
+    rate: float
+    """Floating point operations a second, in real steps of this machine."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages together."""
+        return sum(flops for _, _, flops in self.stages) / self.rate
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
+        for column in ("stage", "steps", "time"):
+            table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        for name, steps, flops in self.stages:
+            table.add_row(name, f"{steps:,}", duration(flops / self.rate))
+        yield table
+        yield ""
+        yield (
+            f"find-lr: about {duration(self.seconds)} at the most by {STEPS} real steps of this machine"
+            f" ({self.rate / 1e9:,.0f} GFLOP/s); a test ends sooner where the loss explodes."
+        )
+
+
+def plan_find_lr(recipe: Recipe, question: Question, *, source: str = "recipe") -> RangePlan:
+    """What a range test costs. Trains nothing but a few steps, which are thrown away.
+
+    Raises:
+        RecipeError, DataError: the recipe cannot be carried out.
+    """
+    experiment = prepare_experiment(recipe)
+    make_plan(experiment, source=source)
+    tested = [stage for stage in experiment.stages if stage.name in question.settings["stages"]]
+    costs = [
+        (stage.name, steps_of(stage), float(steps_of(stage) * stage.batch_size * step_flops(experiment.forward, stage.trains)))
+        for stage in tested
+    ]
+    return RangePlan(costs, measured_rate(experiment))
+
+
 def _told(test: RangeTest) -> str:
     found = f"the loss falls fastest at {test.steepest:.1e} and is lowest at {test.lowest:.1e}"
     if test.suggests:
@@ -146,8 +199,7 @@ def _told(test: RangeTest) -> str:
 
 
 def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
-    recipe = experiment.recipe
-    steps = min(MOST, max(FEWEST, stage.steps_per_epoch))
+    recipe, samples, steps = experiment.recipe, experiment.samples["train"], steps_of(stage)
     accelerator = make_accelerator(recipe, None)
     flat = replace(stage, schedule=ConstantSchedule())
     working = open_stage(experiment, flat, accelerator, checkpoint=None)
@@ -155,7 +207,7 @@ def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     example_loss = make_loss(stage.loss, weights, target=experiment.classifier.target)
     shares = [group["lr"] / stage.lr for group in working.optimizer.param_groups]
     working.train_mode()
-    batches, epoch = _epoch(experiment, stage, 1, working.accelerator.device.type), 1
+    batches, epoch = batches_of_epoch(samples, stage, recipe, accelerator, epoch=1), 1
     rates, losses = list[float](), list[float]()
     for rate in rising(steps):
         for group, share in zip(working.optimizer.param_groups, shares, strict=True):
@@ -164,7 +216,7 @@ def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
             step = take_step(working, batches, example_loss)
             if step is None:
                 epoch += 1
-                batches = _epoch(experiment, stage, epoch, working.accelerator.device.type)
+                batches = batches_of_epoch(samples, stage, recipe, accelerator, epoch=epoch)
                 step = take_step(working, batches, example_loss)
         except NotFinite:
             break
@@ -177,24 +229,6 @@ def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     working.close()
     attention = any("attention" in type(module).__name__.lower() for module in experiment.classifier.model.modules())
     return RangeTest(stage.name, rates, losses, smooth(losses), stage.trains == (HEAD,) or not attention, stage.number)
-
-
-def _epoch(experiment: Experiment, stage: ResolvedStage, epoch: int, device: str) -> Iterator[Batch]:
-    import torch
-
-    recipe = experiment.recipe
-    return training_batches(
-        experiment.samples["train"],
-        batch_size=stage.batch_size,
-        seed=recipe.run.seed,
-        epoch=epoch,
-        start=0,
-        accumulation=recipe.run.gradient_accumulation,
-        tokens_per_batch=tokens_per_batch(recipe, torch.device(device)),
-        processes=1,
-        rank=0,
-        workers=0,
-    )
 
 
 def _draw(study: StudyDirectory, test: RangeTest, own: float) -> None:

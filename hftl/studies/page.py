@@ -14,6 +14,7 @@ from hftl import fonts
 from hftl.errors import printable
 from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, WIDTH, save_figure
 from hftl.files import write_text
+from hftl.names import METRICS
 from hftl.studies.study import StudyDirectory, read_question
 from hftl.studies.trials import Trial
 
@@ -98,6 +99,6 @@ def draw_arms(study: StudyDirectory, trials: Mapping[str, list[Trial]], *, metri
         )
         axes.set_ylim(len(trials) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_title(f"{metric.replace('_', ' ')} on validation: each trial, and the mean")
+        axes.set_title(f"{METRICS[metric].bare} on validation: each trial, and the mean")
         study.figures.mkdir(parents=True, exist_ok=True)
         save_figure(figure, study.figures / "arms.png")

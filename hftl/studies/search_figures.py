@@ -123,7 +123,7 @@ def _parallel(complete: Seen, dimensions: Sequence[Dimension], metric: str) -> F
                 "without", (place, ABSENT), xytext=(4, 0), textcoords="offset points", fontsize=8, color=QUIET, va="center"
             )
     axes.axvline(len(dimensions), color=QUIET, linewidth=0.8, zorder=0)
-    names = [*(_name(dimension.key) for dimension in dimensions), METRICS[metric].title.lower()]
+    names = [*(_name(dimension.key) for dimension in dimensions), METRICS[metric].bare]
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_xlim(-0.1, len(dimensions) + 0.1)
     axes.set_ylim(ABSENT - 0.06, 1.08)
@@ -131,7 +131,7 @@ def _parallel(complete: Seen, dimensions: Sequence[Dimension], metric: str) -> F
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=30)
-    axes.set_title(f"Each complete trial: its values and its {METRICS[metric].title.lower()}; the best one is drawn thick")
+    axes.set_title(f"Each complete trial: its values and its {METRICS[metric].bare}; the best one is drawn thick")
     return figure
 
 

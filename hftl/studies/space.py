@@ -114,6 +114,11 @@ class Space:
             for values in itertools.product(*[_values(dimension) for dimension in drawn]):
                 yield {**switches, **{dimension.key: value for dimension, value in zip(drawn, values, strict=True)}}
 
+    def grid_size(self) -> int:
+        """How many combinations `grid` has."""
+        switched = itertools.product(*[[(switch.key, word) for word in (ON, OFF)] for switch in self.switches])
+        return sum(math.prod(len(_values(dimension)) for dimension in self.drawn(dict(pairs))) for pairs in switched)
+
     def most_epochs(self, base: Recipe) -> int:
         """The most epochs that a trial may have."""
         most = {name: stage.epochs for name, stage in base.stages.items()}

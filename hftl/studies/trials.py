@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from hftl.data.source import Splits
+from hftl.data.source import DIVISION, Splits, Undivided
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
@@ -22,7 +23,7 @@ from hftl.records.plan import read_plan
 from hftl.run import InUse, RunDirectory
 from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
-from hftl.training.experiment import Experiment, prepare_experiment
+from hftl.training.experiment import Experiment, prepare_experiment, read_data
 from hftl.training.finish import predict_split
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.wording import count
@@ -86,9 +87,24 @@ class Experiments:
     """The experiment of each trial's recipe; what the recipe before it had as well, data or model, is not read or built again."""
 
     def __init__(self) -> None:
+        self._read: tuple[object, Undivided] | None = None
         self._splits: tuple[object, Splits] | None = None
         self._experiment: tuple[object, Experiment] | None = None
         self._initial: dict[str, torch.Tensor] = {}
+
+    def splits_of(self, recipe: Recipe) -> Splits:
+        """The rows of a recipe; a source is read once for all that only divide it otherwise, and what was divided last is kept.
+
+        Raises:
+            RecipeError, DataError: the data cannot be used.
+        """
+        of_data = divided(recipe).data  # a seed that has no say in the rows divides them no second time
+        if self._splits is None or self._splits[0] != of_data:
+            of_source = recipe.data.model_copy(update=dict.fromkeys(DIVISION))
+            if self._read is None or self._read[0] != of_source:
+                self._read = (of_source, read_data(recipe))
+            self._splits = (of_data, self._read[1].divided(recipe.data, seed=recipe.run.seed))
+        return self._splits[1]
 
     def of(self, recipe: Recipe) -> Experiment:
         """The experiment of a recipe, its model as it is before training.
@@ -96,22 +112,27 @@ class Experiments:
         Raises:
             RecipeError, DataError: the data or the checkpoint cannot be used.
         """
-        of_data = divided(recipe).data  # a seed that has no say in the rows reads them no second time
-        of_model = (of_data, recipe.model, recipe.run.seed)
+        of_model = (divided(recipe).data, recipe.model, recipe.run.seed)
         if self._experiment is not None and self._experiment[0] == of_model:
             experiment = self._experiment[1].with_stages(recipe)
             experiment.classifier.model.load_state_dict(self._initial)
             return experiment
         self._experiment = None  # two models at once may be more than the machine holds
-        gc.unfreeze()
-        splits = self._splits[1] if self._splits is not None and self._splits[0] == of_data else None
-        experiment = prepare_experiment(recipe, splits=splits)
-        self._splits = (of_data, experiment.splits)
+        experiment = prepare_experiment(recipe, splits=self.splits_of(recipe))
         self._experiment = (of_model, experiment)
-        gc.collect()
-        gc.freeze()  # each stage ends with a search for what nobody needs, and what stays for all trials is left out of it
+        gc.collect()  # what is not needed any more is not to stay while `standing` holds
         self._initial = {name: tensor.clone() for name, tensor in experiment.classifier.model.state_dict().items()}
         return experiment
+
+
+@contextmanager
+def standing() -> Iterator[None]:
+    """Leave what is there already out of the searches for what nobody needs, with which each stage ends, until this is over."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def read_trial(run: RunDirectory) -> Trial | None:
@@ -174,7 +195,8 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
         if watcher is not None:
             watcher(evaluation)
 
-    with open_run(experiment, run, resume=resume, console=Console(quiet=True), computer=computer, light=True) as opened:
+    quiet = Console(quiet=True)
+    with standing(), open_run(experiment, run, resume=resume, console=quiet, computer=computer, light=True) as opened:
         try:
             fit(experiment, opened, report)
         except Pruned as pruned:

@@ -39,6 +39,8 @@ from hftl.wording import count, duration, listed
 
 SHOWN = 10
 """Trials in the table of the page, the best first; table.csv has all."""
+MOST_POINTS = 10_000
+"""Of a grid: all of them are written down before the first trial."""
 DRAWN = 8
 """Trials that are drawn to say what a study costs."""
 
@@ -83,6 +85,10 @@ def check_settings(space: Space, settings: Settings, *, source: str = "recipe") 
             problems.append(
                 Problem(f"--space {dimension.key}", "a grid needs values, and a range of numbers has no end of them", (help,))
             )
+        if not problems and (points := space.grid_size()) > MOST_POINTS:
+            what = f"a grid of {points:,} points, and more than {MOST_POINTS:,} are not laid out"
+            help = "fewer values of each key make a smaller one; --sampler random or tpe takes --trials of any space"
+            problems.append(Problem("--sampler", what, (help,)))
     if settings.sampler == "cmaes" and len(ranges) < 2:
         problems.append(Problem("--sampler", "cmaes needs two ranges of numbers or more; tpe takes any space"))
     if problems:
@@ -114,6 +120,8 @@ def tune(
     with _entered(study, recipe, settings.question(space), join=join):
         with turn(study):
             search = _search(study, recipe, space, settings)
+        if settings.sampler == "grid":
+            say(said_of_grid(space.grid_size(), settings))
         experiments = Experiments()
         while deadline is None or time.monotonic() < deadline:
             taken = _take(study, search, limit=settings.trials)
@@ -133,6 +141,14 @@ def tune(
         study.note({"time": begun, "until": now(), "trials": ran})
         with turn(study):
             _conclude(study, recipe, space, search, finish=finish, say=say)
+
+
+def said_of_grid(points: int, settings: Settings) -> str:
+    """How much of a grid the trials are, before they begin."""
+    if settings.trials is not None and settings.trials < points:
+        return f"the grid has {points:,} points, and --trials {settings.trials:,} of them are tried, in an order of chance"
+    within = "" if settings.minutes is None else f" as far as {settings.minutes:g} minutes go, in an order of chance"
+    return f"the grid has {count(points, 'point')}: a trial each{within}"
 
 
 @contextmanager
@@ -381,6 +397,8 @@ class TuningPlan(Shown):
     trials: int | None
     """None: as many as the minutes allow."""
     pruner: Pruner
+    points: int | None = None
+    """Of the grid; None: the sampler is another."""
 
     @property
     def seconds_each(self) -> float:
@@ -394,6 +412,8 @@ class TuningPlan(Shown):
         if self.trials is None:
             yield f"Such trials take about {duration(self.seconds_each)} each, and the minutes say how many there are."
             return
+        if self.points:
+            yield f"The grid has {count(self.points, 'point')}; {self.trials:,} of them are tried."
         seconds = self.drawn.seconds + max(0, self.trials - len(self.drawn.arms)) * self.seconds_each
         least = "" if self.pruner == "none" else f" at the most, as {self.pruner} ends some of them early"
         yield f"The study: {count(self.trials, 'trial')}, about {duration(seconds)}{least}; beside it a second or so for each."
@@ -411,4 +431,4 @@ def plan_tuning(recipe: Recipe, space: Space, settings: Settings) -> TuningPlan:
     number = min(DRAWN, trials or DRAWN)
     chosen = grid[:number] if grid else draw_values(space, number, seed=recipe.run.seed)
     arms = {f"{place} drawn": sealed(space.recipe(recipe, values)) for place, values in enumerate(chosen, start=1)}
-    return TuningPlan(plan_study("drawn at random", arms, times=1), trials, settings.pruner)
+    return TuningPlan(plan_study("drawn at random", arms, times=1), trials, settings.pruner, len(grid) or None)

@@ -21,7 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from hftl.data.loader import Samples, training_batches
+from hftl.data.loader import Samples
 from hftl.errors import RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.facts import continued, with_facts
@@ -33,13 +33,13 @@ from hftl.training.cache import cached_samples, loader_processes
 from hftl.training.experiment import Experiment, prepare_experiment, stage_weights
 from hftl.training.finish import finish, predict_split
 from hftl.training.loss import ExampleLoss, make_loss
-from hftl.training.machine import explain_dead_processes, gradient_scale, process_state, tokens_per_batch
+from hftl.training.machine import explain_dead_processes, gradient_scale, process_state
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.training.origin import pinned
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
 from hftl.training.resolved import ResolvedStage
 from hftl.training.sessions import record_cache
-from hftl.training.step import NotFinite, take_step
+from hftl.training.step import NotFinite, batches_of_epoch, take_step
 from hftl.training.together import main_first
 from hftl.training.working import Working, open_stage
 
@@ -187,16 +187,13 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
     """Take the steps that are left of the epoch in which the run stands."""
     stage, recipe, accelerator, epoch = working.stage, run.recipe, run.accelerator, run.progress.cursor.epoch + 1
     working.train_mode()
-    batches = training_batches(
+    batches = batches_of_epoch(
         samples,
-        batch_size=stage.batch_size,
-        seed=recipe.run.seed,
+        stage,
+        recipe,
+        accelerator,
         epoch=stage.epochs_before + epoch,
         start=run.progress.cursor.offset,
-        accumulation=recipe.run.gradient_accumulation,
-        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
-        processes=accelerator.num_processes,
-        rank=accelerator.process_index,
         workers=loader_processes(samples, recipe, accelerator),
     )
     while True:

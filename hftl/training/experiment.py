@@ -21,7 +21,7 @@ from hftl.data.batches import POOL, POOLS, padding_share
 from hftl.data.content import content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
-from hftl.data.source import Splits, load_splits
+from hftl.data.source import Splits, Undivided, read_undivided
 from hftl.data.targets import kind_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
@@ -136,6 +136,17 @@ class Experiment:
         return other
 
 
+def read_data(recipe: Recipe) -> Undivided:
+    """Read and check a recipe's source.
+
+    Raises:
+        DataError, RecipeError: it cannot be used, or lies on another machine.
+    """
+    check_places(recipe)
+    disable_progress_bars()  # of datasets: the run's own lines say what happens
+    return read_undivided(recipe.data)
+
+
 def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
 
@@ -145,9 +156,7 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
     Raises:
         DataError, RecipeError: the data or the checkpoint cannot be used, or a fact of the card contradicts them.
     """
-    check_places(recipe)
-    disable_progress_bars()  # of datasets: the run's own lines say what happens
-    splits = splits or load_splits(recipe.data, seed=recipe.run.seed)
+    splits = splits or read_data(recipe).divided(recipe.data, seed=recipe.run.seed)
     set_seed(recipe.run.seed)
     classifier = build_classifier(
         recipe,

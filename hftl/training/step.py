@@ -11,10 +11,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 
-from hftl.data.loader import Batch
+from hftl.data.loader import Batch, Samples, training_batches
+from hftl.recipe import Recipe
 from hftl.training.loss import ExampleLoss
-from hftl.training.machine import LEAST_SCALE, gradient_scale
+from hftl.training.machine import LEAST_SCALE, gradient_scale, tokens_per_batch
+from hftl.training.resolved import ResolvedStage
 from hftl.training.working import Working
 
 
@@ -38,6 +41,31 @@ class NotFinite(Exception):
         self.loss, self.grad_norm = loss, grad_norm
         self.rows = rows
         """Places, in their samples, of this process's examples of the step."""
+
+
+def batches_of_epoch(
+    samples: Samples,
+    stage: ResolvedStage,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    epoch: int,
+    start: int = 0,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """This process's micro-batches of an epoch of a stage, from its step `start` on; `epoch` is counted over all stages, from 1."""
+    return training_batches(
+        samples,
+        batch_size=stage.batch_size,
+        seed=recipe.run.seed,
+        epoch=epoch,
+        start=start,
+        accumulation=recipe.run.gradient_accumulation,
+        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
+        processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        workers=workers,
+    )
 
 
 def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleLoss) -> Step | None:
