@@ -1,6 +1,6 @@
 """A TextCNN on Chinese delivery reviews, which have no spaces between words; its word vectors are random at first.
 
-Measured: not yet.
+Measured: not yet by the code as it is; `make claims` does it with the command below.
 
     python recipes/textcnn_waimai.py
 
