@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ os.environ["HFTL_CACHE"] = tempfile.mkdtemp(prefix="hftl-tests-")
 os.environ["HFTL_LEDGER"] = os.path.join(os.environ["HFTL_CACHE"], "ledger", "test_openings.jsonl")
 
 import pytest
+from forked import Forks
 from hub_server import hub as hub
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,6 +41,13 @@ def cache_of_the_session() -> Iterator[None]:
 def ledger_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has a ledger of test openings of its own: what other tests have opened is not counted."""
     monkeypatch.setenv("HFTL_LEDGER", str(tmp_path / "ledger-of-test-openings.jsonl"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_out_of_the_collectors_way() -> None:
+    """Each stage ends with a search for what nobody needs: through all that the libraries have, it takes a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -84,6 +93,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, folder in folders.items():
         WRITERS[name](folder)
     return folders
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts `hftl` in processes that need not import the libraries."""
+    forks = Forks({**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

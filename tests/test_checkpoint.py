@@ -261,6 +261,7 @@ print(json.dumps({"unfinished": unfinished, "results": results}))
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_save_loses_nothing_that_was_saved(tmp_path: Path) -> None:
     kills = 100
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}

@@ -336,6 +336,7 @@ def test_micro_batches_change_the_memory_and_not_the_weights(tmp_path: Path) -> 
         torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> None:
     recipe = tiny_recipe("model.dropout=0", "stages.head.epochs=1", "stages.top.epochs=1")
     one = train(recipe, tmp_path / "one")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import psutil
 import pytest
 import torch
 from conftest import Hftl
+from forked import Command, Forks
 from safetensors.torch import load_file
 from sittings import environment
 from small import flip_a_bit, nano, reviews
@@ -42,10 +43,6 @@ RECIPE = nano(
     checkpoint_minutes=0,
 )
 STEPS = 25
-SEVERAL = """import sys
-from hftl.launch import run_processes
-sys.exit(run_processes([sys.executable, "-m", "hftl", *sys.argv[2:]], int(sys.argv[1])))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +52,21 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(recipe_file: Path, run: RunDirectory, *more: str, processes: int = 1, group: bool = False) -> subprocess.Popen[str]:
+Start = Callable[..., Command]
+
+
+@pytest.fixture(scope="module")
+def start(recipe_file: Path, forks: Forks) -> Start:
     """`hftl train`, as one process, or as several of one world."""
-    arguments = ["train", str(recipe_file), "--run-dir", str(run.path), *more]
-    command = [sys.executable, "-m", "hftl", *arguments]
-    if processes > 1:
-        command = [sys.executable, "-c", SEVERAL, str(processes), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=environment(several=processes > 1), start_new_session=group
-    )
+
+    def begin(run: RunDirectory, *more: str, processes: int = 1, group: bool = False) -> Command:
+        arguments = ("train", str(recipe_file), "--run-dir", str(run.path), *more)
+        return forks.start(*arguments, environment=environment(several=processes > 1), processes=processes, group=group)
+
+    return begin
 
 
-def wait_for_steps(run: RunDirectory, steps: int, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(run: RunDirectory, steps: int, process: Command) -> None:
     """Until the history tells of so many steps."""
     deadline = time.monotonic() + 120
     while not run.history.is_file() or run.history.read_text().count('"event": "step"') < steps:
@@ -76,9 +75,10 @@ def wait_for_steps(run: RunDirectory, steps: int, process: subprocess.Popen[str]
         time.sleep(0.005)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Command) -> tuple[int, str]:
     """Exit code and what was said."""
     _, said = process.communicate(timeout=200)
+    assert process.returncode is not None
     return process.returncode, said
 
 
@@ -94,19 +94,19 @@ def assert_same_weights(one: RunDirectory, other: RunDirectory) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """The run that nobody stopped."""
     run = RunDirectory(tmp_path_factory.mktemp("whole") / "run")
-    code, said = finish(start(recipe_file, run))
+    code, said = finish(start(run))
     assert code == 0, said
     return run
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def whole_of_two(start: Start, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """The same on two processes."""
     run = RunDirectory(tmp_path_factory.mktemp("two") / "run")
-    code, said = finish(start(recipe_file, run, processes=2))
+    code, said = finish(start(run, processes=2))
     assert code == 0, said
     return run
 
@@ -114,16 +114,17 @@ def whole_of_two(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
 # --- kills ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_31_a_run_that_was_killed_twice_ends_with_the_weights_of_one_that_was_not(
-    recipe_file: Path, tmp_path: Path, whole: RunDirectory
+    start: Start, tmp_path: Path, whole: RunDirectory
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     for steps, more in ((3, ()), (12, ("--resume",))):
-        process = start(recipe_file, run, *more)
+        process = start(run, *more)
         wait_for_steps(run, steps, process)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
-    process = start(recipe_file, run, "--resume")
+    process = start(run, "--resume")
     code, said = finish(process)
     assert code == 0
     # The line of a step is written before its checkpoint: at most that one step is taken again.
@@ -188,10 +189,10 @@ def test_fault_32_a_disk_that_fills_up_costs_the_checkpoint_being_written_and_no
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_fault_33_a_signal_in_a_step_saves_once_and_is_the_exit_code(
-    recipe_file: Path, tmp_path: Path, number: signal.Signals, code: int
+    start: Start, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, "run.checkpoint_minutes=60")
+    process = start(run, "run.checkpoint_minutes=60")
     wait_for_steps(run, 8, process)
     process.send_signal(number)
     exit_code, said = finish(process)
@@ -202,11 +203,12 @@ def test_fault_33_a_signal_in_a_step_saves_once_and_is_the_exit_code(
     assert sorted(path.name[:8] for path in run.checkpoints.iterdir()) == ["00000005", f"{last:08d}"]
 
 
+@pytest.mark.slow
 def test_fault_33_34_sigterm_to_two_processes_saves_once_and_they_continue_bit_for_bit(
-    recipe_file: Path, tmp_path: Path, whole_of_two: RunDirectory
+    start: Start, tmp_path: Path, whole_of_two: RunDirectory
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, "run.checkpoint_minutes=60", processes=2)
+    process = start(run, "run.checkpoint_minutes=60", processes=2)
     wait_for_steps(run, 8, process)
     process.send_signal(signal.SIGTERM)
     code, said = finish(process)
@@ -214,16 +216,16 @@ def test_fault_33_34_sigterm_to_two_processes_saves_once_and_they_continue_bit_f
     assert "Traceback" not in said
     assert said.count("(checkpoint verified)") == 1
     assert f"accelerate launch --cpu --num_processes 2 -m hftl train {run.path} --resume" in said
-    code, said = finish(start(recipe_file, run, "--resume", processes=2))
+    code, said = finish(start(run, "--resume", processes=2))
     assert code == 0, said
     assert read_json(run.environment)["sessions"] == 2
     assert_same_weights(whole_of_two, run)
 
 
-def test_fault_33_sigterm_to_the_whole_group_reaches_workers_too_and_the_run_saves(recipe_file: Path, tmp_path: Path) -> None:
+def test_fault_33_sigterm_to_the_whole_group_reaches_workers_too_and_the_run_saves(start: Start, tmp_path: Path) -> None:
     """As `timeout`, systemd and Slurm send it."""
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, "run.checkpoint_minutes=60", "run.workers=1", group=True)
+    process = start(run, "run.checkpoint_minutes=60", "run.workers=1", group=True)
     wait_for_steps(run, 8, process)
     os.killpg(process.pid, signal.SIGTERM)
     code, said = finish(process)
@@ -235,13 +237,14 @@ def test_fault_33_sigterm_to_the_whole_group_reaches_workers_too_and_the_run_sav
 # --- processes that die ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_35_when_a_rank_is_killed_all_end_with_a_message_and_the_run_continues(
-    recipe_file: Path, tmp_path: Path, whole_of_two: RunDirectory
+    start: Start, tmp_path: Path, whole_of_two: RunDirectory
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, processes=2)
+    process = start(run, processes=2)
     wait_for_steps(run, 8, process)
-    ranks = sorted(psutil.Process(process.pid).children(), key=lambda child: int(child.environ()["RANK"]))
+    ranks = sorted(psutil.Process(process.pid).children(), key=lambda child: child.pid)  # in the order in which they were started
     started = time.monotonic()
     ranks[1].kill()
     code, said = finish(process)
@@ -251,16 +254,17 @@ def test_fault_35_when_a_rank_is_killed_all_end_with_a_message_and_the_run_conti
     assert "PeerError: process 0 of 2: another process of this run has ended or no longer answers" in said
     assert "Traceback" not in said
     assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
-    code, said = finish(start(recipe_file, run, "--resume", processes=2))
+    code, said = finish(start(run, "--resume", processes=2))
     assert code == 0, said
     assert_same_weights(whole_of_two, run)
 
 
-def test_fault_35_a_rank_that_hangs_is_given_up_after_the_timeout(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_fault_35_a_rank_that_hangs_is_given_up_after_the_timeout(start: Start, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, "run.timeout_minutes=0.1", processes=2)
+    process = start(run, "run.timeout_minutes=0.1", processes=2)
     wait_for_steps(run, 8, process)
-    ranks = sorted(psutil.Process(process.pid).children(), key=lambda child: int(child.environ()["RANK"]))
+    ranks = sorted(psutil.Process(process.pid).children(), key=lambda child: child.pid)  # in the order in which they were started
     with suspended(ranks[1]):
         code, said = finish_after_first_death(process, ranks[1])
     assert code != 0
@@ -273,7 +277,7 @@ def suspended(process: psutil.Process) -> Iterator[None]:
     yield
 
 
-def finish_after_first_death(process: subprocess.Popen[str], hanging: psutil.Process) -> tuple[int, str]:
+def finish_after_first_death(process: Command, hanging: psutil.Process) -> tuple[int, str]:
     """The launcher gives a rank time to save before it kills it; a suspended one never will, so the test wakes it to be ended."""
     deadline = time.monotonic() + 60
     while len([child for child in psutil.Process(process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]) > 1:
@@ -283,11 +287,12 @@ def finish_after_first_death(process: subprocess.Popen[str], hanging: psutil.Pro
     return finish(process)
 
 
+@pytest.mark.slow
 def test_fault_35_a_worker_of_the_loader_that_is_killed_ends_the_run_with_a_message(
-    recipe_file: Path, tmp_path: Path, whole: RunDirectory
+    start: Start, tmp_path: Path, whole: RunDirectory
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    process = start(recipe_file, run, "run.workers=1")
+    process = start(run, "run.workers=1")
     wait_for_steps(run, 8, process)
     deadline = time.monotonic() + 60
     while not (workers := psutil.Process(process.pid).children()):
@@ -299,7 +304,7 @@ def test_fault_35_a_worker_of_the_loader_that_is_killed_ends_the_run_with_a_mess
     assert code == 2
     assert "WorkerError: a loader process died" in said
     assert "Traceback" not in said
-    assert finish(start(recipe_file, run, "--resume"))[0] == 0
+    assert finish(start(run, "--resume"))[0] == 0
     assert_same_weights(whole, run)
 
 
@@ -353,37 +358,14 @@ def test_fault_37_when_no_checkpoint_verifies_the_run_does_not_start_again_by_it
     assert f"{only.name}: it has no manifest: it was not written to its end" in outcome.err
 
 
-WORLDS = """
-import os, socket, sys
-import hftl.sharing.card, hftl.training.engine  # once for all; nothing is computed before the fork
-from hftl.cli import main
-recipe, folder, *changes = sys.argv[1:]
-for size in (1, 2, 3):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    ranks = []
-    for rank in range(size):
-        ranks.append(os.fork())
-        if not ranks[-1]:
-            world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
-            os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in world.items()}})
-            try:
-                main(argv=["train", recipe, "--run-dir", f"{folder}/{size}", *changes])
-            except SystemExit as end:
-                os._exit(end.code or 0)  # taking the interpreter down costs each of them two seconds
-    if any(os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks):
-        sys.exit(1)
-"""
-"""A run on one, two and three processes."""
-
-
-def test_one_two_and_three_processes_take_the_same_steps(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_one_two_and_three_processes_take_the_same_steps(start: Start, tmp_path: Path) -> None:
     """Of a step's 10 examples three processes get 4, 3 and 3; 19 examples to evaluate are divided by neither two nor three."""
     changes = [f"stages.{stage}.{change}" for stage in ("head", "top") for change in ("optimizer=sgd", "lr=0.05")]
-    command = [sys.executable, "-c", WORLDS, str(recipe_file), str(tmp_path), "model.dropout=0", "run.checkpoint_minutes=60"]
-    done = subprocess.run([*command, *changes], capture_output=True, text=True, timeout=280, env=environment(several=True))
-    assert done.returncode == 0, done.stderr
     runs = [RunDirectory(tmp_path / str(size)) for size in (1, 2, 3)]
+    for size, run in enumerate(runs, 1):
+        code, said = finish(start(run, "model.dropout=0", "run.checkpoint_minutes=60", *changes, processes=size))
+        assert code == 0, said
     weights = [load_file(run.model / "model.safetensors") for run in runs]
     assert [read_json(run.environment)["processes"] for run in runs] == [1, 2, 3]
     for other in (1, 2):

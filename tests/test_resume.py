@@ -89,6 +89,7 @@ def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, mon
     )
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_from_the_best_weights_and_not_from_those_of_a_stage_that_was_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_run_that_is_stopped_after_test_was_predicted_does_not_open_it_again(
     assert_same_run(whole, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_with_augmentation_batchnorm_dropout_and_workers_continue_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -186,6 +188,7 @@ def test_glove_networks_with_word_dropout_continue_exactly(
     assert_same_run(whole, train(recipe, tmp_path / "run", resume=True))
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_and_another_number_of_workers_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +200,7 @@ def test_gradient_accumulation_and_another_number_of_workers_change_nothing(
     assert_same_run(whole, train(changed, tmp_path / "run", resume=True))
 
 
+@pytest.mark.slow
 def test_checkpoints_inside_an_epoch_come_as_often_as_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = list[Path]()
 

@@ -9,6 +9,7 @@ comes from users or from data is escaped (`hftl.sharing.markdown`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -469,6 +470,7 @@ def _machine(environment: FinishedEnvironment) -> dict[str, str]:
 # --- text ---------------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def _environment() -> jinja2.Environment:
     """Templates in which everything is escaped as HTML unless a filter here has made it safe for its place in Markdown."""
     environment = jinja2.Environment(
