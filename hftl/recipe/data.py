@@ -201,6 +201,8 @@ class ImageData(_Data):
 
     kind: Literal["image"] = "image"
     image_column: str = "image"
+    image_folder: str | None = None
+    """Folder below which the paths in a table lie, by itself or from the table's; None: the table's own, or one beside it."""
     image_size: Positive | None = None
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"
