@@ -264,3 +264,11 @@ def test_what_was_understood_of_a_source_is_said_in_two_lines(tmp_path: Path) ->
     pq.write_table(table, tmp_path / "b.parquet")
     one = load_splits(text(tmp_path / "b.parquet", test_fraction=0.25), seed=0)
     assert one.facts["understood"][0] == "1 split from one table: train (b.parquet); validation, test made of train"
+
+
+def test_the_page_has_what_is_read_and_refused_as_it_is_now() -> None:
+    from data_page import PAGE, READ, REFUSED, page
+
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text, "write it anew: .venv/bin/python tests/data_page.py --write"
+    assert len(READ) > 15 and len(REFUSED) > 10

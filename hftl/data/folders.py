@@ -51,10 +51,12 @@ def _look_inside(folder: Path, content: Content) -> _Inside:
     folders, files = list_folder(folder)
     metadata = None
     for file in files:
-        if file.name in ("metadata.csv", "metadata.jsonl", "metadata.parquet") and _FILE_NAME in read_columns(file):
+        if content.names_files and file.name in _METADATA and _FILE_NAME in read_columns(file):
             metadata = file
     return _Inside([entry.name for entry in folders], any(map(content.is_one, files)), metadata)
 
+
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 _FILE_NAME = "file_name"  # the column of metadata.csv
 
@@ -218,7 +220,7 @@ def _labels_may_be(tables: Iterable[str]) -> list[str]:
     return [f"the labels may be in {listed(tables[:3])}", way]
 
 
-def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, alone: bool) -> Source:
+def _metadata_source(name: str, file: Path, folder: Path, data: TextData | ImageData, *, alone: bool) -> Source:
     """A split by a table of file names; pictures beside it that it does not name are counted.
 
     `alone`: it is the whole source, which a column may divide.

@@ -44,7 +44,7 @@ def open_saved(data: TextData | ImageData, folder: Path) -> Source:
     splits: dict[str, Dataset] = {str(name): split for name, split in whole.items()}
 
     def parse(name: str) -> Parsed:
-        split = splits[name].flatten_indices()  # rows that were chosen, and not copied
+        split = splits[name]
         column = split_column(split.column_names, data)
         return of_dataset(split.column_names, split, data, None if column is None else split.data.column(column))
 

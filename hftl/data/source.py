@@ -171,15 +171,15 @@ def understood(
     if tables["train"].labelled_by_folder:
         return [splits, f"labels from {count(len(names), 'class folder')}: {some}; each file is a {content.thing}"]
     columns = f"{content.thing}s from {_columns(content.columns)}"
-    return [splits, f'labels from the column "{data.label_column}", {len(names)} classes: {some}; {columns}']
+    return [splits, f"labels from {_columns(data.label_columns)}, {len(names)} classes: {some}; {columns}"]
 
 
 def _columns(names: Sequence[str]) -> str:
-    shown = quoted(names)
+    shown = quoted(names, _SHOWN)
     return f"the column {shown}" if len(names) == 1 else f"the columns {shown}"
 
 
-_SHOWN = 5  # classes
+_SHOWN = 5  # classes, columns
 
 
 def unlabelled_rows(table: Table, labels: np.ndarray) -> dict[int, LeftOut]:
