@@ -45,7 +45,7 @@ class _Data(Section):
     source: Rows
     """A Hub id ("stanfordnlp/imdb"), or a local table, or a folder of them, or class folders of pictures or texts, or an archive
     (docs/data.md has what is read). In Python also data in memory: a DataFrame of pandas or polars, a `datasets.Dataset` or
-    `DatasetDict`, or a pair (contents, labels) of lists; they are kept as Parquet, in the run's folder `rows` once trained."""
+    `DatasetDict`, or a pair (contents, labels) of lists; they are kept as Parquet, in the run's folder `rows`."""
     revision: str | None = None
     """Commit, tag or branch of a Hub data set."""
     config: str | None = None
