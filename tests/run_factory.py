@@ -204,6 +204,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
         "stages": stages,
         "padding_share": None if family == "timm" else 0.1,
         "remarks": [],
+        "understood": [],
         "flops": 7e9,
         "at_least_minutes": 0.2,
     }
@@ -252,6 +253,7 @@ def _data(recipe: Recipe, family: str, splits: dict[str, dict[str, Any]]) -> dic
         if image
         else [],
         "notes": [],
+        "understood": ["2 splits from file names: train (train.csv), test (test.csv)", "labels from 2 class folders"],
         "ignored_files": {},
         "unused": [],
         "remarks": [],
@@ -350,6 +352,7 @@ def _audit(data: dict[str, Any]) -> dict[str, Any]:
         "classes": {"alike": [], "scale": None},
         "texts": {"looked_at": 80, "bare": 0.0, "are_class": 0.0, "name_class": 0.0} if data["kind"] == "text" else None,
         "tokens": {"scripts": {}, "english": 0.25} if data["kind"] == "text" else None,
+        "understood": ["2 splits from file names: train (train.csv), test (test.csv)", "labels from 2 class folders"],
         "ignored_files": {},
         "unused": [],
         "remarks": [],

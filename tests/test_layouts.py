@@ -566,14 +566,14 @@ def test_tables_and_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
 
 
 def test_tables_one_folder_deeper_are_named(tmp_path: Path) -> None:
-    write(tmp_path / "data" / "train.csv")
-    assert f"tables are in data/: data.source={tmp_path / 'data'}" in refused(text(tmp_path))
+    write(tmp_path / "tables" / "train.csv")
+    assert f"tables are in tables/: data.source={tmp_path / 'tables'}" in refused(text(tmp_path))
     write(tmp_path / "train" / "a.csv")
     write(tmp_path / "train.jsonl")
     # A file called train comes before a folder of that name.
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": f"t{n}", "label": n % 2}) + "\n" for n in range(8)))
     facts = load_splits(text(tmp_path), seed=0).facts
-    assert facts["format"] == "jsonl" and facts["unused"] == ["data/", "train/"]
+    assert facts["format"] == "jsonl" and facts["unused"] == ["tables/", "train/"]
 
 
 # --- a column that says which split a row belongs to --------------------------------------------------------------------------

@@ -85,6 +85,8 @@ class Audit(Shown):
     that have it in them while others do not (`name_class`)."""
     tokens: dict[str, Any] | None
     """How the tokenizer reads them: `scripts` (see `script_facts`) and, for comparison, `english` tokens a letter."""
+    understood: list[str] = field(default_factory=list)
+    """How the source was read, in two lines: its splits, its labels."""
     ignored_files: dict[str, int] = field(default_factory=dict)
     """Files of the source that were left out, by ending."""
     unused: list[str] = field(default_factory=list)
@@ -345,6 +347,7 @@ def audit_splits(
         classes=_classes(by_split["train"]["per_class"]),
         texts=_text_contents(splits.train, splits.label_names) if texts else None,
         tokens=None if tokens is None else dict(tokens),
+        understood=list(facts["understood"]),
         ignored_files=dict(facts["ignored_files"]),
         unused=list(facts["unused"]),
         remarks=list(facts["remarks"]),
@@ -546,4 +549,5 @@ def audit_table(audit: Audit) -> Group:
     row("repeats, in the source", (f"{within.get(name, 0):,}" for name in audit.splits))
     row("near repeats", (f"{near.get(name, 0):,}" for name in audit.splits))
     lines = audit.lines() or ["no problems found"]
-    return Group(table, "", *(Text(f"  {line}") for line in lines))
+    understood = [Text(printable(line)) for line in audit.understood]
+    return Group(*understood, *([""] if understood else []), table, "", *(Text(f"  {line}") for line in lines))

@@ -52,6 +52,10 @@ class Content(Protocol):
     """Rows of the shuffle buffer of a stream, which are in memory: a text takes some kB, a picture as it is stored some 100 kB."""
     names_files: bool
     """Whether a table may have paths of files, so that folders beside it hold them."""
+    thing: str
+    """What an example is called: "text" or "picture"."""
+    example: str
+    """The name of a file of one, as messages have it: "text.txt"."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,6 +67,12 @@ class Content(Protocol):
         Raises:
             DataError: it holds nothing that can be read.
         """
+
+    def is_one(self, file: Path) -> bool:
+        """Whether a file holds one example."""
+
+    def put_files(self, table: Table, paths: Sequence[str]) -> None:
+        """Set `table.content` to the examples of some files, or its problems."""
 
     def put(self, table: Table, content: Dataset | list[Any], folder: Path | None) -> None:
         """Set `table.content`, or its problems.

@@ -1,4 +1,4 @@
-"""Folders of pictures: a folder a class, a folder a split, or a metadata file beside them."""
+"""Folders of pictures or texts: a folder a class, a folder a split, or a metadata file beside pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hftl.data.columns import Labels, Strings, on_disk
+from hftl.data.content import Content, content_of
 from hftl.data.layout import (
     NO_FILE,
+    UNLABELLED,
     counted,
     data_root,
     ending_of,
@@ -27,31 +29,34 @@ from hftl.data.layout import (
     table_ending,
     ways_out,
 )
-from hftl.data.rows import NO_SPLIT, SHOWN, Source, Table, asked_for, picture_paths, real, train_of
+from hftl.data.rows import NO_SPLIT, SHOWN, Source, Table, asked_for, real, train_of
 from hftl.data.tables import files_by_split, is_table, left_beside, open_tables, read_columns, table_source
 from hftl.errors import DataError, Problem
-from hftl.recipe import ImageData
+from hftl.recipe import ImageData, TextData
 from hftl.wording import and_more, count, listed
 
 
 @dataclass(frozen=True)
 class _Inside:
-    """What lies directly in a folder of pictures."""
+    """What lies directly in a folder of pictures or texts."""
 
     folders: list[str]
-    has_pictures: bool
+    has_files: bool
+    """Whether a file in it is an example."""
     metadata: Path | None
     """A table of file names, as datasets' imagefolder has it."""
 
 
-def _look_inside(folder: Path) -> _Inside:
+def _look_inside(folder: Path, content: Content) -> _Inside:
     folders, files = list_folder(folder)
     metadata = None
     for file in files:
-        if file.name in ("metadata.csv", "metadata.jsonl", "metadata.parquet") and _FILE_NAME in read_columns(file):
+        if content.names_files and file.name in _METADATA and _FILE_NAME in read_columns(file):
             metadata = file
-    return _Inside([entry.name for entry in folders], any(map(is_picture, files)), metadata)
+    return _Inside([entry.name for entry in folders], any(map(content.is_one, files)), metadata)
 
+
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 _FILE_NAME = "file_name"  # the column of metadata.csv
 
@@ -59,10 +64,11 @@ _FILE_NAME = "file_name"  # the column of metadata.csv
 def open_pictures(data: ImageData, root: Path) -> Source:
     """Tables with pictures or their paths; SPLIT/CLASS/*, or CLASS/* as train alone; SPLIT/* with a metadata.csv in each split."""
     folders, files = list_folder(root)
-    inside = {folder.name: _look_inside(folder) for folder in folders}
+    content = content_of(data)
+    inside = {folder.name: _look_inside(folder, content) for folder in folders}
     tables = files_by_split(data, files, needed=(data.image_column,))
     train_names = train_of(data, list(tables))
-    if any(entries.has_pictures or entries.folders for entries in inside.values()):  # a log of the training is no table of pictures
+    if any(entries.has_files or entries.folders for entries in inside.values()):  # a log of the training is no table of pictures
         train_names = [
             name
             for name in train_names
@@ -73,8 +79,7 @@ def open_pictures(data: ImageData, root: Path) -> Source:
     train_tables = [file for name in train_names for file in tables[name]]
     if any(not (columns := read_columns(file)) or data.image_column in columns for file in train_tables):
         return open_tables(data, root)
-    here = _look_inside(root)
-    beside, ignored = left_beside(files)
+    here = _look_inside(root, content)
     splits = _holds_splits(data, inside)
     if here.metadata is not None and not splits and ({*data.label_columns} <= {*read_columns(here.metadata)} or not inside):
         names, ignored = left_beside(file for file in files if file != here.metadata and not is_picture(file))
@@ -82,34 +87,72 @@ def open_pictures(data: ImageData, root: Path) -> Source:
         return replace(source, beside=tuple(names), ignored=ignored)
     if train_tables and not splits:
         return open_tables(data, root)
-    if not folders:
-        help = ["expected SPLIT/CLASS/picture.jpg or CLASS/picture.jpg, or tables named by split", *_labels_may_be(beside)]
-        what = "pictures, and no class folders, in" if here.has_pictures else "no folder in"
+    if (lower := _lower_tables(data, root, folders, inside)) is not None:
+        return lower
+    return _class_folders(data, root, inside, files, splits=splits)
+
+
+def open_texts(data: TextData, root: Path) -> Source:
+    """SPLIT/CLASS/*.txt, or CLASS/*.txt as train alone, where there is no table; else tables."""
+    folders, files = list_folder(root)
+    content = content_of(data)
+    inside = {folder.name: _look_inside(folder, content) for folder in folders}
+    holds_texts = any(
+        entries.has_files or any(any(map(content.is_one, list_folder(root / name / within)[1])) for within in entries.folders)
+        for name, entries in inside.items()
+    )
+    holds_tables = any(is_table(file) for folder in (root, *folders) for file in list_folder(folder)[1])
+    if holds_tables or not holds_texts:
+        return open_tables(data, root)
+    return _class_folders(data, root, inside, files, splits=_holds_splits(data, inside))
+
+
+def _lower_tables(data: ImageData, root: Path, folders: Sequence[Path], inside: Mapping[str, _Inside]) -> Source | None:
+    """The tables in a folder "data", where a clone of a data set has them, and there are no pictures."""
+    lower = root / "data"
+    if lower not in folders or any(entries.has_files or entries.folders for entries in inside.values()):
+        return None
+    return open_tables(data, root) if any(map(is_table, list_folder(lower)[1])) else None
+
+
+def _class_folders(
+    data: TextData | ImageData, root: Path, inside: Mapping[str, _Inside], files: Sequence[Path], *, splits: bool
+) -> Source:
+    """A source of class folders, in folders of splits or as train alone."""
+    content = content_of(data)
+    beside, ignored = left_beside(files)
+    if not inside:
+        help = [f"expected SPLIT/CLASS/{content.example} or CLASS/{content.example}, or tables named by split"]
+        help += [*_labels_may_be(beside), *_ways_to_unpack(beside)]
+        here = any(map(content.is_one, files))
+        what = f"{content.thing}s, and no class folders, in" if here else "no folder in"
         raise DataError(data.source, [Problem("data.source", f"{what} {root.absolute()}", tuple(help))])
     if splits:
         readers: dict[str, Callable[[], Table]] = {}
         for name, entries in inside.items():
-            by_class = not (
-                entries.metadata and ({*data.label_columns} <= {*read_columns(entries.metadata)} or not entries.folders)
-            )
-            if by_class:
-                readers[name] = functools.partial(_read_pictures, name, root, root / name, data, beside)
+            metadata = entries.metadata
+            if metadata is None or (entries.folders and not {*data.label_columns} <= {*read_columns(metadata)}):
+                readers[name] = functools.partial(_read_class_folders, name, root, root / name, data, beside)
             else:
-                assert entries.metadata is not None
-                readers[name] = _metadata_source(name, entries.metadata, root / name, data, alone=False).splits[name]
+                readers[name] = _metadata_source(name, metadata, root / name, data, alone=False).splits[name]
         shown = {name: f"{name}/" for name in readers}
-        return Source("image folder", readers, shown=shown, beside=tuple(beside), ignored=ignored)
-    problem, remarks = _check_classes(root, inside)
+        kind = f"{data.kind} folder"
+        return Source(kind, readers, shown=shown, beside=tuple(beside), ignored=ignored, splits_from="folder names")
+    problem, remarks = _check_classes(root, inside, content)
     if problem is not None:
         raise DataError(data.source, [problem])
-    pictures = sum(map(is_picture, files))
-    if pictures:
-        remarks.append(f"{count(pictures, 'picture')} beside the class folders: in none of them, so left out")
-    readers = {"train": functools.partial(_read_pictures, "train", root, root, data, beside)}
-    return Source("image folder", readers, beside=tuple(beside), ignored=ignored, remarks=tuple(remarks))
+    strays = sum(map(content.is_one, files))
+    if strays:
+        remarks.append(f"{count(strays, content.thing)} beside the class folders: in none of them, so left out")
+    readers = {"train": functools.partial(_read_class_folders, "train", root, root, data, beside)}
+    return Source(f"{data.kind} folder", readers, beside=tuple(beside), ignored=ignored, remarks=tuple(remarks))
 
 
-def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
+def _ways_to_unpack(names: Iterable[str]) -> list[str]:
+    return [f"unzip {name} -d {Path(name).stem}" for name in names if name.lower().endswith(".zip")][:3]
+
+
+def _holds_splits(data: TextData | ImageData, inside: Mapping[str, _Inside]) -> bool:
     """Whether the folders of a source are splits, and not classes.
 
     They are where one that is called as the train split holds class folders or a metadata.csv, or where all are called as splits.
@@ -123,8 +166,8 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
     named = train_of(data, list(inside)) if data.train_split is not None else []
     if named:
         return any(divided(name) or roles[name] for name in named)
-    strangers = [name for name, role in roles.items() if role is None and inside[name].has_pictures]
-    if any(role == "train" and divided(name) and not (inside[name].has_pictures and strangers) for name, role in roles.items()):
+    strangers = [name for name, role in roles.items() if role is None and inside[name].has_files]
+    if any(role == "train" and divided(name) and not (inside[name].has_files and strangers) for name, role in roles.items()):
         return True
     if not inside:
         return False
@@ -133,16 +176,16 @@ def _holds_splits(data: ImageData, inside: Mapping[str, _Inside]) -> bool:
     loose = {name: role_of(name, loosely=True) for name in inside}
     if not {"train"} < {role for role in loose.values() if role}:
         return False
-    if not any(inside[name].has_pictures or inside[name].folders for name, role in loose.items() if role is None):
+    if not any(inside[name].has_files or inside[name].folders for name, role in loose.items() if role is None):
         return True
-    return all(divided(name) and not inside[name].has_pictures for name, role in loose.items() if role == "train")
+    return all(divided(name) and not inside[name].has_files for name, role in loose.items() if role == "train")
 
 
-def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem | None, list[str]]:
+def _check_classes(root: Path, inside: Mapping[str, _Inside], content: Content) -> tuple[Problem | None, list[str]]:
     """What is wrong with folders that are to be classes, and what deserves a word."""
     splits = {name: role for name in inside if (role := role_of(name))}
     others = [name for name in inside if name not in splits]
-    expected = "expected SPLIT/CLASS/picture.jpg, with train among the splits, or CLASS/picture.jpg"
+    expected = f"expected SPLIT/CLASS/{content.example}, with train among the splits, or CLASS/{content.example}"
     if len(set(splits.values())) > 1:
         what = f"{listed(splits)} are called as splits, and train has no class folders in it; {listed(others[:SHOWN])} are not"
         return Problem(str(root), what + and_more(len(others), SHOWN), (expected,)), []
@@ -155,14 +198,14 @@ def _check_classes(root: Path, inside: Mapping[str, _Inside]) -> tuple[Problem |
         remarks.append(f'the folder "{name}" is read as a class, like {listed(others[:3])} beside it; it is called as a split')
     for name, entries in inside.items():
         within = [folder for folder in entries.folders if role_of(folder)]
-        if len({role_of(folder) for folder in within}) > 1 or (within == entries.folders != [] and not entries.has_pictures):
+        if len({role_of(folder) for folder in within}) > 1 or (within == entries.folders != [] and not entries.has_files):
             what = f"holds splits ({listed(within)}), and no class does"
             if len(inside) == 1:
                 return Problem(str(root / name), what, (f"data.source={root / name}",)), []
             return Problem(str(root / name), what, (expected, f"or one of them alone: data.source={root / name}")), []
     if len(inside) == 1:
         ((name, entries),) = inside.items()
-        if len(entries.folders) > 1 and not entries.has_pictures:
+        if len(entries.folders) > 1 and not entries.has_files:
             what = f"the only folder, with {len(entries.folders)} folders in it: they may be the classes"
             return Problem(str(root / name), what, (f"data.source={root / name}",)), []
     return None, remarks
@@ -177,7 +220,7 @@ def _labels_may_be(tables: Iterable[str]) -> list[str]:
     return [f"the labels may be in {listed(tables[:3])}", way]
 
 
-def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, alone: bool) -> Source:
+def _metadata_source(name: str, file: Path, folder: Path, data: TextData | ImageData, *, alone: bool) -> Source:
     """A split by a table of file names; pictures beside it that it does not name are counted.
 
     `alone`: it is the whole source, which a column may divide.
@@ -202,36 +245,43 @@ def _metadata_source(name: str, file: Path, folder: Path, data: ImageData, *, al
     return replace(source, splits={name: read})
 
 
-def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside: Sequence[str]) -> Table:
+def _read_class_folders(name: str, root: Path, folder: Path, data: TextData | ImageData, beside: Sequence[str]) -> Table:
+    content = content_of(data)
     ids: list[str] = []
     labels: list[str] = []
-    table = Table(name, [data.image_column, *data.label_columns], ids, None, None, None, [])
+    table = Table(name, [*content.columns, *data.label_columns], ids, None, None, None, [])
     real_root = data_root(root)
     if not folder.resolve().is_relative_to(real_root):
         raise DataError(data.source, [Problem(str(folder), f"a link that leaves the data folder, to {folder.resolve()}")])
     paths: list[str] = []
     classes = {entry.name: 0 for entry in list_folder(folder)[0]}
+    for unlabelled in [entry for entry in classes if entry.casefold() in UNLABELLED and len(classes) > 1]:
+        del classes[unlabelled]
+        where = "" if folder == root else f"{name}/"
+        table.remarks.append(f"{where}{unlabelled}/ is no class by its name, and not read")
     left_out: dict[str, Counter[str]] = {name: Counter() for name in classes}
     deeper: dict[str, None] = {}  # in order
     strays = 0
-    for picture in _walk(folder, real_root, (folder.resolve(),)):
-        if isinstance(picture, Problem):
-            table.problems.append(picture)
+    for file in _walk(folder, real_root, (folder.resolve(),)):
+        if isinstance(file, Problem):
+            table.problems.append(file)
             continue
-        path = picture.relative_to(folder)
+        path = file.relative_to(folder)
         if len(path.parts) < 2:
             if folder != root:  # or it was counted when the source was opened
-                strays += is_picture(picture)
-                table.ignored[ending_of(picture.name)] += 1
+                strays += content.is_one(file)
+                table.ignored[ending_of(file.name)] += 1
             continue
-        if not is_picture(picture):
-            left_out[path.parts[0]][ending_of(picture.name)] += 1
+        if path.parts[0] not in classes:
+            continue
+        if not content.is_one(file):
+            left_out[path.parts[0]][ending_of(file.name)] += 1
             continue
         if len(path.parts) > 2:
             deeper["/".join(path.parts[:2])] = None
         classes[path.parts[0]] += 1
-        ids.append(picture.relative_to(root).as_posix())
-        paths.append(str(picture.absolute()))
+        ids.append(file.relative_to(root).as_posix())
+        paths.append(str(file.absolute()))
         labels.append(sys.intern(path.parts[0]))
     table.labels, table.labelled_by_folder = Labels.of(labels), True
     for counts in left_out.values():
@@ -239,29 +289,31 @@ def _read_pictures(name: str, root: Path, folder: Path, data: ImageData, beside:
     links = bool(table.problems)  # that lead astray: what a class folder would hold is not known
     for label, pictures in classes.items():
         if not pictures and not links:
-            what = "no picture in this class folder" + (f", but {counted(left_out[label])}" if left_out[label] else "")
+            what = f"no {content.thing} in this class folder" + (f", but {counted(left_out[label])}" if left_out[label] else "")
             ways = ways_out(left_out[label]) or ("remove the folder, or fill it",)
             table.problems.append(Problem(str(folder / label), what, ways))
     if not classes and not table.problems:
-        what = f"{count(strays, 'picture')}, and no class folders" if strays else "no class folders"
+        what = f"{count(strays, content.thing)}, and no class folders" if strays else "no class folders"
         out = _labels_may_be([*beside, *(f"{name}/{file.name}" for file in list_folder(folder)[1] if is_table(file))])
         if role_of(name) == "test":
             out.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
-        table.problems.append(Problem(str(folder), what, tuple(out) or ("expected SPLIT/CLASS/picture.jpg",)))
+        table.problems.append(Problem(str(folder), what, tuple(out) or (f"expected SPLIT/CLASS/{content.example}",)))
     elif strays:
-        table.remarks.append(f"{count(strays, 'picture')} in {name}/ beside its class folders: in none of them, so left out")
+        table.remarks.append(f"{count(strays, content.thing)} in {name}/ beside its class folders: in none of them, so left out")
     if deeper:
         some = listed(deeper, 3)
-        table.remarks.append(f"folders in class folders of {name}, whose pictures count to the class: {some}")
+        table.remarks.append(f"folders in class folders of {name}, whose {content.thing}s count to the class: {some}")
     if len(classes) == 1 and role_of(only := next(iter(classes)), loosely=True):
         what = f"its only folder, {only}/, is called as a split too: the class folders may be in that one"
-        table.problems.append(Problem(str(folder), what, ("expected SPLIT/CLASS/picture.jpg: move what is in it one folder up",)))
+        table.problems.append(
+            Problem(str(folder), what, (f"expected SPLIT/CLASS/{content.example}: move what is in it one folder up",))
+        )
     unreadable = [name for name in table.ids if not name.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)]
     if unreadable:
         table.problems.append(Problem(str(folder), f"file names that are not UTF-8: {listed(map(ascii, unreadable), SHOWN)}"))
     elif paths:
         table.ids = Strings(Dataset(on_disk("id", pa.string(), [pa.array(ids, pa.string())])), "id")
-        table.content = picture_paths(paths)
+        content.put_files(table, paths)
     return table
 
 

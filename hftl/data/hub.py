@@ -109,7 +109,7 @@ def open_hub(data: TextData | ImageData) -> Source:
         return of_dataset(split.column_names, split, data, None if column is None else split.data.column(column))
 
     readers = {name: reader(name, functools.partial(parse, name), None, data) for name in names}
-    source = Source("hub", readers, revision=commit)
+    source = Source("hub", readers, revision=commit, splits_from="the Hub")
     return by_column(source, list(names), lambda name: names[name].column_names, parse, None, data)
 
 
@@ -144,7 +144,7 @@ def _open_stream(data: TextData | ImageData, stream: Stream) -> Source:
             only=len(names) == 1,
         )
 
-    return Source("hub", {name: reader(name) for name in names}, revision=commit, stream=stream)
+    return Source("hub", {name: reader(name) for name in names}, revision=commit, stream=stream, splits_from="the Hub")
 
 
 def _streams(data: TextData | ImageData) -> tuple[str, dict[str, IterableDataset]]:

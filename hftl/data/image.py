@@ -55,7 +55,7 @@ from hftl.data.decoding import (
 from hftl.data.duplicates import LeftOut, no_fingerprints, picture_fingerprints
 from hftl.data.folders import open_pictures
 from hftl.data.inputs import Asked, OnBadImage, Say, read_pictures
-from hftl.data.layout import Role, data_root
+from hftl.data.layout import PICTURES, Role, data_root, is_picture, list_folder
 from hftl.data.loader import Samples
 from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_problems
 from hftl.data.targets import names_of, targets_of
@@ -70,6 +70,8 @@ _BATCH = 128  # pictures that are decoded between two marks of progress: some 50
 _SIZE_BYTES = 8  # before each kept picture: its height and width, uint32
 
 _DECODING = 1  # part of the keys of what is kept: change it whenever what `decode` gives changes
+
+_TRIED = 20  # paths of a table that tell where they lie
 
 _AT_ONCE = 512
 """Pictures that wait for a thread, or for their turn to be written down: each takes some kilobytes."""
@@ -387,6 +389,8 @@ class Pictures:
     rows_at_once = 100
     stream_buffer = 1_000
     names_files = True
+    thing = "picture"
+    example = "picture.jpg"
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
@@ -399,6 +403,14 @@ class Pictures:
     def open_folder(self, folder: Path) -> Source:
         """A folder of pictures, or tables of them."""
         return open_pictures(self.data, folder)
+
+    def is_one(self, file: Path) -> bool:
+        """By its ending or, where it has none, by its first bytes."""
+        return is_picture(file)
+
+    def put_files(self, table: Table, paths: Sequence[str]) -> None:
+        """The files, unopened."""
+        table.content = picture_paths(paths)
 
     def fetch(self, batch: pa.Table) -> pa.Table:
         """Pictures that are files of the data set, for which a stream has addresses; no other address is followed."""
@@ -443,17 +455,35 @@ class Pictures:
         if table.problems:
             return
         assert folder is not None
-        root = data_root(folder)
-        places = [place_of(folder, path) for path in content]
-        turned = sum(place != folder / path for place, path in zip(places, content, strict=True))
+        below, ending = self._where_paths_lie(folder, content[:_TRIED])
+        if below != folder or ending:
+            how = f' with "{ending}" at their ends' if ending else ""
+            where = f" below {below.relative_to(folder) if below.is_relative_to(folder) else below}/" if below != folder else ""
+            table.remarks.append(f"the paths of pictures in {table.name} are read{where}{how}")
+        root = data_root(below if self.data.image_folder is not None else folder)
+        places = [place_of(below, f"{path}{ending}") for path in content]
+        turned = sum(place != below / f"{path}{ending}" for place, path in zip(places, content, strict=True))
         if turned:
             table.remarks.append(f'{count(turned, "path")} of the split "{table.name}" with "\\" between folders, read as "/"')
         full = [real(place) for place in places]
         outside = [row for row, path in enumerate(full) if path is None or not path.is_relative_to(root)]
-        where = f"pictures lie below {folder.absolute()}"
+        where = f"pictures lie below {below.absolute()}; data.image_folder=... names another folder"
         table.problems += row_problems(table, "a path that leaves the data folder", outside, where)
         if not outside:
             table.content = picture_paths(str(path) for path in full)
+
+    def _where_paths_lie(self, folder: Path, paths: Sequence[str]) -> tuple[Path, str]:
+        """The folder below which the paths of a table lie, and the ending that they lack: tried with the first of them.
+
+        It is the table's own folder or one beside it; where no folder has all of them it is the table's own, and each is named.
+        """
+        own = [folder / self.data.image_folder] if self.data.image_folder is not None else [folder, *list_folder(folder)[0]]
+        endings = ("", *(ending for ending in PICTURES if not any(Path(path).suffix.lower() in PICTURES for path in paths)))
+        for ending in endings:
+            for below in own:
+                if all(place_of(below, f"{path}{ending}").is_file() for path in paths):
+                    return below, ending
+        return own[0], ""
 
     def scan(self, tables: Mapping[Role, Table]) -> Scan:
         """Read every picture to its end, once: what is known of it, by row its note, and by row why it cannot be used."""

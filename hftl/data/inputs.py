@@ -124,9 +124,9 @@ def read_texts(
         elif data.pair:
             problems.append(Problem(str(given), f"the model reads pairs: {wanted}"))
         elif path.is_dir():
-            parts.append(whole(_read(file, problems) for file in _files(path, _is_text, ".txt", problems, say)))
+            parts.append(whole(_read(file, problems, data.encoding) for file in _files(path, _is_text, ".txt", problems, say)))
         else:
-            parts.append(whole(lines_of(_read(path, problems))))
+            parts.append(whole(lines_of(_read(path, problems, data.encoding))))
 
     def contents() -> Iterator[Input]:
         for part in parts:
@@ -226,8 +226,8 @@ def _lacking(file: Path, table: Rows, is_one: Callable[[Any], bool], lacking: st
     return [Problem(str(file), what, ("rows are counted from 0, without a header",))]
 
 
-def _read(file: Path, problems: list[Problem]) -> str:
-    text = read_text(file, problems)
+def _read(file: Path, problems: list[Problem], encoding: str | None) -> str:
+    text = read_text(file, problems, encoding=encoding)
     return "" if text is None else text.replace("\r\n", "\n")  # a file from Windows is the same text
 
 

@@ -160,6 +160,8 @@ DOCUMENTS = frozenset((".md", ".rst", ".txt", ".html", ".yaml", ".yml", ".json",
 # Files about a data set, by the name before the ending.
 _ABOUT = frozenset(("readme", "license", "licence", "copying", "notice", "authors", "citation", "changelog", "requirements"))
 _DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"))
+UNLABELLED = frozenset(("unsup", "unsupervised", "unlabeled", "unlabelled"))
+"""Folders beside class folders that hold examples without a class, as aclImdb's train/unsup does."""
 # What operating systems and programs leave in folders, besides hidden files.
 _LEFT_BY_PROGRAMS = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "lost+found", "__pycache__")
@@ -216,6 +218,19 @@ def is_picture(file: Path) -> bool:
             return begins_as_picture(stream.read(32))
     except OSError:
         return False
+
+
+def is_text(file: Path) -> bool:
+    """Whether a file is read as one text: by its ending or, where it has none, as its first bytes are letters."""
+    ending = ending_of(file.name)
+    if ending != NO_ENDING:
+        return ending == ".txt" and not is_about(file)
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1000)
+    except OSError:
+        return False
+    return not is_about(file) and bool(head) and b"\0" not in head and not begins_as_picture(head[:32])
 
 
 def begins_as_picture(head: bytes) -> bool:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from hftl.data.archives import ARCHIVES, is_archive, unpacked
 from hftl.data.content import content_of
 from hftl.data.hub import BUILDERS, HUB_ID, looks_like_a_path, open_hub
 from hftl.data.layout import (
@@ -27,6 +29,7 @@ from hftl.data.layout import (
     table_ending,
 )
 from hftl.data.rows import NO_SPLIT, Source, Table, asked_for
+from hftl.data.saved import configured, is_saved, open_saved
 from hftl.data.tables import table_source
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
@@ -52,20 +55,34 @@ def open_source(data: TextData | ImageData) -> Source:
     if data.stream_samples is not None:
         what = f'only data sets on the Hub are streamed, and "{data.source}" is on a disk already'
         raise DataError(data.source, [Problem("data.stream_samples", what, ("data.max_train_samples trains on a part of it",))])
-    for key, value in (("data.revision", data.revision), ("data.config", data.config)):
-        if value is not None:
-            raise DataError(
-                data.source, [Problem(key, f'only data sets on the Hub have one, and "{data.source}" is on this machine')]
-            )
-    if path.is_file():
-        if table_ending(path.name) is None:
-            what = f'"{path.suffix}" is not a kind of file that can be read'
-            raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join(TABLES)}",))])
-        return table_source({"train": [path]}, path.parent, data)
     try:
-        return content_of(data).open_folder(path)
+        return _open_here(data, path)
     except OSError as error:
         raise DataError(data.source, [Problem(str(error.filename or path), f"cannot be read: {error.strerror}")]) from None
+
+
+def _open_here(data: TextData | ImageData, path: Path) -> Source:
+    """A file or a folder of this machine."""
+    configs = configured(data, path) if path.is_dir() else None
+    for key, value in (("data.revision", data.revision), ("data.config", None if configs else data.config)):
+        if value is not None:
+            what = f'only data sets on the Hub have one, and "{data.source}" is on this machine'
+            raise DataError(data.source, [Problem(key, what)])
+    if path.is_file():
+        if is_archive(path):
+            source = content_of(data).open_folder(unpacked(path))
+            return replace(source, remarks=(*source.remarks, f"{path.name} is unpacked in the cache, and read from there"))
+        if table_ending(path.name) is None:
+            what = f'"{path.suffix}" is not a kind of file that can be read'
+            raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join((*TABLES, *ARCHIVES))}",))])
+        return table_source({"train": [path]}, path.parent, data)
+    if is_saved(path):
+        return open_saved(data, path)
+    if isinstance(configs, Path):
+        return content_of(data).open_folder(configs)
+    if configs is not None and all(table_ending(file.name) for files in configs.values() for file in files):
+        return replace(table_source(configs, path, data), splits_from="the configs of README.md")
+    return content_of(data).open_folder(path)
 
 
 def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]:

@@ -81,6 +81,8 @@ class Source:
     remarks: tuple[str, ...] = ()
     split_column: str | None = None
     """The column that says which split a row belongs to, where one does."""
+    splits_from: str = "one folder"
+    """What its splits are told by: "folder names", "file names", "one table"."""
 
     def unused(self, roles: Mapping[Role, str]) -> list[str]:
         """What is there and no part of the run: splits without a role, and what lies beside them."""
@@ -337,7 +339,8 @@ def by_column(
         f'"{value}" {int(np.isin(parsed.marks.codes, of_value).sum()):,}' for value, of_value in list(places.items())[:5]
     )
     divided = f'the column "{column}" says which split a row is in: {counts}' + (" and more" if len(places) > 5 else "")
-    return replace(source, splits=splits, shown=shown, split_column=column, remarks=(*source.remarks, divided))
+    told_by = f'the column "{column}"'
+    return replace(source, splits=splits, shown=shown, split_column=column, splits_from=told_by, remarks=(*source.remarks, divided))
 
 
 def content_columns(data: TextData | ImageData) -> tuple[str, ...]:

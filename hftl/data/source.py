@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from hftl.data.targets import COLUMN, Distinct, OneLabel, Target, Targets, targe
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.names import NO_LABEL
 from hftl.recipe import ImageData, TextData
+from hftl.wording import and_more, count, listed, quoted
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Undivided:
             ],
             "duplicates": duplicate_facts(self.duplicates, tables, data.on_duplicate),
             "notes": notes,
+            "understood": understood(source, roles, tables, data, names),
             **_how_read(source, roles, tables, data, self.said_of_target),
         }
         return Splits(
@@ -200,6 +203,30 @@ def read_undivided(data: TextData | ImageData) -> Undivided:
     return Undivided(
         source, roles, tables, target, said_of_target, targets, labelled, scan, contents, duplicates, left_out, kept, whole
     )
+
+
+def understood(
+    source: Source, roles: Mapping[Role, str], tables: Mapping[Role, Table], data: TextData | ImageData, names: Sequence[str]
+) -> list[str]:
+    """What was understood of a source, in two lines: its splits and what tells them, and where contents and labels are from."""
+    content, one = content_of(data), len(source.splits) == 1 and not source.shown
+    shown = {role: Path(data.source).name if one else source.shown.get(name, name) for role, name in roles.items()}
+    splits = f"{count(len(roles), 'split')} from {source.splits_from}: {listed(f'{role} ({name})' for role, name in shown.items())}"
+    made = [role for role, share in (("validation", 1.0), ("test", data.test_fraction)) if role not in roles and share]
+    splits += f"; {listed(made)} made of train" if made else ""
+    some = f"{listed(names[:_SHOWN])}{and_more(len(names), _SHOWN)}"
+    if tables["train"].labelled_by_folder:
+        return [splits, f"labels from {count(len(names), 'class folder')}: {some}; each file is a {content.thing}"]
+    columns = f"{content.thing}s from {_columns(content.columns)}"
+    return [splits, f"labels from {_columns(data.label_columns)}, {len(names)} classes: {some}; {columns}"]
+
+
+def _columns(names: Sequence[str]) -> str:
+    shown = quoted(names, _SHOWN)
+    return f"the column {shown}" if len(names) == 1 else f"the columns {shown}"
+
+
+_SHOWN = 5  # classes, columns
 
 
 def unlabelled_rows(table: Table, labels: np.ndarray) -> dict[int, LeftOut]:

@@ -72,6 +72,9 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
         if train_of(data, list(by_folder)):
             names = [name for name in by_folder if role_of(name, loosely=True) or find_name(name, asked_for(data))]
             inside = {name: sorted(by_folder[name], key=lambda file: natural_key(file.name)) for name in names}
+        elif not by_split and list(by_folder) == ["data"]:  # as in a clone of a data set of the Hub
+            lower = open_tables(data, root / "data")
+            return replace(lower, remarks=(*lower.remarks, "the tables are read from the folder data/"))
         elif not by_split:
             raise DataError(data.source, [_no_table(root, folders, files, list(by_folder))])
     problems = [
@@ -97,6 +100,8 @@ def open_tables(data: TextData | ImageData, root: Path) -> Source:
     for name in inside:
         ignored.update(ending_of(file.name) for file in list_folder(root / name)[1] if not is_table(file))
     source = table_source(by_split, root, data)
+    if source.split_column is None:
+        source = replace(source, splits_from="folder names" if inside else "file names")
     shown |= {name: values for name, values in source.shown.items() if name not in shown}
     return replace(source, shown=shown, beside=(*beside, *others), ignored=ignored)
 
@@ -187,7 +192,7 @@ def table_source(
 
     readers = {name: reader(name, functools.partial(parse, name), folder, data) for name in names}
     formats = sorted({str(table_ending(file.name))[1:] for files in by_split.values() for file in files})
-    source = Source("+".join(formats), readers)
+    source = Source("+".join(formats), readers, splits_from="one table" if len(names) == 1 else "file names")
     return by_column(source, names, columns_of, parse, folder, data) if alone else source
 
 

@@ -29,12 +29,13 @@ from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
 from hftl.data.content import Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
+from hftl.data.encoding import read_text
+from hftl.data.folders import open_texts
 from hftl.data.inputs import Asked, OnBadImage, Say, read_texts
 from hftl.data.joining import FIRST, put_texts, segments
-from hftl.data.layout import Role
+from hftl.data.layout import Role, is_text
 from hftl.data.loader import Samples, transfer
-from hftl.data.rows import Source, Table
-from hftl.data.tables import open_tables
+from hftl.data.rows import SHOWN, Source, Table
 from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.names import HEAD_AND_TAIL
@@ -419,6 +420,8 @@ class Texts:
     rows_at_once = 1_000
     stream_buffer = 10_000
     names_files = False
+    thing = "text"
+    example = "text.txt"
 
     def __init__(self, data: TextData) -> None:
         self.data = data
@@ -429,8 +432,28 @@ class Texts:
         return self.data.text_columns
 
     def open_folder(self, folder: Path) -> Source:
-        """Tables."""
-        return open_tables(self.data, folder)
+        """Tables, or class folders of texts."""
+        return open_texts(self.data, folder)
+
+    def is_one(self, file: Path) -> bool:
+        """A .txt file, or one of letters without an ending."""
+        return is_text(file)
+
+    def put_files(self, table: Table, paths: Sequence[str]) -> None:
+        """Each file whole, its line ends as in predict."""
+        texts: list[str] = []
+        problems: list[Problem] = []
+        for path in paths:
+            text = read_text(Path(path), problems, encoding=self.data.encoding)
+            texts.append("" if text is None else text.replace("\r\n", "\n"))
+        if len(problems) > SHOWN:
+            problems[SHOWN:] = [Problem(f'split "{table.name}"', f"{len(problems) - SHOWN:,} more files cannot be read")]
+        if self.data.joins:
+            what = "a file is one text, and has no columns"
+            problems.append(Problem("data.text_column", what, ("leave text_column, template and pair out",)))
+        table.problems += problems
+        if not problems:
+            self.put(table, texts, None)
 
     def fetch(self, batch: pa.Table) -> pa.Table:
         """Texts are whole as they come."""

@@ -43,9 +43,9 @@ else:
 
 class _Data(Section):
     source: Rows
-    """A Hub id ("stanfordnlp/imdb"), or a local CSV, JSONL or Parquet file, or a folder of them, or an image folder. In Python also
-    data in memory: a DataFrame of pandas or polars, a `datasets.Dataset` or `DatasetDict`, or a pair (contents, labels) of lists;
-    they are kept as Parquet, in the run's folder `rows` once it is trained."""
+    """A Hub id ("stanfordnlp/imdb"), or a local table, or a folder of them, or class folders of pictures or texts, or an archive
+    (docs/data.md has what is read). In Python also data in memory: a DataFrame of pandas or polars, a `datasets.Dataset` or
+    `DatasetDict`, or a pair (contents, labels) of lists; they are kept as Parquet, in the run's folder `rows`."""
     revision: str | None = None
     """Commit, tag or branch of a Hub data set."""
     config: str | None = None
@@ -203,6 +203,8 @@ class ImageData(_Data):
 
     kind: Literal["image"] = "image"
     image_column: str = "image"
+    image_folder: str | None = None
+    """Folder below which the paths in a table lie, by itself or from the table's; None: the table's own, or one beside it."""
     image_size: Positive | None = None
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
     augmentation: str | dict[str, Any] = "none"

@@ -58,6 +58,7 @@ class AuditRecord(TypedDict):
     classes: dict[str, Any]
     texts: dict[str, Any] | None
     tokens: dict[str, Any] | None
+    understood: list[str]
     ignored_files: dict[str, int]
     unused: list[str]
     remarks: list[str]

@@ -135,6 +135,7 @@ class DataRecord(Provenance):
     skipped: list[SkippedRow]
     duplicates: Duplicates
     notes: list[Note]
+    understood: list[str]
     split_column: str | None
     ignored_files: dict[str, int]
     unused: list[str]

@@ -56,6 +56,7 @@ class PlanRecord(TypedDict):
     stages: list[StageRecord]
     padding_share: float | None
     remarks: list[str]
+    understood: list[str]
     flops: float
     at_least_minutes: float | None
 

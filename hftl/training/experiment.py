@@ -226,6 +226,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         cached=cached,
         padding_share=share,
         remarks=[*classifier.facts.get("remarks", ()), *remarks],
+        understood=experiment.splits.facts["understood"],
     )
 
 

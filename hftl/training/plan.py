@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hftl.errors import printable
 from hftl.files import to_json
 from hftl.models.chain import Chain
 from hftl.records.plan import read_plan
@@ -86,6 +87,8 @@ class Plan(Shown):
     """About how much of what an epoch computes is padding, by the lengths of some training texts; None for pictures."""
     remarks: tuple[str, ...]
     """What was changed of the model so that it can be taken; why a stage computes its frozen layers in every epoch."""
+    understood: tuple[str, ...]
+    """How the source was read, in two lines: its splits, its labels."""
     flops: float
     at_least_minutes: float | None
     """`flops` at the matrix rate measured on this machine: a lower bound, since real steps do not reach it. None: not measured."""
@@ -94,6 +97,8 @@ class Plan(Shown):
         return dataclasses.asdict(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.understood:
+            yield from (Text("\n".join(map(printable, self.understood))), "")
         yield from (plan_table(self), "", Text(plan_footer(self)))
 
 
@@ -189,6 +194,7 @@ def build_plan(
     cached: Mapping[str, CachedPrefix] | None = None,
     padding_share: float | None = None,
     remarks: Sequence[str] = (),
+    understood: Sequence[str] = (),
 ) -> Plan:
     """The plan of a recipe's stages on a model.
 
@@ -209,6 +215,7 @@ def build_plan(
         stages=columns,
         padding_share=padding_share,
         remarks=tuple(remarks),
+        understood=tuple(understood),
         flops=flops,
         at_least_minutes=None if flops_per_second is None else flops / flops_per_second / 60,
     )
