@@ -76,6 +76,14 @@ WORD_MODELS: Mapping[str, tuple[str, str]] = {
 }
 """`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""
 
+POOLED = "hftl_pooled"
+"""`model_type` of an encoder of transformers under another pooling than its own."""
+MODELING: Mapping[str, tuple[str, str, str]] = {
+    **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
+    POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
+}
+"""`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),

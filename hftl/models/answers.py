@@ -29,9 +29,9 @@ ANOTHER = "Choose an encoder such as BERT, XLM-RoBERTa, DeBERTa or ModernBERT, o
 def attend_to_all(model: PreTrainedModel) -> list[str]:
     """Write into a BigBird's config what it does: it attends sparsely until the first text of fewer than some 700 tokens, and fully
     from then on. One of four tokens came when its chain was made; a model that is loaded again must do the same."""
-    if getattr(model.config, "attention_type", None) != "block_sparse":
+    if getattr(model.base_model.config, "attention_type", None) != "block_sparse":
         return []
-    model.config.attention_type = "original_full"
+    model.base_model.config.attention_type = "original_full"
     return [f"{type(model).__name__} attends to every token: its sparse attention would depend on which text came first."]
 
 
@@ -116,5 +116,5 @@ def max_positions(model: PreTrainedModel) -> int | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(model.base_model.config, "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None  # XLNet, which has no limit, says -1

@@ -4,6 +4,9 @@ The chain is embeddings -> layer.0 ... layer.N-1 -> head for every architecture 
 kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders, other bodies, and models whose answer to a text depends on
 the padding beside it are refused.
 
+With `pooling` the head reads all tokens rather than the first: where the class has that itself by its config, else by
+`hftl.models.pooling_modeling`, which travels with the model.
+
 Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
 """
 
@@ -19,7 +22,9 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -44,12 +49,25 @@ from hftl.models.checkpoint import (
 )
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
-from hftl.names import CODE_SETTINGS, ONE_LABEL, PROBLEM_TYPES
+from hftl.models.pooling_modeling import PooledConfig, PooledForSequenceClassification, encoder_arguments, encoder_of
+from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES
 from hftl.recipe import Recipe, TextData, Transformer
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
 STRAY_PIECES = 2
+
+# What a config says of a model as a whole, and not of the encoder in it.
+OF_THE_WHOLE = {
+    *("id2label", "label2id", "num_labels", "problem_type", "architectures", "transformers_version"),
+    *("_name_or_path", "dtype", "torch_dtype"),
+}
+
+AutoConfig.register(POOLED, PooledConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(PooledConfig, PooledForSequenceClassification, exist_ok=True)
+# `save_pretrained` then writes `auto_map` and a copy of pooling_modeling.py, for those who load the model without hftl.
+PooledConfig.register_for_auto_class("AutoConfig")
+PooledForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
 
 def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
@@ -64,18 +82,25 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
     """
     checkpoint = find_checkpoint(spec)
     with quiet_loading():
-        config = _config(checkpoint, new_head=True)
+        config = _config(checkpoint, new_head=True, pooled=spec.pooling != "native")
         same_labels = config.id2label == dict(enumerate(label_names))
-        _set_labels(config, label_names)
         if spec.dropout is not None:
             _set_dropout(config, spec.dropout)
         tokenizer = _tokenizer(checkpoint)
         _agree_on_padding(checkpoint, tokenizer, config)
+        encoder_config = config
+        if spec.pooling != "native":
+            config = _pooled(config, spec.pooling, spec.dropout)
+            same_labels = False  # its head read something else
+        _set_labels(config, label_names)
         if spec.pretrained:
-            model, missing = _load(checkpoint, config)
+            model, missing = _load(checkpoint, config, None if config is encoder_config else encoder_config)
         else:
             _check_size(checkpoint, config, pretrained=False)
             model, missing = _make(checkpoint, config), set()
+        if isinstance(model, PooledForSequenceClassification) and getattr(model.encoder, "pooler", None) is not None:
+            what = f"{type(model.encoder).__name__} always computes a layer over its first token; leave model.pooling out"
+            raise RecipeError.single("model.pooling", what, source="model")
         _check_vocabulary(checkpoint, tokenizer, model)
         layers = chain(model)
         lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
@@ -123,7 +148,7 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     Raises:
         RecipeError: there is no such model, a weight of it is missing, or the tokenizer does not belong to it.
     """
-    model, missing = _load(checkpoint, _config(checkpoint, new_head=False))
+    model, missing = _load(checkpoint, _config(checkpoint, new_head=False, pooled=False))
     if missing:
         raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
     tokenizer = _tokenizer(checkpoint)
@@ -203,7 +228,7 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield from _outermost_lists(child, f"{path}{name}.")
 
 
-def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
+def _config(checkpoint: Checkpoint, *, new_head: bool, pooled: bool) -> PreTrainedConfig:
     values = check_folder(checkpoint, new_head=new_head)
     if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
         what = f'is a "{values.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
@@ -212,8 +237,11 @@ def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
     for name in {*CODE_SETTINGS, "base_model_name_or_path"} & vars(config).keys():
         delattr(config, name)  # transformers would write it into the model that comes of it, which has no such code
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not (pooled and type(config) in MODEL_MAPPING):
         raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
+    if config.is_encoder_decoder and not pooled:
+        what = f'is a "{config.model_type}" model, an encoder with a decoder, which is no chain of layers'
+        raise checkpoint.refused(what, None, "Write model.pooling=mean to take its encoder alone, with a new head.", ANOTHER)
     return cast(PreTrainedConfig, config)
 
 
@@ -277,15 +305,44 @@ def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _load(checkpoint: Checkpoint, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the names of the parameters that the checkpoint did not give (absent, or of another shape)."""
-    arguments: dict[str, Any] = {"config": config, "revision": checkpoint.revision, "dtype": torch.float32}
+def _pooled(config: PreTrainedConfig, pooling: str, dropout: float | None) -> PreTrainedConfig:
+    """The configuration of the model that reads all tokens: the same where its class has that pooling itself."""
+    if isinstance(config, PooledConfig):
+        config.pooling = cast(Any, pooling)
+    elif pooling == "mean" and hasattr(config, "classifier_pooling") and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        config.classifier_pooling = "mean"  # ModernBERT's and its kin's
+    else:
+        own = {} if dropout is None else {"dropout": dropout}
+        encoder = {name: value for name, value in config.to_diff_dict().items() if name not in OF_THE_WHOLE}
+        return PooledConfig(encoder=encoder, pooling=pooling, pad_token_id=config.pad_token_id, **own)  # type: ignore[no-untyped-call]
+    return config
+
+
+def _load(
+    checkpoint: Checkpoint, config: PreTrainedConfig, encoder_config: PreTrainedConfig | None = None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of the parameters that the checkpoint did not give (absent, or of another shape).
+
+    With `encoder_config` the checkpoint's is an encoder, and `config` that of the classifier that is made over it.
+    """
+    arguments: dict[str, Any] = {"config": encoder_config or config, "revision": checkpoint.revision, "dtype": torch.float32}
     # A head for other classes has another shape. What else may be missing, the caller checks by name.
     arguments |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True}
     _check_size(checkpoint, config, pretrained=True)
     with Understood(checkpoint, "has no weights that can be read; hftl reads safetensors only"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
-    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+        if encoder_config is None:
+            model, report = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
+        else:
+            model, report = AutoModel.from_pretrained(checkpoint.name, **arguments, **encoder_arguments(encoder_config))
+    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if encoder_config is None:
+        return model, missing
+    encoder = encoder_of(model)
+    if encoder is model:
+        missing = {f"encoder.{name}" for name in missing}
+    classifier = PooledForSequenceClassification(cast(PooledConfig, config), encoder)
+    theirs = {name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")}
+    return classifier, theirs | {name for name in missing if name.startswith("encoder.")}
 
 
 def _check_size(checkpoint: Checkpoint, config: PreTrainedConfig, *, pretrained: bool) -> None:

@@ -25,6 +25,9 @@ class Transformer(Pretrained):
     family: Literal["transformer"] = "transformer"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Dropout everywhere in the model; None: what the checkpoint's config says."""
+    pooling: Literal["native", "mean", "max", "attention"] = "native"
+    """What of a text's tokens the head reads. "native": what the architecture does, the first token of BERT's kin; "mean", "max",
+    "attention" (a mean with learned weights): all of them, padding left out, by a new linear layer."""
 
 
 class Timm(Pretrained):
