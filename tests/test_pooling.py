@@ -32,7 +32,8 @@ from hftl.models import load_classifier, pooling_modeling, save_classifier, tran
 from hftl.models.boundary import NotSeparable, find_boundary
 from hftl.models.family import Classifier
 from hftl.models.pooling_modeling import PooledForSequenceClassification, Pooling
-from hftl.recipe import Transformer
+from hftl.recipe import Recipe, Stage, TextData, Transformer
+from hftl.sharing import export
 from hftl.sharing.contents import foreign
 
 LABELS = ("bad", "good", "neither")
@@ -65,6 +66,11 @@ def saved(config: PreTrainedConfig, folder: Path) -> Path:
     AutoModel.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     word_tokenizer().save_pretrained(folder)
     return folder
+
+
+def evaluated(model: Any) -> Any:
+    """The model, in evaluation mode."""
+    return model.eval()
 
 
 def build(folder: Path, **recipe: Any) -> Classifier:
@@ -114,9 +120,9 @@ def test_an_encoder_is_a_chain_under_a_new_head_and_keeps_its_weights(name: str,
     encoder = whole.get_encoder() if whole.config.is_encoder_decoder else whole
     inputs = {name: tensor[:1, :4] for name, tensor in TEXTS.items()}
     with torch.no_grad():
-        states = encoder.eval()(**inputs).last_hidden_state
+        states = evaluated(encoder)(**inputs).last_hidden_state
         features = states.mean(dim=1) if pooling == "mean" else states.max(dim=1).values
-        torch.testing.assert_close(model.eval()(**inputs).logits, model.head(features))
+        torch.testing.assert_close(evaluated(model)(**inputs).logits, model.head(features))
     if name == "bart":  # as BioGPT's: its class drops with a function, which knows no frozen part
         with pytest.raises(NotSeparable, match="what enters it is random in training"):
             compare(model, built.chain, TEXTS, 4)
@@ -136,10 +142,10 @@ def test_modernbert_takes_the_mean_by_its_own_config_and_travels_without_code(tm
 
 
 def test_native_is_the_class_of_transformers_bit_by_bit(bert: Path) -> None:
-    model = build(bert).model.eval()
+    model = evaluated(build(bert).model)
     assert type(model).__name__ == "BertForSequenceClassification"
     torch.manual_seed(0)
-    again = transformer.build(Transformer(checkpoint=str(bert), pooling="native"), LABELS).model.eval()
+    again = transformer.build(Transformer(checkpoint=str(bert), pooling="native"), LABELS).model
     with torch.no_grad():
         assert torch.equal(model(**TEXTS).logits, again(**TEXTS).logits)
 
@@ -167,7 +173,7 @@ def test_what_is_saved_is_loaded_with_equal_logits_and_can_be_built_upon(bert: P
     again = load_classifier(tmp_path)
     assert again.chain.names == built.chain.names and again.facts["max_positions"] == 32
     with torch.no_grad():
-        assert torch.equal(again.model.eval()(**TEXTS).logits, built.model.eval()(**TEXTS).logits)
+        assert torch.equal(evaluated(again.model)(**TEXTS).logits, evaluated(built.model)(**TEXTS).logits)
     kept = build(tmp_path)  # "native" is what the checkpoint has
     assert kept.facts["new_parameters"] == [] and kept.model.config.pooling == "attention"
     other = build(tmp_path, pooling="max")
@@ -266,7 +272,23 @@ def test_a_pipeline_serves_it_where_hftl_is_not_installed(bert: Path, tmp_path: 
         tokenizer: Any = classifier.preprocessor
         for text, answer in zip(("good film", "a bad film not good"), answers, strict=True):
             with torch.no_grad():
-                logits = classifier.model.eval()(**tokenizer(text, return_tensors="pt")).logits[0]
+                logits = evaluated(classifier.model)(**tokenizer(text, return_tensors="pt")).logits[0]
             assert {row["label"]: row["score"] for row in answer} == pytest.approx(
                 dict(zip(LABELS, logits.tolist(), strict=True)), abs=1e-5
             )
+
+
+@pytest.mark.slow
+def test_it_is_exported_with_equal_logits_for_any_batch_and_padding(bert: Path, tmp_path: Path) -> None:
+    built = build(bert, pooling="attention")
+    recipe = Recipe(
+        name="x",
+        data=TextData(source="x", max_length=16),
+        model=Transformer(checkpoint="x", pooling="attention"),
+        stages={"head": Stage(unfreeze="head", lr=1e-3, epochs=1)},
+    )
+    batches = export._batches(recipe, built)
+    assert len(batches) > 3
+    expected = [export.saved_logits(evaluated(built.model), batch) for batch in batches]
+    export._write(built.model, recipe, batches[0], tmp_path / export.FILE)
+    assert export.compare(tmp_path / export.FILE, batches, expected) < 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ ANOTHER = "Choose an encoder such as BERT, XLM-RoBERTa, DeBERTa or ModernBERT, o
 def attend_to_all(model: PreTrainedModel) -> list[str]:
     """Write into a BigBird's config what it does: it attends sparsely until the first text of fewer than some 700 tokens, and fully
     from then on. One of four tokens came when its chain was made; a model that is loaded again must do the same."""
-    if getattr(model.base_model.config, "attention_type", None) != "block_sparse":
+    config: Any = model.base_model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
         return []
-    model.base_model.config.attention_type = "original_full"
+    config.attention_type = "original_full"
     return [f"{type(model).__name__} attends to every token: its sparse attention would depend on which text came first."]
 
 

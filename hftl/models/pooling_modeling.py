@@ -51,19 +51,19 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         values = {name: value for name, value in (self.encoder or {}).items() if name not in ("auto_map", "dtype", "torch_dtype")}
         if not isinstance(values.get("model_type"), str) or values["model_type"] == self.model_type:
             raise ValueError(f"the encoder's model_type is {values.get('model_type')!r}")
-        config: PreTrainedConfig = AutoConfig.for_model(**values)  # type: ignore[no-untyped-call]
+        config: PreTrainedConfig = AutoConfig.for_model(**values)
         return config
 
 
 def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
     """What the class of an encoder is told beside its configuration: to leave out the layer over the first token, if it has one."""
-    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    parameters = inspect.signature(MODEL_MAPPING[type(config)]).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """The encoder of an encoder-decoder; every other model is one."""
-    encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model  # type: ignore[no-untyped-call]
+    encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model
     return encoder
 
 
@@ -146,7 +146,7 @@ class PooledForSequenceClassification(PreTrainedModel):
             `logits` (B, K); `loss`, a scalar or None; `hidden_states`, each (B, T, D), or None.
         """
         if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+            attention_mask = torch.ne(input_ids, -1 if self.config.pad_token_id is None else self.config.pad_token_id).long()
         segments = {} if token_type_ids is None or "token_type_ids" not in self._inputs else {"token_type_ids": token_type_ids}
         encoded = self.encoder(
             input_ids=input_ids,

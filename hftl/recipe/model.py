@@ -12,6 +12,8 @@ from hftl.recipe.section import Count, Positive, Section
 class Pretrained(Section):
     """What the families of pretrained models share."""
 
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    """The kinds of data that the family reads."""
     checkpoint: str = Field(min_length=1)
     """A Hub id or a local folder."""
     revision: str | None = None
@@ -20,8 +22,10 @@ class Pretrained(Section):
 
 
 class Transformer(Pretrained):
-    """A pretrained transformer with a classification head (`AutoModelForSequenceClassification`)."""
+    """A pretrained transformer with a classification head: of texts `AutoModelForSequenceClassification`, of pictures
+    `AutoModelForImageClassification`."""
 
+    reads = ("text", "image")
     family: Literal["transformer"] = "transformer"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Dropout everywhere in the model; None: what the checkpoint's config says."""
@@ -34,6 +38,7 @@ class Timm(Pretrained):
     """A timm classifier (`TimmWrapperForImageClassification`). `checkpoint` may also be a timm architecture name with
     `pretrained` false."""
 
+    reads = ("image",)
     family: Literal["timm"] = "timm"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the classifier."""
@@ -42,6 +47,7 @@ class Timm(Pretrained):
 class WordVectors(Section):
     """What the networks over word vectors share."""
 
+    reads: ClassVar[tuple[str, ...]] = ("text",)
     model_type: ClassVar[str]
     """`model_type` of the network in config.json."""
     vectors: str = Field(min_length=1)

@@ -194,7 +194,7 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
             continue
         try:
             # Of the code there is one version, whatever lies in the run; verify says where that is another.
-            with CODE[published].open("rb") if published in CODE else open_plain(run.path, name) as source:
+            with CODE[published].open("rb") if published and published in CODE else open_plain(run.path, name) as source:
                 target = folder / (published or name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as stream:

@@ -50,7 +50,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
-        "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
+        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if isinstance(recipe.model, Timm) else None,
         "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
 
