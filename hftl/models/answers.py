@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hftl.errors import RecipeError
 from hftl.models.checkpoint import (
     MALFORMED,
     refused,
@@ -24,6 +25,16 @@ SAME_ANSWER = 1e-4
 a hundredth of it; the least that padding was seen to do, in a Nystromformer of random weights, is five times as much."""
 
 ANOTHER = "Choose an encoder such as BERT, XLM-RoBERTa, DeBERTa or ModernBERT, or a decoder such as GPT-2 or Llama."
+
+
+DEPEND_ON_PADDING = frozenset(("convbert", "fnet", "nystromformer", "yoso"))
+"""`model_type` of those whose layers mix real tokens with padding, whatever their weights: known before a weight is fetched."""
+
+
+def depends_on_padding(name: str) -> RecipeError:
+    """The refusal of a class whose answer to a text is another one beside a longer text."""
+    what = f"the answers of {name} depend on padding: it says something else of a text beside a longer one"
+    return refused(what, "It does not keep to its attention mask, so that what is measured would not be what is served.", ANOTHER)
 
 
 def attend_to_all(model: PreTrainedModel) -> list[str]:
@@ -87,10 +98,7 @@ def check_answers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, ou
     if chance:
         raise refused(f"{name} answers the same text differently each time, so that nothing measured of it would hold", ANOTHER)
     if not sides:
-        what = f"the answers of {name} depend on padding: it says something else of a text beside a longer one"
-        raise refused(
-            what, "It does not keep to its attention mask, so that what is measured would not be what is served.", ANOTHER
-        )
+        raise depends_on_padding(name)
     if own in sides:
         return []
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = sides[0]  # the second is what is saved

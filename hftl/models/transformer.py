@@ -34,7 +34,7 @@ from transformers import (
 
 from hftl.errors import RecipeError
 from hftl.models import tokenizer_bounds
-from hftl.models.answers import ANOTHER, attend_to_all, check_answers, max_positions
+from hftl.models.answers import ANOTHER, DEPEND_ON_PADDING, attend_to_all, check_answers, depends_on_padding, max_positions
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, below, chain_of_layers, first_calls
 from hftl.models.checkpoint import (
     CONFIG,
@@ -260,6 +260,8 @@ def _config(checkpoint: Checkpoint, *, new_head: bool, pooled: bool) -> PreTrain
     config = read_config(checkpoint, new_head=new_head)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not (pooled and type(config) in MODEL_MAPPING):
         raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
+    if config.model_type in DEPEND_ON_PADDING:
+        raise depends_on_padding(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].__name__)
     if config.is_encoder_decoder and not pooled:
         what = f'is a "{config.model_type}" model, an encoder with a decoder, which is no chain of layers'
         raise checkpoint.refused(what, None, "Write model.pooling=mean to take its encoder alone, with a new head.", ANOTHER)
