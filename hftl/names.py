@@ -88,6 +88,14 @@ HEAD_AND_TAIL = "head_and_tail"
 """In tokenizer_config.json: how many tokens of a text that is too long stay from its beginning and from its end, special ones
 counted. transformers has no such setting, and cuts the end off."""
 
+POOLED = "hftl_pooled"
+"""`model_type` of an encoder of transformers under another pooling than its own."""
+MODELING: Mapping[str, tuple[str, str, str]] = {
+    **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
+    POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
+}
+"""`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
+
 CODE_SETTINGS = frozenset(
     (
         *("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "code_revision"),

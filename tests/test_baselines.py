@@ -83,7 +83,7 @@ def test_of_many_texts_a_term_of_one_alone_is_left_out() -> None:
 def test_texts_without_a_word_have_no_terms() -> None:
     for of in ("words", "letters"):
         with pytest.raises(NoBaseline):
-            Terms(of, ["", " \t"])  # type: ignore[arg-type]
+            Terms(of, ["", " \t"])
 
 
 # --- selection of terms, by hand ----------------------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def test_dropout_is_set_everywhere(checkpoint: Path) -> None:
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_dropout_reaches_every_dropout_of_an_architecture(name: str) -> None:
     config = copy.deepcopy(TRANSFORMERS[name])
-    transformer._set_dropout(config, 0.3)
+    transformer.set_dropout(config, 0.3)
     rates = {module.p for module in small_model(config).modules() if isinstance(module, nn.Dropout)}
     assert rates <= {0.3}  # none at all in Llama, whose only dropout is a number in its attention
     assert rates or config.attention_dropout == 0.3
@@ -375,20 +375,21 @@ def fnet(folder: Path, **config: Any) -> Path:
     return saved_model(FNetConfig(**{**sizes, **config}), folder)
 
 
-def test_a_model_without_an_attention_mask_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+def test_a_model_without_an_attention_mask_is_refused_before_its_weights_are_asked_for(tmp_path: Path) -> None:
+    fnet(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(RecipeError, match="the answers of FNetForSequenceClassification depend on padding") as caught:
-        build(fnet(tmp_path))
+        build(tmp_path)
     assert "what is measured would not be what is served" in str(caught.value)
     assert "Choose an encoder such as BERT" in str(caught.value)
 
 
 def test_a_head_of_zeros_does_not_hide_what_enters_it(tmp_path: Path) -> None:
-    folder = fnet(tmp_path, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)})
-    weights = load_file(folder / "model.safetensors")
-    weights = {name: torch.zeros_like(t) if name.startswith("classifier") else t for name, t in weights.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    folder = fnet(tmp_path)
+    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.zeros_(model.classifier.weight)
     with pytest.raises(RecipeError, match="depend on padding"):
-        build(folder)
+        answers.check_answers(transformers.AutoTokenizer.from_pretrained(folder), model, "classifier")
 
 
 def test_asking_a_model_leaves_its_weights_its_mode_and_the_random_numbers_as_they_were(checkpoint: Path) -> None:
@@ -562,7 +563,7 @@ def test_a_revision_of_a_local_folder_is_refused(checkpoint: Path) -> None:
 
 def test_dropout_for_a_model_that_has_none_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"model\.dropout: .* has no dropout"):
-        transformer._set_dropout(PreTrainedConfig(), 0.1)
+        transformer.set_dropout(PreTrainedConfig(), 0.1)
 
 
 def test_a_tokenizer_without_padding_and_end_of_text_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hftl.terminal import Markdown, Say, tell
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from hftl.evaluation.compare import Comparison
     from hftl.evaluation.evaluated import Evaluated
@@ -166,7 +166,7 @@ class Run:
         return self._predictor.classifier.model
 
     @property
-    def preprocessor(self) -> PreTrainedTokenizerBase | TimmWrapperImageProcessor:
+    def preprocessor(self) -> PreTrainedTokenizerBase | BaseImageProcessor:
         """The tokenizer, or the image processor, of the model."""
         return self._predictor.classifier.preprocessor
 

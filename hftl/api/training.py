@@ -195,7 +195,7 @@ def fine_tune(
 
     section = _model_section(model) if isinstance(model, str) else model
     if not isinstance(data, TextData | ImageData):
-        data = ImageData(source=data) if isinstance(section, Timm) else TextData(source=data)
+        data = ImageData(source=data) if _reads_pictures(section) else TextData(source=data)
     name = name or _name_of(section, data)
     draft = override(default_recipe(name, data, section, rows=1, parameters=1), overrides)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
@@ -217,6 +217,20 @@ def _model_section(checkpoint: str) -> Transformer | Timm:
     config = check_folder(Checkpoint(checkpoint), new_head=True)
     is_timm = "architecture" in config or config.get("model_type") == "timm_wrapper"
     return Timm(checkpoint=checkpoint) if is_timm else Transformer(checkpoint=checkpoint)
+
+
+def _reads_pictures(section: Transformer | Timm) -> bool:
+    """Whether the model is a classifier of pictures, by the type that its config.json names."""
+    from transformers.models.auto import modeling_auto
+
+    from hftl.models.checkpoint import find_checkpoint
+    from hftl.models.foreign import check_folder
+
+    if isinstance(section, Timm):
+        return True
+    model_type = check_folder(find_checkpoint(section), new_head=True).get("model_type")
+    names = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return model_type in names and model_type not in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
 def _name_of(model: Transformer | Timm, data: TextData | ImageData) -> str:

@@ -35,7 +35,6 @@ from datasets import Dataset, Value
 from datasets import Image as ImageFeature
 from datasets.table import embed_table_storage
 from PIL import Image, features
-from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
@@ -57,6 +56,7 @@ from hftl.data.folders import open_pictures
 from hftl.data.inputs import Asked, OnBadImage, Say, read_pictures
 from hftl.data.layout import PICTURES, Role, data_root, is_picture, list_folder
 from hftl.data.loader import Samples
+from hftl.data.preparation import preparation_of
 from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_problems
 from hftl.data.targets import names_of, targets_of
 from hftl.errors import DataError, Problem
@@ -98,7 +98,7 @@ class ImageSamples:
     def __init__(
         self,
         dataset: Dataset,
-        processor: TimmWrapperImageProcessor,
+        processor: Any,
         *,
         augmentation: str | Mapping[str, Any],
         background: tuple[int, int, int],
@@ -111,19 +111,15 @@ class ImageSamples:
         self.lengths: None = None
         self.label_names: tuple[str, ...] = names_of(dataset)
         self._pictures = dataset.select_columns("image")
-        self._processor = processor
+        self._preparation = preparation_of(processor)
         self._background = background
         self._seed = seed
         self._views = views
-        _, height, width = processor.data_config["input_size"]
-        self._size: tuple[int, int] = (height, width)
-        # The processor's own steps up to the picture's bytes; its last two make floats of them, as `to_device` does.
-        *self._geometry, to_floats, normalise = processor.val_transforms.transforms
-        assert isinstance(to_floats, torchvision.transforms.ToTensor)
-        assert isinstance(normalise, torchvision.transforms.Normalize)
+        self._size = height, width = self._preparation.size
         # Once for each number in a line of pixels: three at a time they would take torch five times as long.
         self._mean, self._std = (
-            torch.tensor(processor.data_config[name], dtype=torch.float32).expand(3).repeat(width) for name in ("mean", "std")
+            torch.tensor(values, dtype=torch.float32).expand(3).repeat(width)
+            for values in (self._preparation.mean, self._preparation.std)
         )
         self._augmentation = augmentation_pipeline(augmentation, self._size) if train else None
         height_width = f"{height} x {width} pixels"
@@ -164,7 +160,7 @@ class ImageSamples:
         Raises:
             BadImage: a picture cannot be read (any more).
         """
-        parts: dict[str, Any] = {"decoding": self._decoding, "processor": self._processor.data_config}
+        parts: dict[str, Any] = {"decoding": self._decoding, "processor": self._preparation.as_data}
         if self._augmentation is not None:
             parts |= {**self._augmentation.as_data(), "seed": self._seed, "views": self._views}
             parts |= {} if self._augmentation.sized else {"then": "as for evaluation"}
@@ -234,14 +230,12 @@ class ImageSamples:
         """The processor's own resizing and cropping: (H, W, 3) uint8."""
         width, height = picture.size
         short = min(width, height)
-        if max(width, height) > EXTREME_ASPECT * short and self._processor.data_config["crop_mode"] == "center":
+        if max(width, height) > EXTREME_ASPECT * short and self._preparation.crops_the_middle:
             # The processor brings the shorter side to the input's size before it crops the middle: 1 x 30,000 pixels would become
             # 256 x 7,680,000. Outside of the middle nothing is looked at, so it is cut off first (by whole pixels on both sides).
             over_x, over_y = max(0, width - EXTREME_ASPECT * short) // 2, max(0, height - EXTREME_ASPECT * short) // 2
             picture = picture.crop((over_x, over_y, width - over_x, height - over_y))
-        for transform in self._geometry:
-            picture = transform(picture)
-        return np.asarray(picture)
+        return self._preparation.to_input(picture)
 
     # --- decoded once ---
 
@@ -322,8 +316,7 @@ class ImageSamples:
         """
         if self._augmentation is not None:
             return store.key_of({"kind": "pictures", "decoding": self._decoding})
-        geometry = {name: value for name, value in self._processor.data_config.items() if name != "std"}  # borders have the mean
-        return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": geometry})
+        return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": self._preparation.geometry})
 
     @cached_property
     def _decoding(self) -> dict[str, Any]:
@@ -511,7 +504,6 @@ class Pictures:
 
     def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> ImageSamples:
         """Pictures as evaluation sees them, or as training does: augmented."""
-        assert isinstance(preprocessor, TimmWrapperImageProcessor)
         return ImageSamples(
             dataset,
             preprocessor,

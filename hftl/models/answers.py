@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hftl.errors import RecipeError
 from hftl.models.checkpoint import (
     MALFORMED,
     refused,
@@ -26,12 +27,23 @@ a hundredth of it; the least that padding was seen to do, in a Nystromformer of 
 ANOTHER = "Choose an encoder such as BERT, XLM-RoBERTa, DeBERTa or ModernBERT, or a decoder such as GPT-2 or Llama."
 
 
+DEPEND_ON_PADDING = frozenset(("convbert", "fnet", "nystromformer", "yoso"))
+"""`model_type` of those whose layers mix real tokens with padding, whatever their weights: known before a weight is fetched."""
+
+
+def depends_on_padding(name: str) -> RecipeError:
+    """The refusal of a class whose answer to a text is another one beside a longer text."""
+    what = f"the answers of {name} depend on padding: it says something else of a text beside a longer one"
+    return refused(what, "It does not keep to its attention mask, so that what is measured would not be what is served.", ANOTHER)
+
+
 def attend_to_all(model: PreTrainedModel) -> list[str]:
     """Write into a BigBird's config what it does: it attends sparsely until the first text of fewer than some 700 tokens, and fully
     from then on. One of four tokens came when its chain was made; a model that is loaded again must do the same."""
-    if getattr(model.config, "attention_type", None) != "block_sparse":
+    config: Any = model.base_model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
         return []
-    model.config.attention_type = "original_full"
+    config.attention_type = "original_full"
     return [f"{type(model).__name__} attends to every token: its sparse attention would depend on which text came first."]
 
 
@@ -86,10 +98,7 @@ def check_answers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, ou
     if chance:
         raise refused(f"{name} answers the same text differently each time, so that nothing measured of it would hold", ANOTHER)
     if not sides:
-        what = f"the answers of {name} depend on padding: it says something else of a text beside a longer one"
-        raise refused(
-            what, "It does not keep to its attention mask, so that what is measured would not be what is served.", ANOTHER
-        )
+        raise depends_on_padding(name)
     if own in sides:
         return []
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = sides[0]  # the second is what is saved
@@ -116,5 +125,5 @@ def max_positions(model: PreTrainedModel) -> int | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(model.base_model.config, "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None  # XLNet, which has no limit, says -1

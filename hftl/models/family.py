@@ -12,7 +12,7 @@ from hftl.names import ONE_LABEL, PROBLEM_TYPES
 from hftl.recipe import Recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TimmWrapperImageProcessor
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Classifier:
     """
 
     model: PreTrainedModel
-    preprocessor: PreTrainedTokenizerBase | TimmWrapperImageProcessor
+    preprocessor: PreTrainedTokenizerBase | BaseImageProcessor
     chain: Chain
     facts: dict[str, Any]
 

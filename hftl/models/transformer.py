@@ -4,12 +4,15 @@ The chain is embeddings -> layer.0 ... layer.N-1 -> head for every architecture 
 kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders, other bodies, and models whose answer to a text depends on
 the padding beside it are refused.
 
+With `pooling` the head reads all tokens rather than the first: where the class has that itself by its config, else by
+`hftl.models.pooling_modeling`, which travels with the model.
+
 Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +22,9 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -29,7 +34,7 @@ from transformers import (
 
 from hftl.errors import RecipeError
 from hftl.models import tokenizer_bounds
-from hftl.models.answers import ANOTHER, attend_to_all, check_answers, max_positions
+from hftl.models.answers import ANOTHER, DEPEND_ON_PADDING, attend_to_all, check_answers, depends_on_padding, max_positions
 from hftl.models.chain import HEAD, Chain, ChainError, LayerGroup, below, chain_of_layers, first_calls
 from hftl.models.checkpoint import (
     CONFIG,
@@ -44,12 +49,25 @@ from hftl.models.checkpoint import (
 )
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
-from hftl.names import CODE_SETTINGS, ONE_LABEL, PROBLEM_TYPES
-from hftl.recipe import Recipe, TextData, Transformer
+from hftl.models.pooling_modeling import PooledConfig, PooledForSequenceClassification, encoder_arguments, encoder_of
+from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES
+from hftl.recipe import ImageData, Recipe, Transformer
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
 STRAY_PIECES = 2
+
+# What a config says of a model as a whole, and not of the encoder in it.
+OF_THE_WHOLE = {
+    *("id2label", "label2id", "num_labels", "problem_type", "architectures", "transformers_version"),
+    *("_name_or_path", "dtype", "torch_dtype", "thresholds"),
+}
+
+AutoConfig.register(POOLED, PooledConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(PooledConfig, PooledForSequenceClassification, exist_ok=True)
+# `save_pretrained` then writes `auto_map` and a copy of pooling_modeling.py, for those who load the model without hftl.
+PooledConfig.register_for_auto_class("AutoConfig")  # type: ignore[no-untyped-call]
+PooledForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")  # type: ignore[no-untyped-call]
 
 
 def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
@@ -64,27 +82,34 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
     """
     checkpoint = find_checkpoint(spec)
     with quiet_loading():
-        config = _config(checkpoint, new_head=True)
+        config = _config(checkpoint, new_head=True, pooled=spec.pooling != "native")
         same_labels = config.id2label == dict(enumerate(label_names))
-        _set_labels(config, label_names)
         if spec.dropout is not None:
-            _set_dropout(config, spec.dropout)
+            set_dropout(config, spec.dropout)
         tokenizer = _tokenizer(checkpoint)
         _agree_on_padding(checkpoint, tokenizer, config)
+        encoder_config = config
+        if spec.pooling != "native":
+            config = _pooled(config, spec.pooling, spec.dropout)
+            same_labels = False  # its head read something else
+        set_labels(config, label_names)
         if spec.pretrained:
-            model, missing = _load(checkpoint, config)
+            model, missing = _load(checkpoint, config, None if config is encoder_config else encoder_config)
         else:
             _check_size(checkpoint, config, pretrained=False)
             model, missing = _make(checkpoint, config), set()
+        if isinstance(model, PooledForSequenceClassification) and getattr(model.encoder, "pooler", None) is not None:
+            what = f"{type(model.encoder).__name__} always computes a layer over its first token; leave model.pooling out"
+            raise RecipeError.single("model.pooling", what, source="model")
         _check_vocabulary(checkpoint, tokenizer, model)
         layers = chain(model)
         lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
         if lost:
             raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {listed(lost, 5)}")
-        output = _output_layer(model, layers)
+        output = output_layer(model, layers, lambda: _run(model))
         remarks = [*attend_to_all(model), *check_answers(tokenizer, model, output)]
     if spec.pretrained and not same_labels:
-        missing |= _draw_anew(model, output)
+        missing |= draw_anew(model, output)
     facts = {
         **_facts(model, tokenizer),
         "base_model": checkpoint.base_model if spec.pretrained else None,
@@ -104,11 +129,15 @@ def save(classifier: Classifier, folder: Path) -> None:
 
 
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote.
+    """Read what `save` wrote, of texts or of pictures.
 
     Raises:
         RunError: there is no complete model in the folder.
     """
+    from hftl.models import pictures  # which is made of parts of this module
+
+    if pictures.is_saved_here(folder):
+        return pictures.load(folder)
     try:
         with quiet_loading():
             model, tokenizer = load_saved(Checkpoint(str(folder)))
@@ -123,7 +152,7 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     Raises:
         RecipeError: there is no such model, a weight of it is missing, or the tokenizer does not belong to it.
     """
-    model, missing = _load(checkpoint, _config(checkpoint, new_head=False))
+    model, missing = _load(checkpoint, _config(checkpoint, new_head=False, pooled=False))
     if missing:
         raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
     tokenizer = _tokenizer(checkpoint)
@@ -144,26 +173,37 @@ def chain(model: PreTrainedModel) -> Chain:
         RecipeError: no such list, several of them (an encoder-decoder), one that no text reaches (of pictures), or its layers do
             not run in order.
     """
+    return chain_of_lists(model, lambda: _run(model), reads="text", another=ANOTHER)
+
+
+def chain_of_lists(model: PreTrainedModel, run: Callable[[], object], *, reads: str, another: str) -> Chain:
+    """The chain of a model that one small example, by `run`, goes through; `reads` is what it is an example of.
+
+    Raises:
+        RecipeError: as of `chain`; with `another` as the way out.
+    """
     name = type(model).__name__
     lists = dict(_outermost_lists(model))
     lists_found = f"found {', '.join(lists)}" if lists else "found none"
-    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {lists_found}", ANOTHER)
+    no_chain = refused(f"{name} is not a chain of layers: it needs exactly one list of layers; {lists_found}", another)
     if not lists or model.config.is_encoder_decoder:
         raise no_chain
-    began = _first_calls(model)
+    began = first_calls(model, run)
     idle = [path for path in lists if not any(below(called, path) for called in began)]
     if idle and len(idle) < len(lists):
-        raise refused(f"{name} is made for more than texts: no text reaches {', '.join(idle)}", "Choose a model of texts alone.")
+        what = f"{name} is made for more than {reads}s: no {reads} reaches {', '.join(idle)}"
+        raise refused(what, f"Choose a model of {reads}s alone.")
     if len(lists) > 1 and not _in_step(lists, began):
         raise no_chain
     count = len(next(iter(lists.values())))
     if not count:
         raise refused(f"{name} has no layers at all")
-    groups = [LayerGroup(f"layer.{i}", tuple(f"{path}.{i}" for path in lists)) for i in range(count)]
+    group = "stages" if all(path.endswith(".stages") for path in lists) else "layer"  # of ConvNeXt and its kin
+    groups = [LayerGroup(f"{group}.{i}", tuple(f"{path}.{i}" for path in lists)) for i in range(count)]
     try:
-        return chain_of_layers(model, groups, first="embeddings", run=lambda: _run(model))
+        return chain_of_layers(model, groups, first="embeddings", run=run)
     except ChainError as error:
-        raise refused(f"{name} is not a chain of layers", str(error), ANOTHER) from None
+        raise refused(f"{name} is not a chain of layers", str(error), another) from None
 
 
 def _run(model: PreTrainedModel) -> None:
@@ -178,10 +218,6 @@ def _run(model: PreTrainedModel) -> None:
     except MALFORMED as error:  # such as a vocabulary of no words
         what = f"{type(model).__name__} cannot be run as it is configured; it was given a text of four tokens"
         raise refused(what, " ".join(str(error).split())) from None
-
-
-def _first_calls(model: PreTrainedModel) -> dict[str, int]:
-    return first_calls(model, lambda: _run(model))
 
 
 def _in_step(lists: dict[str, nn.ModuleList], began: dict[str, int]) -> bool:
@@ -203,7 +239,12 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield from _outermost_lists(child, f"{path}{name}.")
 
 
-def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
+def read_config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
+    """What a checkpoint's config.json says, once the folder was checked; it names no code.
+
+    Raises:
+        RecipeError: it asks for what no model may, or transformers does not know the model.
+    """
     values = check_folder(checkpoint, new_head=new_head)
     if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
         what = f'is a "{values.get("model_type")}" model, which transformers knows only with the code that lies beside the weights'
@@ -212,18 +253,30 @@ def _config(checkpoint: Checkpoint, *, new_head: bool) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
     for name in {*CODE_SETTINGS, "base_model_name_or_path"} & vars(config).keys():
         delattr(config, name)  # transformers would write it into the model that comes of it, which has no such code
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
     return cast(PreTrainedConfig, config)
 
 
-def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+def _config(checkpoint: Checkpoint, *, new_head: bool, pooled: bool) -> PreTrainedConfig:
+    config = read_config(checkpoint, new_head=new_head)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not (pooled and type(config) in MODEL_MAPPING):
+        raise checkpoint.refused(f'is a "{config.model_type}" model, for which transformers has no text classifier')
+    if config.model_type in DEPEND_ON_PADDING:
+        architecture: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        raise depends_on_padding(architecture.__name__)
+    if config.is_encoder_decoder and not pooled:
+        what = f'is a "{config.model_type}" model, an encoder with a decoder, which is no chain of layers'
+        raise checkpoint.refused(what, None, "Write model.pooling=mean to take its encoder alone, with a new head.", ANOTHER)
+    return config
+
+
+def set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+    """Name the classes of a config."""
     config.id2label = dict(enumerate(label_names))  # num_labels follows
     config.label2id = {name: i for i, name in enumerate(label_names)}
     config.problem_type = PROBLEM_TYPES[ONE_LABEL]
 
 
-def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     """Set every dropout rate of a config. The names differ: `hidden_dropout_prob`, `attention_dropout`, `resid_pdrop`.
 
     Raises:
@@ -277,15 +330,44 @@ def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _load(checkpoint: Checkpoint, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the names of the parameters that the checkpoint did not give (absent, or of another shape)."""
-    arguments: dict[str, Any] = {"config": config, "revision": checkpoint.revision, "dtype": torch.float32}
+def _pooled(config: PreTrainedConfig, pooling: str, dropout: float | None) -> PreTrainedConfig:
+    """The configuration of the model that reads all tokens: the same where its class has that pooling itself."""
+    if isinstance(config, PooledConfig):
+        config.pooling = cast(Any, pooling)
+    elif pooling == "mean" and hasattr(config, "classifier_pooling") and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        config.classifier_pooling = "mean"  # ModernBERT's and its kin's
+    else:
+        own: dict[str, Any] = {"pooling": pooling, **({} if dropout is None else {"dropout": dropout})}
+        encoder = {name: value for name, value in config.to_diff_dict().items() if name not in OF_THE_WHOLE}
+        return PooledConfig(encoder=encoder, pad_token_id=config.pad_token_id, **own)
+    return config
+
+
+def _load(
+    checkpoint: Checkpoint, config: PreTrainedConfig, encoder_config: PreTrainedConfig | None = None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of the parameters that the checkpoint did not give (absent, or of another shape).
+
+    With `encoder_config` the checkpoint's is an encoder, and `config` that of the classifier that is made over it.
+    """
+    arguments: dict[str, Any] = {"config": encoder_config or config, "revision": checkpoint.revision, "dtype": torch.float32}
     # A head for other classes has another shape. What else may be missing, the caller checks by name.
     arguments |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True}
     _check_size(checkpoint, config, pretrained=True)
     with Understood(checkpoint, "has no weights that can be read; hftl reads safetensors only"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
-    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+        if encoder_config is None:
+            model, report = AutoModelForSequenceClassification.from_pretrained(checkpoint.name, **arguments)
+        else:
+            model, report = AutoModel.from_pretrained(checkpoint.name, **arguments, **encoder_arguments(encoder_config))
+    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if encoder_config is None:
+        return model, missing
+    encoder = encoder_of(model)
+    if encoder is model:
+        missing = {f"encoder.{name}" for name in missing}
+    classifier = PooledForSequenceClassification(cast(PooledConfig, config), encoder)
+    theirs = {name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")}
+    return classifier, theirs | {name for name in missing if name.startswith("encoder.")}
 
 
 def _check_size(checkpoint: Checkpoint, config: PreTrainedConfig, *, pretrained: bool) -> None:
@@ -324,13 +406,13 @@ def _in_body(model: PreTrainedModel, name: str) -> bool:
     return name.startswith(f"{body}.") and not name.startswith(f"{body}.pooler.")
 
 
-def _output_layer(model: PreTrainedModel, layers: Chain) -> str:
+def output_layer(model: PreTrainedModel, layers: Chain, run: Callable[[], object]) -> str:
     """Name of the layer that gives the logits: what runs last of all that has weights, wherever the class keeps it.
 
     Raises:
         RecipeError: it is not a linear layer with one output a class.
     """
-    began = _first_calls(model)
+    began = first_calls(model, run)
     called = [name for name in layers.modules[HEAD] if name in began and [*model.get_submodule(name).parameters(recurse=False)]]
     last = max(called, key=began.__getitem__, default="")
     output = model.get_submodule(last)
@@ -340,7 +422,7 @@ def _output_layer(model: PreTrainedModel, layers: Chain) -> str:
     return last
 
 
-def _draw_anew(model: PreTrainedModel, name: str) -> set[str]:
+def draw_anew(model: PreTrainedModel, name: str) -> set[str]:
     """Draw the weights of a linear layer anew; the names of its parameters."""
     output = cast(nn.Linear, model.get_submodule(name))
     nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
@@ -360,8 +442,12 @@ def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
     assert isinstance(recipe.model, Transformer)
+    if isinstance(recipe.data, ImageData):
+        from hftl.models import pictures  # which is made of parts of this module
+
+        return pictures.build(recipe.model, label_names, image_size=recipe.data.image_size)
     classifier = build(recipe.model, label_names)
-    if isinstance(recipe.data, TextData) and recipe.data.pair:
+    if recipe.data.pair:
         _check_pairs(classifier)
     return classifier
 

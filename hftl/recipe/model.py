@@ -20,6 +20,8 @@ def _random_or_file(vectors: str) -> str:
 class Pretrained(Section):
     """What the families of pretrained models share."""
 
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    """The kinds of data that the family reads."""
     checkpoint: str = Field(min_length=1)
     """A Hub id or a local folder."""
     revision: str | None = None
@@ -28,17 +30,23 @@ class Pretrained(Section):
 
 
 class Transformer(Pretrained):
-    """A pretrained transformer with a classification head (`AutoModelForSequenceClassification`)."""
+    """A pretrained transformer with a classification head: of texts `AutoModelForSequenceClassification`, of pictures
+    `AutoModelForImageClassification`."""
 
+    reads = ("text", "image")
     family: Literal["transformer"] = "transformer"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Dropout everywhere in the model; None: what the checkpoint's config says."""
+    pooling: Literal["native", "mean", "max", "attention"] = "native"
+    """What of a text's tokens the head reads. "native": what the architecture does, the first token of BERT's kin; "mean", "max",
+    "attention" (a mean with learned weights): all of them, padding left out, by a new linear layer."""
 
 
 class Timm(Pretrained):
     """A timm classifier (`TimmWrapperForImageClassification`). `checkpoint` may also be a timm architecture name with
     `pretrained` false."""
 
+    reads = ("image",)
     family: Literal["timm"] = "timm"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the classifier."""
@@ -47,6 +55,7 @@ class Timm(Pretrained):
 class WordVectors(Section):
     """What the networks over word vectors share."""
 
+    reads: ClassVar[tuple[str, ...]] = ("text",)
     model_type: ClassVar[str]
     """`model_type` of the network in config.json."""
     vectors: Annotated[str, Field(min_length=1), AfterValidator(_random_or_file)]

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData
-from hftl.recipe.model import AnyModel
+from hftl.recipe.model import AnyModel, Transformer
 from hftl.recipe.places import LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
@@ -99,10 +99,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
-        if (self.model.family == "timm") != (self.data.kind == "image"):
-            raise ValueError(
-                f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"; pictures go with timm'
-            )
+        if self.data.kind not in self.model.reads:
+            what = f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"'
+            raise ValueError(f"{what}; pictures go with timm, and with transformer")
+        if isinstance(self.model, Transformer) and self.model.pooling != "native" and self.data.kind == "image":
+            raise ValueError("model.pooling: says what is read of a text's tokens; of pictures leave it out")
         return self
 
     @model_validator(mode="after")

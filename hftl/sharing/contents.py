@@ -19,18 +19,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hftl.errors import RunError
-from hftl.names import CODE_SETTINGS, WEIGHT_PLACES, WORD_MODELS
+from hftl.names import CODE_SETTINGS, MODELING, WEIGHT_PLACES
 
-GLOVE_CODE = Path(__file__).parent.parent / "models" / "glove_modeling.py"
-KNOWN_CODE = frozenset({hashlib.sha256(GLOVE_CODE.read_bytes()).hexdigest()})
-"""SHA-256 of every modelling file that hftl has released; so far there is one, its own."""
-# What `auto_map` of a GloVe model says, by its `model_type`; every other model has none.
+CODE: Mapping[str, Path] = {
+    f"{module}.py": Path(__file__).parent.parent / "models" / f"{module}.py" for module, *_ in MODELING.values()
+}
+"""The modelling files that lie beside the weights of hftl's own networks, by their names."""
+KNOWN_CODE: Mapping[str, frozenset[str]] = {
+    name: frozenset({hashlib.sha256(path.read_bytes()).hexdigest()}) for name, path in CODE.items()
+}
+"""SHA-256 of every version of them that hftl has released; so far there is one, its own."""
+# What `auto_map` of such a model says, by its `model_type`; every other model has none.
 _AUTO_MAP = {
-    model_type: {
-        "AutoConfig": f"{GLOVE_CODE.stem}.{config}",
-        "AutoModelForSequenceClassification": f"{GLOVE_CODE.stem}.{model}",
-    }
-    for model_type, (config, model) in WORD_MODELS.items()
+    model_type: {"AutoConfig": f"{module}.{config}", "AutoModelForSequenceClassification": f"{module}.{model}"}
+    for model_type, (module, config, model) in MODELING.items()
 }
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json"),
@@ -71,8 +73,8 @@ def foreign(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     names = list(names)
     for name in names:
         path, file = folder / name, name.rpartition("/")[2]
-        if file == GLOVE_CODE.name:
-            if hashlib.sha256(path.read_bytes()).hexdigest() not in KNOWN_CODE:
+        if file in CODE:
+            if hashlib.sha256(path.read_bytes()).hexdigest() not in KNOWN_CODE[file]:
                 yield name, "other code than hftl's own: read it before it runs"
         elif file in SETTINGS:
             yield from ((name, what) for what in _foreign_settings(file, path, names))
@@ -112,8 +114,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _foreign_settings(file: str, path: Path, names: Iterable[str]) -> Iterator[str]:
     values = read_settings(path)
-    has_code = any(name.rpartition("/")[2] == GLOVE_CODE.name for name in names)
-    own = _AUTO_MAP.get(str(values.get("model_type"))) if file == "config.json" and has_code else None
+    code = {name.rpartition("/")[2] for name in names} & CODE.keys()
+    model_type = str(values.get("model_type"))
+    needed = f"{MODELING[model_type][0]}.py" if file == "config.json" and model_type in MODELING else None
+    own = _AUTO_MAP[model_type] if needed in code else None
     for keys, value in _entries({key: value for key, value in values.items() if key != "auto_map" or value != own}):
         where, last = ".".join(keys), keys[-1]
         if last in CODE_SETTINGS and value not in (None, False, {}, []):
@@ -126,8 +130,9 @@ def _foreign_settings(file: str, path: Path, names: Iterable[str]) -> Iterator[s
             yield f"{where} names code that may be fetched from elsewhere: {_shown(value)}"
         elif last.endswith(("_file", "_files")) and not all(map(_is_beside, value if isinstance(value, list) else [value])):
             yield f"{where} is no file of this model: {_shown(value)}"
-    if has_code and file == "config.json" and own is None:
-        yield f"model_type is {_shown(values.get('model_type'))}, which needs no {GLOVE_CODE.name}"
+    if file == "config.json":
+        for superfluous in sorted(code - {needed}):
+            yield f"model_type is {_shown(values.get('model_type'))}, which needs no {superfluous}"
 
 
 def _entries(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -40,7 +40,8 @@ from hftl import wording
 from hftl.errors import RunError, printable
 from hftl.files import check_name, write_json
 from hftl.models import family_saved_as, load_classifier
-from hftl.recipe import Recipe, TextData
+from hftl.models.family import Classifier
+from hftl.recipe import Recipe, TextData, Timm
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
 from hftl.sharing.usage import example, make_text, read_picture, tokenized, tokens_of
@@ -115,7 +116,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
     with _quiet():
         classifier = load_classifier(run.model)
         model = classifier.model
-        batches = _batches(recipe, model, classifier.preprocessor)
+        batches = _batches(recipe, classifier)
         expected = [saved_logits(model, batch) for batch in batches]
         beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         beside.mkdir(parents=True)
@@ -203,12 +204,13 @@ def _words(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
 
 
-def _batches(recipe: Recipe, model: PreTrainedModel, preprocessor: Any) -> list[Batch]:
+def _batches(recipe: Recipe, classifier: Classifier) -> list[Batch]:
     """What is compared, always the same. The exporter follows the first: neither B nor T is 1, which it takes for a constant."""
+    model, preprocessor = classifier.model, cast(Any, classifier.preprocessor)
     generator = torch.Generator().manual_seed(0)
     sizes = sorted(SIZES, key=lambda size: size != 3)
     if recipe.data.kind == "image":
-        shape = preprocessor.data_config["input_size"]
+        shape = classifier.facts["input_size"]
         return [{"pixel_values": torch.randn(size, *shape, generator=generator)} for size in sizes]
 
     segments = all("token_type_ids" in names for names in (preprocessor("a"), inspect.signature(model.forward).parameters))
@@ -352,7 +354,8 @@ def _quiet() -> Iterator[None]:
 
 def usage(run: RunDirectory, done: Export) -> str:
     """The lines of Python that run the exported file, and answer as `hftl predict` does."""
-    data, folder = run.load_recipe().data, done.file.parent
+    recipe, folder = run.load_recipe(), done.file.parent
+    data = recipe.data
     if isinstance(data, TextData):
         of_texts = f'{tokenized(data)}, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np"'
         encoded = [f"encoded = tokenizer({of_texts})"]
@@ -369,7 +372,7 @@ def usage(run: RunDirectory, done: Export) -> str:
         ]
         inputs, names = "texts", 'config["id2label"]'
         name = "names[str(row.argmax())]"
-    else:  # timm's processor gives torch tensors only
+    else:  # the processors give torch tensors, timm's nothing else
         imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
         prepared = [
             *read_picture(data.background).splitlines(),
@@ -381,6 +384,8 @@ def usage(run: RunDirectory, done: Export) -> str:
         ]
         inputs, names = "files", 'config["label_names"]'
         name = "names[int(row.argmax())]"
+    if not isinstance(data, TextData) and not isinstance(recipe.model, Timm):
+        names, name = 'config["id2label"]', "names[str(row.argmax())]"
     several = "thresholds" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if several:
         answers = [

@@ -32,7 +32,7 @@ from hftl.records.data import read_data, read_other_rows
 from hftl.run import EVALUATION, RunDirectory, sealed_files
 from hftl.secrets import find_secrets
 from hftl.sharing.card import check_repo_id, render_card
-from hftl.sharing.contents import GLOVE_CODE, foreign, is_document
+from hftl.sharing.contents import CODE, foreign, is_document
 from hftl.sharing.front_matter import check_front_matter
 from hftl.sharing.usage import local_places
 
@@ -44,7 +44,7 @@ MODEL_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
     *("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model", "sentencepiece.model"),
-    "glove_modeling.py",
+    *CODE,
 )
 RUN_FILES = (
     *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "audit.json", "environment.json", "history.jsonl"),
@@ -195,7 +195,7 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
             continue
         try:
             # Of the code there is one version, whatever lies in the run; verify says where that is another.
-            with GLOVE_CODE.open("rb") if published == GLOVE_CODE.name else open_plain(run.path, name) as source:
+            with CODE[published].open("rb") if published and published in CODE else open_plain(run.path, name) as source:
                 target = folder / (published or name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as stream:

@@ -12,8 +12,8 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
-from hftl.names import HEAD_AND_TAIL
-from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
+from hftl.names import HEAD_AND_TAIL, POOLED
+from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
@@ -36,13 +36,16 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
 def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
     """What the model is called, and what else the lines of code in the card ask for."""
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
+    own_class = "auto_map" in config  # of hftl, so that a copy of its code lies beside the weights
     glove = isinstance(recipe.model, WordVectors)
+    pooled = isinstance(recipe.model, Transformer) and config.get("model_type") == POOLED
     return {
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",
         "repo_id": repo_id,
-        "glove": glove,
-        "remote_code": glove and "auto_map" in config,
+        "architecture_module": "hftl.models.glove" if glove else "hftl.models.transformer" if pooled else None,
+        "pooling": config.get("pooling") if pooled else None,
+        "remote_code": (glove or pooled) and own_class,
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,
         "pair": isinstance(recipe.data, TextData) and recipe.data.pair,
@@ -52,7 +55,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
-        "timm_name": f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model",
+        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if isinstance(recipe.model, Timm) else None,
         "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
 

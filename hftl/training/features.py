@@ -92,6 +92,11 @@ def _compute(
 
 def _pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """(B, kinds, D)"""
+    if "pixel_values" in inputs and not hasattr(model, "timm_model"):
+        last = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        if last.ndim == 4:  # a map
+            return last.mean(dim=(2, 3))[:, None]  # type: ignore[no-any-return]
+        return torch.stack([last.mean(dim=1), last[:, 0]], dim=1)
     if "pixel_values" in inputs:
         network = model.timm_model
         last = network.forward_features(inputs["pixel_values"])

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
 
 from hftl.environment import package_versions
 from hftl.errors import RunError, printable
@@ -51,8 +51,10 @@ def base_record(classifier: Classifier) -> dict[str, Any]:
     config["attention"] = model.config._attn_implementation
     if isinstance(preprocessor, PreTrainedTokenizerBase):
         part, prepared = "tokenizer", _tokenizer_record(preprocessor)
-    else:
+    elif isinstance(preprocessor, TimmWrapperImageProcessor):
         part, prepared = "preprocessing", dict(preprocessor.data_config)
+    else:
+        part, prepared = "preprocessing", preprocessor.to_dict()
     names = classifier.chain.names
     # Of a network on word vectors their table alone was read; of one that is not pretrained, nothing.
     groups = names[:1] if "pretrained" not in facts else names if facts["pretrained"] else ()

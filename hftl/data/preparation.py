@@ -1,0 +1,74 @@
+"""How the image processor of a checkpoint prepares a picture: the bytes that the model sees of it, and the mean and deviation.
+
+timm's processor and those of transformers say it in other words and end in other numbers; here each is asked to do its own resizing
+and cropping, up to the bytes. What is left, to floats and normalised, is the same arithmetic for all and is done on the device.
+
+H x W: pixels of the model's input. C: its channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torchvision
+import transformers
+from PIL import Image
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What one processor does with a decoded picture."""
+
+    size: tuple[int, int]
+    """(H, W)"""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """(C,), of values from 0 to 1."""
+    crops_the_middle: bool
+    """The shorter side is brought to a size, and what sticks out of the middle of the longer one is never looked at."""
+    as_data: dict[str, Any]
+    """All that decides it."""
+    to_input: Callable[[Image.Image], np.ndarray]
+    """A picture, RGB -> (H, W, C) uint8: the processor's own resizing and cropping."""
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What decides the bytes: all but the deviation. The mean does, where borders are filled with it."""
+        return {name: value for name, value in self.as_data.items() if name not in {"std", "image_std"}}
+
+
+def preparation_of(processor: Any) -> Preparation:
+    """What a processor that `hftl.models` has checked does."""
+    return _of_timm(processor) if isinstance(processor, TimmWrapperImageProcessor) else _of_transformers(processor)
+
+
+def _of_timm(processor: TimmWrapperImageProcessor) -> Preparation:
+    config = processor.data_config
+    _, height, width = config["input_size"]
+    # The processor's own steps up to the picture's bytes; its last two make floats of them.
+    *geometry, to_floats, normalise = processor.val_transforms.transforms
+    assert isinstance(to_floats, torchvision.transforms.ToTensor)
+    assert isinstance(normalise, torchvision.transforms.Normalize)
+
+    def to_input(picture: Image.Image) -> np.ndarray:
+        for transform in geometry:
+            picture = transform(picture)
+        return np.asarray(picture)
+
+    return Preparation((height, width), config["mean"], config["std"], config["crop_mode"] == "center", config, to_input)
+
+
+def _of_transformers(processor: Any) -> Preparation:
+    def to_input(picture: Image.Image) -> np.ndarray:
+        prepared = processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]  # (C, H, W)
+        return np.ascontiguousarray(np.transpose(prepared, (1, 2, 0)))
+
+    height, width, _ = to_input(Image.new("RGB", (64, 64))).shape
+    as_data = {**processor.to_dict(), "transformers": transformers.__version__}
+    mean, std = (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    # ConvNeXt's crops without saying so, and below 384 pixels alone; that of a longer picture is then resized whole.
+    return Preparation((height, width), mean, std, bool(getattr(processor, "do_center_crop", None)), as_data, to_input)
