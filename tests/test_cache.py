@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from digits import write_digits
+from forked import Forks
 from rich.console import Console
 from sittings import environment
 from small import nano, reviews, small_vectors
@@ -355,13 +353,13 @@ def test_the_freeze_proof_and_the_saved_model_do_not_know_of_the_cache(tmp_path:
 # --- several processes ----------------------------------------------------------------------------------------------------------
 
 WORKER = """
-import os, signal, sys, time
+import os, signal, time
 from pathlib import Path
-from hftl import cli, store
+from hftl import store
 from hftl.data.image import ImageSamples
 from hftl.training import cache
 
-notes, dies, rank = Path(sys.argv[1]), sys.argv[2] == "dies", os.environ["RANK"]
+notes, dies, rank = Path(os.environ["NOTES"]), os.environ["DIES"] == "yes", os.environ["RANK"]
 mark, batches_of, decoding = store.Builder.mark, cache.evaluation_batches, ImageSamples.__dict__["_decoding"].func
 
 
@@ -390,40 +388,39 @@ def noted_decoding(self):
 
 cache.MARK_EVERY, store.Builder.mark, cache.evaluation_batches = 1, marking, batches_from
 ImageSamples._decoding = property(noted_decoding)
-cli.main(argv=sys.argv[3:])
-"""
-LAUNCHER = """
-import sys
-from hftl.launch import run_processes
-sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2))
 """
 
 
-def on_two_processes(recipe: Recipe, folder: Path, *more: str, dies: bool = False) -> tuple[int, str, list[list[str]]]:
+def on_two_processes(
+    forks: Forks, recipe: Recipe, folder: Path, *more: str, dies: bool = False
+) -> tuple[int, str, list[list[str]]]:
     """`hftl train` on two processes: its exit code, what it said, and what each of them noted."""
     notes = folder / "notes"
     shutil.rmtree(notes, ignore_errors=True)
     notes.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     arguments = ["train", str(folder / "recipe.yaml"), "--run-dir", str(folder / "run"), *more]
-    command = [sys.executable, "-c", LAUNCHER, textwrap.dedent(WORKER), str(notes), "dies" if dies else "lives", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment(several=True))
+    told = environment(several=True) | {"NOTES": str(notes), "DIES": "yes" if dies else "no"}
+    started = forks.start(*arguments, environment=told, processes=2, before=WORKER)
+    _, said = started.communicate()
     noted = [(notes / rank).read_text().splitlines() if (notes / rank).exists() else [] for rank in ("0", "1")]
-    return done.returncode, done.stderr, noted
+    assert started.returncode is not None
+    return started.returncode, said, noted
 
 
+@pytest.mark.slow
 def test_processes_that_were_killed_at_different_batches_of_a_build_go_on_together(
-    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks
 ) -> None:
     recipe = text_recipe("data.max_train_samples=40", "run.tokens_per_batch=160", "stages.head.epochs=1")
     recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
-    code, said, noted = on_two_processes(recipe, tmp_path, dies=True)
+    code, said, noted = on_two_processes(forks, recipe, tmp_path, dies=True)
     assert code == 137, said
     assert noted == [["from 0"], ["from 0"]]
     (partial,) = cache_folder.glob("*.partial")
     marked = [int.from_bytes((partial / f"progress-{rank}").read_bytes()[:8], "little") for rank in range(2)]
     assert marked == [2, 1]
-    code, said, noted = on_two_processes(recipe, tmp_path, "--resume")
+    code, said, noted = on_two_processes(forks, recipe, tmp_path, "--resume")
     assert code == 0, said
     assert "for 40 examples: going on where it was interrupted" in said
     assert noted == [["from 1", "from 0"], ["from 1", "from 0"]]  # train, then validation
@@ -433,10 +430,10 @@ def test_processes_that_were_killed_at_different_batches_of_a_build_go_on_togeth
     assert {path.name: (path / "rows.bin").read_bytes() for path in entries(tmp_path / "another")} == together
 
 
-def test_of_several_processes_one_reads_all_pictures_for_their_key(tmp_path: Path, cache_folder: Path) -> None:
+def test_of_several_processes_one_reads_all_pictures_for_their_key(tmp_path: Path, cache_folder: Path, forks: Forks) -> None:
     recipe = picture_recipe(tmp_path / "digits", "data.augmentation=light", "stages.head.epochs=1", "run.workers=0")
     recipe = recipe.model_copy(update={"stages": {"head": recipe.stages["head"]}})
-    code, said, (first, second) = on_two_processes(recipe, tmp_path)
+    code, said, (first, second) = on_two_processes(forks, recipe, tmp_path)
     assert code == 0, said
     assert "hashes" in first and "hashes" not in second
     assert len(entries(cache_folder)) == 2  # the decoded pictures of train, and what enters the head of validation
