@@ -140,6 +140,14 @@ def claims() -> tuple[Claim, ...]:
             needs="../minilm",
         ),
         Claim(
+            "minilm_mrpc",
+            "minilm_mrpc",
+            "MRPC, pairs of sentences",
+            "MiniLM (6 layers)",
+            ("data.source=../shared/data/mrpc", "data.config=null", "model.checkpoint=../minilm"),
+            needs="../minilm",
+        ),
+        Claim(
             "bert_imdb",
             "bert_imdb",
             "IMDb, 5,000 reviews",

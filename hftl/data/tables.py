@@ -418,8 +418,9 @@ def open_rows(
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
     else:
         wanted = [name for choice in choices for name in choice]
-        how = {"encoding": data.encoding, "delimiter": data.delimiter}
-        _, number, values = _rows_of(file, wanted, None, problems, remarks, **how, whole=True)
+        _, number, values = _rows_of(
+            file, wanted, None, problems, remarks, encoding=data.encoding, delimiter=data.delimiter, whole=True
+        )
         typed = table_ending(file.name) in (".json", ".jsonl")
         types = {name: _type_of(values[name]) if typed else pa.string() for name in values}
     chosen = next((choice for choice in choices if set(choice) <= set(types)), None)
