@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import math
 
-from hftl.recipe import CosineSchedule, ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextData, Timm, Transformer
+from hftl.recipe import ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 
 FEW_ROWS = 1_000
-LARGE, MIDDLE = 60_000_000, 20_000_000
-"""Parameters."""
 HEAD_STEPS, ALL_STEPS = 300, 600
 
 
@@ -33,7 +31,11 @@ def default_recipe(name: str, data: TextData | ImageData, model: Transformer | T
     """
     batch_size = 16 if rows < FEW_ROWS else 32
     per_epoch = math.ceil(rows / batch_size)
-    head, everything = _rates(model, parameters)
+    from hftl.models import family_of  # with transformers, which takes seconds
+
+    family = family_of(model.family)
+    assert family.default_rates is not None  # what is pretrained has them
+    head, everything = family.default_rates(parameters)
     return Recipe(
         name=name,
         data=data,
@@ -48,7 +50,7 @@ def default_recipe(name: str, data: TextData | ImageData, model: Transformer | T
                 layer_decay=0.8,
                 head_lr_multiplier=2,
                 epochs=_epochs(ALL_STEPS, per_epoch, least=2),
-                schedule=CosineSchedule(warmup=0.1) if isinstance(model, Timm) else LinearSchedule(warmup=0.1),
+                schedule=family.default_schedule(warmup=0.1),
             ),
         },
         run=RunSettings(batch_size=batch_size),
@@ -57,12 +59,3 @@ def default_recipe(name: str, data: TextData | ImageData, model: Transformer | T
 
 def _epochs(steps: int, per_epoch: int, *, least: int) -> int:
     return min(8, max(least, round(steps / per_epoch)))
-
-
-def _rates(model: Transformer | Timm, parameters: int) -> tuple[float, float]:
-    """Learning rates of the stages "head" and "all"."""
-    if isinstance(model, Timm):
-        return (1e-3, 1e-4) if parameters >= LARGE else (3e-3, 5e-4)
-    if parameters >= MIDDLE:
-        return 1e-3, 3e-5 if parameters >= LARGE else 1e-4
-    return 5e-3, 5e-4

@@ -290,5 +290,6 @@ def test_it_is_exported_with_equal_logits_for_any_batch_and_padding(bert: Path, 
     batches = export._batches(recipe, built)
     assert len(batches) > 3
     expected = [export.saved_logits(evaluated(built.model), batch) for batch in batches]
-    export._write(built.model, recipe, batches[0], tmp_path / export.FILE)
+    with export._quiet():
+        export._write(built.model, recipe, batches[0], tmp_path / export.FILE)
     assert export.compare(tmp_path / export.FILE, batches, expected) < 1e-4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hftl.models.chain import Chain
 from hftl.names import ONE_LABEL, PROBLEM_TYPES
-from hftl.recipe import Recipe
+from hftl.recipe import CosineSchedule, LinearSchedule, Recipe
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -74,5 +74,9 @@ class Family:
     """Tokens of the shortest text that it reads. 0: a text without a word is one, and a batch of these has no columns."""
     tokens_on_cpu: int | None = None
     """Tokens that are best computed at once on a CPU, see `tokens_per_batch`; None: as many as on a GPU."""
+    default_rates: Callable[[int], tuple[float, float]] | None = None
+    """Learning rates of the stages "head" and "all" of `hftl.fine_tune`, by the number of parameters; None: it takes none."""
+    default_schedule: type[LinearSchedule] | type[CosineSchedule] = LinearSchedule
+    """Of the stage "all" there."""
     channels_last: bool = False
     """Whether its convolutions are faster where the channels of a pixel lie side by side."""

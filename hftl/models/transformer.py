@@ -464,4 +464,10 @@ def _check_pairs(classifier: Classifier) -> None:
         raise RecipeError.single("data.pair", what, "leave data.pair out: the columns are then one text, a line each") from None
 
 
-FAMILY = Family(_build, save, load, tokens_on_cpu=4_096)
+def _default_rates(parameters: int) -> tuple[float, float]:
+    if parameters >= 20_000_000:
+        return 1e-3, 3e-5 if parameters >= 60_000_000 else 1e-4
+    return 5e-3, 5e-4
+
+
+FAMILY = Family(_build, save, load, tokens_on_cpu=4_096, default_rates=_default_rates)

@@ -41,7 +41,7 @@ from hftl.models.checkpoint import (
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
 from hftl.names import WEIGHT_PLACES
-from hftl.recipe import ImageData, Recipe, Timm
+from hftl.recipe import CosineSchedule, ImageData, Recipe, Timm
 
 WRAPPER = "timm_model"
 """How transformers' wrapper calls the timm model in it; parameters are named `timm_model.conv1.weight`."""
@@ -426,4 +426,8 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 
-FAMILY = Family(_build, save, load, channels_last=True)
+def _default_rates(parameters: int) -> tuple[float, float]:
+    return (1e-3, 1e-4) if parameters >= 60_000_000 else (3e-3, 5e-4)
+
+
+FAMILY = Family(_build, save, load, channels_last=True, default_rates=_default_rates, default_schedule=CosineSchedule)
