@@ -65,6 +65,9 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 PROBLEM_TYPES: Mapping[str, ProblemType] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
 """Kind of target -> what transformers calls it, `problem_type` in a model's config.json."""
 
+HEADLINES: Mapping[str, str] = {ONE_LABEL: "accuracy", SEVERAL_LABELS: "macro_f1"}
+"""Kind of target -> the metric that a card opens with."""
+
 FIGURES: Mapping[str, tuple[str, ...]] = {
     ONE_LABEL: ("calibration.png", "confusion_matrix_validation.png", "confusion_matrix_test.png"),
     SEVERAL_LABELS: ("labels_validation.png", "labels_test.png"),

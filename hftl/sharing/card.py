@@ -19,11 +19,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2.filters import do_mark_safe as safe
 
 from hftl.errors import Problem, RecipeError, RunError
-from hftl.evaluation.targets import target_of_metrics
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, METRICS, NO_LABEL, ONE_LABEL, SEVERAL_LABELS
+from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import read_baseline
@@ -188,7 +187,7 @@ def _facts(
         "ledger": ledger,
         "metric": METRICS[recipe.run.metric].bare,
         "seeds": _seeds(run),
-        "widened": _widened(ledger, target_of_metrics(values).headline) if split == "test" else None,
+        "widened": _widened(ledger, HEADLINES[values.get("target", ONE_LABEL)]) if split == "test" else None,
         "sealed": split == "validation" and "test" in data["splits"],
         "unfinished": openings[-1] if split == "validation" and openings else None,
         "bootstrapped": in_words([str(metric) for key, metric in METRICS.items() if metric.bootstrapped and key in values]),
