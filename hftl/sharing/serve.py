@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 def head_and_tail(served: Any, text: str, parts: list[int]) -> list[dict[str, Any]]:
     """The answer to a text of which beginning and end are read: what the model's card has in place of a pipeline."""
-    ids = served.tokenizer(text)["input_ids"]
+    ids = served.tokenizer(text, verbose=False)["input_ids"]
     if len(ids) > sum(parts):
         ids = ids[: parts[0]] + ids[-parts[1] :]
     with torch.inference_mode():

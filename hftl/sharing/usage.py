@@ -65,7 +65,7 @@ def tokens_of(model: Path) -> str:
     head, tail = (int(part) for part in read_json(model / "tokenizer_config.json")[HEAD_AND_TAIL])
     return f"""\
 def tokens_of(text):
-    ids = tokenizer(text)["input_ids"]
+    ids = tokenizer(text, verbose=False)["input_ids"]
     return ids if len(ids) <= {head + tail} else ids[:{head}] + ids[-{tail}:]"""
 
 
