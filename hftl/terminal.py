@@ -92,7 +92,7 @@ class _Display(Console):
         self._display: Any = None
 
     def print(self, *objects: Any, **options: Any) -> None:
-        from IPython.display import display
+        from IPython import display as of_notebook
 
         super().print(*objects, **options)
         shown = {
@@ -100,7 +100,8 @@ class _Display(Console):
             "text/html": self.export_html(clear=False, inline_styles=True, code_format=_AS_HTML),
         }
         if self._display is None:
-            self._display = display(shown, raw=True, display_id=True)
+            show: Any = of_notebook.display
+            self._display = show(shown, raw=True, display_id=True)
         else:
             self._display.update(shown, raw=True)
 
