@@ -1,10 +1,11 @@
 """Does staging pay? The default recipe of `hftl.fine_tune` beside other arms, on several data sets: docs/findings.md.
 
     python benchmarks/findings.py --data DIR --models DIR [--only imdb-200,trec] [--seeds 3]
+    python benchmarks/findings.py --only ""         no measurement: the table of docs/findings.md from the JSON files once more
 
 DIR hold the data sets and the pretrained models by the names below; they are not part of the project. Each set is one `hftl ablate`
-with the test split sealed: validation is drawn from train, 20 % of it. What comes out goes to benchmarks/results/findings/SET.json.
-The same command again goes on where it was stopped.
+with the test split sealed: validation is drawn from train. What comes out goes to benchmarks/results/findings/SET.json, and a table
+of it into docs/findings.md. The same command again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from claims import commit
+from claims import commit, replace_between
 
 import hftl
 from hftl.defaults import default_recipe
 from hftl.environment import now
-from hftl.files import read_json, write_json
+from hftl.files import read_json, write_json, write_text
 from hftl.recipe import ImageData, TextData, Timm, Transformer
 from hftl.studies.ablate import summarise
 from hftl.studies.trials import Trial, read_trial
 from hftl.terminal import tell
 from hftl.training.experiment import prepare_experiment
 
-ARMS = ("staged", "flat", "head-x10", "decay", "head")
-RESULTS = Path(__file__).resolve().parent / "results" / "findings"
+ARMS = ("staged", "flat", "decay", "head")
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "results" / "findings", HERE.parent / "docs" / "findings.md"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Set:
     """Training rows; None: all but validation."""
     validation: int | None = None
     max_length: int = 256
+    image_size: int | None = None
+    """Pixels; None: the model's own."""
 
     @property
     def is_text(self) -> bool:
@@ -48,13 +52,13 @@ class Set:
 
 
 SETS: Mapping[str, Set] = {
-    "imdb-200": Set("imdb", "bert-nano", 200, 2000, 128),
-    "imdb-1000": Set("imdb", "bert-nano", 1000, 2000, 128),
-    "imdb-5000": Set("imdb", "bert-nano", 5000, 2000, 128),
-    "trec": Set("trec", "minilm"),
-    "hymenoptera": Set("hymenoptera", "mobilenetv2_100"),
-    "hotdog": Set("hotdog", "resnet18"),
-    "clothing": Set("clothing", "mobilenetv2_100"),
+    "imdb-200": Set("imdb", "bert-nano", 200, 1000, 128),
+    "imdb-1000": Set("imdb", "bert-nano", 1000, 1000, 128),
+    "imdb-5000": Set("imdb", "bert-nano", 5000, 1000, 128),
+    "trec": Set("trec", "minilm", 2000, 1000),
+    "hymenoptera": Set("hymenoptera", "mobilenetv2_100", image_size=128),
+    "hotdog": Set("hotdog", "resnet18", 400, 400, image_size=128),
+    "clothing": Set("clothing", "mobilenetv2_100", 1000, image_size=128),
 }
 
 
@@ -73,7 +77,7 @@ def recipe_of(name: str, data: Path, models: Path) -> hftl.Recipe:
         section = TextData(source=source, max_length=chosen.max_length, on_duplicate="drop", **limits)
         model = Transformer(checkpoint=checkpoint)
     else:
-        section = ImageData(source=source, on_duplicate="drop", **limits)
+        section = ImageData(source=source, on_duplicate="drop", image_size=chosen.image_size, **limits)
         model = Timm(checkpoint=checkpoint)
     experiment = prepare_experiment(default_recipe(name, section, model, rows=1, parameters=1))
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
@@ -82,17 +86,29 @@ def recipe_of(name: str, data: Path, models: Path) -> hftl.Recipe:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path())
+    parser.add_argument("--models", type=Path, default=Path())
     parser.add_argument("--only", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--studies", type=Path, default=Path("build/findings"))
     asked = parser.parse_args()
-    for name in asked.only.split(","):
+    for name in filter(None, asked.only.split(",")):
         recipe = recipe_of(name, asked.data, asked.models)
         tell(f"{name}: {', '.join(f'{stage} x {each.epochs}' for stage, each in recipe.stages.items())}")
-        study = hftl.ablate(recipe, ARMS, seeds=asked.seeds, study_dir=asked.studies / name)
+        study = hftl.ablate(recipe, (*ARMS, *divided(recipe)), seeds=asked.seeds, study_dir=asked.studies / name)
         keep(name, study, recipe)
+    write_page(PAGE)
+
+
+def divided(recipe: hftl.Recipe) -> list[str]:
+    """Arms of as many epochs as the recipe, divided otherwise: one of "head" and the others of "all", or as many of either."""
+    head, everything = (stage.epochs for stage in recipe.stages.values())
+    arms = {"late": (1, head + everything - 1), "even": ((head + everything) // 2, (head + everything + 1) // 2)}
+    return [
+        f"{name}=stages.head.epochs={epochs[0]},stages.all.epochs={epochs[1]}"
+        for name, epochs in arms.items()
+        if epochs != (head, everything)
+    ]
 
 
 def keep(name: str, study: hftl.Study, recipe: hftl.Recipe) -> None:
@@ -116,6 +132,36 @@ def keep(name: str, study: hftl.Study, recipe: hftl.Recipe) -> None:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS / f"{name}.json", record)
+
+
+def write_page(page: Path) -> None:
+    """Put the table of what was measured into its place.
+
+    Raises:
+        ValueError: the page has no place for it.
+    """
+    rows = "\n".join(row for file in sorted(RESULTS.glob("*.json")) for row in rows_of(file.stem, read_json(file)))
+    head = "| data | arm | accuracy on validation, mean (seeds) | against staged | operations, of flat |\n|---|---|---|---|--:|"
+    write_text(page, replace_between(page.read_text(encoding="utf-8"), "arms", f"{head}\n{rows}"))
+
+
+def rows_of(name: str, record: Mapping[str, Any]) -> list[str]:
+    """A row of the table for each arm of a set."""
+    of_flat = next(arm["flops"] for arm in record["arms"] if arm["arm"] == "flat")
+    stages = ", ".join(f"{stage} {values['epochs']}" for stage, values in record["stages"].items())
+    said = f"{name}: {record['rows']['train']:,} rows, {record['rows']['validation']:,} of validation; {record['set']['model']}"
+    rows = []
+    for arm in record["arms"]:
+        values, against = record["values"][arm["arm"]], arm["against_first"]
+        shown = f"{arm['spread']['mean']:.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+        gain = ""
+        if against is not None:
+            low, high = against["interval"]
+            gain = f"{against['difference']:+.3f} [{low:+.3f}, {high:+.3f}], p {arm['p']:.2g}"
+        called = f"staged ({stages})" if arm["arm"] == "staged" else arm["arm"]
+        rows.append(f"| {said} | {called} | {shown} | {gain} | {arm['flops'] / of_flat:.2f} |")
+        said = ""
+    return rows
 
 
 if __name__ == "__main__":

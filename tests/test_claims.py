@@ -49,6 +49,14 @@ def test_every_number_in_the_readme_and_in_the_heads_is_the_measured_one(claims:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: changed by hand, or the JSON is newer: make claims ONLY="
 
 
+def test_the_table_of_findings_is_of_its_files(claims: Any, tmp_path: Path) -> None:
+    findings = importlib.import_module("findings")
+    page = tmp_path / "findings.md"
+    page.write_text(claims.replace_between(findings.PAGE.read_text(encoding="utf-8"), "arms", ""), encoding="utf-8")
+    findings.write_page(page)
+    assert page.read_text(encoding="utf-8") == findings.PAGE.read_text(encoding="utf-8")
+
+
 def test_what_was_measured_is_the_recipe_as_it_is(claims: Any) -> None:
     records = claims.read_records()
     known = {claim.name: claim for claim in claims.claims()}
