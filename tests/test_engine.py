@@ -305,8 +305,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost
     """The loss can be finite where its gradient is not, and then the next checkpoint would hold nothing but NaN."""
     make, steps = make_loss, list[None]()
 
-    def make_steep(*arguments: Any) -> Any:
-        example_loss = make(*arguments)
+    def make_steep(*arguments: Any, **options: Any) -> Any:
+        example_loss = make(*arguments, **options)
 
         def steep(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             steps.append(None)

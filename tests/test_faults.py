@@ -753,18 +753,18 @@ def test_fault_22_a_blank_or_nan_label_is_an_error_with_its_row(kind: str, refus
         pq.write_table(pa.table({"text": texts, "label": [0.0, 1.0, float("nan"), 1.0, None, 0.0, 1.0, 0.0]}), path)
         rows = '2 rows with a blank label (column "label"): train/2, train/4'
     message = refused_data(text_recipe(path))
-    assert rows in message and "give them a label or leave the rows out" in message
+    assert rows in message and "give them a label, or leave the rows out: data.on_blank_label=skip" in message
 
 
 @pytest.mark.parametrize("label", ["-1", "-100"])
 def test_fault_23_a_negative_label_is_an_error_at_load(label: str, refused_data: Refused, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "reviews.csv", ["0", "1", label, "1", "0", label])
+    path = write_csv(tmp_path / "reviews.csv", ["0", "1", label, "2", "0", label])
     message = refused_data(text_recipe(path))
     assert f"2 rows with a label that is no class ({label}): train/2, train/5" in message
     assert 'class numbers start at 0; -1 often stands for "unlabelled"' in message
-    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": [0, 1, int(label)]}), tmp_path / "reviews.parquet")
+    pq.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": [0, 1, 2, int(label)]}), tmp_path / "reviews.parquet")
     path.unlink()
-    assert f"1 row with a label that is no class ({label}): train/2" in refused_data(text_recipe(tmp_path / "reviews.parquet"))
+    assert f"1 row with a label that is no class ({label}): train/3" in refused_data(text_recipe(tmp_path / "reviews.parquet"))
 
 
 def test_fault_23_a_label_outside_the_label_map_is_an_error_at_load(refused_data: Refused, tmp_path: Path) -> None:

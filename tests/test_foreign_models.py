@@ -465,7 +465,6 @@ def test_paths_that_older_releases_left_behind_are_neither_followed_nor_saved(sa
         folder / "tokenizer_config.json",
         special_tokens_map_file="/home/author/.cache/huggingface/transformers/abc.def",
         added_tokens_file=str(elsewhere / "added_tokens.json"),
-        tokenizer_file=str(elsewhere / "tokenizer.json"),
     )
     rewrite(folder / "special_tokens_map.json", added_tokens_file=str(elsewhere / "added_tokens.json"))
     words = vocabulary(load_classifier(saved["bert"]))
@@ -473,7 +472,7 @@ def test_paths_that_older_releases_left_behind_are_neither_followed_nor_saved(sa
         assert vocabulary(classifier) == words
         save_classifier(classifier, tmp_path / "again")
         saved_again = tmp_path / "again" / "tokenizer_config.json"
-        assert not {"special_tokens_map_file", "added_tokens_file", "tokenizer_file"} & json.loads(saved_again.read_text()).keys()
+        assert not {"special_tokens_map_file", "added_tokens_file"} & json.loads(saved_again.read_text()).keys()
 
 
 def test_a_tokenizer_file_of_the_special_tokens_is_refused(saved: dict[str, Path], tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ def test_gradients_that_overflow_whatever_the_scale_stop_the_run(tmp_path: Path,
     monkeypatch.setattr(machine, "FIRST_SCALE", 4.0)
     make = loss_module.make_loss
 
-    def endless(*args: Any) -> Any:
-        loss = make(*args)
+    def endless(*args: Any, **options: Any) -> Any:
+        loss = make(*args, **options)
         return lambda logits, labels: loss(logits, labels) + (logits - logits.detach()).sum(-1).sqrt()  # the root of 0: steep
 
     monkeypatch.setattr(engine, "make_loss", endless)

@@ -521,7 +521,8 @@ class Texts:
             shown = " ".join(preprocessor.convert_ids_to_tokens(ids[:tokens])) + (" ..." if len(ids) > tokens else "")
             yield f"{typical.ids[index]}  {labels[index]}  {len(ids)} tokens\n  {shown}\n"
         yield f"over {len(typical)} training texts: " + ", ".join(
-            f"{name.replace('_', ' ')} {value:.3g}" for name, value in text_facts(typical).items()
+            f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:.3g}'}"
+            for name, value in text_facts(typical).items()
         )
 
     def inputs(

@@ -34,8 +34,7 @@ ADAPTER = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER = "tokenizer.json"
 LEFT_OVER = ("special_tokens_map_file", "added_tokens_file")
-"""Keys of these files that older releases of transformers wrote, with a path of their author's machine, and none reads. A
-"tokenizer_file" of tokenizer_config.json is one too: transformers puts the file that it found in the folder in its place."""
+"""Keys of these files that older releases of transformers wrote, with a path of their author's machine, and none reads."""
 TEMPLATES = "additional_chat_templates"
 """The one folder inside a checkpoint that transformers opens."""
 
@@ -211,8 +210,7 @@ def _check_tokenizer(checkpoint: Checkpoint, file: str, values: dict[str, Any]) 
         what = f'has "init_inputs": {as_json(values["init_inputs"])} in {file}'
         raise checkpoint.refused(what, None, "They would be handed to the tokenizer as they are. Leave the key out.")
     for key, value in values.items():
-        replaced = key == "tokenizer_file" and file == TOKENIZER_FILES[0]
-        if not key.endswith(("_file", "_files")) or value is None or key in LEFT_OVER or replaced:
+        if not key.endswith(("_file", "_files")) or value is None or key in LEFT_OVER:
             continue
         places = value if isinstance(value, list) else [value]
         if key == "gguf_file" or not all(isinstance(place, str) and _inside(place) for place in places):
