@@ -378,6 +378,7 @@ def test_the_sealed_test_split_is_opened_once_and_other_rows_stay_beside_it(run:
 def test_the_default_stages_follow_from_rows_and_parameters() -> None:
     texts, pictures = hftl.TextData(source="x"), hftl.ImageData(source="x")
     few = default_recipe("x", texts, hftl.Transformer(checkpoint="x"), rows=480, parameters=1_900_000)
+    # Steps of 16: 30 an epoch; 300 / 30 = 10, at most 8; 600 / 30 = 20, at most 8; all but one of these 16 for every layer.
     assert (few.run.batch_size, few.stages["head"].epochs, few.stages["all"].epochs) == (16, 1, 15)
     assert (few.stages["head"].lr, few.stages["all"].lr) == (5e-3, 5e-4)
     many = default_recipe("x", texts, hftl.Transformer(checkpoint="x"), rows=22_500, parameters=110_000_000)
@@ -388,7 +389,6 @@ def test_the_default_stages_follow_from_rows_and_parameters() -> None:
     # 94 steps an epoch: 300 / 94 = 3.2 and 600 / 94 = 6.4.
     assert (photos.stages["head"].epochs, photos.stages["all"].epochs) == (3, 6)
     fewer = default_recipe("x", pictures, hftl.Timm(checkpoint="x"), rows=480, parameters=11_000_000)
-    # Steps of 16: 30 an epoch; 300 / 30 = 10, at most 8; 600 / 30 = 20, at most 8.
     assert (fewer.run.batch_size, fewer.stages["head"].epochs, fewer.stages["all"].epochs) == (16, 8, 8)
     assert (photos.stages["head"].lr, photos.stages["all"].lr) == (3e-3, 5e-4)
     assert photos.stages["all"].schedule == hftl.CosineSchedule(warmup=0.1)

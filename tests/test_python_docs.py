@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import runpy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import hftl
-from hftl import samples
-from hftl.models import transformer
+from hftl import defaults, samples
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "notebooks" / "first_run.ipynb"
@@ -31,7 +29,7 @@ def shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = Path(samples.REVIEWS, f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         (few / f"{split}.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
     monkeypatch.setattr(samples, "REVIEWS", str(few))
-    monkeypatch.setattr(transformer, "FAMILY", replace(transformer.FAMILY, default_epochs_of_few=(1, 1)))
+    monkeypatch.setattr(defaults, "_epochs", lambda *_, **__: 1)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

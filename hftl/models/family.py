@@ -78,7 +78,7 @@ class Family:
     """Learning rates of the stages "head" and "all" of `hftl.fine_tune`, by the number of parameters; None: it takes none."""
     default_schedule: type[LinearSchedule] | type[CosineSchedule] = LinearSchedule
     """Of the stage "all" there."""
-    default_epochs_of_few: tuple[int, int] | None = None
-    """Epochs of the stages "head" and "all" there, of few training rows; None: by the number of steps, as of many."""
+    short_head_stage: bool = False
+    """Whether the stage "head" has one epoch there, and its others go to "all"."""
     channels_last: bool = False
     """Whether its convolutions are faster where the channels of a pixel lie side by side."""

@@ -470,4 +470,4 @@ def _default_rates(parameters: int) -> tuple[float, float]:
     return 5e-3, 5e-4
 
 
-FAMILY = Family(_build, save, load, tokens_on_cpu=4_096, default_rates=_default_rates, default_epochs_of_few=(1, 15))
+FAMILY = Family(_build, save, load, tokens_on_cpu=4_096, default_rates=_default_rates, short_head_stage=True)
