@@ -6,8 +6,8 @@ The rule, which rests on ablations as far as they went (docs/findings.md):
   layers is kept on disk. Stage "all": every layer; the rate falls by 0.8 from each layer group to the one below, and the head's is
   twice that of the top.
 - Epochs: as many as make about 300 steps of "head" and 600 of "all", but 1 to 8 of the one and 2 to 8 of the other. Steps of 32
-  examples, of 16 below 1,000 training rows. A transformer has one of the epochs of "head", and the others are of "all": its layers have
-  the most to learn.
+  examples, of 16 below 1,000 training rows. A transformer has one of the epochs of "head", and the others are of "all": its layers
+  have the most to learn.
 - Rates, AdamW, falling over the stage after a tenth of warmup: transformers with 60 million parameters or more 1e-3, then 3e-5
   (BERT's size); with 20 million or more 1e-3, then 1e-4 (MiniLM's); smaller ones 5e-3, then 5e-4. timm's networks 3e-3, then 5e-4;
   with 60 million parameters or more 1e-3, then 1e-4, which nobody has measured here.
