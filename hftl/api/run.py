@@ -12,11 +12,11 @@ from hftl.errors import RunError, printable
 from hftl.files import write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
-from hftl.names import METRICS, ONE_LABEL, SEVERAL_LABELS, title_of
+from hftl.names import METRICS, SEVERAL_LABELS, title_of
 from hftl.recipe import Recipe
 from hftl.records.baseline import read_baseline
 from hftl.records.data import read_data
-from hftl.records.metrics import SplitMetrics, interval_of, read_metrics, value_of
+from hftl.records.metrics import SplitMetrics, interval_of, kind_of, read_metrics, value_of
 from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
 from hftl.terminal import Markdown, Say, tell
@@ -439,7 +439,7 @@ class Run:
         metrics = self.metrics
         split = "test" if "test" in metrics else "validation"
         values = metrics[split]
-        if values.get("target", ONE_LABEL) == SEVERAL_LABELS:
+        if kind_of(values) == SEVERAL_LABELS:
             beside = f"n = {values['n']:,}, every label always {values['every_label_macro_f1']:.2f}"
             return f"{split} macro F1 {values['macro_f1']:.3f}, micro F1 {values['micro_f1']:.3f} ({beside})"
         low, high = values["accuracy_interval"]
@@ -452,7 +452,7 @@ class Run:
         if not self.finished:
             return f"{title}: {html.escape(self._result())}"
         metrics = self.metrics
-        kind = metrics["validation"].get("target", ONE_LABEL)
+        kind = kind_of(metrics["validation"])
         head = "".join(f"<th>{html.escape(split)}, n = {values['n']:,}</th>" for split, values in metrics.items())
         rows = [
             f"<tr><td>{html.escape(title_of(key, kind))}</td>{''.join(_cell(values, key) for values in metrics.values())}</tr>"

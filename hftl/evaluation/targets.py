@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hftl.errors import Problem
 from hftl.names import ONE_LABEL, SEVERAL_LABELS
-from hftl.records.metrics import Metrics, SplitMetrics
+from hftl.records.metrics import Metrics, SplitMetrics, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +147,7 @@ TARGETS: Mapping[str, str] = {
 
 def target_of_metrics(values: SplitMetrics) -> Target:
     """The kind of target that the metrics of a split are about."""
-    return target_named(values.get("target", ONE_LABEL))
+    return target_named(kind_of(values))
 
 
 def target_named(kind: str) -> Target:

@@ -31,7 +31,6 @@ from hftl.models.checkpoint import (
     MALFORMED,
     Checkpoint,
     Understood,
-    Written,
     find_checkpoint,
     quiet_loading,
     read_object,
@@ -91,15 +90,8 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
     return Classifier(model, processor, layers, facts)
 
 
-def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights (safetensors), config and processor as `from_pretrained` and `pipeline` want them; no path goes with them."""
-    with quiet_loading(), Written():
-        classifier.model.save_pretrained(folder)
-        classifier.preprocessor.save_pretrained(folder)
-
-
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote.
+    """Read what `hftl.models.transformer.save` wrote.
 
     Raises:
         RunError: there is no complete model in the folder.

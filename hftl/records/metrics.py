@@ -148,7 +148,7 @@ def as_split_metrics(values: Any, *, source: str, key: str = "") -> SplitMetrics
     Raises:
         RunError: a key is missing or holds something else, or they are about a kind of target that there is not.
     """
-    kind = as_record(values, _OfAKind, source=source, key=key).get("target", ONE_LABEL)
+    kind = kind_of(as_record(values, _OfAKind, source=source, key=key))
     if kind not in RECORDS:
         raise RunError(f'{source}: metrics of the target "{kind}", none of {", ".join(RECORDS)}')
     record = as_record(values, RECORDS[kind], source=source, key=key)
@@ -179,10 +179,15 @@ def _contradictions(values: SplitMetrics) -> Iterator[str]:
             yield f'the class "{row["label"]}" has examples, and so it has a recall with its interval, and an F1'
     if values["by_size"] == []:
         yield '"by_size" has no row'
-    if values.get("target", ONE_LABEL) == ONE_LABEL:
+    if kind_of(values) == ONE_LABEL:
         classes, confusion = len(values["per_class"]), of_one_label(values)["confusion"]
         if [len(row) for row in confusion] != [classes] * classes:
             yield f'"confusion" has not a row and a column for each of the {classes} classes in "per_class"'
+
+
+def kind_of(values: Mapping[str, object]) -> str:
+    """The kind of target that the metrics of a split are about; those of one label do not say it."""
+    return cast("str", values.get("target", ONE_LABEL))
 
 
 def of_one_label(values: SplitMetrics) -> OneLabelMetrics:

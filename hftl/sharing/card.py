@@ -22,14 +22,14 @@ from hftl.errors import Problem, RecipeError, RunError
 from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
-from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, ONE_LABEL, SEVERAL_LABELS
+from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
 from hftl.records.environment import FinishedEnvironment, read_finished_environment
 from hftl.records.history import StageEnd, read_stage_ends
-from hftl.records.metrics import Metrics, of_one_label, read_metrics, read_metrics_on_other_rows
+from hftl.records.metrics import Metrics, kind_of, of_one_label, read_metrics, read_metrics_on_other_rows
 from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
 from hftl.records.plan import PlanRecord, read_plan
 from hftl.records.seeds import read_seeds
@@ -140,7 +140,7 @@ def _facts(
     proofs, openings, stage_ends = read_freeze_proof(run), read_openings(run), read_stage_ends(run, plan)
     split, noun = "test" if "test" in metrics else "validation", "picture" if isinstance(recipe.data, ImageData) else "text"
     values, model, ledger = metrics[split], cast("Mapping[str, Any]", data["model"]), read_test_ledger(run)
-    several = values.get("target", ONE_LABEL) == SEVERAL_LABELS
+    several = kind_of(values) == SEVERAL_LABELS
     return {
         "recipe": recipe,
         "noun": noun,
@@ -187,7 +187,7 @@ def _facts(
         "ledger": ledger,
         "metric": METRICS[recipe.run.metric].bare,
         "seeds": _seeds(run),
-        "widened": _widened(ledger, HEADLINES[values.get("target", ONE_LABEL)]) if split == "test" else None,
+        "widened": _widened(ledger, HEADLINES[kind_of(values)]) if split == "test" else None,
         "sealed": split == "validation" and "test" in data["splits"],
         "unfinished": openings[-1] if split == "validation" and openings else None,
         "bootstrapped": in_words([str(metric) for key, metric in METRICS.items() if metric.bootstrapped and key in values]),

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2.filters import do_mark_safe as safe
 
 from hftl.names import METRICS, ONE_LABEL, title_of
-from hftl.records.metrics import ClassRow, Metrics, OneLabelMetrics, SplitMetrics, f1_of, interval_of, value_of
+from hftl.records.metrics import ClassRow, Metrics, OneLabelMetrics, SplitMetrics, f1_of, interval_of, kind_of, value_of
 from hftl.sharing.markdown import inline
 
 SMALL = 30  # with fewer examples, the numbers of a class are rough: half an interval is up to 0.18 wide
@@ -18,7 +18,7 @@ CONFUSIONS = 3  # so many of the most frequent ones are named
 def results(metrics: Metrics, split: str) -> list[dict[str, Any]]:
     """Rows of the results table: every metric of the headline split with its baseline, and what chose the weights on validation."""
     rows = [_result(metrics[split], split, key) for key in METRICS if key in metrics[split]]
-    exact = "accuracy" if metrics[split].get("target", ONE_LABEL) == ONE_LABEL else "exact match"
+    exact = "accuracy" if kind_of(metrics[split]) == ONE_LABEL else "exact match"
     baseline = {
         **_result(metrics[split], split, "majority_accuracy"),
         "name": safe(f'Baseline: {exact} of always "{inline(metrics[split]["majority_label"])}"'),
@@ -30,7 +30,7 @@ def results(metrics: Metrics, split: str) -> list[dict[str, Any]]:
 
 
 def _result(values: SplitMetrics, split: str, key: str) -> dict[str, Any]:
-    name = title_of(key, values.get("target", ONE_LABEL)) if key in METRICS else ""
+    name = title_of(key, kind_of(values)) if key in METRICS else ""
     return {"name": name, "value": value_of(values, key), "interval": interval_of(values, key), "split": split, "n": values["n"]}
 
 

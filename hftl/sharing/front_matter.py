@@ -18,10 +18,10 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in the stubs
 
 from hftl.errors import did_you_mean
-from hftl.names import METRICS, ONE_LABEL, title_of
+from hftl.names import METRICS, title_of
 from hftl.recipe import Pretrained, Recipe, Timm, local_name
 from hftl.records.data import DataRecord
-from hftl.records.metrics import SplitMetrics, value_of
+from hftl.records.metrics import SplitMetrics, kind_of, value_of
 from hftl.sharing.markdown import visible
 
 TASKS = {"text": "text-classification", "image": "image-classification"}
@@ -66,7 +66,7 @@ def check_front_matter(card: str) -> list[str]:
 
 def front_matter(recipe: Recipe, data: DataRecord, values: SplitMetrics, split: str, repo_id: str | None) -> ModelCardData:
     """The front matter of a run's card; `values` are the metrics of the headline's split, as in metrics.json."""
-    task, kind = TASKS[recipe.data.kind], values.get("target", ONE_LABEL)
+    task, kind = TASKS[recipe.data.kind], kind_of(values)
     dataset, shown = hub_dataset(recipe, data), visible(dataset_said(recipe, data))
     results = [
         EvalResult(
