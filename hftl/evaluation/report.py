@@ -367,7 +367,7 @@ def labels_figure(values: SplitMetrics, split: str) -> Figure:
     precisions, recalls = [row["precision"] for row in rows], [row["recall"] for row in rows]
     for shares, label, colour, marker in ((precisions, "precision", VERMILION, "|"), (recalls, "recall", INK, ".")):
         known = [(value, place) for place, value in enumerate(shares) if value is not None]
-        panel.plot(*zip(*known, strict=True), marker, color=colour, markersize=8, markeredgewidth=2, label=label)
+        panel.plot(*zip(*known, strict=True), marker, color=colour, markersize=8, markeredgewidth=2, label=label, clip_on=False)
     panel.axvline(values["macro_f1"], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="macro F1")
     panel.set_yticks(places, called, fontsize=9 if len(rows) <= 30 else 7)
     panel.set_xlim(0, 1)
