@@ -50,8 +50,8 @@ class Opening:
 
     run: str
     """A random id."""
-    recipe: str | None
-    """A digest; None: of a line that was written before there were any."""
+    recipe: str
+    """A digest of what was trained."""
 
 
 def ledger_path() -> Path:
@@ -135,24 +135,23 @@ def read_ledger() -> tuple[dict[str, list[Opening]], str | None]:
     for line in filter(str.strip, lines):
         try:
             record = json.loads(line)
-            recipe = record.get("recipe")
-            known[str(record["rows"])].append(Opening(str(record["run"]), None if recipe is None else str(recipe)))
+            known[str(record["rows"])].append(Opening(str(record["run"]), str(record["recipe"])))
         except (ValueError, TypeError, KeyError, AttributeError):
             damaged += 1
-    return dict(known), f"{path}: {damaged} damaged lines were not counted" if damaged else None
+    return dict(known), f"{path}: damaged lines, which were not counted: {damaged}" if damaged else None
 
 
 def counted(known: Sequence[Opening], own: Mapping[str, int], digest: str | None = None) -> Counted:
     """How often rows were opened: `known` of the ledger, and what runs know of themselves, id -> openings, where that is more.
 
-    A run counts as one recipe, the one it was first opened with; `digest` is that of a run which the ledger may lack. Of a line
-    without a digest the run counts as a recipe of its own.
+    A run counts as one recipe, the one it was first opened with; `digest` is that of a run which the ledger may lack. Without it
+    such a run counts as a recipe of its own.
     """
     times: dict[str, int] = defaultdict(int)
     recipes: dict[str, str] = {}
     for opening in known:
         times[opening.run] += 1
-        recipes.setdefault(opening.run, opening.recipe or f"run {opening.run}")
+        recipes.setdefault(opening.run, opening.recipe)
     for run, openings in own.items():
         times[run] = max(times[run], openings)
         recipes.setdefault(run, digest or f"run {run}")

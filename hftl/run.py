@@ -150,6 +150,11 @@ class RunDirectory:
         return self.path / "seeds.json"
 
     @property
+    def trial(self) -> Path:
+        """Of a trial of a study, what it came to."""
+        return self.path / "trial.json"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

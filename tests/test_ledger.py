@@ -18,7 +18,7 @@ from hftl.data.source import load_splits
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.openings import count_openings, said_of_openings
 from hftl.files import append_json_line, read_json, read_json_lines, write_json, write_text
-from hftl.ledger import ledger_path, note_opening, recipe_digest
+from hftl.ledger import ledger_path, note_opening, read_ledger, recipe_digest
 from hftl.names import Chooser
 from hftl.recipe import Stage, TextData, override
 from hftl.run import RunDirectory
@@ -78,9 +78,11 @@ def test_the_ledger_counts_recipes_by_what_training_depends_on(tmp_path: Path, l
     count_openings(first)
     found = read_json(first.test_ledger)
     assert (found["openings"], found["runs"], found["recipes"]) == (7, 5, 4)
-    append_json_line(ledger, {"time": "then", "by": "hftl train", "run": "old", "rows": "photos"})  # before there were digests
+    append_json_line(ledger, {"time": "then", "by": "hftl train", "run": "other", "rows": "photos"})  # no digest: not hftl's
     count_openings(first)
-    assert read_json(first.test_ledger)["recipes"] == 5
+    assert read_json(first.test_ledger)["recipes"] == 4 and (read_ledger()[1] or "").endswith(
+        "damaged lines, which were not counted: 1"
+    )
 
 
 def test_a_run_that_a_later_version_digests_otherwise_is_still_one_recipe(tmp_path: Path, ledger: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_line_that_a_full_disk_has_cut_short_costs_itself_alone(tmp_path: Path
     with ledger.open("a") as stream:
         stream.write('{"rows": "photos", "run": "b')
     opened(tmp_path / "c", "photos")
-    assert str(count_openings(first)).endswith("openings.jsonl: 1 damaged lines were not counted")
+    assert str(count_openings(first)).endswith("openings.jsonl: damaged lines, which were not counted: 1")
     assert read_json(first.test_ledger)["runs"] == 2
 
 

@@ -23,6 +23,7 @@ from hftl.records.metrics import as_split_metrics, interval_of, read_metrics, va
 from hftl.records.openings import read_openings, read_test_ledger
 from hftl.records.plan import read_plan
 from hftl.records.shape import as_record
+from hftl.records.trial import read_trial_record
 from hftl.run import RunDirectory
 
 
@@ -176,3 +177,12 @@ def test_a_baseline_is_a_result_or_a_reason(tmp_path: Path) -> None:
     write_json(run.baseline, {"name": "TF-IDF"})
     with pytest.raises(RunError, match=r'baseline\.json: there is no "choice"'):
         read_baseline(run)
+
+
+def test_what_a_trial_came_to_is_refused_by_its_key_and_is_none_where_there_is_no_trial(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "trial-0000")
+    run.path.mkdir()
+    assert read_trial_record(run) is None
+    write_json(run.trial, {"name": "trial-0000", "state": "won"})
+    with pytest.raises(RunError, match=r'trial\.json: "state" is "won", and should be "complete" or "pruned" or "failed"'):
+        read_trial_record(run)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hftl.files import append_json_line, read_json, write_json, write_text
 from hftl.recipe import override
 from hftl.run import RunDirectory
 from hftl.studies.runs import Runs
+from hftl.studies.trials import Trial
 
 PHOTOS = "cd" * 32
 
@@ -45,10 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trial.path.mkdir(parents=True)
         trial.write_recipe(override(make_recipe(), [f"name={part}", "run.test=sealed"]))
         write_json(trial.plan, {})
-        write_json(
-            trial.path / "trial.json",
-            {"name": part, "state": "complete", "value": value, "metrics": {"accuracy": value}, "seconds": 5.0},
-        )
+        write_json(trial.trial, asdict(Trial(part, "complete", value, {"accuracy": value}, seconds=5.0)))
     write_text(study / "recipe.yaml", make_recipe().to_yaml())
     write_text(study / "study.yaml", "kind: ablate\nover: [staged, flat]\n")
     for name, file, text in (

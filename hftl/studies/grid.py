@@ -67,7 +67,7 @@ def run_grid(
     trials: dict[str, list[Trial]] = {}
     for number, cell in enumerate(cells, start=1):
         run = study.trial(cell.name)
-        is_new = not (run.path / "trial.json").is_file()
+        is_new = not run.trial.is_file()
         trial = run_trial(run, cell.recipe, experiments, keep=lambda metrics: keep)
         if not keep:
             lighten(run)

@@ -25,7 +25,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from hftl.errors import HftlError, Problem, RecipeError, RunError, did_you_mean, printable
-from hftl.files import read_json
 from hftl.ledger import Counted, Opening, counted, ledger_path, read_ledger
 from hftl.names import METRICS
 from hftl.recipe import flat, load_recipe, local_name
@@ -33,6 +32,7 @@ from hftl.records.data import read_data
 from hftl.records.environment import read_environment
 from hftl.records.metrics import read_metrics
 from hftl.records.openings import read_openings
+from hftl.records.trial import read_trial_record
 from hftl.run import RunDirectory
 from hftl.studies.study import StudyDirectory, read_question
 from hftl.terminal import Shown
@@ -229,8 +229,6 @@ def _read_all(folder: Path, problems: list[str], *, trials: bool) -> Iterator[Ro
             yield read(path)
         except HftlError as error:
             said(error)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # files that were damaged, or are not hftl's
-            problems.append(f"{path}: its files are not as hftl writes them ({type(error).__name__}: {error})")
 
 
 def _read_run(path: Path) -> Row:
@@ -240,9 +238,9 @@ def _read_run(path: Path) -> Row:
     data = read_data(run) if run.data.is_file() else None  # a run that is not finished may lack some of its files
     environment = read_environment(run) if run.environment.is_file() else None
     openings = read_openings(run)
-    trial = read_json(path / "trial.json") if (path / "trial.json").is_file() else None
+    trial = read_trial_record(run)
     seconds = trial["seconds"] if trial else environment.get("seconds") if environment else None
-    state = "finished" if run.finished else "unfinished" if trial is None else str(trial["state"])
+    state = "finished" if run.finished else "unfinished" if trial is None else trial["state"]
     return Row(
         path,
         "run" if trial is None else "trial",
@@ -250,7 +248,7 @@ def _read_run(path: Path) -> Row:
         recipe.name,
         environment["time"] if environment else _changed(run.recipe),
         {**dict(flat(recipe)), "stages": list(recipe.stages)},
-        validation={**metrics["validation"]} if metrics else dict(trial["metrics"]) if trial else {},
+        validation={**metrics["validation"]} if metrics else trial["metrics"] if trial else {},
         test={**metrics["test"]} if "test" in metrics else {},
         seconds=None if seconds is None else float(seconds),
         opened=len(openings),
@@ -262,10 +260,11 @@ def _read_run(path: Path) -> Row:
 def _read_study(path: Path) -> Row:
     study = StudyDirectory(path)
     question, recipe = read_question(study), load_recipe(study.best if study.best.is_file() else study.recipe)
-    done = [read_json(file) for file in sorted(study.trials.glob("*/trial.json"))]
-    complete = [trial for trial in done if trial["state"] == "complete" and trial["value"] is not None]
+    read = (read_trial_record(RunDirectory(file.parent)) for file in sorted(study.trials.glob("*/trial.json")))
+    done = [trial for trial in read if trial is not None]
+    values = [(trial["value"], trial) for trial in done if trial["state"] == "complete" and trial["value"] is not None]
     higher = METRICS[recipe.run.metric].higher_is_better
-    best = (max if higher else min)(complete, key=lambda trial: float(trial["value"]), default=None)
+    best = (max if higher else min)(values, key=lambda pair: pair[0], default=(None, None))[1]
     return Row(
         path,
         question.kind,
@@ -273,8 +272,8 @@ def _read_study(path: Path) -> Row:
         recipe.name,
         _changed(study.page if study.page.is_file() else study.question),
         {**dict(flat(recipe)), "stages": list(recipe.stages)},
-        validation={} if best is None else dict(best["metrics"]),
-        seconds=sum(float(trial["seconds"]) for trial in done),
+        validation={} if best is None else best["metrics"],
+        seconds=sum(trial["seconds"] for trial in done),
         trials=len(done),
     )
 

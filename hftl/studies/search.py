@@ -16,8 +16,9 @@ import numpy as np
 
 from hftl.errors import RunError
 from hftl.names import METRICS
+from hftl.records.trial import State
 from hftl.studies.space import OFF, ON, Choice, Range, Space, Value
-from hftl.studies.trials import State, StudyLost
+from hftl.studies.trials import StudyLost
 
 if TYPE_CHECKING:
     import optuna

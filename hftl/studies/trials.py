@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -17,9 +16,10 @@ from rich.console import Console
 from hftl.data.source import DIVISION, Splits, Undivided
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
-from hftl.files import read_json, write_json
+from hftl.files import write_json
 from hftl.recipe import Recipe
 from hftl.records.plan import read_plan
+from hftl.records.trial import State, read_trial_record
 from hftl.run import InUse, RunDirectory
 from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
@@ -28,7 +28,6 @@ from hftl.training.finish import predict_split
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.wording import count
 
-State = Literal["complete", "pruned", "failed"]
 Watcher = Callable[[Evaluation], None]
 """Is told of each epoch of a trial; raises `Pruned` to end it."""
 
@@ -46,23 +45,17 @@ class StudyLost(RunError):
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial came to; trial.json in its folder."""
+    """What a trial came to, as `TrialRecord` has it."""
 
     name: str
     state: State
     value: float | None
-    """Of the recipe's metric on validation, in the best epoch; None: it failed before its first evaluation."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of that epoch."""
     epochs: int = 0
-    """That were trained, over all stages."""
     steps: int = 0
     seconds: float = 0.0
-    """Of training, over all sessions; what is computed once for several trials is in those of the first."""
     flops: float = 0.0
-    """Floating point operations that were planned for it."""
     reason: str | None = None
-    """Why it failed, or was pruned."""
 
 
 def sealed(recipe: Recipe, *, seed: int | None = None) -> Recipe:
@@ -139,15 +132,10 @@ def read_trial(run: RunDirectory) -> Trial | None:
     """What a trial came to; None: it is not done.
 
     Raises:
-        RunError: its trial.json cannot be read.
+        RunError: its trial.json is not as hftl writes it.
     """
-    path = run.path / "trial.json"
-    if not path.is_file():
-        return None
-    try:
-        return Trial(**read_json(path))
-    except TypeError:
-        raise RunError(f"{path}: not as hftl writes it; remove {run.path}, and the trial is run again") from None
+    record = read_trial_record(run)
+    return None if record is None else Trial(**record)
 
 
 def run_trial(
@@ -176,7 +164,7 @@ def run_trial(
     except (RecipeError, DataError, RunError) as error:
         run.path.mkdir(parents=True, exist_ok=True)
         trial = Trial(run.path.name, "failed", None, reason=_one_line(error))
-    write_json(run.path / "trial.json", asdict(trial))
+    write_json(run.trial, asdict(trial))
     return trial
 
 

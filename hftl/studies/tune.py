@@ -207,7 +207,7 @@ def _run(study: StudyDirectory, recipe: Recipe, space: Space, asked: Asked, expe
         chosen = space.recipe(recipe, asked.values, source=run.path.name)
     except RecipeError as error:
         trial = Trial(run.path.name, "failed", None, reason=" ".join(str(error).split()))
-        write_json(run.path / "trial.json", asdict(trial))
+        write_json(run.trial, asdict(trial))
         return trial
     epochs = {name: stage.epochs for name, stage in chosen.stages.items()}
 
