@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from hftl.errors import Problem, RunError, printable
 from hftl.evaluation.metrics import accuracy_by_size
@@ -271,7 +271,8 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     ``mcnemar(1, 5)`` is 2 (P(0) + P(1) / 2) = 2 (1 + 6 / 2) / 64 = 0.125.
     """
     fewer, n = min(first_alone, second_alone), first_alone + second_alone
-    return min(1.0, float(2 * binom.cdf(fewer, n, 0.5) - binom.pmf(fewer, n, 0.5)))
+    up_to = float(bdtr(fewer, n, 0.5)), float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0  # 2 F(k) - P(k) = F(k) + F(k - 1)
+    return min(1.0, sum(up_to))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logit, softmax
-from scipy.stats import rankdata
 
 from hftl.evaluation.intervals import (
     LEVEL,
@@ -379,13 +378,19 @@ def auc_influence(probabilities: Floats, labels: Integers, label_names: Sequence
     return min(1.0, area), influence  # a mean of ones may round to more
 
 
+def _ranks(scores: NDArray[Any]) -> Floats:
+    """(N,) the places of the scores in ascending order, from 1; equal ones share the mean of theirs."""
+    _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(times) - (times - 1) / 2)[place])
+
+
 def against_the_rest(scores: NDArray[Any], positive: NDArray[np.bool_]) -> tuple[float, Floats]:
     """AUC of one class, (N,) scores of it and whether each example is of it, and (N,) how each example moves it."""
     m, n = int(positive.sum()), int((~positive).sum())
-    ranks = rankdata(scores)
+    ranks = _ranks(scores)
     above = np.empty(len(scores))
-    above[positive] = (ranks[positive] - rankdata(scores[positive])) / n
-    above[~positive] = 1.0 - (ranks[~positive] - rankdata(scores[~positive])) / m
+    above[positive] = (ranks[positive] - _ranks(scores[positive])) / n
+    above[~positive] = 1.0 - (ranks[~positive] - _ranks(scores[~positive])) / m
     auc = float(above[positive].mean())
     # m - 1 and n - 1 as in an unbiased variance; a single example has no spread to estimate and adds nothing.
     return auc, (above - auc) / np.where(positive, np.sqrt(m * max(1, m - 1)), np.sqrt(n * max(1, n - 1)))

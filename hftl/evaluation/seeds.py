@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from hftl.evaluation.compare import mcnemar
 
@@ -40,7 +40,7 @@ def spread(values: list[float]) -> Spread:
     if size < 2:
         return Spread(mean, None, None)
     deviation = float(np.std(values, ddof=1))
-    reach = float(stats.t.ppf(LEVEL, size - 1)) * deviation * math.sqrt(1 + 1 / size)
+    reach = float(stdtrit(size - 1, LEVEL)) * deviation * math.sqrt(1 + 1 / size)
     least, most = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else (-math.inf, math.inf)
     return Spread(mean, deviation, (max(least, mean - reach), min(most, mean + reach)) if size > 2 else None)
 
@@ -75,6 +75,6 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
         return PairedDifference(difference, None, float(difference == 0) if exact is None else exact)
     freedom = variance**2 / (of_rows**2 / (rows - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0))
     error = math.sqrt(variance)
-    reach = float(stats.t.ppf(LEVEL, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if exact is None else exact
+    reach = float(stdtrit(freedom, LEVEL)) * error
+    p = 2 * float(stdtr(freedom, -abs(difference) / error)) if exact is None else exact
     return PairedDifference(difference, (difference - reach, difference + reach), p)

@@ -21,8 +21,6 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, parse_flag_from_env
 from safetensors import SafetensorError
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from hftl import cores
 from hftl.data.batches import TOKENS_PER_BATCH
@@ -215,6 +213,9 @@ def settle_fsdp(accelerator: Accelerator) -> None:
             f"FSDP was asked for, and Accelerate makes {accelerator.distributed_type.value} of it on this device"
             f" ({accelerator.device.type}). Without FSDP: recipes/accelerate/multi_gpu.yaml or cpu_two_processes.yaml"
         )
+    from torch.distributed.fsdp import MixedPrecisionPolicy  # a second of imports that no other run needs
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
     plugin = accelerator.state.fsdp_plugin
     options = {
         "fsdp_version: 1": plugin.fsdp_version != 2,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TimmWrapperImageProcessor
+from transformers import PreTrainedTokenizerBase
 
 from hftl.environment import package_versions
 from hftl.errors import RunError, printable
@@ -51,8 +51,8 @@ def base_record(classifier: Classifier) -> dict[str, Any]:
     config["attention"] = model.config._attn_implementation
     if isinstance(preprocessor, PreTrainedTokenizerBase):
         part, prepared = "tokenizer", _tokenizer_record(preprocessor)
-    elif isinstance(preprocessor, TimmWrapperImageProcessor):
-        part, prepared = "preprocessing", dict(preprocessor.data_config)
+    elif (of_timm := getattr(preprocessor, "data_config", None)) is not None:  # its class brings torchvision
+        part, prepared = "preprocessing", dict(of_timm)
     else:
         part, prepared = "preprocessing", preprocessor.to_dict()
     names = classifier.chain.names
