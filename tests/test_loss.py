@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torchvision.ops import sigmoid_focal_loss
 
 from hftl.errors import RecipeError
-from hftl.recipe import CrossEntropyLoss, FocalLoss, Stage
-from hftl.training.loss import class_weights, make_loss
+from hftl.names import SEVERAL_LABELS
+from hftl.recipe import CrossEntropyLoss, EffectiveWeights, FocalLoss, Recipe, Stage, TextData, Transformer, override
+from hftl.training.loss import check_loss, class_weights, effective_number, make_loss
 
 LOGITS = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # probabilities 3/4, 1/4 and 1/2, 1/2
 LABELS = torch.tensor([0, 1])
@@ -56,3 +61,97 @@ def test_given_weights_follow_the_class_names_and_keep_their_ratio() -> None:
 def test_weights_that_do_not_fit_the_classes_are_refused(weights: dict[str, float], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
         class_weights(Stage(lr=1, class_weights=weights), [1, 1], ["a", "b"])
+
+
+# --- the weights of classes ---------------------------------------------------------------------------------------------------
+
+
+def weights_of(counts: list[int], given: Any, *, target: str = "one_label", examples: int | None = None) -> list[float]:
+    names = [chr(ord("a") + place) for place in range(len(counts))]
+    weights = class_weights(Stage(lr=1, class_weights=given), counts, names, target=target, examples=examples)
+    assert weights is not None
+    return weights.tolist()
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = np.repeat([0, 1, 2], [86, 1250, 40])
+    assert weights_of([86, 1250, 40], "balanced") == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels))
+
+
+def test_a_further_example_counts_for_beta_times_the_one_before() -> None:
+    counts = torch.tensor([1.0, 2.0, 3.0, 1000.0])
+    assert effective_number(counts, 0.5).tolist() == pytest.approx([1.0, 1.5, 1.75, 2.0])
+    assert effective_number(counts, 0.0).tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert effective_number(counts, 1 - 1e-9).tolist() == pytest.approx([1.0, 2.0, 3.0, 1000.0], rel=1e-5)
+
+
+def test_effective_weights_are_one_over_the_effective_number_with_mean_one_over_the_examples() -> None:
+    weights = weights_of([3, 1], EffectiveWeights(beta=0.5))  # 1 / 1.75 and 1, whose mean over the 4 is (3 / 1.75 + 1) / 4
+    assert weights == pytest.approx([0.8421052, 1.4736842])
+    assert weights[1] / weights[0] == pytest.approx(1.75)
+    assert (3 * weights[0] + weights[1]) / 4 == pytest.approx(1.0)
+    assert weights_of([30, 10], EffectiveWeights(beta=0)) == [1.0, 1.0]
+    assert weights_of([30, 10], EffectiveWeights(beta=1 - 1e-9)) == pytest.approx(weights_of([30, 10], "balanced"), rel=1e-5)
+    assert weights_of([10, 0, 5], "effective")[1] == 0.0
+
+
+def test_effective_weights_of_several_labels_are_those_of_absences_over_presences() -> None:
+    # Of 4 examples 1 has a: three absences, 1.75, over 1. All have b: no absence counts as one, over 1.875. None has c.
+    given = weights_of([1, 4, 0], EffectiveWeights(beta=0.5), target=SEVERAL_LABELS, examples=4)
+    assert given == pytest.approx([1.75, 1 / 1.875, 1.0])
+    assert weights_of([10], EffectiveWeights(beta=1 - 1e-9), target=SEVERAL_LABELS, examples=40) == pytest.approx([3.0], rel=1e-5)
+
+
+def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None:
+    written: Any = {"kind": "effective", "beta": 0.999}
+    assert Stage(lr=1, class_weights="effective") == Stage(lr=1, class_weights=written)
+    of_class: Any = {"kind": 1, "beta": 2}  # two classes of these names
+    assert Stage(lr=1, class_weights=of_class).class_weights == {"kind": 1.0, "beta": 2.0}
+    stages = {"all": Stage(lr=1, class_weights="effective")}
+    recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
+
+    def changed(*assignments: str) -> Any:
+        return override(recipe, [f"stages.all.class_weights{assignment}" for assignment in assignments]).stages["all"].class_weights
+
+    assert changed(".beta=0.9") == EffectiveWeights(beta=0.9) == changed("=balanced", "=effective", ".beta=0.9")
+    assert changed("={a: 2, b: 1}") == {"a": 2.0, "b": 1.0}
+    assert changed("=null") is None
+    with pytest.raises(RecipeError, match="beta is an option of class_weights effective"):
+        changed("=balanced", ".beta=0.9")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"class_weights": "efective"}, 'class_weights: no class_weights "efective". Did you mean "effective"?'),
+        ({"class_weights": {"kind": "effective", "beta": 1}}, "class_weights.beta: input should be less than 1"),
+        ({"class_weights": {"a": "much"}}, "class_weights.a: input should be a valid number"),
+        ({"class_weights": 3}, "class_weights: a word, a section with a kind, or a number for each class name; found 3"),
+        ({"beta": 0.9}, "beta is an option of class_weights effective: hftl.EffectiveWeights(beta=...)"),
+        ({"loss": {"kind": "focal", "alpha": 1}}, "loss.alpha: input should be less than 1"),
+        ({"loss": FocalLoss(alpha=0.25), "class_weights": "balanced"}, "loss.alpha and class_weights both weigh the presence"),
+    ],
+    ids=str,
+)
+def test_weights_that_cannot_be_are_refused_with_what_can(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        Stage(**{"lr": 1, **values})
+    assert expected in str(refused.value)
+
+
+# --- focal loss with alpha ----------------------------------------------------------------------------------------------------
+
+
+def test_focal_loss_of_several_labels_is_that_of_torchvision() -> None:
+    logits, labels = 3 * torch.randn(5, 7), torch.randint(0, 2, (5, 7))
+    for gamma, alpha in ((2.0, 0.25), (1.5, 0.9), (0.0, 0.5), (2.0, None)):
+        ours = make_loss(FocalLoss(gamma=gamma, alpha=alpha), None, target=SEVERAL_LABELS)(logits, labels)
+        theirs = sigmoid_focal_loss(logits, labels.float(), alpha=-1 if alpha is None else alpha, gamma=gamma).mean(dim=1)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_alpha_is_refused_where_examples_have_one_label_each_with_what_is_alpha_there() -> None:
+    check_loss(FocalLoss(alpha=0.25), SEVERAL_LABELS)
+    check_loss(FocalLoss(), "one_label")
+    with pytest.raises(RecipeError, match=r"loss\.alpha: .* one label each(.|\n)*class_weights has a factor for each class"):
+        check_loss(FocalLoss(alpha=0.25), "one_label")

@@ -84,7 +84,9 @@ STAGE_TOO = {
     "layer_decay": st.floats(0.0, 1.0, exclude_min=True),
     "optimizer": st.sampled_from(["adamw", "adam", "rmsprop", "sgd"]),
     "weight_decay": st.floats(0.0, 1e300),
-    "class_weights": st.none() | st.just("balanced") | st.dictionaries(TEXTS, st.floats(-1e9, 1e9), max_size=3),
+    "class_weights": st.none()
+    | st.sampled_from(["balanced", "effective"])
+    | st.dictionaries(TEXTS, st.floats(-1e9, 1e9), max_size=3),
     "max_grad_norm": st.none() | RATES,
 }
 RUN = section(

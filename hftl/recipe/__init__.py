@@ -4,11 +4,12 @@ A recipe is built in Python (a script under recipes/) or read from YAML, changed
 as a whole, and written back as YAML into the run directory. The YAML is data only: no code, no class paths.
 
     section                                                        what every section is; `problems`: what is wrong with one
-    data, model, optimizer, schedule, loss, stage, settings, card  the sections
+    data, model, optimizer, schedule, loss, balance, stage, settings, card  the sections
     recipe                                                         all of them together
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
 
+from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Loss
@@ -42,11 +43,14 @@ __all__ = [
     "AdamW",
     "AsymmetricLoss",
     "BagOfEmbeddings",
+    "BalancedWeights",
     "BiLSTM",
     "Card",
+    "ClassWeights",
     "ConstantSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",
+    "EffectiveWeights",
     "ExponentialSchedule",
     "FocalLoss",
     "ImageData",

@@ -33,6 +33,9 @@ class FocalLoss(_Loss):
 
     kind: Literal["focal"] = "focal"
     gamma: Annotated[float, Field(ge=0.0)] = 2.0
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Of several labels an example the weight of a label that is there, where one that is not there has 1 - alpha; None: 1 for
+    both. With one label an example the paper's alpha is the stage's `class_weights`."""
 
 
 class AsymmetricLoss(_Loss):

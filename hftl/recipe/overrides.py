@@ -14,6 +14,7 @@ from hftl.recipe.model import AnyModel
 from hftl.recipe.problems import kind_words, options_of
 from hftl.recipe.reading import build_recipe
 from hftl.recipe.recipe import Recipe, carry_facts
+from hftl.recipe.section import Choice
 from hftl.recipe.stage import Stage
 from hftl.recipe.text import read_yaml
 
@@ -34,7 +35,8 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     source = source or f'recipe "{recipe.name}"'
     values = recipe.model_dump(mode="json")
     for name, stage in recipe.stages.items():  # without defaults: those of one kind are no options of another
-        values["stages"][name] |= {key: getattr(stage, key).model_dump(mode="json", exclude_defaults=True) for key in Stage.choices}
+        chosen = {key: section for key in Stage.choices if isinstance(section := getattr(stage, key), Choice)}
+        values["stages"][name] |= {key: section.model_dump(mode="json", exclude_defaults=True) for key, section in chosen.items()}
     problems: list[Problem] = []
     _change_kinds(recipe, values, assignments)
     for assignment in assignments:

@@ -47,6 +47,8 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
         elif item["type"] == "model_attributes_type" and section and keys[-1] in section.choices:
             words = ", ".join(kind_words(member)[0] for member in options_of(section.model_fields[keys[-1]].annotation))
             yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
+        elif item["type"] == "dict_type" and section and keys[-1] in section.choices:
+            yield Problem(where, f"a word, a section with a kind, or a number for each class name; found {item['input']!r}")
         elif item["type"] == "value_error":
             yield Problem(where, str(item["ctx"]["error"]))
         else:
@@ -64,14 +66,14 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
         if len(options) > 1 and tagged is not None:
             annotation = tagged
             continue
+        if str(part).startswith(("literal[", "dict[", "[key]")):
+            continue  # the name for the member of a union that was tried
         model: Any = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         mapping = next((o for o in options if typing.get_origin(o) is dict), None)
         if model is not None:
             keys.append(str(part))
             section = model
             annotation = model.model_fields[str(part)].annotation if part in model.model_fields else None
-        elif str(part).startswith(("literal[", "dict[", "[key]")):
-            continue  # pydantic's name for the member of a union that it tried
         elif mapping is not None:
             keys.append(str(part))
             section, annotation = None, typing.get_args(mapping)[1]
@@ -85,13 +87,13 @@ def options_of(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is Annotated:
         return options_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
-        return typing.get_args(annotation)
+        return tuple(option for member in typing.get_args(annotation) for option in options_of(member))
     return (annotation,)
 
 
-def kind_words(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The words that a section has for its `kind` or `family`; empty: it has neither."""
+def kind_words(model: Any) -> tuple[Any, ...]:
+    """The words that a section has for its `kind` or `family`; empty: it has neither, or is no section."""
     for field in ("kind", "family"):
-        if field in model.model_fields:
+        if field in getattr(model, "model_fields", ()):
             return typing.get_args(model.model_fields[field].annotation)
     return ()

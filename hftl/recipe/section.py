@@ -130,7 +130,7 @@ class Choice(Section):
         return {"kind": getattr(self, "kind"), **handler(self)}  # noqa: B009  # each kind declares its own
 
 
-def _section_of_word(value: object) -> object:
+def section_of_word(value: object) -> object:
     """What stands for a section as a mapping: a word as its kind; a kind of None is none."""
     if isinstance(value, str):
         return {"kind": value}
@@ -143,7 +143,7 @@ def word_or_section(union: Any) -> Any:
     """The type of a field that takes one of several kinds, as a word or as a section, and keeps the section."""
     words = tuple(word for kind in typing.get_args(union) for word in kind_words(kind))
     accepted = Literal[words] | Annotated[union, Field(discriminator="kind")]  # type: ignore[valid-type]
-    word = BeforeValidator(_section_of_word, json_schema_input_type=accepted)
+    word = BeforeValidator(section_of_word, json_schema_input_type=accepted)
     return Annotated[union, Field(discriminator="kind"), word]
 
 

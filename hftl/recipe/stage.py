@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hftl.recipe.loss import CrossEntropyLoss, Loss
+from hftl.recipe.balance import AnyClassWeights, ClassWeights
+from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, Loss
 from hftl.recipe.optimizer import AdamW, Optimizer
 from hftl.recipe.schedule import LinearSchedule, Schedule
 from hftl.recipe.section import LearningRate, Positive, Section, word_or_section
@@ -24,7 +25,7 @@ else:
 class Stage(Section):
     """One entry of the training plan: what trains, at which rates, for how long."""
 
-    choices = ("optimizer", "schedule", "loss")
+    choices = ("optimizer", "schedule", "loss", "class_weights")
 
     lr: LearningRate
     """Learning rate of the last layer group before multipliers."""
@@ -45,9 +46,10 @@ class Stage(Section):
     loss: AnyLoss = CrossEntropyLoss()
     """A word, "cross_entropy", "focal" or (of several labels an example) "asymmetric", or a section: `hftl.FocalLoss(gamma=3)`, in
     YAML ``{kind: focal, gamma: 3}``."""
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """"balanced" (n / (K * n_k)), or a weight for each class name; scaled so that the mean over train is 1. Of several labels an
-    example a weight for the presence of each label, its absence having 1: "balanced" is (n - n_k) / n_k."""
+    class_weights: AnyClassWeights | None = None
+    """"balanced" (n / (K * n_k)), "effective" or `hftl.EffectiveWeights(beta=0.99)`, or a weight for each class name; scaled so
+    that the mean over train is 1. Of several labels an example a weight for the presence of each label, its absence having 1:
+    "balanced" is (n - n_k) / n_k."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
@@ -55,5 +57,11 @@ class Stage(Section):
 
     @classmethod
     def homes_of(cls, key: str) -> Iterator[str]:
-        for union in (Optimizer, Schedule, Loss):
+        for union in (Optimizer, Schedule, Loss, ClassWeights):
             yield from typing.get_args(union)[0].homes_of(key)
+
+    @model_validator(mode="after")
+    def _presence_is_weighed_once(self) -> Self:
+        if isinstance(self.loss, FocalLoss) and self.loss.alpha is not None and self.class_weights is not None:
+            raise ValueError("loss.alpha and class_weights both weigh the presence of a label against its absence; leave one out")
+        return self

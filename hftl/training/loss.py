@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.names import ONE_LABEL, SEVERAL_LABELS
-from hftl.recipe import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Loss, Stage
+from hftl.recipe import AsymmetricLoss, BalancedWeights, CrossEntropyLoss, EffectiveWeights, FocalLoss, Loss, Stage
 
 ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -24,7 +24,8 @@ def class_weights(
 
     "balanced" gives n / (K * n_k), as scikit-learn: with 30 and 10 examples [0.667, 2.0], whose mean over the 40 is 1. Of several
     labels it gives (n - n_k) / n_k, so that presence and absence of a label weigh the same: a label that 10 of 40 `examples` have
-    gets 3. `target` is the kind of target.
+    gets 3. "effective" has in place of each number n what n examples count for, see `effective_number`; of 3 and 1 with a beta of
+    0.5 that is 1.75 and 1, so the rarer class weighs 1.75 times as much and not 3 times. `target` is the kind of target.
 
     Raises:
         RecipeError: a weight for an unknown class, a class without a weight, or one that is not greater than 0.
@@ -32,14 +33,18 @@ def class_weights(
     if stage.class_weights is None:
         return None
     counts = torch.tensor(class_counts, dtype=torch.float32)
-    if stage.class_weights == "balanced":
+    given = stage.class_weights
+    if isinstance(given, BalancedWeights | EffectiveWeights):
+        beta = given.beta if isinstance(given, EffectiveWeights) else 1.0
+        present = effective_number(counts.clamp(min=1), beta)
         if target == SEVERAL_LABELS:
             assert examples is not None
-            return torch.where(counts > 0, (examples - counts).clamp(min=1) / counts.clamp(min=1), 1.0)
+            absent = effective_number((examples - counts).clamp(min=1), beta)
+            return torch.where(counts > 0, absent / present, 1.0)
         # A class that train has no example of weighs nothing.
-        weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 0.0)
+        weights = torch.where(counts > 0, 1 / present, 0.0)
     else:
-        given = stage.class_weights
+        assert isinstance(given, dict)  # the stage keeps a word as its section
         for name in given:
             if name not in label_names:
                 raise RecipeError.single(
@@ -55,8 +60,19 @@ def class_weights(
     return weights * (counts.sum() / (weights * counts).sum())
 
 
+def effective_number(counts: torch.Tensor, beta: float) -> torch.Tensor:
+    """What n examples count for, ``(1 - beta ** n) / (1 - beta)``: the first for 1, each further one for beta times the one before.
+
+    With a beta of 0.5: 1, 1.5, 1.75; with 0 always 1; with 1 n itself (Cui et al. 2019, arXiv:1901.05555).
+    """
+    if beta == 1:
+        return counts
+    # In float64: of a beta near 1 and few examples float32 would leave nothing of the difference.
+    return ((1 - beta ** counts.double()) / (1 - beta)).float()
+
+
 def check_loss(loss: Loss, target: str) -> None:
-    """Refuse a loss that is for another kind of target.
+    """Refuse a loss, or an option of one, that is for another kind of target.
 
     Raises:
         RecipeError: it is.
@@ -64,6 +80,11 @@ def check_loss(loss: Loss, target: str) -> None:
     if isinstance(loss, AsymmetricLoss) and target == ONE_LABEL:
         what = '"asymmetric" is for several labels an example, and these examples have one each'
         raise RecipeError.single("loss", what, 'write loss="focal", which also weighs down what is easy')
+    if isinstance(loss, FocalLoss) and loss.alpha is not None and target == ONE_LABEL:
+        what = "weighs a label that is there against one that is not, and these examples have one label each"
+        raise RecipeError.single(
+            "loss.alpha", what, "class_weights has a factor for each class, which is alpha for one label an example"
+        )
 
 
 def make_loss(loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL) -> ExampleLoss:
@@ -83,7 +104,7 @@ def one_label_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
         match loss:
             case CrossEntropyLoss(label_smoothing=smoothing):
                 return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-            case FocalLoss(gamma=gamma):
+            case FocalLoss(gamma=gamma):  # without alpha, see check_loss
                 true_class = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
                 return (1 - true_class) ** gamma * F.cross_entropy(logits, labels, reduction="none")
             case AsymmetricLoss():
@@ -102,13 +123,14 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
     Present labels have ``(1 - p) ** gamma * -log p``, absent ones ``p ** gamma * -log(1 - p)``; gamma is 0 of cross-entropy. The
     asymmetric loss has a gamma for either, and of absent labels ``max(p - margin, 0)`` in place of p (Ridnik et al. 2021,
     arXiv:2009.14119). Label smoothing s makes of 1 and 0 the targets 1 - s/2 and s/2. A weight multiplies the loss of a present
-    label.
+    label; alpha of the focal loss that of every present one, 1 - alpha that of every absent one.
     """
     gamma_present = gamma_absent = margin = smoothing = 0.0
+    alpha: float | None = None
     match loss:
         case CrossEntropyLoss(label_smoothing=smoothing):
             pass
-        case FocalLoss(gamma=gamma):
+        case FocalLoss(gamma=gamma, alpha=alpha):
             gamma_present = gamma_absent = gamma
         case AsymmetricLoss(gamma_present=gamma_present, gamma_absent=gamma_absent, margin=margin):
             pass
@@ -128,6 +150,8 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
             absent = odds_less**gamma_absent * absent
         if weights is not None:
             present = present * weights.to(present.device)
+        if alpha is not None:
+            present, absent = alpha * present, (1 - alpha) * absent
         wanted = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         return -(wanted * present + (1 - wanted) * absent).mean(dim=1)
 
