@@ -34,7 +34,8 @@ def override(recipe: Recipe, assignments: Sequence[str], *, source: str | None =
     source = source or f'recipe "{recipe.name}"'
     values = recipe.model_dump(mode="json")
     for name, stage in recipe.stages.items():  # without defaults: those of one kind are no options of another
-        values["stages"][name] |= {key: getattr(stage, key).model_dump(mode="json", exclude_defaults=True) for key in Stage.choices}
+        chosen = {key: getattr(stage, key) for key in Stage.choices if getattr(stage, key) is not None}
+        values["stages"][name] |= {key: section.model_dump(mode="json", exclude_defaults=True) for key, section in chosen.items()}
     problems: list[Problem] = []
     _change_kinds(recipe, values, assignments)
     for assignment in assignments:
@@ -91,6 +92,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:
             allowed = list(place)
+            if part in Stage.choices and where.startswith("stages.") and place.get(part) is None:
+                yield Problem(key, f"the stage has no {part} of which this could be an option", (f"first: {where}.{part}=...",))
+                return
             if part in place:
                 yield Problem(key, f"{part} is a value, and has no keys of its own")
                 return
