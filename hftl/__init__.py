@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
     from hftl.recipe import (
+        EMA,
         SGD,
+        SWA,
         Adafactor,
         Adam,
         AdamW,
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
     "Adafactor",
     "Adam",
     "AdamW",

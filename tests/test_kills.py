@@ -361,7 +361,7 @@ def test_fault_37_when_no_checkpoint_verifies_the_run_does_not_start_again_by_it
 @pytest.mark.slow
 def test_one_two_and_three_processes_take_the_same_steps(start: Start, tmp_path: Path) -> None:
     """Of a step's 10 examples three processes get 4, 3 and 3; 19 examples to evaluate are divided by neither two nor three."""
-    changes = [f"stages.{stage}.{change}" for stage in ("head", "top") for change in ("optimizer=sgd", "lr=0.05")]
+    changes = [f"stages.{stage}.{change}" for stage in ("head", "top") for change in ("optimizer=sgd", "lr=0.05", "average=ema")]
     runs = [RunDirectory(tmp_path / str(size)) for size in (1, 2, 3)]
     for size, run in enumerate(runs, 1):
         code, said = finish(start(run, "model.dropout=0", "run.checkpoint_minutes=60", *changes, processes=size))

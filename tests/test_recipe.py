@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import hftl
 from hftl.errors import RecipeError
 from hftl.recipe import (
+    EMA,
     SGD,
     AdamW,
+    Average,
     BiLSTM,
     CosineSchedule,
     CrossEntropyLoss,
@@ -195,16 +197,14 @@ def test_a_word_is_its_section_with_defaults() -> None:
     assert Stage(lr=1) == Stage(lr=1, optimizer=AdamW(), schedule=LinearSchedule(), loss=CrossEntropyLoss())
 
 
-@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss], ids=["optimizer", "schedule", "loss"])
+@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss, Average], ids=Stage.choices)
 def test_every_kind_is_reached_by_its_word_and_is_exported(union: Any) -> None:
-    (key,) = (key for key in Stage.choices if type(getattr(Stage(lr=1), key)) in typing.get_args(union))
     assert len(typing.get_args(union)) >= 2
     for section in typing.get_args(union):
-        word = section().kind
-        assert getattr(Stage(**{"lr": 1, key: word}), key) == section()
-        assert parse_recipe(small(stages={"a": Stage(**{"lr": 1, key: word})}).to_yaml(), source="x").stages["a"] == Stage(
-            **{"lr": 1, key: word}
-        )
+        key, word = section.key, section().kind
+        stage = Stage(**{"lr": 1, "epochs": 4, key: word})
+        assert getattr(stage, key) == section()
+        assert parse_recipe(small(stages={"a": stage}).to_yaml(), source="x").stages["a"] == stage
         assert getattr(hftl, section.__name__) is section
 
 
@@ -276,6 +276,19 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
         ({"optimizer": {"kind": "sgd", 1: 2}}, 'optimizer.1: unknown key "1".'),
         ({"schedule": 3}, "schedule: a word, or a section with a kind; found 3"),
         ({"loss": None}, "loss: a word, or a section with a kind; found None"),
+        ({"average": "emma"}, 'average: no average "emma". Did you mean "ema"?'),
+        ({"average": 3}, "average: a word, or a section with a kind; found 3"),
+        ({"average": {"share": 0.5}}, "average.kind: missing"),
+        ({"average": {"kind": "ema", "decay": 1}}, "average.decay: input should be less than 1"),
+        (
+            {"average": "ema", "share": 0.5},
+            "share is an option of average swa: hftl.SWA(share=...), in YAML {kind: swa, share: ...}",
+        ),
+        (
+            {"average": "swa"},
+            "average swa: the last 0.5 of the epochs is epoch 1 alone, and a mean needs two; give the stage more epochs",
+        ),
+        ({"average": {"kind": "swa", "share": 0.25}, "epochs": 4}, "the last 0.25 of the epochs is epoch 4 alone"),
     ],
     ids=str,
 )
@@ -291,7 +304,7 @@ def test_an_option_of_another_kind_is_refused_by_the_section_itself() -> None:
         LinearSchedule(**wrong)
 
 
-@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss], ids=["optimizer", "schedule", "loss"])
+@pytest.mark.parametrize("union", [Optimizer, Schedule, Loss, Average], ids=Stage.choices)
 def test_the_page_on_stages_has_every_kind_with_its_options(union: Any) -> None:
     page = (Path(__file__).resolve().parent.parent / "docs" / "stages.md").read_text(encoding="utf-8")
     rows = {
@@ -305,6 +318,20 @@ def test_the_schema_for_editors_knows_words_and_sections() -> None:
     (words, sections) = Stage.model_json_schema()["properties"]["schedule"]["anyOf"]
     assert words["enum"] == [section().kind for section in typing.get_args(Schedule)]
     assert {"$ref": "#/$defs/StepSchedule"} in sections["oneOf"]
+    (words, sections, nothing) = Stage.model_json_schema()["properties"]["average"]["anyOf"]
+    assert words["enum"] == [section().kind for section in typing.get_args(Average)]
+    assert {"$ref": "#/$defs/EMA"} in sections["oneOf"] and nothing == {"type": "null"}
+
+
+def test_an_option_of_a_section_that_is_left_out_is_refused_with_the_way_to_it() -> None:
+    given = override(small(), ["stages.all.average=ema", "stages.all.average.decay=0.9"]).stages["all"].average
+    assert given == EMA(decay=0.9)
+    assert override(small(stages={"all": Stage(lr=1, average="ema")}), ["stages.all.average=null"]).stages["all"].average is None
+    with pytest.raises(
+        RecipeError, match=r"stages.all.average.decay: the stage has no average of which this could be an option"
+    ) as caught:
+        override(small(), ["stages.all.average.decay=0.9"])
+    assert "first: stages.all.average=..." in str(caught.value)
 
 
 def test_pictures_and_texts_are_not_read_by_each_others_models() -> None:

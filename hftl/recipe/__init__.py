@@ -4,11 +4,13 @@ A recipe is built in Python (a script under recipes/) or read from YAML, changed
 as a whole, and written back as YAML into the run directory. The YAML is data only: no code, no class paths.
 
     section                                                        what every section is; `problems`: what is wrong with one
-    data, model, optimizer, schedule, loss, balance, stage, settings, card  the sections
+    data, model, optimizer, schedule, loss, balance, average,      the sections
+    stage, settings, card
     recipe                                                         all of them together
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
 
+from hftl.recipe.average import EMA, SWA, Average
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData
@@ -36,12 +38,15 @@ from hftl.recipe.stage import Stage
 __all__ = [
     "ABOUT",
     "AUTHOR",
+    "EMA",
     "LOCAL",
     "SGD",
+    "SWA",
     "Adafactor",
     "Adam",
     "AdamW",
     "AsymmetricLoss",
+    "Average",
     "BagOfEmbeddings",
     "BalancedWeights",
     "BiLSTM",

@@ -93,6 +93,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:
             allowed = list(place)
+            if part in Stage.choices and where.startswith("stages.") and place.get(part) is None:
+                yield Problem(key, f"the stage has no {part} of which this could be an option", (f"first: {where}.{part}=...",))
+                return
             if part in place:
                 yield Problem(key, f"{part} is a value, and has no keys of its own")
                 return

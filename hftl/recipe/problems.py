@@ -35,7 +35,7 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
             tag = str(item["ctx"].get("discriminator", "kind")).strip("'")
             union = section.model_fields[keys[-1]].annotation if section else None
-            allowed = [str(word) for member in options_of(union) for word in kind_words(member)]
+            allowed = [str(word) for member in options_of(union) if member is not type(None) for word in kind_words(member)]
             tag_value = item["ctx"].get("tag")
             guess, help = did_you_mean(str(tag_value).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
             if not tag_value:
@@ -45,7 +45,8 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             else:
                 yield Problem(f"{where}.{tag}", f'"{tag_value}" is not one of them.{guess}', help)
         elif item["type"] == "model_attributes_type" and section and keys[-1] in section.choices:
-            words = ", ".join(kind_words(member)[0] for member in options_of(section.model_fields[keys[-1]].annotation))
+            members = options_of(section.model_fields[keys[-1]].annotation)
+            words = ", ".join(kind_words(member)[0] for member in members if member is not type(None))
             yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
         elif item["type"] == "dict_type" and section and keys[-1] in section.choices:
             yield Problem(where, f"a word, a section with a kind, or a number for each class name; found {item['input']!r}")
@@ -83,7 +84,7 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
 
 
 def options_of(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; a type by itself is the only one."""
+    """The members of a union, and of the unions in it; a type by itself is the only one."""
     if typing.get_origin(annotation) is Annotated:
         return options_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
+from hftl.recipe.average import SWA, Average
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
 from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, Loss
 from hftl.recipe.optimizer import AdamW, Optimizer
@@ -18,14 +19,15 @@ if TYPE_CHECKING:  # what a stage may be given; it keeps the section
     AnyOptimizer = str | Optimizer
     AnySchedule = str | Schedule
     AnyLoss = str | Loss
+    AnyAverage = str | Average
 else:
-    AnyOptimizer, AnySchedule, AnyLoss = (word_or_section(union) for union in (Optimizer, Schedule, Loss))
+    AnyOptimizer, AnySchedule, AnyLoss, AnyAverage = (word_or_section(union) for union in (Optimizer, Schedule, Loss, Average))
 
 
 class Stage(Section):
     """One entry of the training plan: what trains, at which rates, for how long."""
 
-    choices = ("optimizer", "schedule", "loss", "class_weights")
+    choices = ("optimizer", "schedule", "loss", "class_weights", "average")
 
     lr: LearningRate
     """Learning rate of the last layer group before multipliers."""
@@ -54,10 +56,20 @@ class Stage(Section):
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
     """Stop the stage after that many epochs without a better validation metric; None: never."""
+    average: AnyAverage | None = None
+    """A mean of the weights over time, which is evaluated and kept in their place: "ema" or "swa", or a section:
+    `hftl.EMA(decay=0.99)`, in YAML ``{kind: ema, decay: 0.99}``. None: none."""
+
+    @model_validator(mode="after")
+    def _average_has_several(self) -> Self:
+        if isinstance(self.average, SWA) and (first := self.average.first(self.epochs)) == self.epochs:
+            what = f"average swa: the last {self.average.share:g} of the epochs is epoch {first} alone, and a mean needs two"
+            raise ValueError(f"{what}; give the stage more epochs, or the average a larger share")
+        return self
 
     @classmethod
     def homes_of(cls, key: str) -> Iterator[str]:
-        for union in (Optimizer, Schedule, Loss, ClassWeights):
+        for union in (Optimizer, Schedule, Loss, ClassWeights, Average):
             yield from typing.get_args(union)[0].homes_of(key)
 
     @model_validator(mode="after")

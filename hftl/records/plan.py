@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from hftl.errors import RunError
 from hftl.records.shape import read_record
@@ -36,6 +36,8 @@ class StageRecord(TypedDict):
     optimizer: str
     schedule: str
     loss: str
+    average: NotRequired[str | None]
+    average_bytes: NotRequired[int]
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int

@@ -201,7 +201,7 @@ def _told(test: RangeTest) -> str:
 def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     recipe, samples, steps = experiment.recipe, experiment.samples["train"], steps_of(stage)
     accelerator = make_accelerator(recipe, None)
-    flat = replace(stage, schedule=ConstantSchedule())
+    flat = replace(stage, schedule=ConstantSchedule(), average=None)
     working = open_stage(experiment, flat, accelerator, checkpoint=None)
     weights = stage_weights(experiment, recipe.stages[stage.name])
     example_loss = make_loss(stage.loss, weights, target=experiment.classifier.target)

@@ -107,18 +107,25 @@ def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accel
             )
 
 
-def check_optimizers(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> None:
-    """Refuse an optimizer that cannot train a model in pieces.
+def check_pieces(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> None:
+    """Refuse an optimizer that cannot train a model in pieces, and an average of weights that lie in pieces.
 
     Raises:
-        RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor.
+        RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor; or an
+            average, which is written into checkpoints by the main process alone.
     """
-    wrong = [stage.name for stage in stages if isinstance(stage.optimizer, Adafactor)] if accelerator.is_fsdp2 else []
-    if wrong:
-        what = "adafactor does not train a model that FSDP keeps in pieces"
-        raise RecipeError(
-            "recipe", [Problem(f"stages.{name}.optimizer", what, ("lion keeps half of adamw's memory",)) for name in wrong]
-        )
+    if not accelerator.is_fsdp2:
+        return
+    problems = []
+    for stage in stages:
+        if isinstance(stage.optimizer, Adafactor):
+            what = "adafactor does not train a model that FSDP keeps in pieces"
+            problems.append(Problem(f"stages.{stage.name}.optimizer", what, ("lion keeps half of adamw's memory",)))
+        if stage.average is not None:
+            what = "no average is kept of weights that FSDP has in pieces"
+            problems.append(Problem(f"stages.{stage.name}.average", what, ("leave it out, or train without FSDP: multi_gpu.yaml",)))
+    if problems:
+        raise RecipeError("recipe", problems)
 
 
 def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Samples) -> bool:
@@ -173,8 +180,8 @@ def check_space(experiment: Experiment, plan: Plan, run: RunDirectory) -> None:
     Raises:
         RunError: the room is too small.
     """
-    optimizer_bytes = max(stage.optimizer_bytes for stage in plan.stages)
-    checkpoint = checkpoint_bytes(experiment.classifier.model, optimizer_bytes=optimizer_bytes)
+    beside_the_weights = max(stage.optimizer_bytes + stage.average_bytes for stage in plan.stages)
+    checkpoint = checkpoint_bytes(experiment.classifier.model, optimizer_bytes=beside_the_weights)
     needed = (KEPT + 2) * checkpoint
     present = next(path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists())
     free = shutil.disk_usage(present).free + sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())

@@ -207,6 +207,7 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
             break
 
         run.progress = run.progress.after_step(step.loss, skipped=step.grad_norm is None)
+        working.after_step(run.progress.cursor.epoch * stage.steps_per_epoch + run.progress.cursor.offset)
         if step.grad_norm is None:
             run.journal.skipped(stage.name, epoch=epoch, step=run.progress.cursor.step, scale=gradient_scale(accelerator))
         run.journal.advance()
@@ -225,13 +226,13 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
 def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     """Evaluate the epoch, give its weights to the host where they are better, and see whether it was the stage's last."""
     stage, recipe, epoch = working.stage, run.recipe, run.progress.cursor.epoch + 1
-    working.share_buffers()
-    predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
-    validation = predictions.quick_metrics()
-    rank = _rank(validation, recipe)
-    kept = run.progress.is_kept(rank, keep=recipe.run.keep)
-    if kept:
-        working.give_weights_to(run.host)
+    with working.to_evaluate():
+        predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
+        validation = predictions.quick_metrics()
+        rank = _rank(validation, recipe)
+        kept = run.progress.is_kept(rank, keep=recipe.run.keep)
+        if kept:
+            working.give_weights_to(run.host)
     run.note_cost()
     run.journal.evaluation(
         stage.name,

@@ -28,7 +28,7 @@ from hftl.training import trackers
 from hftl.training.checkpoint import load_best_weights, load_progress, newest_checkpoint, save_checkpoint
 from hftl.training.checks import (
     check_batch_sizes,
-    check_optimizers,
+    check_pieces,
     check_run_directory,
     check_same_data,
     check_same_precision,
@@ -215,7 +215,7 @@ def _check(experiment: Experiment, directory: RunDirectory, accelerator: Acceler
     with one_answer():
         plan = make_plan(experiment, source=source, measure=accelerator.device)
         check_batch_sizes(experiment, experiment.samples["train"], accelerator)
-        check_optimizers(experiment.stages, accelerator)
+        check_pieces(experiment.stages, accelerator)
         if accelerator.is_main_process:
             check_space(experiment, plan, directory)
             findings = None if directory.audit.is_file() else experiment.findings

@@ -29,6 +29,7 @@ from hftl.models.chain import Chain
 from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
 from hftl.terminal import Shown
+from hftl.training.average import average_bytes, trained_tensors
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import optimizer_numbers
 from hftl.wording import duration, percent, size
@@ -58,6 +59,10 @@ class StagePlan:
     optimizer: str
     schedule: str
     loss: str
+    average: str | None
+    """Of the weights; None: none."""
+    average_bytes: int
+    """What it takes beside the weights, in memory and in each checkpoint."""
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int
@@ -205,7 +210,18 @@ def build_plan(
     """
     shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
-    columns = tuple(_stage_plan(stage, shape, sizes, train_examples, forward, (cached or {}).get(stage.name)) for stage in stages)
+    columns = tuple(
+        _stage_plan(
+            stage,
+            shape,
+            sizes,
+            train_examples,
+            forward,
+            (cached or {}).get(stage.name),
+            average_bytes(stage.average, trained_tensors(model, chain, stage.trains)),
+        )
+        for stage in stages
+    )
     flops = sum(column.flops for column in columns)
     return Plan(
         model=type(model).__name__,
@@ -228,6 +244,7 @@ def _stage_plan(
     train_examples: int,
     forward: Mapping[str, int],
     cached: CachedPrefix | None,
+    bytes_of_average: int,
 ) -> StagePlan:
     """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group."""
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
@@ -246,6 +263,8 @@ def _stage_plan(
         optimizer=stage.optimizer.kind,
         schedule=stage.schedule.kind,
         loss=stage.loss.kind,
+        average=None if stage.average is None else stage.average.kind,
+        average_bytes=bytes_of_average,
         trainable_parameters=trainable,
         trainable_share=trainable / sum(sizes.values()),
         optimizer_bytes=4
@@ -285,6 +304,9 @@ def plan_table(plan: Plan) -> Table:
     total("optimizer", "", (stage.optimizer for stage in stages))
     total("schedule", "", (stage.schedule for stage in stages))
     total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))
+    if any(stage.average for stage in stages):
+        cells = (f"{stage.average}, {size(stage.average_bytes)}" if stage.average else "-" for stage in stages)
+        total("average of weights", "", cells)
     total("cached up to", "", (stage.cached_up_to or "-" for stage in stages))
     total("cache", "", (size(stage.cache_bytes) if stage.cached_up_to else "-" for stage in stages))
     total("cost", _flops(plan.flops), (_flops(stage.flops) for stage in stages))

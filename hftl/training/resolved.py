@@ -13,7 +13,7 @@ from torch import nn
 from hftl.data.batches import steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
-from hftl.recipe import Loss, Optimizer, Recipe, Schedule
+from hftl.recipe import Average, Loss, Optimizer, Recipe, Schedule
 from hftl.training.stage import ParamGroup, group_rates, param_groups
 
 
@@ -42,6 +42,7 @@ class ResolvedStage:
     """Epochs of all earlier stages: what an epoch draws at random depends on its number in the whole run."""
     max_grad_norm: float | None
     early_stopping: int | None
+    average: Average | None
 
     @property
     def steps(self) -> int:
@@ -66,7 +67,8 @@ def resolve_stages(
             problems.append(Problem(f"stages.{name}.unfreeze", str(error), (f"groups, input to output: {', '.join(chain.names)}",)))
             continue
         # A recipe turns a word into its section when it is made.
-        assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str) and not isinstance(stage.loss, str)
+        assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str)
+        assert not isinstance(stage.loss, str) and not isinstance(stage.average, str)
         rates = group_rates(chain.names, stage)
         batch_size = stage.batch_size or recipe.run.batch_size
         resolved.append(
@@ -86,6 +88,7 @@ def resolve_stages(
                 epochs_before=sum(earlier.epochs for earlier in list(recipe.stages.values())[:number]),
                 max_grad_norm=stage.max_grad_norm,
                 early_stopping=stage.early_stopping,
+                average=stage.average,
             )
         )
     if problems:

@@ -2,13 +2,15 @@
 
 The host, on the CPU, holds the best weights so far and is never trained. What a stage does to a model, it does to a copy: freezes
 it, changes its memory format and its modules, compiles, wraps and shards it. The copy gives its weights back when they are better,
-and goes at the end of the stage.
+and goes at the end of the stage. Where the stage asks for an average of its weights, that is what is evaluated and given back.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.chain import Chain
 from hftl.models.fast_training import use_fast_training
+from hftl.training.average import WeightAverage, trained_tensors
 from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment
 from hftl.training.machine import begin_scaling
@@ -45,10 +48,24 @@ class Working:
     """The copy as it is called: in its wrapper, where several processes train."""
     optimizer: AcceleratedOptimizer
     schedule: AcceleratedScheduler
+    average: WeightAverage | None
+    """None: the weights are evaluated as they are."""
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
         train_mode(self.bare, self.chain, self.stage.trains)
+
+    def after_step(self, step: int) -> None:
+        """Take the weights into their average; `step` is counted over the stage, from 1."""
+        if self.average is not None:
+            self.average.after_step(step)
+
+    @contextmanager
+    def to_evaluate(self) -> Iterator[None]:
+        """The weights that the stage is judged by and may give back: their average, where it has one."""
+        self.share_buffers()
+        with nullcontext() if self.average is None else self.average.in_place():
+            yield
 
     def share_buffers(self) -> None:
         """Under FSDP, give every process the buffers of the main one, which are saved; DDP sees to that itself."""
@@ -68,6 +85,7 @@ class Working:
     def close(self) -> None:
         """Let Accelerate forget the copy, its optimizer and its schedule, and free their memory."""
         self.accelerator.free_memory(self.model, self.optimizer, self.schedule)
+        self.accelerator._custom_objects.clear()  # which `free_memory` forgets to do
 
 
 def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accelerator, *, checkpoint: Path | None) -> Working:
@@ -89,8 +107,13 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
     prepared = accelerator.prepare(bare, optimizer, schedule)
+    average = None
+    if stage.average is not None:
+        tensors = trained_tensors(bare, chain, stage.trains)
+        average = WeightAverage(stage.average, tensors, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
+        accelerator.register_for_checkpointing(average)
     if checkpoint is None:
         begin_scaling(accelerator)
     else:
         load_training_state(checkpoint, accelerator)
-    return Working(stage, chain, accelerator, bare, *prepared)
+    return Working(stage, chain, accelerator, bare, *prepared, average)

@@ -1,0 +1,104 @@
+"""The mean of a stage's weights over its steps or its epochs, which is evaluated and kept in place of the weights themselves.
+
+The stage trains its weights as it would without. Beside them lie as many tensors again, of the layer groups that train alone: a
+frozen group is its own mean, and keeps its bytes. BatchNorm's statistics are averaged as weights are; whole numbers are copied.
+
+To evaluate, the two change places: the model, its wrapper and its hooks stay the same objects, and nothing of them is copied.
+EMA: Polyak & Juditsky 1992. SWA: Izmailov et al. 2018, arXiv:1803.05407.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from hftl.models.chain import Chain
+from hftl.recipe import EMA, SWA, Average
+
+
+class WeightAverage:
+    """A mean of tensors that are trained in place; Accelerate writes it into checkpoints and reads it back.
+
+    Args:
+        average: which one.
+        trained: the parameters and buffers that a stage changes. They stay where they are.
+        epochs, steps_per_epoch: of the stage.
+    """
+
+    def __init__(self, average: Average, trained: Sequence[torch.Tensor], *, epochs: int, steps_per_epoch: int) -> None:
+        self._average = average
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._trained = [tensor.detach() for tensor in trained]
+        self._mean = [tensor.clone() for tensor in self._trained]
+        self._in_place = False
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Take the weights of a step into the mean; `step` is counted over the stage, from 1."""
+        share = share_of_step(self._average, step, epochs=self._epochs, steps_per_epoch=self._steps_per_epoch)
+        if not share:
+            return
+        pairs = list(zip(self._mean, self._trained, strict=True))
+        averaged = [(mean, tensor) for mean, tensor in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in averaged], [tensor for _, tensor in averaged], share)
+        for mean, tensor in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(tensor)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The mean where the weights are, and the weights where the mean is."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for mean, tensor in zip(self._mean, self._trained, strict=True):
+            weights = tensor.clone()
+            tensor.copy_(mean)
+            mean.copy_(weights)
+        self._in_place = not self._in_place
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: of one that is written during an evaluation, that the two have changed places."""
+        return {"mean": self._mean, "in_place": self._in_place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put `state_dict`'s back, once the weights of the same checkpoint are: each where it belongs."""
+        for mean, saved in zip(self._mean, state["mean"], strict=True):
+            mean.copy_(saved)
+        if state["in_place"]:
+            self._exchange()
+            self._in_place = False
+
+
+def share_of_step(average: Average, step: int, *, epochs: int, steps_per_epoch: int) -> float:
+    """How much of the mean a step's weights are; `step` is counted over the stage, from 1. 0: the mean stays as it is.
+
+    EMA's is timm's (`ModelEmaV3` with `use_warmup`): the first step takes the place of what the stage began with, and the second
+    has ``2 ** (-2 / 3)``, or 0.63. SWA, of the last 2 of 4 epochs: 1 at the ends of the first three, then 1/2.
+    """
+    match average:
+        case EMA(decay=decay):
+            return max(1 - decay, step ** (-2 / 3))
+        case SWA():
+            epoch, rest = divmod(step, steps_per_epoch)
+            return 0.0 if rest else 1 / max(1, epoch - average.first(epochs) + 1)
+
+
+def trained_tensors(model: nn.Module, chain: Chain, trains: Sequence[str]) -> list[torch.Tensor]:
+    """The parameters and buffers of the layer groups that train, input first."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return [tensors[name] for group in trains for name in (*chain.parameters[group], *chain.buffers[group])]
+
+
+def average_bytes(average: Average | None, tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of the mean of these tensors, in memory and again in each checkpoint."""
+    return 0 if average is None else sum(tensor.numel() * tensor.element_size() for tensor in tensors)
