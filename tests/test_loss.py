@@ -112,6 +112,14 @@ def test_effective_weights_of_several_labels_are_those_of_absences_over_presence
     assert weights_of([10], EffectiveWeights(beta=1 - 1e-9), target=SEVERAL_LABELS, examples=40) == pytest.approx([3.0], rel=1e-5)
 
 
+def test_given_weights_have_mean_one_over_the_examples_that_an_epoch_draws() -> None:
+    given: Any = {"a": 1.0, "b": 3.0}
+    for sampling, shares in ((None, (0.9, 0.1)), ("balanced", (0.5, 0.5)), ("sqrt", (0.75, 0.25))):
+        weights = class_weights(Stage(lr=1, class_weights=given, sampling=sampling), [9, 1], ["a", "b"])
+        assert weights is not None and weights[1] / weights[0] == 3
+        assert (shares[0] * weights[0] + shares[1] * weights[1]).item() == pytest.approx(1)
+
+
 def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None:
     written: Any = {"kind": "effective", "beta": 0.999}
     assert Stage(lr=1, class_weights="effective") == Stage(lr=1, class_weights=written)
@@ -144,6 +152,9 @@ def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None
             {"loss": "logit_adjusted", "class_weights": "effective"},
             "loss=logit_adjusted and class_weights=effective each make up for how rare a class is, together twice; leave one out",
         ),
+        ({"sampling": "sqrt", "class_weights": "balanced"}, "class_weights=balanced and sampling=sqrt each make up for how rare"),
+        ({"sampling": "balanced", "loss": "logit_adjusted"}, "loss=logit_adjusted and sampling=balanced each make up for how rare"),
+        ({"sampling": "even"}, "sampling: input should be 'balanced' or 'sqrt'; found 'even'"),
         ({"tau": 1}, "tau is an option of loss logit_adjusted: hftl.LogitAdjustedLoss(tau=...)"),
         ({"loss": {"kind": "logit_adjusted", "tau": 0}}, "loss.tau: input should be greater than 0"),
     ],

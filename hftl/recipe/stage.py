@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,9 @@ class Stage(Section):
     """"balanced" (n / (K * n_k)), "effective" or `hftl.EffectiveWeights(beta=0.99)`, or a weight for each class name; scaled so
     that the mean over train is 1. Of several labels an example a weight for the presence of each label, its absence having 1:
     "balanced" is (n - n_k) / n_k."""
+    sampling: Literal["balanced", "sqrt"] | None = None
+    """None: an epoch has each training example once. "balanced": it has as many, and every class equally often; "sqrt": a class in
+    proportion to the root of its number of examples. An example of several labels is drawn as often as its rarest label asks."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
@@ -71,6 +74,7 @@ class Stage(Section):
         by_counts = [
             *(["loss=logit_adjusted"] if isinstance(self.loss, LogitAdjustedLoss) else []),
             *([f"class_weights={self.class_weights.kind}"] if isinstance(self.class_weights, ClassWeights) else []),
+            *([f"sampling={self.sampling}"] if self.sampling else []),
         ]
         if len(by_counts) > 1:
             more = "; class_weights with a number for each class, what a mistake costs, goes with them"

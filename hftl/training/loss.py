@@ -29,7 +29,7 @@ ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def class_weights(
     stage: Stage, class_counts: Sequence[int], label_names: Sequence[str], *, target: str = ONE_LABEL, examples: int | None = None
 ) -> torch.Tensor | None:
-    """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the training examples is 1.
+    """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the examples of an epoch is 1.
 
     "balanced" gives n / (K * n_k), as scikit-learn: with 30 and 10 examples [0.667, 2.0], whose mean over the 40 is 1. Of several
     labels it gives (n - n_k) / n_k, so that presence and absence of a label weigh the same: a label that 10 of 40 `examples` have
@@ -66,7 +66,9 @@ def class_weights(
         weights = torch.tensor([given[name] for name in label_names], dtype=torch.float32)
         if target == SEVERAL_LABELS:
             return weights
-    return weights * (counts.sum() / (weights * counts).sum())
+    # With "sampling" an epoch has other numbers of each class than train; in proportion to these:
+    drawn = {None: counts, "balanced": (counts > 0).float(), "sqrt": counts.sqrt()}[stage.sampling]
+    return weights * (drawn.sum() / (weights * drawn).sum())
 
 
 def effective_number(counts: torch.Tensor, beta: float) -> torch.Tensor:
