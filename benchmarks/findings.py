@@ -45,6 +45,7 @@ class Set:
     max_length: int = 256
     image_size: int | None = None
     """Pixels; None: the model's own."""
+    label_column: str = "label"
 
     @property
     def is_text(self) -> bool:
@@ -62,9 +63,8 @@ SETS: Mapping[str, Set] = {
 }
 
 
-def recipe_of(name: str, data: Path, models: Path) -> hftl.Recipe:
+def recipe_of(name: str, chosen: Set, data: Path, models: Path) -> hftl.Recipe:
     """The default recipe for a set: what `hftl.fine_tune` would train."""
-    chosen = SETS[name]
     source, checkpoint = str(data / chosen.source), str(models / chosen.model)
     section: TextData | ImageData
     model: Transformer | Timm
@@ -72,6 +72,7 @@ def recipe_of(name: str, data: Path, models: Path) -> hftl.Recipe:
         "max_train_samples": chosen.rows,
         "max_validation_samples": chosen.validation,
         "validation_fraction": 0.2,
+        "label_column": chosen.label_column,
     }
     if chosen.is_text:
         section = TextData(source=source, max_length=chosen.max_length, on_duplicate="drop", **limits)
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--studies", type=Path, default=Path("build/findings"))
     asked = parser.parse_args()
     for name in filter(None, asked.only.split(",")):
-        recipe = recipe_of(name, asked.data, asked.models)
+        recipe = recipe_of(name, SETS[name], asked.data, asked.models)
         tell(f"{name}: {', '.join(f'{stage} x {each.epochs}' for stage, each in recipe.stages.items())}")
         study = hftl.ablate(recipe, (*ARMS, *divided(recipe)), seeds=asked.seeds, study_dir=asked.studies / name)
         keep(name, study, recipe)

@@ -30,8 +30,8 @@ from hftl.samples import BERT_NANO, REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
 from hftl.training import checkpoint, engine, finished, open_run, working
+from hftl.training.experiment import stage_loss
 from hftl.training.journal import how_it_compares
-from hftl.training.loss import make_loss
 
 GROUPS = ("embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "head")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -303,7 +303,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss can be finite where its gradient is not, and then the next checkpoint would hold nothing but NaN."""
-    make, steps = make_loss, list[None]()
+    make, steps = stage_loss, list[None]()
 
     def make_steep(*arguments: Any, **options: Any) -> Any:
         example_loss = make(*arguments, **options)
@@ -316,7 +316,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost
 
         return steep
 
-    monkeypatch.setattr(engine, "make_loss", make_steep)
+    monkeypatch.setattr(engine, "stage_loss", make_steep)
     with pytest.raises(RunError, match=r"stage head, step 4: the loss is 0\.\d+ and the norm of its gradient (nan|inf)") as refused:
         train(tiny_recipe("run.checkpoint_minutes=0"), tmp_path / "run")
     assert str(refused.value).count("train/") == 16  # the examples of the step

@@ -23,7 +23,7 @@ from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import engine, machine, open_run, watch, working
-from hftl.training import loss as loss_module
+from hftl.training.experiment import stage_loss
 from hftl.training.machine import mixed_precision
 
 RECIPE = nano(
@@ -149,13 +149,12 @@ def test_a_continued_run_has_the_scale_and_the_weights_of_one_in_one_piece(tmp_p
 @pytest.mark.usefixtures("half")
 def test_gradients_that_overflow_whatever_the_scale_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "FIRST_SCALE", 4.0)
-    make = loss_module.make_loss
 
     def endless(*args: Any, **options: Any) -> Any:
-        loss = make(*args, **options)
+        loss = stage_loss(*args, **options)
         return lambda logits, labels: loss(logits, labels) + (logits - logits.detach()).sum(-1).sqrt()  # the root of 0: steep
 
-    monkeypatch.setattr(engine, "make_loss", endless)
+    monkeypatch.setattr(engine, "stage_loss", endless)
     with pytest.raises(RunError, match=r"step 3: the loss is .* In fp16 numbers end at 65,504; with run\.precision=fp32"):
         train(RECIPE, tmp_path / "run")
     history = RunDirectory(tmp_path / "run").read_history()

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hftl.data.batches import (
+    AGAIN,
     Position,
     deal,
+    draw_epoch,
+    expected_draws,
     micro_batches,
     padded_width,
     padding_share,
@@ -339,3 +342,110 @@ def test_many_short_texts_are_padded_to_multiples_of_two_and_all_others_of_eight
     assert width_multiple([5, 65] * 500) == 8  # one is longer
     # Steps of one text: of 5, 6, 13 and 64 tokens 6, 6, 14 and 64 are computed.
     assert padding_share([5, 6, 13, 64] * 250, batch_size=1, seed=0, epoch=0) == pytest.approx(2 / 90)
+
+
+# --- sampling -----------------------------------------------------------------------------------------------------------------
+
+ONE_TO_FOUR = np.array([0, 1, 1, 1, 1])
+
+
+def test_an_example_is_expected_as_often_as_its_class_asks() -> None:
+    assert expected_draws(ONE_TO_FOUR, "balanced").tolist() == pytest.approx([2.5, 0.625, 0.625, 0.625, 0.625])
+    assert expected_draws(ONE_TO_FOUR, "sqrt").tolist() == pytest.approx([5 / 3, 5 / 6, 5 / 6, 5 / 6, 5 / 6])  # 1 : 2
+    assert expected_draws(np.array([3, 1, 3, 1]), "balanced").tolist() == [1.0] * 4  # classes 0 and 2 have no example
+
+
+def test_an_example_of_several_labels_is_drawn_as_its_rarest_one_and_one_of_none_as_those() -> None:
+    # The first label is there 4 times, the second once, and 2 examples have none: 4, 4, 4, 1 and 2, 2.
+    targets = np.array([[1, 0], [1, 0], [1, 0], [1, 1], [0, 0], [0, 0]], dtype=np.int8)
+    shares = np.array([1 / 4, 1 / 4, 1 / 4, 1, 1 / 2, 1 / 2])
+    assert expected_draws(targets, "balanced").tolist() == pytest.approx((6 * shares / shares.sum()).tolist())
+    assert expected_draws(targets, "sqrt").tolist() == pytest.approx((6 * shares**0.5 / (shares**0.5).sum()).tolist())
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.sampled_from(["balanced", "sqrt"]), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_draws_each_example_its_expected_number_of_times_rounded_up_or_down(
+    labels: list[int], how: Any, epoch: int
+) -> None:
+    targets = np.array(labels)
+    drawn, expected = draw_epoch(targets, how, seed=1, epoch=epoch), expected_draws(targets, how)
+    times = np.bincount(drawn.rows, minlength=len(targets))
+    assert len(drawn.rows) == len(targets)
+    assert (times >= np.floor(expected - 1e-9)).all() and (times <= np.ceil(expected + 1e-9)).all()
+    for row in range(len(targets)):
+        assert drawn.before[drawn.rows == row].tolist() == list(range(times[row]))
+
+
+def test_balanced_epochs_have_each_class_as_often_and_go_through_the_frequent_one() -> None:
+    targets = np.repeat([0, 1, 2], [10, 90, 200])
+    epochs = [draw_epoch(targets, "balanced", seed=0, epoch=epoch).rows for epoch in range(8)]
+    assert all(np.bincount(targets[rows]).tolist() == [100, 100, 100] for rows in epochs)
+    assert len(set(np.concatenate(epochs).tolist())) > 298  # half of the largest class in each epoch, and another half in the next
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert np.array_equal(epochs[3], draw_epoch(targets, "balanced", seed=0, epoch=3).rows)
+    roots = np.bincount(targets[draw_epoch(targets, "sqrt", seed=0, epoch=0).rows])
+    assert roots == pytest.approx(300 * np.sqrt([10, 90, 200]) / np.sqrt([10, 90, 200]).sum(), abs=1)  # 35, 106, 159
+
+
+class Rare(Numbers):
+    """One example in ten is of class 0."""
+
+    def __init__(self, size: int, lengths: Sequence[int] | None = None) -> None:
+        super().__init__(size, lengths)
+        self.targets = np.array([min(i % 10, 1) for i in range(size)])
+
+
+@pytest.mark.parametrize("lengths", [None, [(i * 7919) % 50 + 1 for i in range(60)]], ids=["pictures", "texts"])
+def test_sampled_steps_are_the_same_on_any_number_of_processes_and_from_any_step_on(lengths: list[int] | None) -> None:
+    samples = Rare(60, lengths)
+
+    def steps(*, processes: int = 1, start: int = 0, accumulation: int = 1) -> list[list[tuple[int, int]]]:
+        per_rank = [
+            training_batches(
+                samples,
+                batch_size=8,
+                seed=0,
+                epoch=2,
+                start=start,
+                accumulation=accumulation,
+                sampling="balanced",
+                tokens_per_batch=100,
+                processes=processes,
+                rank=rank,
+            )
+            for rank in range(processes)
+        ]
+        found: list[list[tuple[int, int]]] = [[]]
+        for batches in zip(*per_rank, strict=True):
+            for batch in batches:
+                counted = batch.weight > 0
+                found[-1] += zip(batch.inputs["epoch"][counted].tolist(), batch.index[counted].tolist(), strict=True)
+            if batches[0].completes_step:
+                found.append([])
+        return [sorted(step) for step in found[:-1]]
+
+    whole = steps()
+    assert [len(step) for step in sorted(whole, key=len)] == [4, *[8] * 7]
+    classes = np.bincount([samples.targets[index] for step in whole for _, index in step])
+    assert classes.tolist() == [30, 30]
+    assert steps(processes=3) == whole == steps(accumulation=3)
+    assert steps(start=5) == whole[5:]
+
+
+def test_an_example_that_is_drawn_again_in_an_epoch_is_seen_in_another_view() -> None:
+    samples = Rare(60)
+    epochs = [
+        [
+            (epoch, index)
+            for batch in training_batches(samples, batch_size=8, seed=0, epoch=number, sampling="balanced")
+            for epoch, index in zip(batch.inputs["epoch"].tolist(), batch.index.tolist(), strict=True)
+        ]
+        for number in (1, 2)
+    ]
+    seen = [view for epoch in epochs for view in epoch]
+    assert len(set(seen)) == len(seen) == 120  # of 6 examples 5 views an epoch
+    views = sorted(epoch for epoch, index in epochs[0] if index == 0)
+    assert views == [1, 1 + AGAIN, 1 + 2 * AGAIN, 1 + 3 * AGAIN, 1 + 4 * AGAIN]
+    assert len({view % 5 for view in views}) == 5  # also where there are five of each, and with two of them these in turn
+    assert [view % 2 for view in views] == [1, 0, 1, 0, 1]

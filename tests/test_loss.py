@@ -11,7 +11,17 @@ from torchvision.ops import sigmoid_focal_loss
 
 from hftl.errors import RecipeError
 from hftl.names import SEVERAL_LABELS
-from hftl.recipe import CrossEntropyLoss, EffectiveWeights, FocalLoss, Recipe, Stage, TextData, Transformer, override
+from hftl.recipe import (
+    CrossEntropyLoss,
+    EffectiveWeights,
+    FocalLoss,
+    LogitAdjustedLoss,
+    Recipe,
+    Stage,
+    TextData,
+    Transformer,
+    override,
+)
 from hftl.training.loss import check_loss, class_weights, effective_number, make_loss
 
 LOGITS = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # probabilities 3/4, 1/4 and 1/2, 1/2
@@ -102,6 +112,14 @@ def test_effective_weights_of_several_labels_are_those_of_absences_over_presence
     assert weights_of([10], EffectiveWeights(beta=1 - 1e-9), target=SEVERAL_LABELS, examples=40) == pytest.approx([3.0], rel=1e-5)
 
 
+def test_given_weights_have_mean_one_over_the_examples_that_an_epoch_draws() -> None:
+    given: Any = {"a": 1.0, "b": 3.0}
+    for sampling, shares in ((None, (0.9, 0.1)), ("balanced", (0.5, 0.5)), ("sqrt", (0.75, 0.25))):
+        weights = class_weights(Stage(lr=1, class_weights=given, sampling=sampling), [9, 1], ["a", "b"])
+        assert weights is not None and weights[1] / weights[0] == 3
+        assert (shares[0] * weights[0] + shares[1] * weights[1]).item() == pytest.approx(1)
+
+
 def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None:
     written: Any = {"kind": "effective", "beta": 0.999}
     assert Stage(lr=1, class_weights="effective") == Stage(lr=1, class_weights=written)
@@ -130,6 +148,15 @@ def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None
         ({"beta": 0.9}, "beta is an option of class_weights effective: hftl.EffectiveWeights(beta=...)"),
         ({"loss": {"kind": "focal", "alpha": 1}}, "loss.alpha: input should be less than 1"),
         ({"loss": FocalLoss(alpha=0.25), "class_weights": "balanced"}, "loss.alpha and class_weights both weigh the presence"),
+        (
+            {"loss": "logit_adjusted", "class_weights": "effective"},
+            "loss=logit_adjusted and class_weights=effective each make up for how rare a class is, together twice; leave one out",
+        ),
+        ({"sampling": "sqrt", "class_weights": "balanced"}, "class_weights=balanced and sampling=sqrt each make up for how rare"),
+        ({"sampling": "balanced", "loss": "logit_adjusted"}, "loss=logit_adjusted and sampling=balanced each make up for how rare"),
+        ({"sampling": "even"}, "sampling: input should be 'balanced' or 'sqrt'; found 'even'"),
+        ({"tau": 1}, "tau is an option of loss logit_adjusted: hftl.LogitAdjustedLoss(tau=...)"),
+        ({"loss": {"kind": "logit_adjusted", "tau": 0}}, "loss.tau: input should be greater than 0"),
     ],
     ids=str,
 )
@@ -155,3 +182,38 @@ def test_alpha_is_refused_where_examples_have_one_label_each_with_what_is_alpha_
     check_loss(FocalLoss(), "one_label")
     with pytest.raises(RecipeError, match=r"loss\.alpha: .* one label each(.|\n)*class_weights has a factor for each class"):
         check_loss(FocalLoss(alpha=0.25), "one_label")
+
+
+# --- logit adjustment ---------------------------------------------------------------------------------------------------------
+
+
+def test_logit_adjustment_adds_the_log_of_each_classs_share_in_training() -> None:
+    # Odds of 3 to 1 for the first class, which one example of four has: what is left to learn is even.
+    loss = make_loss(LogitAdjustedLoss(), None, class_counts=[1, 3])(LOGITS, LABELS)
+    assert loss.tolist() == pytest.approx([math.log(2), -math.log(0.75)])
+    half = make_loss(LogitAdjustedLoss(tau=0.5), None, class_counts=[1, 3])(LOGITS, LABELS)
+    assert half[0].item() == pytest.approx(-math.log(3**0.5 / (3**0.5 + 1)))  # of odds 3 the root of 3 is left
+
+
+def test_logit_adjustment_of_equal_classes_is_cross_entropy() -> None:
+    plain = make_loss(CrossEntropyLoss(), None)(LOGITS, LABELS)
+    assert make_loss(LogitAdjustedLoss(tau=2), None, class_counts=[5, 5])(LOGITS, LABELS).tolist() == pytest.approx(plain.tolist())
+
+
+def test_logit_adjustment_of_a_class_without_examples_stays_finite_and_has_a_gradient() -> None:
+    logits = torch.zeros((1, 2), requires_grad=True)
+    make_loss(LogitAdjustedLoss(), None, class_counts=[9, 0])(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad is not None and logits.grad.tolist() == [pytest.approx([-0.1, 0.1])]
+
+
+def test_logit_adjustment_goes_with_weights_for_what_a_mistake_costs() -> None:
+    stage = Stage(lr=1, loss="logit_adjusted", class_weights={"a": 3, "b": 1})
+    weights = class_weights(stage, [10, 10], ["a", "b"])
+    loss = make_loss(LogitAdjustedLoss(), weights, class_counts=[10, 10])(LOGITS, LABELS)
+    assert loss.tolist() == pytest.approx([-1.5 * math.log(0.75), -0.5 * math.log(0.5)])
+
+
+def test_logit_adjustment_is_refused_where_examples_have_several_labels() -> None:
+    check_loss(LogitAdjustedLoss(), "one_label")
+    with pytest.raises(RecipeError, match=r"for one label an example(.|\n)*write class_weights=effective"):
+        check_loss(LogitAdjustedLoss(), SEVERAL_LABELS)

@@ -504,7 +504,11 @@ def test_two_runs_are_compared_on_the_same_rows(several_run: RunDirectory, tmp_p
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [("run.metric=mcc", '"mcc" is not computed of several labels an example'), ("data.target=one", "labels? that is neither")],
+    [
+        ("run.metric=mcc", '"mcc" is not computed of several labels an example'),
+        ("data.target=one", "labels? that is neither"),
+        ("stages.all.loss=logit_adjusted", r"stages\.all\.loss: \"logit_adjusted\" is for one label(.|\n)*class_weights=effective"),
+    ],
 )
 def test_what_does_not_fit_several_labels_is_refused_before_training(
     several_run: RunDirectory, tmp_path: Path, change: str, expected: str

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,12 @@ WIDTH = 8
 MANY, SHORT, SHORT_WIDTH = 1_000, 64, 2
 TOKENS_PER_BATCH = 16_384
 
+Sampling = Literal["balanced", "sqrt"] | None
+"""How an epoch draws its examples; None: each once."""
+# Added to the epoch of an example for each time that it was drawn before in the same epoch, so that a picture's next view is
+# another one: an epoch that no run reaches, and prime, so that it is another one also where views repeat every few epochs.
+AGAIN = 1_000_003
+
 Length = TypeVar("Length", int, np.ndarray)
 
 
@@ -36,6 +42,7 @@ class Position:
     """One place in a batch. Padding keeps a process busy where there is no example for it, and is left out of every sum."""
 
     epoch: int
+    """Which view of the example is seen: the epoch's number and, of an example that is drawn again in it, another."""
     index: int
     is_padding: bool = False
 
@@ -79,6 +86,59 @@ def plan_epoch(
     if lengths is not None:
         steps = [steps[place] for place in generator.permutation(len(steps))]
     return steps
+
+
+def expected_draws(targets: np.ndarray, sampling: Literal["balanced", "sqrt"]) -> np.ndarray:
+    """How often an epoch draws each example in the mean, (N,); their sum is N.
+
+    In proportion to 1 over n, the number of examples of its class: each class makes up as much of the epoch as any other. Or to 1
+    over the root of n: a class makes up a share in proportion to the root of n. Of classes of 1 and 4 examples "balanced" draws the
+    one 2.5 times and each of the four 0.625 times; "sqrt" 5 / 3 and 5 / 6 times, shares of 1 : 2. An example of several labels has
+    the n of its rarest one, and one of no label the number of those.
+
+    Args:
+        targets: (N,) class numbers or, of several labels, (N, K) of 0 and 1.
+    """
+    if targets.ndim == 1:
+        sizes = np.bincount(targets)[targets]
+    else:
+        of_label = targets.sum(axis=0, dtype=np.int64)
+        sizes = np.where(targets == 1, of_label, len(targets) + 1).min(axis=1)
+        without = sizes > len(targets)
+        sizes = np.where(without, without.sum(), sizes)
+    shares = sizes ** (-1.0 if sampling == "balanced" else -0.5)
+    return np.asarray(shares * (len(targets) / shares.sum()))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an epoch is made of where `sampling` draws it: N draws, from which the plan makes steps as it does from N examples."""
+
+    rows: np.ndarray
+    """(N,) the example of each draw, in ascending order."""
+    before: np.ndarray
+    """(N,) how often it was drawn before."""
+
+    def position(self, place: Position) -> Position:
+        """The example at a draw, in place of the draw's number."""
+        epoch = place.epoch + AGAIN * int(self.before[place.index])
+        return Position(epoch, int(self.rows[place.index]), place.is_padding)
+
+
+def draw_epoch(targets: np.ndarray, sampling: Literal["balanced", "sqrt"], *, seed: int, epoch: int) -> Drawn:
+    """The draws of an epoch, which depend on (seed, epoch) alone: every example as often as expected, rounded up or down by chance.
+
+    So a class has its share of every epoch almost exactly, and no example is drawn twice while another of its class waits for its
+    first time; N independent draws would leave out one example in three even where all classes are of one size.
+    """
+    expected = expected_draws(targets, sampling)
+    generator = np.random.default_rng([seed, epoch, 1])  # not the one of `plan_epoch`, which puts the draws in order
+    order = generator.permutation(len(targets))
+    order = order[np.argsort(expected[order], kind="stable")]
+    ends = np.cumsum(expected[order])  # on a line each example has a piece as long as it is expected, and the draws lie 1 apart
+    places = np.searchsorted(ends, generator.random() + np.arange(len(targets)), side="right")
+    rows = np.sort(order[places.clip(max=len(targets) - 1)])  # a sum of rounded numbers may end a little before N
+    return Drawn(rows, np.arange(len(rows)) - np.searchsorted(rows, rows))
 
 
 def micro_batches(

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hftl import system
-from hftl.data.batches import TOKENS_PER_BATCH, Position, deal, evaluation_plan, micro_batches, plan_epoch
+from hftl.data.batches import TOKENS_PER_BATCH, Position, Sampling, deal, draw_epoch, evaluation_plan, micro_batches, plan_epoch
 from hftl.errors import HftlError, RunError
 from hftl.signals import Stopped, noted
 
@@ -106,6 +106,7 @@ def training_batches(
     epoch: int,
     start: int = 0,
     accumulation: int = 1,
+    sampling: Sampling = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     processes: int = 1,
     rank: int = 0,
@@ -113,12 +114,16 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Micro-batches of one epoch from its step `start` on, for one process, in order; `completes_step` marks the last of each step.
 
-    `tokens_per_batch` cuts steps of texts into more micro-batches than `accumulation` does; it does not change what a step is.
+    `tokens_per_batch` cuts steps of texts into more micro-batches than `accumulation` does; it does not change what a step is. With
+    `sampling` the epoch is of as many draws as there are samples, see `draw_epoch`.
 
     Raises:
         HftlError: a sample cannot be read any more.
     """
     lengths = None if samples.lengths is None else np.asarray(samples.lengths)
+    drawn = None if sampling is None else draw_epoch(samples.targets, sampling, seed=seed, epoch=epoch)
+    if drawn is not None and lengths is not None:
+        lengths = lengths[drawn.rows]
     steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)[start:]
 
     def planned() -> Iterator[tuple[list[Position], int, bool]]:
@@ -127,7 +132,9 @@ def training_batches(
                 step, accumulation=accumulation, processes=processes, lengths=lengths, tokens_per_batch=tokens_per_batch
             )
             for number, part in enumerate(parts, start=1):
-                yield deal(part, step, epoch=epoch, processes=processes, rank=rank), len(step), number == len(parts)
+                places = deal(part, step, epoch=epoch, processes=processes, rank=rank)
+                positions = places if drawn is None else [drawn.position(place) for place in places]
+                yield positions, len(step), number == len(parts)
 
     for_loader, for_batches = tee(planned())
     loader = _loader(samples, (positions for positions, _, _ in for_loader), workers)

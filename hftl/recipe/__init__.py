@@ -14,7 +14,7 @@ from hftl.recipe.average import EMA, SWA, Average
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData
-from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, Loss
+from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.model import BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
@@ -62,6 +62,7 @@ __all__ = [
     "Lamb",
     "LinearSchedule",
     "Lion",
+    "LogitAdjustedLoss",
     "Loss",
     "NAdam",
     "OneCycleSchedule",

@@ -48,4 +48,13 @@ class AsymmetricLoss(_Loss):
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
 
 
-Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss
+class LogitAdjustedLoss(_Loss):
+    """Cross-entropy of the logits plus `tau` times the log of each class's share of the training examples, which serving leaves
+    out: what a class owes to being frequent is not learned (Menon et al. 2021, arXiv:2007.07314). For one label an example."""
+
+    kind: Literal["logit_adjusted"] = "logit_adjusted"
+    tau: Annotated[float, Field(gt=0.0)] = 1.0
+    """1 aims at the mean of the classes' recalls; less lies between that and accuracy."""
+
+
+Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hftl.recipe.average import SWA, Average
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
-from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, Loss
+from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.optimizer import AdamW, Optimizer
 from hftl.recipe.schedule import LinearSchedule, Schedule
 from hftl.recipe.section import LearningRate, Positive, Section, word_or_section
@@ -46,12 +46,15 @@ class Stage(Section):
     schedule: AnySchedule = LinearSchedule()
     """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
     loss: AnyLoss = CrossEntropyLoss()
-    """A word, "cross_entropy", "focal" or (of several labels an example) "asymmetric", or a section: `hftl.FocalLoss(gamma=3)`, in
-    YAML ``{kind: focal, gamma: 3}``."""
+    """A word, "cross_entropy", "focal", "logit_adjusted" or (of several labels an example) "asymmetric", or a section:
+    `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
     class_weights: AnyClassWeights | None = None
     """"balanced" (n / (K * n_k)), "effective" or `hftl.EffectiveWeights(beta=0.99)`, or a weight for each class name; scaled so
     that the mean over train is 1. Of several labels an example a weight for the presence of each label, its absence having 1:
     "balanced" is (n - n_k) / n_k."""
+    sampling: Literal["balanced", "sqrt"] | None = None
+    """None: an epoch has each training example once. "balanced": it has as many, and every class equally often; "sqrt": a class in
+    proportion to the root of its number of examples. An example of several labels is drawn as often as its rarest label asks."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
@@ -76,4 +79,16 @@ class Stage(Section):
     def _presence_is_weighed_once(self) -> Self:
         if isinstance(self.loss, FocalLoss) and self.loss.alpha is not None and self.class_weights is not None:
             raise ValueError("loss.alpha and class_weights both weigh the presence of a label against its absence; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_evened_out_once(self) -> Self:
+        by_counts = [
+            *(["loss=logit_adjusted"] if isinstance(self.loss, LogitAdjustedLoss) else []),
+            *([f"class_weights={self.class_weights.kind}"] if isinstance(self.class_weights, ClassWeights) else []),
+            *([f"sampling={self.sampling}"] if self.sampling else []),
+        ]
+        if len(by_counts) > 1:
+            more = "; class_weights with a number for each class, what a mistake costs, goes with them"
+            raise ValueError(f"{' and '.join(by_counts)} each make up for how rare a class is, together twice; leave one out{more}")
         return self

@@ -13,8 +13,7 @@ from rich.table import Table
 from hftl.recipe import Recipe
 from hftl.studies.trials import Experiments
 from hftl.terminal import Shown
-from hftl.training.experiment import Experiment, make_plan, stage_weights
-from hftl.training.loss import make_loss
+from hftl.training.experiment import Experiment, make_plan, stage_loss
 from hftl.training.machine import make_accelerator
 from hftl.training.plan import Plan, step_flops
 from hftl.training.step import batches_of_epoch, take_step
@@ -111,12 +110,11 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
     stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward, each.trains))
     accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
-    weights = stage_weights(experiment, recipe.stages[stage.name])
     batches = batches_of_epoch(experiment.samples["train"], stage, recipe, accelerator, epoch=1)
     working.train_mode()
-    loss, taken, began = make_loss(stage.loss, weights, target=experiment.classifier.target), 0, clock()
+    example_loss, taken, began = stage_loss(experiment, stage), 0, clock()
     for number in range(STEPS + 1):
-        if take_step(working, batches, loss) is None:
+        if take_step(working, batches, example_loss) is None:
             break
         if number == 0:
             began = clock()

@@ -27,8 +27,7 @@ from hftl.studies.cost import STEPS, measured_rate
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say, Shown
-from hftl.training.experiment import Experiment, make_plan, prepare_experiment, stage_weights
-from hftl.training.loss import make_loss
+from hftl.training.experiment import Experiment, make_plan, prepare_experiment, stage_loss
 from hftl.training.machine import make_accelerator
 from hftl.training.plan import step_flops
 from hftl.training.resolved import ResolvedStage
@@ -203,8 +202,7 @@ def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
     accelerator = make_accelerator(recipe, None)
     flat = replace(stage, schedule=ConstantSchedule(), average=None)
     working = open_stage(experiment, flat, accelerator, checkpoint=None)
-    weights = stage_weights(experiment, recipe.stages[stage.name])
-    example_loss = make_loss(stage.loss, weights, target=experiment.classifier.target)
+    example_loss = stage_loss(experiment, stage)
     shares = [group["lr"] / stage.lr for group in working.optimizer.param_groups]
     working.train_mode()
     batches, epoch = batches_of_epoch(samples, stage, recipe, accelerator, epoch=1), 1

@@ -30,9 +30,9 @@ from hftl.names import as_rank
 from hftl.recipe import Recipe
 from hftl.run import RunDirectory
 from hftl.training.cache import cached_samples, loader_processes
-from hftl.training.experiment import Experiment, prepare_experiment, stage_weights
+from hftl.training.experiment import Experiment, prepare_experiment, stage_loss
 from hftl.training.finish import finish, predict_split
-from hftl.training.loss import ExampleLoss, make_loss
+from hftl.training.loss import ExampleLoss
 from hftl.training.machine import explain_dead_processes, gradient_scale, process_state
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.training.origin import pinned
@@ -143,8 +143,7 @@ def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, check
     working = open_stage(experiment, stage, run.accelerator, checkpoint=checkpoint)
     if checkpoint is None:
         run.progress = replace(run.progress, hashes=group_hashes(tensors_of(run.host), working.chain))
-    weights = stage_weights(experiment, run.recipe.stages[stage.name])
-    example_loss = make_loss(stage.loss, weights, target=experiment.classifier.target)
+    example_loss = stage_loss(experiment, stage)
     run.begin_cost()
     run.journal.stage_start(
         stage.name,

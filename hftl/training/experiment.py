@@ -33,7 +33,7 @@ from hftl.models.family import Classifier
 from hftl.names import ONE_LABEL
 from hftl.recipe import Recipe, Stage, check_places
 from hftl.records.data import Provenance
-from hftl.training.loss import check_loss, class_weights
+from hftl.training.loss import ExampleLoss, check_loss, class_weights, make_loss
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.origin import base_record
 from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
@@ -193,6 +193,16 @@ def stage_weights(experiment: Experiment, stage: Stage) -> torch.Tensor | None:
     splits = experiment.splits
     target = experiment.classifier.target
     return class_weights(stage, class_counts(experiment), splits.label_names, target=target, examples=len(splits.train))
+
+
+def stage_loss(experiment: Experiment, stage: ResolvedStage) -> ExampleLoss:
+    """The loss that a stage minimises, see `hftl.training.loss.make_loss`."""
+    return make_loss(
+        stage.loss,
+        stage_weights(experiment, experiment.recipe.stages[stage.name]),
+        target=experiment.classifier.target,
+        class_counts=class_counts(experiment),
+    )
 
 
 def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.device | None = None) -> Plan:

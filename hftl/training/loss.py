@@ -12,7 +12,16 @@ from torch.nn import functional as F
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.names import ONE_LABEL, SEVERAL_LABELS
-from hftl.recipe import AsymmetricLoss, BalancedWeights, CrossEntropyLoss, EffectiveWeights, FocalLoss, Loss, Stage
+from hftl.recipe import (
+    AsymmetricLoss,
+    BalancedWeights,
+    CrossEntropyLoss,
+    EffectiveWeights,
+    FocalLoss,
+    LogitAdjustedLoss,
+    Loss,
+    Stage,
+)
 
 ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -20,7 +29,7 @@ ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def class_weights(
     stage: Stage, class_counts: Sequence[int], label_names: Sequence[str], *, target: str = ONE_LABEL, examples: int | None = None
 ) -> torch.Tensor | None:
-    """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the training examples is 1.
+    """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the examples of an epoch is 1.
 
     "balanced" gives n / (K * n_k), as scikit-learn: with 30 and 10 examples [0.667, 2.0], whose mean over the 40 is 1. Of several
     labels it gives (n - n_k) / n_k, so that presence and absence of a label weigh the same: a label that 10 of 40 `examples` have
@@ -57,7 +66,9 @@ def class_weights(
         weights = torch.tensor([given[name] for name in label_names], dtype=torch.float32)
         if target == SEVERAL_LABELS:
             return weights
-    return weights * (counts.sum() / (weights * counts).sum())
+    # With "sampling" an epoch has other numbers of each class than train; in proportion to these:
+    drawn = {None: counts, "balanced": (counts > 0).float(), "sqrt": counts.sqrt()}[stage.sampling]
+    return weights * (drawn.sum() / (weights * drawn).sum())
 
 
 def effective_number(counts: torch.Tensor, beta: float) -> torch.Tensor:
@@ -80,6 +91,11 @@ def check_loss(loss: Loss, target: str) -> None:
     if isinstance(loss, AsymmetricLoss) and target == ONE_LABEL:
         what = '"asymmetric" is for several labels an example, and these examples have one each'
         raise RecipeError.single("loss", what, 'write loss="focal", which also weighs down what is easy')
+    if isinstance(loss, LogitAdjustedLoss) and target == SEVERAL_LABELS:
+        what = (
+            '"logit_adjusted" is for one label an example, where classes share what is certain; these examples have several labels'
+        )
+        raise RecipeError.single("loss", what, "write class_weights=effective, which weighs a rare label up")
     if isinstance(loss, FocalLoss) and loss.alpha is not None and target == ONE_LABEL:
         what = "weighs a label that is there against one that is not, and these examples have one label each"
         raise RecipeError.single(
@@ -87,18 +103,28 @@ def check_loss(loss: Loss, target: str) -> None:
         )
 
 
-def make_loss(loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL) -> ExampleLoss:
+def make_loss(
+    loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL, class_counts: Sequence[int] | None = None
+) -> ExampleLoss:
     """A function of logits (B, K) and targets that gives the loss of each example, (B,).
 
     Of one label targets are (B,) classes: see `one_label_loss`. Of several they are (B, K) of 0 and 1: see `several_labels_loss`.
+    `class_counts`, the K numbers of training examples, are for the logit-adjusted loss alone.
     """
-    return several_labels_loss(loss, weights) if target == SEVERAL_LABELS else one_label_loss(loss, weights)
+    return several_labels_loss(loss, weights) if target == SEVERAL_LABELS else one_label_loss(loss, weights, class_counts)
 
 
-def one_label_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
+def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Sequence[int] | None = None) -> ExampleLoss:
     """Cross-entropy is torch's, with its label smoothing; focal loss is ``(1 - p) ** gamma * cross_entropy`` with p the probability
-    of the true class (Lin et al. 2017, arXiv:1708.02002). A class weight multiplies the loss of that class's examples.
+    of the true class (Lin et al. 2017, arXiv:1708.02002); the logit-adjusted loss is the cross-entropy of ``logits + tau *
+    log(n_k / n)``, where a class without an example counts as having one (Menon et al. 2021, arXiv:2007.07314, equation 10). A
+    class weight multiplies the loss of that class's examples.
     """
+    adjustment = torch.zeros(())
+    if isinstance(loss, LogitAdjustedLoss):
+        assert class_counts is not None
+        counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+        adjustment = loss.tau * (counts / counts.sum()).log()
 
     def unweighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         match loss:
@@ -107,6 +133,8 @@ def one_label_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss:
             case FocalLoss(gamma=gamma):  # without alpha, see check_loss
                 true_class = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
                 return (1 - true_class) ** gamma * F.cross_entropy(logits, labels, reduction="none")
+            case LogitAdjustedLoss():
+                return F.cross_entropy(logits + adjustment.to(logits.device), labels, reduction="none")
             case AsymmetricLoss():
                 raise AssertionError  # check_loss has refused it
 
@@ -134,6 +162,8 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
             gamma_present = gamma_absent = gamma
         case AsymmetricLoss(gamma_present=gamma_present, gamma_absent=gamma_absent, margin=margin):
             pass
+        case LogitAdjustedLoss():
+            raise AssertionError  # check_loss has refused it
 
     def of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         present = F.logsigmoid(logits)

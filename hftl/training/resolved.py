@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hftl.data.batches import steps_per_epoch
+from hftl.data.batches import Sampling, steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
 from hftl.recipe import Average, Loss, Optimizer, Recipe, Schedule
@@ -34,6 +34,8 @@ class ResolvedStage:
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss
+    sampling: Sampling
+    """How an epoch draws its examples, see `hftl.data.batches.draw_epoch`; None: each once."""
     batch_size: int
     """Examples of an optimizer step, over all processes."""
     epochs: int
@@ -82,6 +84,7 @@ def resolve_stages(
                 optimizer=stage.optimizer,
                 schedule=stage.schedule,
                 loss=stage.loss,
+                sampling=stage.sampling,
                 batch_size=batch_size,
                 epochs=stage.epochs,
                 steps_per_epoch=steps_per_epoch(train_examples, batch_size),

@@ -61,6 +61,7 @@ def batches_of_epoch(
         epoch=epoch,
         start=start,
         accumulation=recipe.run.gradient_accumulation,
+        sampling=stage.sampling,
         tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
