@@ -179,6 +179,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
                 "steps": stage.epochs * -(-train_examples // size),
                 **{key: None if (chosen := getattr(stage, key)) is None else chosen.kind for key in Stage.choices},
                 "average_bytes": 0,
+                "l1": stage.l1,
                 "trainable_parameters": trainable,
                 "trainable_share": trainable / total,
                 "optimizer_bytes": 8 * trainable,

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,13 @@ from torch.optim.swa_utils import AveragedModel
 from hftl.evaluation.predict import predict_logits
 from hftl.files import read_json
 from hftl.models import transformer
-from hftl.recipe import EMA, SWA, Average, Recipe, Stage
+from hftl.recipe import EMA, SWA, Recipe, Soup, Stage
 from hftl.samples import BERT_NANO
+from hftl.sharing.card import write_card
+from hftl.sharing.verify import verify
 from hftl.signals import Stopped
 from hftl.training import engine, finish
-from hftl.training.average import WeightAverage, average_bytes, share_of_step, trained_tensors
+from hftl.training.average import WeightAverage, WeightSoup, average_bytes, share_of_step, trained_tensors
 
 
 def walk(model: nn.Module, steps: int, then: Callable[[int], None]) -> None:
@@ -42,7 +45,7 @@ def walk(model: nn.Module, steps: int, then: Callable[[int], None]) -> None:
 
 
 def test_the_share_of_a_step_is_worked_out_by_hand() -> None:
-    def shares(average: Average, steps: int) -> list[float]:
+    def shares(average: EMA | SWA, steps: int) -> list[float]:
         return [share_of_step(average, step, epochs=steps // 2, steps_per_epoch=2) for step in range(1, steps + 1)]
 
     # 1, then 8 ** (-2/3) = 1/4 at the eighth step, and never under 1 - decay.
@@ -130,8 +133,39 @@ def test_only_what_trains_has_a_mean() -> None:
     parameters = dict(model.named_parameters())
     names = [*chain.parameters["layer.2"], *chain.parameters["head"]]
     assert [id(tensor) for tensor in tensors] == [id(parameters[name]) for name in names]
-    assert average_bytes(EMA(), tensors) == 4 * sum(parameters[name].numel() for name in names)
-    assert average_bytes(None, tensors) == 0
+    of_one = 4 * sum(parameters[name].numel() for name in names)
+    assert average_bytes(EMA(), tensors, epochs=9) == average_bytes(SWA(), tensors, epochs=9) == of_one
+    assert average_bytes(Soup(most=5), tensors, epochs=9) == 6 * of_one  # the five best epochs, and the mean that is tried
+    assert average_bytes(Soup(most=5), tensors, epochs=3) == 4 * of_one
+    assert average_bytes(None, tensors, epochs=9) == 0
+
+
+def test_a_greedy_soup_is_worked_out_by_hand() -> None:
+    """Epochs whose one weight is 0, 8, 2 and 6, judged by how near they are to 4.5."""
+    weight = torch.zeros(1)
+    soup = WeightSoup(Soup(most=3), [weight])
+    tried: list[float] = []
+
+    def judge() -> SimpleNamespace:
+        tried.append(float(weight))
+        return SimpleNamespace(rank=(-abs(float(weight) - 4.5), 0.0))
+
+    for epoch, value in enumerate([0.0, 8.0, 2.0, 6.0], start=1):
+        weight.fill_(value)
+        soup.add(epoch, judge().rank)
+    tried.clear()
+    cooked = soup.cook(judge)
+    assert cooked is not None
+    # 6 (off by 1.5) is the best, then 2 (2.5) and 8 (3.5); 0 is not among the three best. The mean of 6 and 2 is 4 (0.5), and
+    # stays; with 8 it would be 5.33 (0.83).
+    assert tried == pytest.approx([4.0, 16 / 3])
+    assert cooked[0] == (4, 3) and cooked[1].rank == (-0.5, 0.0)
+    assert weight == 6
+    with soup.of(*cooked[0]):
+        assert weight == 4
+    alone = WeightSoup(Soup(), [weight])
+    alone.add(1, (0.0, 0.0))
+    assert alone.cook(judge) is None
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------------------
@@ -193,6 +227,42 @@ def test_averages_change_nothing_of_the_steps_and_continue_bit_for_bit(tmp_path:
             patched.setattr(finish, "predict_logits", stopping_in(evaluation))
             train(averaged(), tmp_path / f"in-{evaluation}")
         assert_same_run(whole, train(averaged(), tmp_path / f"in-{evaluation}", resume=True))
+
+
+def test_a_soup_of_epochs_is_delivered_where_validation_likes_it_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A rate so high that every epoch overshoots, and their mean does not.
+    stage = Stage(unfreeze="head", lr=0.5, epochs=4, optimizer="sgd", schedule="constant", weight_decay=0, average="soup")
+    recipe = nano("soup", reviews(40), {"head": stage}, metric="log_loss", log_every=1)
+    seen: list[dict[str, torch.Tensor]] = []
+    end_epoch = engine._end_epoch
+
+    def noted(working: Any, *arguments: Any) -> Any:
+        seen.append({name: tensor.detach().clone() for name, tensor in working.bare.named_parameters()})
+        return end_epoch(working, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_end_epoch", noted)
+        whole = train(recipe, tmp_path / "whole")
+    history = whole.read_history()
+    (soup,) = [line for line in history if line["event"] == "soup"]
+    (end,) = [line for line in history if line["event"] == "stage_end"]
+    best_alone = min(line["validation"]["log_loss"] for line in history if line["event"] == "evaluation")
+    assert soup["kept"] and len(soup["epochs"]) >= 2 and soup["validation"]["log_loss"] < best_alone
+    assert end["soup"] == soup["epochs"] and end["best_metric"] == soup["validation"]["log_loss"]
+    assert read_json(whole.metrics)["validation"]["log_loss"] == pytest.approx(soup["validation"]["log_loss"], rel=1e-5)
+    delivered = load_file(whole.model / "model.safetensors")
+    for name in seen[0]:
+        mean = torch.stack([seen[epoch - 1][name] for epoch in soup["epochs"]]).mean(dim=0)
+        torch.testing.assert_close(delivered[name], mean)
+    assert f"| *best epoch* |  | soup of {', '.join(map(str, soup['epochs']))} |" in write_card(whole).read_text(encoding="utf-8")
+    assert not verify(whole).failed
+    with signal_at(monkeypatch, step=8), pytest.raises(Stopped):
+        train(recipe, tmp_path / "step")
+    assert_same_run(whole, train(recipe, tmp_path / "step", resume=True))
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(finish, "predict_logits", stopping_in(6))  # the second mean that is tried
+        train(recipe, tmp_path / "soup")
+    assert_same_run(whole, train(recipe, tmp_path / "soup", resume=True))
 
 
 def stopping_in(evaluation: int) -> Callable[..., Any]:

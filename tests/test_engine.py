@@ -229,6 +229,10 @@ def test_what_would_stop_a_later_stage_is_found_before_the_first(tmp_path: Path)
     recipe = tiny_recipe("stages.top.class_weights={negative: 1, positve: 2}")
     with pytest.raises(RecipeError, match=r'stages\.top\.class_weights: no class "positve"\. Did you mean "positive"'):
         train(recipe, tmp_path / "run")
+    with pytest.raises(
+        RecipeError, match=r"stages\.head\.unfreeze: freezes layer.3, whose weights model.reinitialize has drawn anew"
+    ):
+        train(tiny_recipe("model.reinitialize=1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -207,3 +207,19 @@ def test_it_is_exported_with_equal_logits_for_any_batch(tmp_path: Path) -> None:
     with export._quiet():
         export._write(built.model, recipe, batches[0], tmp_path / export.FILE)
     assert export.compare(tmp_path / export.FILE, batches, expected) < 1e-4
+
+
+def test_stochastic_depth_is_set_where_the_config_has_it(tmp_path: Path) -> None:
+    model = build(saved("dinov2", tmp_path / "dinov2"), drop_path=0.3).model
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__.endswith("DropPath")]
+    assert rates and max(rates) == pytest.approx(0.3)
+    with pytest.raises(RecipeError, match=r"model.drop_path: ViTForImageClassification has no stochastic depth"):
+        build(saved("vit", tmp_path / "vit"), drop_path=0.3)
+
+
+def test_the_last_layer_and_the_head_begin_anew(tmp_path: Path) -> None:
+    folder = saved("vit", tmp_path / "vit")
+    whole, anew = build(folder), build(folder, reinitialize=1)
+    before, after = whole.model.state_dict(), anew.model.state_dict()
+    changed = {whole.chain.group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layer.2", "head"}

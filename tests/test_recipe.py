@@ -288,6 +288,11 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
             {"average": "swa"},
             "average swa: the last 0.5 of the epochs is epoch 1 alone, and a mean needs two; give the stage more epochs",
         ),
+        (
+            {"average": "soup"},
+            "average soup: the stage has one epoch, and a mean needs two; give it more epochs, or leave the soup out",
+        ),
+        ({"average": {"kind": "soup", "most": 1}, "epochs": 4}, "average.most: input should be greater than or equal to 2"),
         ({"average": {"kind": "swa", "share": 0.25}, "epochs": 4}, "the last 0.25 of the epochs is epoch 4 alone"),
     ],
     ids=str,

@@ -47,6 +47,7 @@ from hftl.training.stage import (
     make_schedule,
     optimizer_numbers,
     param_groups,
+    shrink,
     slanted_triangular,
     train_mode,
 )
@@ -188,6 +189,33 @@ def test_weight_decay_alone_moves_matrices_and_nothing_else(optimizer: Optimizer
     moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert moved == decayed_parameters(model)
     assert all(tensor.norm() < before[name].norm() for name, tensor in model.named_parameters() if name in moved)
+
+
+@each_optimizer
+def test_l1_takes_the_same_distance_off_matrices_and_stops_at_zero(optimizer: Optimizer) -> None:
+    ends = []
+    for l1 in (0.0, 20.0):  # of rates of 0.0025, 0.005 and 0.01
+        model, chain = tiny()
+        train_mode(model, chain, ())
+        asked = stage(lr=1e-2, layer_decay=0.5, l1=l1)
+        made = make_optimizer(optimizer, model, param_groups(model, chain, asked), lr=asked.lr)
+        loss = nn.functional.cross_entropy(model(torch.arange(6)), torch.tensor([0, 1, 2, 0, 1, 2]))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        made.step()
+        shrink(made)
+        ends.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+    plain, shrunk = ends
+    for name, distance in {"layer.0.0.weight": 0.05, "layer.1.0.weight": 0.1, "head.weight": 0.2}.items():
+        torch.testing.assert_close(shrunk[name], nn.functional.softshrink(plain[name], distance))
+        assert (shrunk[name] == 0).any() and (shrunk[name] != 0).any()
+    assert all(torch.equal(plain[name], shrunk[name]) for name in plain if name not in decayed_parameters(model))
+
+
+def test_l1_is_worked_out_by_hand() -> None:
+    weight = nn.Parameter(torch.tensor([[0.3, -0.1, 0.05, -0.25]]))
+    shrink(torch.optim.SGD([{"params": [weight], "lr": 0.2, "l1": 0.5}]))
+    torch.testing.assert_close(weight.detach(), torch.tensor([[0.2, 0.0, 0.0, -0.15]]))
+    assert weight[0, 1] == 0 and weight[0, 2] == 0
 
 
 def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:

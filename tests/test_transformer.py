@@ -561,6 +561,56 @@ def test_a_revision_of_a_local_folder_is_refused(checkpoint: Path) -> None:
         build(checkpoint, revision="main")
 
 
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_head_dropout_is_set_in_the_head_alone_or_refused(name: str) -> None:
+    model = small_model(copy.deepcopy(TRANSFORMERS[name]))
+    layers = transformer.chain(model)
+    rates = {path: module.p for path, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    in_head = [path for path in rates if path in layers.modules["head"]]
+    if not in_head:
+        with pytest.raises(RecipeError, match=rf"model.head_dropout: {type(model).__name__} has no dropout in its head"):
+            transformer.set_head_dropout(model, layers, 0.37)
+        return
+    transformer.set_head_dropout(model, layers, 0.37)
+    now = {path: module.p for path, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    assert now == rates | dict.fromkeys(in_head, 0.37)
+    if name != "mpnet":  # whose config has no word for it
+        again = small_model(model.config)
+        assert [module.p for path, module in again.named_modules() if path in in_head] == [0.37] * len(in_head)
+
+
+def test_head_dropout_goes_over_dropout(checkpoint: Path) -> None:
+    model: Any = build(checkpoint, dropout=0.1, head_dropout=0.4).model
+    assert (model.dropout.p, model.config.classifier_dropout, model.bert.embeddings.dropout.p) == (0.4, 0.4, 0.1)
+
+
+def test_a_text_model_has_no_stochastic_depth(checkpoint: Path) -> None:
+    with pytest.raises(RecipeError, match=r"model.drop_path: a bert model has no stochastic depth; leave it out, and see model"):
+        build(checkpoint, drop_path=0.1)
+
+
+def test_the_last_layers_and_the_head_begin_anew(checkpoint: Path) -> None:
+    whole, anew, again = build(checkpoint), build(checkpoint, reinitialize=2), build(checkpoint, reinitialize=2)
+    before, after = whole.model.state_dict(), anew.model.state_dict()
+    changed = {whole.chain.group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layer.1", "layer.2", "head"}
+    # As the architecture draws them: normal numbers of its own deviation, and biases of 0.
+    drawn = after["bert.encoder.layer.2.intermediate.dense.weight"]
+    assert drawn.std() == pytest.approx(anew.model.config.initializer_range, rel=0.3)
+    assert not after["bert.encoder.layer.2.intermediate.dense.bias"].any()
+    assert all(torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in after.items())  # by the seed
+    assert anew.facts["reinitialized"] == ["layer.1", "layer.2", "head"]
+    assert "bert.encoder.layer.1.output.dense.weight" in anew.facts["new_parameters"]
+    assert "bert.encoder.layer.0.output.dense.weight" not in anew.facts["new_parameters"]
+    assert "layer.1, layer.2, head begin with random weights (model.reinitialize=2)." in anew.facts["remarks"]
+    with pytest.raises(
+        RecipeError, match=r"model.reinitialize: 4 are more than the 3 layer groups between embeddings and the head"
+    ):
+        build(checkpoint, reinitialize=4)
+    with pytest.raises(RecipeError, match=r"model.reinitialize: without pretrained weights all of them are random; leave it out"):
+        build(checkpoint, reinitialize=1, pretrained=False)
+
+
 def test_dropout_for_a_model_that_has_none_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"model\.dropout: .* has no dropout"):
         transformer.set_dropout(PreTrainedConfig(), 0.1)

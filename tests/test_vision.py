@@ -224,6 +224,25 @@ def test_a_head_stored_with_a_background_class_is_no_obstacle(checkpoint: Path) 
     assert build_vision(checkpoint).facts["new_parameters"] == ["timm_model.fc.bias", "timm_model.fc.weight"]
 
 
+def test_stochastic_depth_is_set_where_the_architecture_has_it(checkpoint: Path) -> None:
+    model: Any = build_vision(checkpoint, drop_path=0.2).model
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.2) and rates == sorted(rates)  # from the first layer to the last
+    with pytest.raises(RecipeError, match=r"model.drop_path: vgg11 has no stochastic depth; leave it out, and see model.dropout"):
+        build_vision("vgg11", pretrained=False, drop_path=0.2)
+
+
+def test_the_last_groups_and_the_head_begin_anew_with_their_statistics(checkpoint: Path) -> None:
+    whole, anew = build_vision(checkpoint), build_vision(checkpoint, reinitialize=1)
+    before, after = whole.model.state_dict(), anew.model.state_dict()
+    last, head = whole.chain.names[-2:]
+    changed = {whole.chain.group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {last, head}
+    assert anew.facts["reinitialized"] == [last, head]
+    convolutions = [name for name in whole.chain.parameters[last] if after[name].ndim == 4]
+    assert convolutions and not any(torch.equal(before[name], after[name]) for name in convolutions)
+
+
 def test_dropout_is_the_rate_before_the_classifier(checkpoint: Path) -> None:
     assert build_vision(checkpoint, dropout=0.3).model.timm_model.drop_rate == 0.3  # type: ignore[union-attr]
     assert build_vision(checkpoint).model.timm_model.drop_rate == 0.0  # type: ignore[union-attr]

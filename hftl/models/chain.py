@@ -132,6 +132,26 @@ class Chain:
         return tuple(name for name in self.names if name in wanted)
 
 
+@torch.no_grad()
+def begin_anew(chain: Chain, model: nn.Module, fresh: nn.Module, count: int) -> tuple[str, ...]:
+    """Give the last `count` groups below the head, and the head, the weights and statistics of `fresh`; the names of these groups.
+
+    `fresh` is the same network as its library initialises it (Zhang et al. 2021, arXiv:2006.05987).
+
+    Raises:
+        ValueError: there are not so many groups between the first one and the head. The message is ready for a report.
+    """
+    between = len(chain) - 2
+    if count > between:
+        raise ValueError(f"{count} are more than the {between} layer groups between {chain.names[0]} and the head")
+    groups = chain.names[-1 - count :]
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    others = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+    for name in (name for group in groups for name in (*chain.parameters[group], *chain.buffers[group])):
+        tensors[name].copy_(others[name])
+    return groups
+
+
 def below(name: str, prefix: str) -> bool:
     """Whether a dotted name is `prefix` or within it."""
     return name == prefix or name.startswith(prefix + ".")

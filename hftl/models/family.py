@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hftl.models.chain import Chain
+from hftl.errors import RecipeError
+from hftl.models.chain import Chain, begin_anew
 from hftl.names import ONE_LABEL, PROBLEM_TYPES
 from hftl.recipe import CosineSchedule, LinearSchedule, Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -60,6 +62,48 @@ class Classifier:
             return None
         known = (cast("PreTrainedTokenizerBase", self.preprocessor).model_max_length, self.facts.get("max_positions"), 100_000)
         return min(length for length in known if length is not None)
+
+
+def reinitialize(classifier: Classifier, fresh: Callable[[], nn.Module], *, count: int, pretrained: bool) -> Classifier:
+    """The classifier with the last `count` groups below its head, and the head, as `fresh` initialises them; 0: as it is.
+
+    `facts["reinitialized"]` names the groups, and `facts["new_parameters"]` their parameters.
+
+    Raises:
+        RecipeError: there are not so many groups, or the weights are random anyway.
+    """
+    if not count:
+        return classifier
+    chain, facts = classifier.chain, classifier.facts
+    if not pretrained:
+        what = "without pretrained weights all of them are random; leave it out"
+        raise RecipeError.single("model.reinitialize", what, source="model")
+    try:
+        groups = begin_anew(chain, classifier.model, fresh(), count)
+    except ValueError as error:
+        help = f"groups, input to output: {', '.join(chain.names)}"
+        raise RecipeError.single("model.reinitialize", str(error), help, source="model") from None
+    drawn = {name for group in groups for name in chain.parameters[group]}
+    remark = f"{', '.join(groups)} begin with random weights (model.reinitialize={count})."
+    changed = {"new_parameters": sorted({*facts["new_parameters"], *drawn}), "reinitialized": list(groups)}
+    return replace(classifier, facts={**facts, **changed, "remarks": [*facts.get("remarks", ()), remark]})
+
+
+def check_drop_path(model: nn.Module, drop_path: float | None) -> None:
+    """Refuse a rate of stochastic depth that no layer of the model has.
+
+    Raises:
+        RecipeError: none has.
+    """
+    rates = [getattr(module, "drop_prob", 0) for module in model.modules() if type(module).__name__.endswith("DropPath")]
+    if drop_path and not any(rates):
+        raise no_drop_path(type(model).__name__)
+
+
+def no_drop_path(architecture: str) -> RecipeError:
+    """The refusal of stochastic depth for an architecture that has none."""
+    what = f"{architecture} has no stochastic depth; leave it out, and see model.dropout"
+    return RecipeError.single("model.drop_path", what, source="model")
 
 
 @dataclass(frozen=True)

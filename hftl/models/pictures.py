@@ -36,7 +36,7 @@ from hftl.models.checkpoint import (
     read_object,
     run_error,
 )
-from hftl.models.family import Classifier
+from hftl.models.family import Classifier, check_drop_path, reinitialize
 from hftl.models.foreign import check_size
 from hftl.recipe import Transformer
 from hftl.wording import listed
@@ -66,6 +66,8 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
         transformer.set_labels(config, label_names)
         if spec.dropout is not None:
             transformer.set_dropout(config, spec.dropout)
+        if spec.drop_path is not None and hasattr(config, "drop_path_rate"):
+            config.drop_path_rate = spec.drop_path
         processor = _processor(checkpoint, image_size)
         size = _input_size(checkpoint, processor)
         if spec.pretrained:
@@ -75,6 +77,9 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
             model, missing = _make(checkpoint, config), set()
         layers = chain(model, size)
         output = transformer.output_layer(model, layers, lambda: _run(model, size))
+        check_drop_path(model, spec.drop_path)
+        if spec.head_dropout is not None:
+            transformer.set_head_dropout(model, layers, spec.head_dropout)
         of_output = {f"{output}.{name}" for name, _ in model.get_submodule(output).named_parameters()}
         if lost := sorted(missing - of_output):
             raise checkpoint.refused(f"lacks weights of {type(model).__name__}", None, f"missing: {listed(lost, 5)}")
@@ -87,7 +92,8 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
         "pretrained": spec.pretrained,
         "new_parameters": sorted(missing),
     }
-    return Classifier(model, processor, layers, facts)
+    classifier = Classifier(model, processor, layers, facts)
+    return reinitialize(classifier, lambda: _make(checkpoint, config), count=spec.reinitialize, pretrained=spec.pretrained)
 
 
 def load(folder: Path) -> Classifier:

@@ -47,7 +47,7 @@ from hftl.models.checkpoint import (
     refused,
     run_error,
 )
-from hftl.models.family import Classifier, Family
+from hftl.models.family import Classifier, Family, no_drop_path, reinitialize
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
 from hftl.models.pooling_modeling import PooledConfig, PooledForSequenceClassification, encoder_arguments, encoder_of
 from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES
@@ -86,6 +86,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         same_labels = config.id2label == dict(enumerate(label_names))
         if spec.dropout is not None:
             set_dropout(config, spec.dropout)
+        if spec.drop_path:
+            raise no_drop_path(f"a {config.model_type} model")
         tokenizer = _tokenizer(checkpoint)
         _agree_on_padding(checkpoint, tokenizer, config)
         encoder_config = config
@@ -107,6 +109,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         if lost:
             raise checkpoint.refused(f"lacks weights of the body of {type(model).__name__}", None, f"missing: {listed(lost, 5)}")
         output = output_layer(model, layers, lambda: _run(model))
+        if spec.head_dropout is not None:
+            set_head_dropout(model, layers, spec.head_dropout)
         remarks = [*attend_to_all(model), *check_answers(tokenizer, model, output)]
     if spec.pretrained and not same_labels:
         missing |= draw_anew(model, output)
@@ -118,7 +122,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         "new_parameters": sorted(missing),
         "remarks": remarks,
     }
-    return Classifier(model, tokenizer, layers, facts)
+    classifier = Classifier(model, tokenizer, layers, facts)
+    return reinitialize(classifier, lambda: _make(checkpoint, config), count=spec.reinitialize, pretrained=spec.pretrained)
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -288,6 +293,33 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
         raise RecipeError.single("model.dropout", f'a "{config.model_type}" model has no dropout; leave it out', source="model")
     for name in names:
         setattr(config, name, dropout)
+
+
+HEAD_DROPOUTS = (
+    *("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"),
+    *("summary_first_dropout", "summary_last_dropout", "pooler_dropout"),
+)
+"""What configs call the dropouts of the head."""
+
+
+def set_head_dropout(model: PreTrainedModel, layers: Chain, dropout: float) -> None:
+    """Set the rate of every dropout that runs after the last layer, and what the config says of it.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    modules = [model.get_submodule(name) for name in layers.modules[HEAD]]
+    dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+    if not dropouts:
+        what = f"{type(model).__name__} has no dropout in its head; leave it out, and see model.dropout"
+        raise RecipeError.single("model.head_dropout", what, source="model")
+    for module in dropouts:
+        module.p = dropout
+    for name in ("dropout",) if isinstance(model, PooledForSequenceClassification) else HEAD_DROPOUTS:
+        if hasattr(model.config, name):
+            setattr(model.config, name, dropout)
+    if model.config.model_type.startswith("deberta"):  # reads it, and does not list it among its settings
+        model.config.cls_dropout = dropout
 
 
 def _is_rate(value: Any) -> bool:

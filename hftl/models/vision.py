@@ -38,7 +38,7 @@ from hftl.models.checkpoint import (
     refused,
     run_error,
 )
-from hftl.models.family import Classifier, Family
+from hftl.models.family import Classifier, Family, check_drop_path, no_drop_path, reinitialize
 from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
 from hftl.names import WEIGHT_PLACES
 from hftl.recipe import CosineSchedule, ImageData, Recipe, Timm
@@ -95,6 +95,9 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     arguments = {**source.arguments, "drop_rate": spec.dropout}
     if image_size is not None and (source.pretrained_cfg.get("fixed_input_size") or "img_size" in arguments):
         arguments["img_size"] = image_size  # where weights depend on the size (a ViT's positions), timm resamples them
+    if spec.drop_path is not None:
+        arguments["drop_path_rate"] = spec.drop_path
+        _check_drop_path(source.architecture, spec.drop_path)
     source = replace(source, arguments=arguments)
     if checkpoint is not None and spec.pretrained:
         timm_model = _load(checkpoint, source)
@@ -109,7 +112,12 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         "pretrained": spec.pretrained,
         "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
     }
-    return _classifier(timm_model, source, label_names, image_size, facts)
+    classifier = _classifier(timm_model, source, label_names, image_size, facts)
+
+    def fresh() -> nn.Module:
+        return nn.ModuleDict({WRAPPER: _create(source, num_classes=len(label_names))})
+
+    return reinitialize(classifier, fresh, count=spec.reinitialize, pretrained=spec.pretrained)
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -268,6 +276,20 @@ def _create(source: _Source, **arguments: Any) -> TimmModel:
         return timm.create_model(source.architecture, **source.arguments, **arguments)
     except MALFORMED as error:
         raise refused(f"timm cannot make {source.architecture} with {source.arguments}", " ".join(str(error).split())) from None
+
+
+def _check_drop_path(architecture: str, drop_path: float) -> None:
+    """Refuse stochastic depth where the architecture has none.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    with torch.device("meta"):
+        try:
+            model = timm.create_model(architecture, drop_path_rate=drop_path)
+        except TypeError:  # an argument that it does not know
+            raise no_drop_path(architecture) from None
+    check_drop_path(model, drop_path)
 
 
 def _load(checkpoint: Checkpoint, source: _Source) -> TimmModel:

@@ -10,7 +10,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
 
-from hftl.recipe.average import EMA, SWA, Average
+from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData
@@ -75,6 +75,7 @@ __all__ = [
     "RunSettings",
     "Schedule",
     "SlantedTriangularSchedule",
+    "Soup",
     "Stage",
     "StepSchedule",
     "TextCNN",

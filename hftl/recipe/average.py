@@ -43,4 +43,13 @@ class SWA(_Average):
         return epochs - math.ceil(self.share * epochs - 1e-9) + 1  # 0.3 of 10 is a little more than 3 in floating point
 
 
-Average = EMA | SWA
+class Soup(_Average):
+    """The mean of those of the stage's epochs whose mean is best on the validation split: a greedy soup (Wortsman et al. 2022,
+    arXiv:2203.05482), made once, at the stage's end. The epochs themselves are evaluated as they are."""
+
+    kind: Literal["soup"] = "soup"
+    most: Annotated[int, Field(ge=2, le=1000)] = 5
+    """The best so many epochs are kept, and may be part of it."""
+
+
+Average = EMA | SWA | Soup

@@ -27,6 +27,11 @@ class Pretrained(Section):
     revision: str | None = None
     pretrained: bool = True
     """False: the same architecture with random weights, for a baseline."""
+    reinitialize: Count = 0
+    """So many layer groups below the head, and the head, begin with random weights of the architecture's own kind."""
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Stochastic depth: the rate at which training leaves out the last layer for an example, falling to 0 at the first; None: what
+    the checkpoint's config says."""
 
 
 class Transformer(Pretrained):
@@ -37,6 +42,8 @@ class Transformer(Pretrained):
     family: Literal["transformer"] = "transformer"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Dropout everywhere in the model; None: what the checkpoint's config says."""
+    head_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout in the head, before the output layer, over what `dropout` says."""
     pooling: Literal["native", "mean", "max", "attention"] = "native"
     """What of a text's tokens the head reads. "native": what the architecture does, the first token of BERT's kin; "mean", "max",
     "attention" (a mean with learned weights): all of them, padding left out, by a new linear layer."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hftl.recipe.average import SWA, Average
+from hftl.recipe.average import SWA, Average, Soup
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
 from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.optimizer import AdamW, Optimizer
@@ -42,7 +42,11 @@ class Stage(Section):
     optimizer: AnyOptimizer = AdamW()
     """A word such as "sgd", or a section with options: `hftl.SGD(momentum=0.8)`, in YAML ``{kind: sgd, momentum: 0.8}``."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """Off for biases, norms and embeddings."""
+    """Decoupled L2 with adamw, lion and adafactor: a share ``lr * weight_decay`` of a weight comes off at each step. With the
+    others it is part of the gradient, or of the step (docs/stages.md). Off for biases, norms and embeddings."""
+    l1: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled L1: after each step a weight comes nearer to 0 by ``lr * l1``, and is 0 where it would pass it. Off for biases,
+    norms and embeddings."""
     schedule: AnySchedule = LinearSchedule()
     """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
     loss: AnyLoss = CrossEntropyLoss()
@@ -60,7 +64,7 @@ class Stage(Section):
     early_stopping: Positive | None = None
     """Stop the stage after that many epochs without a better validation metric; None: never."""
     average: AnyAverage | None = None
-    """A mean of the weights over time, which is evaluated and kept in their place: "ema" or "swa", or a section:
+    """A mean of the weights over time, which is evaluated and kept in their place: "ema", "swa" or "soup", or a section:
     `hftl.EMA(decay=0.99)`, in YAML ``{kind: ema, decay: 0.99}``. None: none."""
 
     @model_validator(mode="after")
@@ -68,6 +72,10 @@ class Stage(Section):
         if isinstance(self.average, SWA) and (first := self.average.first(self.epochs)) == self.epochs:
             what = f"average swa: the last {self.average.share:g} of the epochs is epoch {first} alone, and a mean needs two"
             raise ValueError(f"{what}; give the stage more epochs, or the average a larger share")
+        if isinstance(self.average, Soup) and self.epochs == 1:
+            raise ValueError(
+                "average soup: the stage has one epoch, and a mean needs two; give it more epochs, or leave the soup out"
+            )
         return self
 
     @classmethod

@@ -106,6 +106,7 @@ class ModelFacts(TypedDict):
     base_model: str | None
     revision: str | None
     vocabulary: NotRequired[Vocabulary]
+    reinitialized: NotRequired[list[str]]
 
 
 class Provenance(TypedDict):

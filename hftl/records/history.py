@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from hftl.errors import RunError
 from hftl.records.plan import PlanRecord
@@ -33,12 +33,13 @@ class EvaluationLine(TypedDict):
 
 
 class StageEnd(TypedDict):
-    """The end of a stage; `kept`: the run has weights of it."""
+    """The end of a stage; `kept`: the run has weights of it; `soup`: the epochs whose mean is the best of it."""
 
     stage: str
     best_epoch: int
     best_metric: float
     kept: bool
+    soup: NotRequired[list[int]]
 
 
 LINES: Mapping[str, type[Mapping[str, Any]]] = {"step": StepLine, "evaluation": EvaluationLine, "stage_end": StageEnd}

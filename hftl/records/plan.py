@@ -36,6 +36,7 @@ class StageRecord(TypedDict):
     optimizer: str
     schedule: str
     loss: str
+    l1: NotRequired[float]
     average: NotRequired[str | None]
     average_bytes: NotRequired[int]
     trainable_parameters: int

@@ -257,6 +257,8 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
         if recipe.card.base_model and spec.pretrained and not model["revision"]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
+        if anew := model.get("reinitialized"):
+            start += f"; {', '.join(anew)} with random weights"
     elif spec.random_dim is not None:
         origin, start = "trained from random weights", f"random word vectors of {spec.random_dim} dimensions"
     else:
@@ -329,19 +331,25 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
     if any(averages := [stage.get("average") for stage in stages]):
         rows.append([safe("*average of weights*"), "", *("none" if average is None else inline(average) for average in averages)])
     rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])
+    if any(stage.get("l1") for stage in stages):
+        rows.append([safe("*l1*"), "", *(f"{stage.get('l1', 0):g}" for stage in stages)])
     rows += [
         [safe("*epochs*"), "", *(f"{stage['epochs']:,}" for stage in stages)],
         [safe("*batch size*"), "", *(f"{stage['batch_size']:,}" for stage in stages)],
         [safe("*steps*"), "", *(f"{stage['steps']:,}" for stage in stages)],
     ]
     ends = [end_of[stage["name"]] for stage in stages]
-    rows.append([safe("*best epoch*"), "", *(end["best_epoch"] for end in ends)])
+    rows.append([safe("*best epoch*"), "", *(_best_epoch(end) for end in ends)])
     metric = METRICS[recipe.run.metric].bare
     rows.append([safe(f"*validation {metric} then*"), "", *(decimals(end["best_metric"]) for end in ends)])
     rows.append([safe("*weights kept*"), "", *("yes" if end["kept"] else "no" for end in ends)])
     proof_of = {proof.stage: proof for proof in proofs}
     rows.append([safe("*frozen unchanged*"), "", *(_unchanged(proof_of.get(stage["name"])) for stage in stages)])
     return rows
+
+
+def _best_epoch(end: StageEnd) -> str:
+    return f"soup of {', '.join(map(str, end['soup']))}" if "soup" in end else str(end["best_epoch"])
 
 
 def _undone(stage_ends: Sequence[StageEnd]) -> list[dict[str, Any]]:

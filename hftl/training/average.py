@@ -4,50 +4,33 @@ The stage trains its weights as it would without. Beside them lie as many tensor
 frozen group is its own mean, and keeps its bytes. BatchNorm's statistics are averaged as weights are; whole numbers are copied.
 
 To evaluate, the two change places: the model, its wrapper and its hooks stay the same objects, and nothing of them is copied.
-EMA: Polyak & Juditsky 1992. SWA: Izmailov et al. 2018, arXiv:1803.05407.
+EMA: Polyak & Juditsky 1992. SWA: Izmailov et al. 2018, arXiv:1803.05407. Greedy soup: Wortsman et al. 2022, arXiv:2203.05482.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from hftl.models.chain import Chain
-from hftl.recipe import EMA, SWA, Average
+from hftl.recipe import EMA, SWA, Average, Soup
 
 
-class WeightAverage:
-    """A mean of tensors that are trained in place; Accelerate writes it into checkpoints and reads it back.
+class _Mean:
+    """Tensors that are trained in place, and their mean beside them; Accelerate writes it into checkpoints and reads it back.
 
     Args:
-        average: which one.
         trained: the parameters and buffers that a stage changes. They stay where they are.
-        epochs, steps_per_epoch: of the stage.
     """
 
-    def __init__(self, average: Average, trained: Sequence[torch.Tensor], *, epochs: int, steps_per_epoch: int) -> None:
-        self._average = average
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+    def __init__(self, trained: Sequence[torch.Tensor]) -> None:
         self._trained = [tensor.detach() for tensor in trained]
         self._mean = [tensor.clone() for tensor in self._trained]
         self._in_place = False
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Take the weights of a step into the mean; `step` is counted over the stage, from 1."""
-        share = share_of_step(self._average, step, epochs=self._epochs, steps_per_epoch=self._steps_per_epoch)
-        if not share:
-            return
-        pairs = list(zip(self._mean, self._trained, strict=True))
-        averaged = [(mean, tensor) for mean, tensor in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in averaged], [tensor for _, tensor in averaged], share)
-        for mean, tensor in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(tensor)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -79,7 +62,29 @@ class WeightAverage:
             self._in_place = False
 
 
-def share_of_step(average: Average, step: int, *, epochs: int, steps_per_epoch: int) -> float:
+class WeightAverage(_Mean):
+    """A mean that follows the weights, step by step or epoch by epoch."""
+
+    def __init__(self, average: EMA | SWA, trained: Sequence[torch.Tensor], *, epochs: int, steps_per_epoch: int) -> None:
+        super().__init__(trained)
+        self._average = average
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Take the weights of a step into the mean; `step` is counted over the stage, from 1."""
+        share = share_of_step(self._average, step, epochs=self._epochs, steps_per_epoch=self._steps_per_epoch)
+        if not share:
+            return
+        pairs = list(zip(self._mean, self._trained, strict=True))
+        averaged = [(mean, tensor) for mean, tensor in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in averaged], [tensor for _, tensor in averaged], share)
+        for mean, tensor in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(tensor)
+
+
+def share_of_step(average: EMA | SWA, step: int, *, epochs: int, steps_per_epoch: int) -> float:
     """How much of the mean a step's weights are; `step` is counted over the stage, from 1. 0: the mean stays as it is.
 
     EMA's is timm's (`ModelEmaV3` with `use_warmup`): the first step takes the place of what the stage began with, and the second
@@ -93,12 +98,75 @@ def share_of_step(average: Average, step: int, *, epochs: int, steps_per_epoch: 
             return 0.0 if rest else 1 / max(1, epoch - average.first(epochs) + 1)
 
 
+Rank = tuple[float, float]
+"""How good weights are on the validation split, higher is better."""
+
+
+class Ranked(Protocol):
+    """What an evaluation gives."""
+
+    @property
+    def rank(self) -> Rank: ...
+
+
+Judged = TypeVar("Judged", bound=Ranked)
+
+
+class WeightSoup(_Mean):
+    """The best epochs of a stage, on the CPU, of which its end makes the mean that validation likes best."""
+
+    def __init__(self, soup: Soup, trained: Sequence[torch.Tensor]) -> None:
+        super().__init__(trained)
+        self._most = soup.most
+        self._epochs: dict[int, tuple[Rank, list[torch.Tensor]]] = {}
+
+    def add(self, epoch: int, rank: Rank) -> None:
+        """Take a copy of the weights of an epoch, from 1, and of all epochs keep the best."""
+        self._epochs[epoch] = (rank, [tensor.to("cpu", copy=True) for tensor in self._trained])
+        self._epochs = {epoch: self._epochs[epoch] for epoch in self._best_first()[: self._most]}
+
+    def _best_first(self) -> list[int]:
+        return sorted(self._epochs, key=lambda epoch: (self._epochs[epoch][0], -epoch), reverse=True)
+
+    def cook(self, judge: Callable[[], Judged]) -> tuple[tuple[int, ...], Judged] | None:
+        """The greedy soup: the epochs of which the weights are the mean, and what `judge` says of it; None: of one epoch alone.
+
+        It begins with the best epoch. The others are tried one by one, the better before the worse; one stays where the mean with
+        it is no worse than without. `judge` is called while the mean to be tried is in place.
+        """
+        best, *others = self._best_first()
+        chosen, rank, judged = (best,), self._epochs[best][0], None
+        for epoch in others:
+            with self.of(*chosen, epoch):
+                tried = judge()
+            if tried.rank >= rank:
+                chosen, rank, judged = (*chosen, epoch), tried.rank, tried
+        return None if judged is None else (chosen, judged)
+
+    @contextmanager
+    def of(self, *epochs: int) -> Iterator[None]:
+        """The mean of these epochs where the weights are."""
+        for place, mean in enumerate(self._mean):
+            stacked = torch.stack([self._epochs[epoch][1][place] for epoch in epochs])
+            mean.copy_(stacked.mean(dim=0) if mean.is_floating_point() else stacked[0])
+        with self.in_place():
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "epochs": self._epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._epochs = dict(state["epochs"])
+
+
 def trained_tensors(model: nn.Module, chain: Chain, trains: Sequence[str]) -> list[torch.Tensor]:
     """The parameters and buffers of the layer groups that train, input first."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return [tensors[name] for group in trains for name in (*chain.parameters[group], *chain.buffers[group])]
 
 
-def average_bytes(average: Average | None, tensors: Sequence[torch.Tensor]) -> int:
-    """Bytes of the mean of these tensors, in memory and again in each checkpoint."""
-    return 0 if average is None else sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def average_bytes(average: Average | None, tensors: Sequence[torch.Tensor], *, epochs: int) -> int:
+    """Bytes of the mean of these tensors, in memory and again in each checkpoint; of a soup also of its epochs."""
+    copies = 0 if average is None else 1 + min(average.most, epochs) if isinstance(average, Soup) else 1
+    return copies * sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -41,6 +41,7 @@ from hftl.models.boundary import ACTIVATION, Boundary, BoundaryHooks
 from hftl.models.chain import Chain
 from hftl.recipe import Recipe
 from hftl.store import SPARE, Builder, NoRoom, Rows
+from hftl.training.average import average_bytes, trained_tensors
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
 from hftl.training.experiment import Experiment
 from hftl.training.journal import Journal
@@ -139,7 +140,9 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
     if not recipe.run.cache_gb:
         return samples
     # The disk's next checkpoints come first.
-    spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters())
+    stage = working.stage
+    of_average = average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs)
+    spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters() + of_average)
     build = Build(
         recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.cursor.epoch + progress.cursor.offset > 0
     )

@@ -36,6 +36,7 @@ from hftl.training.loss import ExampleLoss
 from hftl.training.machine import explain_dead_processes, gradient_scale, process_state
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.training.origin import pinned
+from hftl.training.progress import Progress
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
 from hftl.training.resolved import ResolvedStage
 from hftl.training.sessions import record_cache
@@ -222,16 +223,31 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
             run.save()
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What the validation split says of weights."""
+
+    predictions: Predictions
+    metrics: dict[str, float]
+    rank: tuple[float, float]
+
+
 def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
-    """Evaluate the epoch, give its weights to the host where they are better, and see whether it was the stage's last."""
+    """Evaluate the epoch, give its weights to the host where they are better, and see whether it was the stage's last.
+
+    At the last one a soup is made of the best epochs, where the stage asks for that; a stop during either repeats both.
+    """
     stage, recipe, epoch = working.stage, run.recipe, run.progress.cursor.epoch + 1
     with working.to_evaluate():
-        predictions = predict_split(working.model, samples, recipe, run.accelerator, run.stop_if_asked)
-        validation = predictions.quick_metrics()
-        rank = _rank(validation, recipe)
-        kept = run.progress.is_kept(rank, keep=recipe.run.keep)
+        judged = _judge(working, samples, run)
+        kept = run.progress.is_kept(judged.rank, keep=recipe.run.keep)
         if kept:
             working.give_weights_to(run.host)
+    is_last = _is_last(stage, run.progress.after_epoch(judged.rank, kept=kept))
+    soup = None
+    if working.soup is not None:
+        working.soup.add(epoch, judged.rank)
+        soup = working.soup.cook(lambda: _judge(working, samples, run)) if is_last else None
     run.note_cost()
     run.journal.evaluation(
         stage.name,
@@ -239,18 +255,45 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
         epochs=stage.epochs,
         step=run.progress.cursor.step,
         train_loss=run.progress.losses.epoch / stage.steps_per_epoch,
-        validation=validation,
+        validation=judged.metrics,
         metric=recipe.run.metric,
         kept=kept,
         seconds=run.progress.spent.seconds - run.progress.spent.epoch_began,
     )
-    run.progress = run.progress.after_epoch(rank, kept=kept)
-    patience, best = stage.early_stopping, run.progress.stage_best
-    assert best is not None  # this epoch at least
-    if epoch == stage.epochs or (patience is not None and epoch - best.epoch >= patience):
+    run.progress = run.progress.after_epoch(judged.rank, kept=kept)
+    if soup is not None and _serve(working, *soup, run):
+        judged, kept = soup[1], True
+    if is_last:
         run.progress = run.progress.after_last_epoch()
         _end_stage(working, run)
-    return Evaluation(stage.name, epoch, run.progress.cursor.step, validation[recipe.run.metric], validation, kept, predictions)
+    value = judged.metrics[recipe.run.metric]
+    return Evaluation(stage.name, epoch, run.progress.cursor.step, value, judged.metrics, kept, judged.predictions)
+
+
+def _judge(working: Working, samples: Samples, run: OpenRun) -> _Judged:
+    """Evaluate the weights that are in place."""
+    predictions = predict_split(working.model, samples, run.recipe, run.accelerator, run.stop_if_asked)
+    metrics = predictions.quick_metrics()
+    return _Judged(predictions, metrics, _rank(metrics, run.recipe))
+
+
+def _is_last(stage: ResolvedStage, progress: Progress) -> bool:
+    """Whether the epoch that is done is the last of its stage."""
+    patience, best, epoch = stage.early_stopping, progress.stage_best, progress.cursor.epoch
+    assert best is not None  # this epoch at least
+    return epoch == stage.epochs or (patience is not None and epoch - best.epoch >= patience)
+
+
+def _serve(working: Working, epochs: tuple[int, ...], judged: _Judged, run: OpenRun) -> bool:
+    """Give the soup of these epochs to the host where it is better; whether it is."""
+    assert working.soup is not None
+    kept = run.progress.is_kept(judged.rank, keep=run.recipe.run.keep)
+    if kept:
+        with working.soup.of(*epochs):
+            working.give_weights_to(run.host)
+    run.journal.soup(working.stage.name, epochs, validation=judged.metrics, metric=run.recipe.run.metric, kept=kept)
+    run.progress = run.progress.after_soup(epochs, judged.rank, kept=kept)
+    return kept
 
 
 def _end_stage(working: Working, run: OpenRun) -> None:

@@ -29,6 +29,7 @@ from hftl.evaluation.targets import target_named
 from hftl.facts import settle
 from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
+from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
 from hftl.names import ONE_LABEL
 from hftl.recipe import Recipe, Stage, check_places
@@ -287,6 +288,7 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         experiment.stages  # noqa: B018  # resolved here first
     except RecipeError as error:
         problems += error.problems
+    problems += _anew_and_frozen(experiment)
     target = experiment.classifier.target
     for name, stage in recipe.stages.items():
         assert not isinstance(stage.loss, str)  # it keeps the section
@@ -308,6 +310,20 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         problems += error.problems
     if problems:
         raise RecipeError(source, problems)
+
+
+def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
+    """What the first stage freezes of the layer groups that begin with random weights: noise would go through them."""
+    (name, stage), chain = next(iter(experiment.recipe.stages.items())), experiment.classifier.chain
+    anew = experiment.classifier.facts.get("reinitialized", ())
+    try:
+        frozen = [group for group in anew if group not in chain.select(stage.unfreeze)]
+    except UnknownGroup:  # reported already
+        return
+    if frozen:
+        what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize has drawn anew: what is above would learn from noise"
+        help = f'let it train "last {len(anew)}" or more, or leave model.reinitialize out'
+        yield Problem(f"stages.{name}.unfreeze", what, (help,))
 
 
 def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from hftl.names import as_rank
 from hftl.run import RunDirectory
 from hftl.terminal import show
 from hftl.training.plan import Plan, plan_footer, plan_table
+from hftl.training.progress import Best
 from hftl.training.progress import Progress as RunProgress
 
 
@@ -96,7 +97,7 @@ class Journal:
         )
         if best is not None:
             self.say(
-                f"  best so far: stage {stages[best.stage]}, epoch {best.epoch},"
+                f"  best so far: stage {stages[best.stage]}, {of_epochs(best)},"
                 f" validation {metric} {as_rank(metric, best.rank[0]):.4f}"
             )
 
@@ -127,6 +128,14 @@ class Journal:
         self._note = ""
         self._task = self._bar.add_task(f"stage {number} of {stages}  {name}", total=steps, completed=done, note="")
 
+    def soup(self, stage: str, epochs: Sequence[int], *, validation: Mapping[str, float], metric: str, kept: bool) -> None:
+        """What the mean of these epochs of a stage is like."""
+        self.record("soup", stage=stage, epochs=list(epochs), validation=dict(validation), kept=kept)
+        self.say(
+            f"  soup of epochs {', '.join(map(str, epochs))}  validation {metric} {validation[metric]:.4f}"
+            f"  log loss {validation['log_loss']:.3f}{'  best' if kept else ''}"
+        )
+
     def advance(self) -> None:
         if self._task is not None:
             self._bar.advance(self._task)
@@ -149,7 +158,10 @@ class Journal:
         own, best, kept = progress.stage_best, progress.run_best, progress.leaves_weights
         assert own is not None and best is not None  # a stage has an epoch
         stage, value = stages[own.stage], as_rank(metric, own.rank[0])
-        self.record("stage_end", stage=stage, best_epoch=own.epoch, best_metric=value, kept=kept, stopped_early=stopped_early)
+        soup = {"soup": list(own.soup)} if own.soup else {}
+        self.record(
+            "stage_end", stage=stage, best_epoch=own.epoch, best_metric=value, kept=kept, stopped_early=stopped_early, **soup
+        )
         if not kept:
             how = how_it_compares(own.rank, best.rank, metric)
             self.say(f"stage {stage} did not improve on {stages[best.stage]} ({how}): its weights were not kept")
@@ -184,6 +196,11 @@ class Journal:
         )
         if self.accelerator.trackers:
             self.accelerator.log({f"validation/{name}": value for name, value in validation.items()}, step=step)
+
+
+def of_epochs(best: Best) -> str:
+    """What weights are of, in words."""
+    return f"soup of epochs {', '.join(map(str, best.soup))}" if best.soup else f"epoch {best.epoch}"
 
 
 def how_it_compares(rank: tuple[float, float], kept: tuple[float, float], metric: str) -> str:

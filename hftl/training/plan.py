@@ -59,6 +59,8 @@ class StagePlan:
     optimizer: str
     schedule: str
     loss: str
+    l1: float
+    """Of its matrices and filters."""
     average: str | None
     """Of the weights; None: none."""
     average_bytes: int
@@ -218,7 +220,7 @@ def build_plan(
             train_examples,
             forward,
             (cached or {}).get(stage.name),
-            average_bytes(stage.average, trained_tensors(model, chain, stage.trains)),
+            average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs),
         )
         for stage in stages
     )
@@ -263,6 +265,7 @@ def _stage_plan(
         optimizer=stage.optimizer.kind,
         schedule=stage.schedule.kind,
         loss=stage.loss.kind,
+        l1=max(group.l1 for group in stage.param_groups),
         average=None if stage.average is None else stage.average.kind,
         average_bytes=bytes_of_average,
         trainable_parameters=trainable,
@@ -303,6 +306,8 @@ def plan_table(plan: Plan) -> Table:
     total("steps", f"{sum(stage.steps for stage in stages):,}", (f"{stage.steps:,}" for stage in stages))
     total("optimizer", "", (stage.optimizer for stage in stages))
     total("schedule", "", (stage.schedule for stage in stages))
+    if any(stage.l1 for stage in stages):
+        total("l1", "", (f"{stage.l1:g}" for stage in stages))
     total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))
     if any(stage.average for stage in stages):
         cells = (f"{stage.average}, {size(stage.average_bytes)}" if stage.average else "-" for stage in stages)

@@ -36,6 +36,8 @@ class Best:
     """From 1."""
     rank: tuple[float, float]
     """(validation metric, -log loss), higher is better."""
+    soup: tuple[int, ...] = ()
+    """The epochs whose mean they are, `epoch` being the stage's last; none: they are the epoch's own."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,13 @@ class Progress:
             spent=replace(self.spent, epoch_began=self.spent.seconds),
         )
 
+    def after_soup(self, epochs: tuple[int, ...], rank: tuple[float, float], *, kept: bool) -> Self:
+        """With the stage's soup, of these epochs, evaluated; `kept`: the run has its weights now."""
+        assert self.stage_best is not None  # its epochs were evaluated
+        this = Best(self.cursor.stage, self.cursor.epoch, rank, epochs)
+        best = this if rank > self.stage_best.rank else self.stage_best
+        return replace(self, stage_best=best, run_best=this if kept else self.run_best)
+
     def after_last_epoch(self) -> Self:
         """With no epoch of the stage left."""
         return replace(self, cursor=replace(self.cursor, stage_done=True))
@@ -159,7 +168,7 @@ class Progress:
 
         def best(key: str) -> Best | None:
             found = values[key]
-            return None if found is None else Best(**{**found, "rank": tuple(found["rank"])})
+            return None if found is None else Best(**{**found, "rank": tuple(found["rank"]), "soup": tuple(found["soup"])})
 
         return cls(
             Cursor(**values["cursor"]),

@@ -86,6 +86,7 @@ class ParamGroup:
     """Their names."""
     lr: float
     weight_decay: float
+    l1: float = 0.0
 
 
 def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGroup, ...]:
@@ -96,12 +97,12 @@ def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGro
     decayed, rates = decayed_parameters(model), group_rates(chain.names, stage)
     groups = []
     for name in chain.select(stage.unfreeze):
-        for weight_decay, members in (
-            (stage.weight_decay, tuple(n for n in chain.parameters[name] if n in decayed)),
-            (0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),
+        for weight_decay, l1, members in (
+            (stage.weight_decay, stage.l1, tuple(n for n in chain.parameters[name] if n in decayed)),
+            (0.0, 0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),
         ):
             if members:
-                groups.append(ParamGroup(name, members, lr=rates[name], weight_decay=weight_decay))
+                groups.append(ParamGroup(name, members, lr=rates[name], weight_decay=weight_decay, l1=l1))
     return tuple(groups)
 
 
@@ -159,9 +160,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """torch's optimizer of that kind, or timm's where torch has none, for these parameters of the model; `lr` is the stage's own.
 
-    Its param groups have an absolute `lr`, `weight_decay`, the layer group's `name`, and `parameter_names`. Adam, AdamW and SGD are
-    fused (on a CPU fused AdamW has 4.4 times the default's speed), SGD where FSDP has not `sharded` the model: torch 2.14 does not
-    know what its fused kernel does to a piece of a tensor.
+    Its param groups have an absolute `lr`, `weight_decay`, `l1` for `shrink`, the layer group's `name`, and `parameter_names`.
+    Adam, AdamW and SGD are fused (on a CPU fused AdamW has 4.4 times the default's speed), SGD where FSDP has not `sharded` the
+    model: torch 2.14 does not know what its fused kernel does to a piece of a tensor.
     """
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = [
@@ -171,6 +172,7 @@ def make_optimizer(
             "name": group.name,
             "lr": group.lr,
             "weight_decay": group.weight_decay,
+            "l1": group.l1,
         }
         for group in param_groups
     ]
@@ -200,6 +202,19 @@ def _of_timm(name: str, groups: list[dict[str, Any]], **options: Any) -> torch.o
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # with it comes all of timm, which takes a second
 
     return create_optimizer_v2(groups, name, **options)
+
+
+@torch.no_grad()
+def shrink(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the weights of each param group nearer to 0 by its ``lr * l1``, and no further: what is nearer than that becomes 0.
+
+    It is the step of L1 by itself, apart from the gradient's (forward-backward splitting, Duchi & Singer 2009): as part of an
+    adaptive gradient it would be divided by the gradient's size, and make no zeros. With 0.1 become 0.3, -0.1 and 0.05: 0.2, 0, 0.
+    """
+    for group in optimizer.param_groups:
+        if distance := group["lr"] * group["l1"]:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.clamp(-distance, distance))
 
 
 def optimizer_numbers(optimizer: Optimizer, shapes: Iterable[Sequence[int]]) -> int:

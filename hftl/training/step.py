@@ -18,6 +18,7 @@ from hftl.recipe import Recipe
 from hftl.training.loss import ExampleLoss
 from hftl.training.machine import LEAST_SCALE, gradient_scale, tokens_per_batch
 from hftl.training.resolved import ResolvedStage
+from hftl.training.stage import shrink
 from hftl.training.working import Working
 
 
@@ -117,6 +118,7 @@ def _update(working: Working) -> bool:
     working.optimizer.step()
     changed = gradient_scale(working.accelerator) >= scale
     if changed:
+        shrink(working.optimizer)
         working.schedule.step()
     working.optimizer.zero_grad()
     return changed

@@ -27,7 +27,8 @@ from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.chain import Chain
 from hftl.models.fast_training import use_fast_training
-from hftl.training.average import WeightAverage, trained_tensors
+from hftl.recipe import Soup
+from hftl.training.average import WeightAverage, WeightSoup, trained_tensors
 from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment
 from hftl.training.machine import begin_scaling
@@ -50,6 +51,8 @@ class Working:
     schedule: AcceleratedScheduler
     average: WeightAverage | None
     """None: the weights are evaluated as they are."""
+    soup: WeightSoup | None
+    """None: the end of the stage makes none of its epochs."""
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
@@ -107,13 +110,16 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
     prepared = accelerator.prepare(bare, optimizer, schedule)
-    average = None
+    average = soup = None
     if stage.average is not None:
         tensors = trained_tensors(bare, chain, stage.trains)
-        average = WeightAverage(stage.average, tensors, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
-        accelerator.register_for_checkpointing(average)
+        if isinstance(stage.average, Soup):
+            soup = WeightSoup(stage.average, tensors)
+        else:
+            average = WeightAverage(stage.average, tensors, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
+        accelerator.register_for_checkpointing(average or soup)
     if checkpoint is None:
         begin_scaling(accelerator)
     else:
         load_training_state(checkpoint, accelerator)
-    return Working(stage, chain, accelerator, bare, *prepared, average)
+    return Working(stage, chain, accelerator, bare, *prepared, average, soup)
