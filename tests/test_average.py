@@ -30,6 +30,7 @@ from hftl.sharing.verify import verify
 from hftl.signals import Stopped
 from hftl.training import engine, finish
 from hftl.training.average import WeightAverage, WeightSoup, average_bytes, share_of_step, trained_tensors
+from hftl.training.step import take_step
 
 
 def walk(model: nn.Module, steps: int, then: Callable[[int], None]) -> None:
@@ -182,10 +183,9 @@ def averaged(**changes: Any) -> Recipe:
 
 def test_what_a_run_delivers_is_the_mean_of_the_weights_that_it_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    step = engine.take_step
 
     def noted(working: Any, *arguments: Any) -> Any:
-        taken = step(working, *arguments)
+        taken = take_step(working, *arguments)
         if taken is not None:
             seen.append({name: tensor.detach().clone() for name, tensor in working.bare.named_parameters()})
         return taken

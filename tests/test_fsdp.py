@@ -160,7 +160,9 @@ def test_what_hftl_does_not_do_under_fsdp_is_refused(asked: dict[str, Any], said
 
 def test_what_cannot_be_done_with_pieces_is_refused_under_fsdp() -> None:
     model = BertForSequenceClassification(BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
-    stages = {name: Stage(lr=1e-3, optimizer=name) for name in ("adafactor", "lion")} | {"mean": Stage(lr=1e-3, average="ema")}
+    stages = {name: Stage(lr=1e-3, optimizer=name) for name in ("adafactor", "muon", "lion")} | {
+        "mean": Stage(lr=1e-3, average="ema")
+    }
     recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
     resolved = resolve_stages(recipe, model, chain(model), train_examples=8)
     accelerator = Accelerator(cpu=True)
@@ -169,8 +171,9 @@ def test_what_cannot_be_done_with_pieces_is_refused_under_fsdp() -> None:
     with pytest.raises(RecipeError) as caught:
         check_pieces(resolved, pieces)
     assert "stages.adafactor.optimizer: adafactor does not train a model that FSDP keeps in pieces" in str(caught.value)
+    assert "stages.muon.optimizer: muon does not train a model that FSDP keeps in pieces" in str(caught.value)
     assert "stages.mean.average: no average is kept of weights that FSDP has in pieces" in str(caught.value)
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 3
 
 
 def test_fsdp_on_a_cpu_is_refused_and_not_quietly_ddp(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,7 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
             {"loss": "focal", "gamma": 0.5},
             "gamma is an option of loss focal: hftl.FocalLoss(gamma=...), in YAML {kind: focal, gamma: ...}",
         ),
-        ({"momentum": 0.5}, "momentum is an option of optimizer sgd, rmsprop: hftl.SGD(momentum=...)"),
+        ({"momentum": 0.5}, "momentum is an option of optimizer sgd, rmsprop, muon: hftl.SGD(momentum=...)"),
         ({"warmup": 0.1}, "hftl.LinearSchedule(warmup=...), in YAML {kind: linear, warmup: ...}"),
         (
             {"label_smoothing": 0.1},
@@ -260,10 +260,20 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
         ({"schedule": {"kind": "one_cycle", "warmup": 0.1}}, 'schedule.warmup: unknown key "warmup".'),
         ({"schedule": {"kind": "slanted_triangular", "warmup": 0.1}}, 'schedule.warmup: unknown key "warmup".'),
         ({"loss": {"kind": "focal", "label_smoothing": 0.1}}, "label_smoothing is an option of loss cross_entropy"),
-        ({"optimizer": {"kind": "adamw", "momentum": 0.9}}, "momentum is an option of optimizer sgd, rmsprop"),
+        ({"optimizer": {"kind": "adamw", "momentum": 0.9}}, "momentum is an option of optimizer sgd, rmsprop, muon"),
         (
             {"optimizer": {"kind": "sgd", "momentum": 0, "nesterov": True}},
             "optimizer: nesterov is a way to use momentum, which is 0",
+        ),
+        (
+            {"schedule": {"kind": "wsd", "warmup": 0.5, "decay": 0.6}},
+            "schedule: warmup 0.5 and decay 0.6 are more than the whole stage",
+        ),
+        ({"schedule": {"kind": "inverse_sqrt", "warmup": 0}}, "schedule.warmup: input should be greater than 0"),
+        ({"schedule": {"kind": "plateau", "factor": 1}}, "schedule.factor: input should be less than 1"),
+        (
+            {"schedule": "plateau", "epochs": 2},
+            "schedule plateau: 2 epochs are too few for rates that fall after 2 at the soonest; give the stage 3 or more",
         ),
         ({"optimizer": {"kind": "sgd", "momentun": 0.1}}, 'optimizer.momentun: unknown key "momentun". Did you mean "momentum"?'),
         ({"optimizer": {"kind": "adamw", "betas": [0.9, 1.0]}}, "optimizer.betas.1: input should be less than 1"),

@@ -21,14 +21,18 @@ from hftl.recipe import (
     Adam,
     AdamW,
     ConstantSchedule,
+    CosineRestartsSchedule,
     CosineSchedule,
     ExponentialSchedule,
+    InverseSqrtSchedule,
     Lamb,
     LinearSchedule,
     Lion,
+    Muon,
     NAdam,
     OneCycleSchedule,
     Optimizer,
+    PlateauSchedule,
     PolynomialSchedule,
     RAdam,
     RMSprop,
@@ -36,6 +40,7 @@ from hftl.recipe import (
     SlantedTriangularSchedule,
     Stage,
     StepSchedule,
+    WSDSchedule,
 )
 from hftl.training.stage import (
     compile_layers,
@@ -131,6 +136,7 @@ OPTIMIZERS: list[Optimizer] = [
     Lion(),
     Lamb(),
     Adafactor(),
+    Muon(),
 ]
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 
@@ -218,6 +224,23 @@ def test_l1_is_worked_out_by_hand() -> None:
     assert weight[0, 1] == 0 and weight[0, 2] == 0
 
 
+def test_muon_makes_the_momentum_of_hidden_matrices_orthogonal_and_leaves_the_rest_to_adamw() -> None:
+    steps = {}
+    for optimizer in (Muon(betas=(0.9, 0.999)), AdamW()):
+        model, chain = tiny()
+        before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+        asked = stage(weight_decay=0)
+        take_steps(model.eval(), make_optimizer(optimizer, model, param_groups(model, chain, asked), lr=asked.lr), steps=1)
+        steps[type(optimizer)] = {name: tensor.detach() - before[name] for name, tensor in model.named_parameters()}
+    ours, adams = steps[Muon], steps[AdamW]
+    for name, step in ours.items():
+        if name in {"layer.0.0.weight", "layer.1.0.weight"}:
+            # The gradient of three classes has two singular values, which the iteration brings near to 1. Times 0.2 * sqrt(4).
+            assert torch.linalg.svdvals(step / (1e-3 * 0.4))[:2].tolist() == pytest.approx([1, 1], abs=0.4)
+        else:
+            torch.testing.assert_close(step, adams[name], rtol=1e-2, atol=1e-5)
+
+
 def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True, step_scheduler_with_optimizer=False)
 
@@ -256,7 +279,11 @@ def test_optimizer_memory_is_what_a_step_leaves_behind(optimizer: Optimizer) -> 
     made.step()
     kept = [value for state in made.state.values() for value in state.values() if torch.is_tensor(value) and value.ndim]
     assert all(value.dtype == torch.float32 for value in kept)
-    counted = optimizer_numbers(optimizer, [tuple(parameter.shape) for parameter in model.parameters()])
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    groups = param_groups(model, chain, stage())
+    counted = sum(
+        optimizer_numbers(optimizer, [shapes[name] for name in group.parameters], hidden=group.hidden) for group in groups
+    )
     assert counted == sum(value.numel() for value in kept)
 
 
@@ -265,6 +292,9 @@ def test_optimizer_memory_is_counted_in_numbers_a_parameter() -> None:
     counted = [optimizer_numbers(o, shape) for o in (AdamW(), Adam(), SGD(), RMSprop(), Lion(), Adafactor())]
     assert counted == [24, 24, 12, 24, 12, 7]
     assert optimizer_numbers(SGD(momentum=0), shape) == 0
+    # Muon keeps one number of a hidden matrix, where both sides are 4 at least, and AdamW's two of all else.
+    assert [optimizer_numbers(Muon(), [(4, 4)], hidden=hidden) for hidden in (True, False)] == [16, 32]
+    assert optimizer_numbers(Muon(), [(3, 4)], hidden=True) == 24
     assert optimizer_numbers(Adafactor(), [(64, 3, 7, 7)]) == 2 * 64 * 3 * 7
 
 
@@ -309,9 +339,57 @@ def test_schedules_follow_their_formulas() -> None:
     assert rates_of(CosineSchedule(), 4) == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half])
     assert rates_of(PolynomialSchedule(), 4) == pytest.approx([1, 0.5625, 0.25, 0.0625])  # the squares of 1, 0.75, 0.5 and 0.25
     assert rates_of(PolynomialSchedule(power=1, end=0.2, warmup=0.5), 4) == pytest.approx([0, 0.5, 1, 0.6])
+    # Two cycles of four steps: each from 1 along a cosine.
+    assert rates_of(CosineRestartsSchedule(), 8) == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half] * 2)
+    assert rates_of(CosineRestartsSchedule(warmup=0.5), 8)[:5] == [0, 0.25, 0.5, 0.75, 1]
+    # A warmup of two steps; then the root of 2 / 2, 2 / 3, 2 / 4, ...
+    assert rates_of(InverseSqrtSchedule(warmup=0.25), 8) == pytest.approx([0, 0.5, *(math.sqrt(2 / step) for step in range(2, 8))])
+    assert rates_of(InverseSqrtSchedule(warmup=0.01), 4) == pytest.approx([0, 1, math.sqrt(1 / 2), math.sqrt(1 / 3)])
+    assert rates_of(WSDSchedule(warmup=0.2, decay=0.4), 10) == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert rates_of(WSDSchedule(warmup=0.6, decay=0.4), 5) == pytest.approx([0, 1 / 3, 2 / 3, 1, 0.5])
+    assert rates_of(PlateauSchedule(warmup=0.5), 4) == [0, 0.5, 1, 1]
     assert rates_of(StepSchedule(gamma=0.1), 4) == pytest.approx([1, 1, 0.1, 0.1])
     assert rates_of(StepSchedule(gamma=0.5, every=2), 4) == [1, 1, 1, 1]
     assert rates_of(ExponentialSchedule(gamma=0.0625), 4) == pytest.approx([1, 0.5, 0.25, 0.125])
+
+
+def test_a_plateau_lowers_every_groups_rate_after_its_patience_and_counts_as_torch_does() -> None:
+    def made() -> tuple[torch.optim.Optimizer, Any]:
+        groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.5)]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        return optimizer, make_schedule(optimizer, PlateauSchedule(factor=0.5, patience=2, warmup=0.1), steps=20, steps_per_epoch=2)
+
+    def epoch(optimizer: torch.optim.Optimizer, schedule: Any, value: float) -> list[float]:
+        rates = []
+        for _ in range(2):
+            rates.append(optimizer.param_groups[0]["lr"])
+            assert optimizer.param_groups[1]["lr"] == 0.5 * rates[-1]
+            optimizer.step()
+            schedule.step()
+        schedule.after_epoch(value)
+        return rates
+
+    values = [0.7, 0.8, 0.8, 0.75, 0.79, 0.9, 0.9, 0.9]  # a tie is no better
+    optimizer, schedule = made()
+    rates = [epoch(optimizer, schedule, value) for value in values]
+    # A warmup of two steps. Two epochs after the best, the second, the rate is halved; and two after the sixth.
+    assert rates == [[0, 0.5], [1, 1], [1, 1], [1, 1], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    rule = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, mode="max", factor=0.5, patience=1, threshold=0)
+    lowered = []
+    for value in values:
+        rule.step(value)
+        lowered.append(theirs.param_groups[0]["lr"])
+    assert lowered == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+    half_way, before = made()
+    for value in values[:3]:
+        epoch(half_way, before, value)
+    continued, after = made()
+    continued.load_state_dict(half_way.state_dict())
+    after.load_state_dict(before.state_dict())
+    assert [epoch(continued, after, value) for value in values[3:]] == rates[3:]
 
 
 def test_one_cycle_rises_to_the_rate_at_three_tenths_and_falls_to_almost_nothing() -> None:

@@ -16,21 +16,25 @@ from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.model import BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
-from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, NAdam, Optimizer, RAdam, RMSprop
+from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
 from hftl.recipe.places import LOCAL, check_places, local_name, without_places
 from hftl.recipe.reading import load_recipe, parse_recipe
 from hftl.recipe.recipe import Recipe, difference, flat, moved, of_another, refuse_secrets, same_content, secrets_beside
 from hftl.recipe.schedule import (
     ConstantSchedule,
+    CosineRestartsSchedule,
     CosineSchedule,
     ExponentialSchedule,
+    InverseSqrtSchedule,
     LinearSchedule,
     OneCycleSchedule,
+    PlateauSchedule,
     PolynomialSchedule,
     Schedule,
     SlantedTriangularSchedule,
     StepSchedule,
+    WSDSchedule,
 )
 from hftl.recipe.settings import RunSettings
 from hftl.recipe.stage import Stage
@@ -53,20 +57,24 @@ __all__ = [
     "Card",
     "ClassWeights",
     "ConstantSchedule",
+    "CosineRestartsSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",
     "EffectiveWeights",
     "ExponentialSchedule",
     "FocalLoss",
     "ImageData",
+    "InverseSqrtSchedule",
     "Lamb",
     "LinearSchedule",
     "Lion",
     "LogitAdjustedLoss",
     "Loss",
+    "Muon",
     "NAdam",
     "OneCycleSchedule",
     "Optimizer",
+    "PlateauSchedule",
     "PolynomialSchedule",
     "Pretrained",
     "RAdam",
@@ -82,6 +90,7 @@ __all__ = [
     "TextData",
     "Timm",
     "Transformer",
+    "WSDSchedule",
     "WordVectors",
     "check_places",
     "difference",

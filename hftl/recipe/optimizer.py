@@ -96,6 +96,19 @@ class Lamb(_Optimizer):
     eps: Epsilon = 1e-6
 
 
+class Muon(_Optimizer):
+    """A momentum whose matrix is made orthogonal (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982), for matrices and filters
+    below the head; AdamW for all else: embeddings, the head, biases, norms. timm's.
+
+    A step of a matrix is as large as AdamW's (0.2 times the rate, root mean square), so that both take the same rates.
+    """
+
+    kind: Literal["muon"] = "muon"
+    momentum: Beta = 0.95
+    betas: Betas = (0.9, 0.95)
+    """Of AdamW."""
+
+
 class Adafactor(_Optimizer):
     """Adam without momentum whose second average is kept by rows and columns (Shazeer & Stern 2018, arXiv:1804.04235). torch's.
 
@@ -105,4 +118,4 @@ class Adafactor(_Optimizer):
     kind: Literal["adafactor"] = "adafactor"
 
 
-Optimizer = AdamW | Adam | SGD | RMSprop | NAdam | RAdam | Lion | Lamb | Adafactor
+Optimizer = AdamW | Adam | SGD | RMSprop | NAdam | RAdam | Lion | Lamb | Muon | Adafactor

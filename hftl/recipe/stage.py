@@ -12,7 +12,7 @@ from hftl.recipe.average import SWA, Average, Soup
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
 from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.optimizer import AdamW, Optimizer
-from hftl.recipe.schedule import LinearSchedule, Schedule
+from hftl.recipe.schedule import LinearSchedule, PlateauSchedule, Schedule
 from hftl.recipe.section import LearningRate, Positive, Section, word_or_section
 
 if TYPE_CHECKING:  # what a stage may be given; it keeps the section
@@ -76,6 +76,13 @@ class Stage(Section):
             raise ValueError(
                 "average soup: the stage has one epoch, and a mean needs two; give it more epochs, or leave the soup out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_has_epochs(self) -> Self:
+        if isinstance(self.schedule, PlateauSchedule) and self.epochs < (needed := self.schedule.patience + 2):
+            what = f"schedule plateau: {self.epochs} epochs are too few for rates that fall after {needed - 1} at the soonest"
+            raise ValueError(f"{what}; give the stage {needed} or more, or take schedule constant")
         return self
 
     @classmethod

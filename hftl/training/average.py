@@ -92,7 +92,7 @@ def share_of_step(average: EMA | SWA, step: int, *, epochs: int, steps_per_epoch
     """
     match average:
         case EMA(decay=decay):
-            return max(1 - decay, step ** (-2 / 3))
+            return float(max(1 - decay, step ** (-2 / 3)))
         case SWA():
             epoch, rest = divmod(step, steps_per_epoch)
             return 0.0 if rest else 1 / max(1, epoch - average.first(epochs) + 1)
@@ -135,7 +135,8 @@ class WeightSoup(_Mean):
         it is no worse than without. `judge` is called while the mean to be tried is in place.
         """
         best, *others = self._best_first()
-        chosen, rank, judged = (best,), self._epochs[best][0], None
+        chosen: tuple[int, ...] = (best,)
+        rank, judged = self._epochs[best][0], None
         for epoch in others:
             with self.of(*chosen, epoch):
                 tried = judge()

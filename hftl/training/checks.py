@@ -18,7 +18,7 @@ from hftl.errors import Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
 from hftl.files import PARTIAL
 from hftl.memory import ROWS
-from hftl.recipe import Adafactor, Recipe, difference, refuse_secrets
+from hftl.recipe import Adafactor, Muon, Recipe, difference, refuse_secrets
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
 from hftl.records.metrics import read_metrics
@@ -111,15 +111,15 @@ def check_pieces(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> N
     """Refuse an optimizer that cannot train a model in pieces, and an average of weights that lie in pieces.
 
     Raises:
-        RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor; or an
-            average, which is written into checkpoints by the main process alone.
+        RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor; or Muon,
+            whose step is of whole matrices; or an average, which is written into checkpoints by the main process alone.
     """
     if not accelerator.is_fsdp2:
         return
     problems = []
     for stage in stages:
-        if isinstance(stage.optimizer, Adafactor):
-            what = "adafactor does not train a model that FSDP keeps in pieces"
+        if isinstance(stage.optimizer, Adafactor | Muon):
+            what = f"{stage.optimizer.kind} does not train a model that FSDP keeps in pieces"
             problems.append(Problem(f"stages.{stage.name}.optimizer", what, ("lion keeps half of adamw's memory",)))
         if stage.average is not None:
             what = "no average is kept of weights that FSDP has in pieces"

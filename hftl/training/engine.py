@@ -261,6 +261,8 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
         seconds=run.progress.spent.seconds - run.progress.spent.epoch_began,
     )
     run.progress = run.progress.after_epoch(judged.rank, kept=kept)
+    if working.after_epoch(judged.rank[0]) and not is_last:
+        run.journal.say("  no better for a while: lower rates from here on")
     if soup is not None and _serve(working, *soup, run):
         judged, kept = soup[1], True
     if is_last:

@@ -271,7 +271,10 @@ def _stage_plan(
         trainable_parameters=trainable,
         trainable_share=trainable / sum(sizes.values()),
         optimizer_bytes=4
-        * optimizer_numbers(stage.optimizer, (shape[name] for group in stage.param_groups for name in group.parameters)),
+        * sum(
+            optimizer_numbers(stage.optimizer, [shape[name] for name in group.parameters], hidden=group.hidden)
+            for group in stage.param_groups
+        ),
         cached_up_to=None if cached is None else cached.group,
         cache_bytes=0.0 if cached is None else cached.bytes,
         flops=flops,

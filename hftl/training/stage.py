@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from transformers import get_scheduler
 
 from hftl.models.chain import HEAD, Chain
@@ -23,14 +23,18 @@ from hftl.recipe import (
     Adam,
     AdamW,
     ConstantSchedule,
+    CosineRestartsSchedule,
     CosineSchedule,
     ExponentialSchedule,
+    InverseSqrtSchedule,
     Lamb,
     LinearSchedule,
     Lion,
+    Muon,
     NAdam,
     OneCycleSchedule,
     Optimizer,
+    PlateauSchedule,
     PolynomialSchedule,
     RAdam,
     RMSprop,
@@ -38,6 +42,7 @@ from hftl.recipe import (
     SlantedTriangularSchedule,
     Stage,
     StepSchedule,
+    WSDSchedule,
 )
 
 # Slanted triangular: the share of steps that rise, and how much smaller the lowest rate is than the highest (Howard & Ruder, 3.2).
@@ -86,7 +91,9 @@ class ParamGroup:
     """Their names."""
     lr: float
     weight_decay: float
-    l1: float = 0.0
+    l1: float
+    hidden: bool
+    """They are matrices and filters, of no embedding and not of the head."""
 
 
 def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGroup, ...]:
@@ -102,7 +109,8 @@ def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGro
             (0.0, 0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),
         ):
             if members:
-                groups.append(ParamGroup(name, members, lr=rates[name], weight_decay=weight_decay, l1=l1))
+                hidden = members[0] in decayed and name != HEAD
+                groups.append(ParamGroup(name, members, rates[name], weight_decay=weight_decay, l1=l1, hidden=hidden))
     return tuple(groups)
 
 
@@ -194,6 +202,10 @@ def make_optimizer(
             return torch.optim.Adafactor(groups, lr=lr, **options)
         case Lion():
             return _of_timm("lion", groups, lr=lr, **options)
+        case Muon():
+            for group, of_stage in zip(groups, param_groups, strict=True):
+                group["use_fallback"] = not of_stage.hidden
+            return _of_timm("muon", groups, lr=lr, **options)
         case Lamb():  # the gradient is clipped by the stage's `max_grad_norm`, and by nothing else
             return _of_timm("lamb", groups, lr=lr, max_grad_norm=None, **options)
 
@@ -217,12 +229,19 @@ def shrink(optimizer: torch.optim.Optimizer) -> None:
                 parameter.sub_(parameter.clamp(-distance, distance))
 
 
-def optimizer_numbers(optimizer: Optimizer, shapes: Iterable[Sequence[int]]) -> int:
+def optimizer_numbers(optimizer: Optimizer, shapes: Iterable[Sequence[int]], *, hidden: bool = False) -> int:
     """Float32 numbers that the optimizer keeps for parameters of these shapes; a few a parameter, such as its steps, not counted.
 
-    For a parameter of 3 x 4 AdamW keeps 24, SGD with momentum 12, without 0, Adafactor a number each row and column: 7.
+    For a parameter of 3 x 4 AdamW keeps 24, SGD with momentum 12, without 0, Adafactor a number each row and column: 7. `hidden`:
+    they are matrices and filters of hidden layers, of which Muon keeps a momentum alone where timm finds their shape suitable.
     """
     match optimizer:
+        case Muon():
+            from timm.optim.muon import _is_suitable_for_muon
+
+            shapes = list(shapes)
+            by_muon = [shape for shape in shapes if hidden and _is_suitable_for_muon(torch.empty(shape, device="meta"))]
+            return 2 * sum(map(math.prod, shapes)) - sum(map(math.prod, by_muon))
         case Adafactor():
             return sum(math.prod(s[:-1]) + math.prod((*s[:-2], s[-1])) if len(s) > 1 else math.prod(s) for s in shapes)
         case AdamW() | Adam() | NAdam() | RAdam() | Lamb():
@@ -243,6 +262,46 @@ def slanted_triangular(step: int, steps: int) -> float:
     return (1 + p * (RATIO - 1)) / RATIO
 
 
+class Plateau(LambdaLR):
+    """The same rates after a warmup, made lower by torch's `ReduceLROnPlateau` between epochs; all param groups keep their ratios.
+
+    torch's rule works on a rate of its own, 1 at first, by which the rates of all param groups are multiplied.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: PlateauSchedule, *, warmup: int) -> None:
+        self._ruled = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        # torch's patience is one less than ours: it lowers the rate after more bad epochs than that. A tie is no better.
+        options: dict[str, Any] = {"factor": schedule.factor, "patience": schedule.patience - 1}
+        self._rule = ReduceLROnPlateau(self._ruled, mode="max", threshold=0.0, threshold_mode="abs", **options)
+        super().__init__(optimizer, lambda step: self.share * (step / warmup if step < warmup else 1.0))
+
+    @property
+    def share(self) -> float:
+        """What is left of the rates that the stage began with."""
+        return float(self._ruled.param_groups[0]["lr"])
+
+    def after_epoch(self, value: float) -> None:
+        """Look at the validation metric, higher being better, before the next epoch's first step."""
+        self._rule.step(value)
+        for group, rate in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = rate * self.lr_lambdas[0](self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """LambdaLR's, with what torch's rule has seen."""
+        state = super().state_dict()
+        del state["_ruled"], state["_rule"]
+        seen = {"best": self._rule.best, "num_bad_epochs": self._rule.num_bad_epochs, "last_epoch": self._rule.last_epoch}
+        return {**state, "plateau": {**seen, "share": self.share}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put `state_dict`'s back."""
+        state = dict(state_dict)
+        seen = state.pop("plateau")
+        self._ruled.param_groups[0]["lr"] = seen["share"]
+        self._rule.best, self._rule.num_bad_epochs, self._rule.last_epoch = seen["best"], seen["num_bad_epochs"], seen["last_epoch"]
+        super().load_state_dict(state)
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps: int, steps_per_epoch: int) -> LRScheduler:
     """The schedule of a stage of so many steps, stepped after every optimizer step; all param groups keep their ratios."""
 
@@ -259,6 +318,17 @@ def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps
             options = {"power": power, "lr_end": end * optimizer.defaults["lr"]}  # transformers gives each group the same share
             warmup = round(schedule.warmup * steps)
             return get_scheduler("polynomial", optimizer, warmup, steps, options)  # type: ignore[no-any-return]
+        case CosineRestartsSchedule(cycles=cycles):
+            warmup = round(schedule.warmup * steps)
+            return get_scheduler("cosine_with_restarts", optimizer, warmup, steps, {"num_cycles": cycles})  # type: ignore[no-any-return]
+        case InverseSqrtSchedule():
+            return get_scheduler("inverse_sqrt", optimizer, max(1, round(schedule.warmup * steps)))  # type: ignore[no-any-return]
+        case WSDSchedule(decay=decay):
+            options = {"num_decay_steps": max(1, round(decay * steps)), "decay_type": "linear"}
+            warmup = min(round(schedule.warmup * steps), steps - options["num_decay_steps"])
+            return get_scheduler("warmup_stable_decay", optimizer, warmup, steps, options)  # type: ignore[no-any-return]
+        case PlateauSchedule():
+            return Plateau(optimizer, schedule, warmup=round(schedule.warmup * steps))
         case StepSchedule(gamma=gamma):
             every = steps_per_epoch * schedule.every
             return after_warmup(lambda step: gamma ** (step // every), share=schedule.warmup)

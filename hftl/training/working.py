@@ -33,7 +33,7 @@ from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment
 from hftl.training.machine import begin_scaling
 from hftl.training.resolved import ResolvedStage
-from hftl.training.stage import compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
+from hftl.training.stage import Plateau, compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ class Working:
         """Take the weights into their average; `step` is counted over the stage, from 1."""
         if self.average is not None:
             self.average.after_step(step)
+
+    def after_epoch(self, value: float) -> bool:
+        """Show the schedule what the validation metric has become, higher being better; whether it has lowered the rates."""
+        schedule = self.schedule.scheduler
+        if not isinstance(schedule, Plateau):
+            return False
+        before: float = schedule.share
+        schedule.after_epoch(value)
+        return bool(schedule.share < before)
 
     @contextmanager
     def to_evaluate(self) -> Iterator[None]:
