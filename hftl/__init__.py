@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         TextData,
         Timm,
         Transformer,
+        Windows,
         override,
     )
 
@@ -115,6 +116,7 @@ __all__ = [
     "TextData",
     "Timm",
     "Transformer",
+    "Windows",
     "__version__",
     "ablate",
     "audit",

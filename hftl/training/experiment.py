@@ -235,7 +235,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         flops_per_second=rate,
         cached=cached,
         padding_share=share,
-        remarks=[*classifier.facts.get("remarks", ()), *remarks],
+        remarks=[*classifier.facts.get("remarks", ()), *content_of(recipe.data).costs(experiment.typical), *remarks],
         understood=experiment.splits.facts["understood"],
     )
 
