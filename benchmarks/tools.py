@@ -64,6 +64,8 @@ SETS: Mapping[str, Bench] = {
         Set("goemotions", "minilm", 8_000, max_length=64, label_column="labels"),
         rare=("grief", "pride", "relief", "nervousness", "embarrassment"),  # 77 to 303 of 43,410
     ),
+    # Half of the reviews are longer than 256 tokens. Few rows and epochs: a step of four windows costs as four texts.
+    "imdb-long": Bench(Set("imdb", "minilm", 1_000, 1_000), changes=("stages.head.epochs=1", "stages.all.epochs=2")),
     **{name: Bench(OF_FINDINGS[name]) for name in ("imdb-1000", "hotdog", "hymenoptera", "clothing")},
 }
 
@@ -83,6 +85,11 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "logit-adjusted": each("loss=logit_adjusted"),
         "sampling-balanced": each("sampling=balanced"),
         "sampling-sqrt": each("sampling=sqrt"),
+    },
+    "imdb-long": {  # "plain" reads the first 256 tokens
+        "head-tail-256": ("data.truncate=head+tail",),
+        "head-512": ("data.max_length=512",),
+        "windows-256": ("data.max_length=1024", "data.windows=mean"),
     },
     "goemotions": {
         "focal": each("loss=focal"),

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         TextData,
         Timm,
         Transformer,
+        Windows,
         WSDSchedule,
         override,
     )
@@ -127,6 +128,7 @@ __all__ = [
     "Timm",
     "Transformer",
     "WSDSchedule",
+    "Windows",
     "__version__",
     "ablate",
     "audit",

@@ -65,12 +65,12 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 PROBLEM_TYPES: Mapping[str, ProblemType] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
 """Kind of target -> what transformers calls it, `problem_type` in a model's config.json."""
 
-HEADLINES: Mapping[str, str] = {ONE_LABEL: "accuracy", SEVERAL_LABELS: "macro_f1"}
+HEADLINES: Mapping[str, Chooser] = {ONE_LABEL: "accuracy", SEVERAL_LABELS: "macro_f1"}
 """Kind of target -> the metric that a card opens with."""
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
     ONE_LABEL: ("calibration.png", "confusion_matrix_validation.png", "confusion_matrix_test.png"),
-    SEVERAL_LABELS: ("labels_validation.png", "labels_test.png"),
+    SEVERAL_LABELS: ("labels_validation.png", "labels_test.png", "thresholds_validation.png", "thresholds_test.png"),
 }
 """Kind of target -> the figures that may show a split of it: these are published."""
 
@@ -93,9 +93,12 @@ counted. transformers has no such setting, and cuts the end off."""
 
 POOLED = "hftl_pooled"
 """`model_type` of an encoder of transformers under another pooling than its own."""
+WINDOWED = "hftl_windowed"
+"""`model_type` of a classifier that reads long texts in windows."""
 MODELING: Mapping[str, tuple[str, str, str]] = {
     **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
     POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
+    WINDOWED: ("pooling_modeling", "WindowedConfig", "WindowedForSequenceClassification"),
 }
 """`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
 
@@ -113,6 +116,11 @@ WEIGHT_PLACES = frozenset(("url", "file", "state_dict", "hf_hub_id", "hf_hub_fil
 def title_of(metric: str, kind: str) -> str:
     """What a metric is called where it is of a kind of target: of several labels the accuracy is that of whole answers."""
     return "Accuracy (exact match)" if metric == "accuracy" and kind == SEVERAL_LABELS else METRICS[metric].title
+
+
+def title_of_value(name: str, kind: str) -> str:
+    """What a number of a split's metrics is called: a metric by its title, what always answering the same reaches by its own."""
+    return title_of(name, kind) if name in METRICS else name.replace("_", " ").capitalize()
 
 
 def as_rank(metric: str, value: float) -> float:

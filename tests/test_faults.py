@@ -969,7 +969,7 @@ def test_fault_36_an_uneven_or_tiny_last_batch_changes_no_metric(
     outcome = hftl("evaluate", run.path, "--split", "test")
     assert outcome.code == 0, outcome.err
     shown = shown_metrics(outcome.out)
-    assert {"accuracy", "macro f1", "mcc", "log loss"} <= set(shown)
+    assert {"Accuracy", "Macro F1", "Matthews correlation", "Log loss"} <= set(shown)
     assert all(now == on_record for now, on_record in shown.values()), shown
 
 
@@ -1018,7 +1018,7 @@ def test_fault_36_three_processes_on_sets_that_they_cannot_share_evenly_give_the
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("n = 7") == 1  # one of them speaks
     shown = shown_metrics(done.stdout)
-    assert {"accuracy", "macro f1", "mcc", "log loss"} <= set(shown)
+    assert {"Accuracy", "Macro F1", "Matthews correlation", "Log loss"} <= set(shown)
     assert all(now == on_record for now, on_record in shown.values()), shown
     assert len(run.test_openings.read_text().splitlines()) == 2  # one process wrote the opening down
 

@@ -304,12 +304,12 @@ def test_a_font_of_the_machine_that_has_the_letters_is_used_and_the_two_names_lo
 def test_arms_of_a_study_have_their_names_or_their_numbers(machine: Any, tmp_path: Path) -> None:
     rows = [("data.text_column=评论", 0.8, 0.7, 0.9), ("run.seed=1", 0.7, 0.6, 0.8)]
     study = StudyDirectory(tmp_path)
-    draw_shares(study, rows, title="each arm")  # a warning about a glyph would be an error here
+    draw_shares(study, rows, metric="accuracy")  # a warning about a glyph would be an error here
     numbers = (study.figures / "accuracy.png").read_bytes()
     assert fonts.shown("data.text_column=评论", 1) == "no. 1" and fonts.shown("run.seed=1", 2) == "run.seed=1"
     machine("Boxes Sans", "评论")
     assert fonts.shown("data.text_column=评论", 1) == "data.text_column=评论"
-    draw_shares(study, rows, title="each arm")
+    draw_shares(study, rows, metric="accuracy")
     assert (study.figures / "accuracy.png").read_bytes() != numbers
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,8 @@ from hftl.data.source import Splits, load_splits
 from hftl.data.targets import in_words, targets_of
 from hftl.errors import DataError, RecipeError
 from hftl.evaluation.compare import compare
-from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.gain import in_words as baseline_in_words
+from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.selection import corrected_for_choice
 from hftl.evaluation.several_metrics import (
     average_precision,
@@ -422,7 +423,8 @@ def test_a_run_says_what_it_predicts_and_from_which_probability_on(several_run: 
     history = [record for record in several_run.read_history() if record["event"] == "evaluation"]
     assert metrics["validation"]["macro_f1"] == pytest.approx(max(record["validation"]["macro_f1"] for record in history))
     figures = {path.name for path in several_run.figures.glob("*.png")}
-    assert figures == {"learning_curves.png", "labels_test.png"} and "labels_test.png" in FIGURES[SEVERAL_LABELS]
+    assert figures == {"learning_curves.png", "labels_test.png", "thresholds_test.png"}
+    assert figures - {"learning_curves.png"} < set(FIGURES[SEVERAL_LABELS])
 
 
 def test_every_number_of_it_is_computed_again(several_run: RunDirectory) -> None:
@@ -479,7 +481,39 @@ def test_its_baseline_is_a_logistic_regression_a_label(several_run: RunDirectory
     own = Predictions.load(several_run.baseline_predictions("test"))
     chosen = Predictions.load(several_run.baseline_predictions("validation"))
     assert own.kind == SEVERAL_LABELS and own.thresholds == chosen.thresholds
-    assert record["gains"]["test"]["baseline_accuracy"] > 0.8  # the words give the labels away
+    values = record["gains"]["test"]
+    assert values["baseline_accuracy"] > 0.8  # the words give the labels away
+    # The gain that counts is that of macro F1, and its interval that of the paired difference.
+    model, metrics = Predictions.load(several_run.predictions("test")), read_json(several_run.metrics)["test"]
+    macro_f1 = values["macro_f1"]
+    assert macro_f1["model"] == pytest.approx(metrics["macro_f1"])
+    assert macro_f1["gain"] == pytest.approx(
+        macro_f1["model"] - compute_metrics(own, stored_label_names(several_run.predictions("test")))["macro_f1"]
+    )
+    assert macro_f1["gain_interval"] == pytest.approx(paired_intervals(own, model)["macro_f1"])
+    [line, *_] = baseline_in_words(cast("Any", record))
+    assert "accuracy" not in line and f"macro F1 {macro_f1['baseline']:.4f}; the model gains {macro_f1['gain']:+.4f} [" in line
+    assert f"reaches a macro F1 of {macro_f1['baseline']:.3f}" in several_run.card.read_text(encoding="utf-8")
+
+
+def test_hftl_baseline_answers_several_labels_and_begins_with_every_label(several_run: RunDirectory, tmp_path: Path) -> None:
+    study = hftl.baseline(several_run.load_recipe(), study_dir=tmp_path / "study", say=lambda line: None)
+    table = study.table.set_index("baseline")
+    every = read_json(several_run.metrics)["validation"]["every_label_macro_f1"]
+    assert table.index[0] == "every label always" and table["macro_f1"].iloc[0] == pytest.approx(every)
+    assert list(table.index[1:]) == [
+        *("TF-IDF of words, logistic regression", "TF-IDF of letters, logistic regression"),
+        *("frozen features, logistic regression", "frozen features, nearest neighbours"),
+    ]
+    assert table.loc["TF-IDF of words, logistic regression", "macro_f1"] > 0.9
+    assert (table["low"] <= table["macro_f1"]).all() and (table["macro_f1"] <= table["high"]).all()
+    assert [path.name for path in study.figures] == ["macro_f1.png"] and "macro F1" in study.page
+
+
+def test_what_chooses_the_weights_by_default_is_said_in_the_plan_where_it_is_the_exact_match(several_run: RunDirectory) -> None:
+    source = several_run.load_recipe().data.source
+    said = [hftl.plan(several_recipe(Path(source), *changes)).remarks for changes in (["run.metric=accuracy"], [])]
+    assert [any("run.metric=macro_f1 counts each label" in line for line in remarks) for remarks in said] == [True, False]
 
 
 def test_other_rows_are_read_as_the_run_reads_its_own(several_run: RunDirectory, tmp_path: Path) -> None:

@@ -201,7 +201,16 @@ class Audit(Shown):
                 limit = lengths["max_length"]
                 cut = f"{percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
                 lost = {"head": "end", "tail": "beginning", "head+tail": "middle"}[lengths["truncate"]]
-                yield f"{name}: {cut}: their {lost} is not read, {percent(lengths['share_lost'])} of all tokens"
+                line = f"{name}: {cut}: their {lost} is not read, {percent(lengths['share_lost'])} of all tokens"
+                more = -(-int(lengths["length_p95"]) // 256) * 256
+                # What reads words has no windows, and reads a text of any length.
+                if name == "train" and self.vocabulary is None and "windows" not in lengths and more > limit:
+                    line += f"; data.windows=mean data.max_length={more} reads 95 % of the texts whole"
+                yield line
+            if lengths and "windows" in lengths:
+                windows = lengths["windows"]
+                of_each = f"{windows['mean']:.2g} windows of {windows['length']:,} tokens, at most {windows['most']:,}"
+                yield f"{name}: a text is read in {of_each}"
         empty = {name: split["lengths"]["empty"] for name, split in self.splits.items() if "lengths" in split}
         if any(empty.values()):
             yield f"texts without a word: {', '.join(f'{name} {n:,}' for name, n in empty.items() if n)}"

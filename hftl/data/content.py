@@ -115,6 +115,9 @@ class Content(Protocol):
     def facts(self, samples: Any) -> dict[str, Any]:
         """What data.json records of the samples of train, under the name of the kind."""
 
+    def costs(self, samples: Any) -> Iterator[str]:
+        """What the plan says of the cost of an example, in lines; `samples` are some of train."""
+
     def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
         """How the preprocessor reads the splits, for the audit; `samples` are those that were made already."""
 

@@ -526,6 +526,10 @@ class Pictures:
         """Sizes of the pictures."""
         return {"image": picture_facts(samples)}
 
+    def costs(self, samples: ImageSamples) -> Iterator[str]:
+        """Nothing: all pictures have one size."""
+        yield from ()
+
     def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
         """Nothing: there is no tokenizer."""
         return Reading()

@@ -39,7 +39,7 @@ from hftl.data.rows import SHOWN, Source, Table
 from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.names import HEAD_AND_TAIL
-from hftl.recipe import TextData
+from hftl.recipe import TextData, Windows
 from hftl.wording import listed
 
 Truncate = Literal["head", "tail", "head+tail"]
@@ -63,18 +63,22 @@ ENGLISH = "the film was slow at the start but the ending is good and the actors 
 class TextSamples:
     """Tokenised texts that a loader can index and collate.
 
-    `lengths` (N,) are the tokens of each sample after the cut, special tokens included; `full_lengths` (N,) those before it.
+    `full_lengths` (N,) are the tokens of each text before the cut, special tokens included; `lengths` (N,) those that the model
+    computes: after the cut, and of a text of several windows those of all its windows, `windows_of_each` (N,).
 
     Args:
         dataset: columns `id`, `text`, `label`, as `load_splits` makes them; of pairs also `FIRST`.
         tokenizer: any fast tokenizer with a padding token.
         max_length: longest sample in tokens, special tokens included.
+        windows: in which the model reads what is longer than one of them; None: it reads a text at once.
 
     Raises:
         RecipeError: the tokenizer is slow, cannot pad or tell a pair apart, or `max_length` leaves no room for a token of the text.
     """
 
-    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    def __init__(
+        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int, windows: Windows | None = None
+    ) -> None:
         self.ids: Sequence[str] = Strings(dataset, "id")
         self.targets = targets_of(dataset)
         self.max_length = max_length
@@ -102,6 +106,12 @@ class TextSamples:
         self.full_lengths = integers(self._tokens, "length")
         # An empty text of a tokenizer without special tokens is one unknown token: longer than what the tokenizer returned.
         self.lengths: np.ndarray = np.clip(self.full_lengths, 1, max_length)
+        self.windows = windows
+        self.windows_of_each = np.ones(len(self.lengths), dtype=np.int64)
+        if windows is not None:
+            step = windows.length - before - after - windows.overlap  # 256 tokens, 2 special ones, 64 shared: every 190
+            self.windows_of_each += -(-(self.lengths - windows.length).clip(min=0) // step)
+            self.lengths = np.where(self.windows_of_each > 1, self.windows_of_each * windows.length, self.lengths)
         self._multiple = width_multiple(self.lengths)
 
     size_unit: Literal["tokens"] = "tokens"
@@ -150,7 +160,9 @@ class TextSamples:
         """
         rows = [sample["input_ids"] for sample in samples]
         longest = max(len(row) for row in rows)
-        width = min(-(-longest // self._multiple) * self._multiple, self.max_length)
+        # Padding makes no second window.
+        most = self.max_length if self.windows is None or longest > self.windows.length else self.windows.length
+        width = min(-(-longest // self._multiple) * self._multiple, most)
         batch = _pad(self._tokenizer, rows, width=width)
         if self._types:
             types = _padded([sample[_TYPES] for sample in samples], width, self._tokenizer.pad_token_type_id, self._tokenizer)
@@ -168,6 +180,7 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
     Lengths are in tokens before the cut, special tokens included. `share_truncated` counts texts longer than `max_length`;
     `share_unknown` is the share of unknown tokens among the tokens of the texts that the model sees, special tokens left out;
     `empty` counts texts without a token. `share_lost` is the share of all tokens that are cut off, and `truncate` what stays.
+    `windows`, where texts are read in these, says how many there are of a text, and what they cost.
     """
     lengths, of_each = samples.full_lengths, samples.words
     words = int(of_each.sum())
@@ -177,10 +190,22 @@ def text_facts(samples: TextSamples) -> dict[str, Any]:
         "length_p95": float(np.percentile(lengths, 95)),
         "max_length": samples.max_length,
         "share_truncated": float((lengths > samples.max_length).mean()),
-        "share_lost": float((lengths - samples.lengths).clip(min=0).sum() / max(int(lengths.sum()), 1)),
+        "share_lost": float((lengths - samples.max_length).clip(min=0).sum() / max(int(lengths.sum()), 1)),
         "truncate": samples.truncate,
         "share_unknown": float(samples.unknown.sum() / words) if words else 0.0,
         "empty": int((of_each == 0).sum()),
+        **({} if samples.windows is None else {"windows": _window_facts(samples, samples.windows.length)}),
+    }
+
+
+def _window_facts(samples: TextSamples, length: int) -> dict[str, Any]:
+    """Tokens of a window, windows a text, and the tokens that are computed over those of a first window alone."""
+    first = np.clip(samples.full_lengths, 1, length)
+    return {
+        "length": length,
+        "mean": float(samples.windows_of_each.mean()),
+        "most": int(samples.windows_of_each.max()),
+        "cost": float(samples.lengths.sum() / first.sum()),
     }
 
 
@@ -478,7 +503,9 @@ class Texts:
     def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> TextSamples:
         """Texts as tokens, the same in training and evaluation."""
         assert isinstance(preprocessor, PreTrainedTokenizerBase)
-        return TextSamples(dataset, preprocessor, max_length=self.data.max_length)
+        windows = self.data.windows
+        assert not isinstance(windows, str)  # it keeps the section
+        return TextSamples(dataset, preprocessor, max_length=self.data.max_length, windows=windows)
 
     def words(self, dataset: Dataset) -> Iterable[str]:
         """The texts."""
@@ -491,6 +518,13 @@ class Texts:
     def facts(self, samples: TextSamples) -> dict[str, Any]:
         """Lengths and unknown words."""
         return {"text": text_facts(samples)}
+
+    def costs(self, samples: TextSamples) -> Iterator[str]:
+        """What reading long texts in windows costs."""
+        if samples.windows is not None:
+            facts = _window_facts(samples, samples.windows.length)
+            windows = f"{facts['mean']:.2g} windows of {facts['length']:,} tokens, at most {facts['most']:,}"
+            yield f"A text is read in {windows}: {facts['cost']:.2g} times the tokens of the first window alone."
 
     def reading(self, splits: Mapping[Role, Dataset], samples: Mapping[Role, Samples], preprocessor: Any, *, seed: int) -> Reading:
         """Lengths in tokens of every split, and how the tokenizer reads the scripts of train beside English."""

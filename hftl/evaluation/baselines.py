@@ -256,6 +256,8 @@ def cheap_text_baseline(train: Rows, validation: Rows, *, classes: int, choose: 
 def text_baselines(train: Rows, validation: Rows, *, classes: int, choose: Choose) -> Iterator[Baseline]:
     """Every method for texts. Of each, first the strength is chosen with all terms, then with it the selection of terms.
 
+    Of several labels an example: logistic regression, a label each, with all terms.
+
     Raises:
         NoBaseline: the training rows are of one class, or have no term.
     """
@@ -264,9 +266,11 @@ def text_baselines(train: Rows, validation: Rows, *, classes: int, choose: Choos
         terms = Terms(of, train.contents)
         other = terms.of(validation.contents)
         size = terms.counts.shape[1]
-        selections = [(by, count) for by, count in product(SCORES, SELECTED) if count < size]
+        several = train.labels.ndim == 2
+        selections = [(by, count) for by, count in product(SCORES, SELECTED) if count < size and not several]
         scores = {by: term_scores(terms.counts, train.labels, by) for by, _ in selections}
-        for method, strengths in _RATES.items():
+        methods = {"logistic regression": _RATES["logistic regression"]} if several else _RATES
+        for method, strengths in methods.items():
             yield _text_baseline(terms, other, train.labels, classes, choose, of, method, strengths, selections, scores)
 
 
@@ -370,7 +374,8 @@ def _after_scaling(model: Callable[[Any], Logits], mean: Floats, spread: Floats)
 
 
 def _neighbours(train: Rows, k: int, classes: int) -> Callable[[Any], Logits]:
-    """Votes of the k rows of the least angle, as logits ln((votes + 1) / (k + K))."""
+    """Votes of the k rows of the least angle, as logits ln((votes + 1) / (k + K)); of several labels an example ln((votes + 1) /
+    (k - votes + 1)) of each."""
     known = _of_length_one(train.contents)
 
     def answer(features: Any) -> Logits:
@@ -378,8 +383,12 @@ def _neighbours(train: Rows, k: int, classes: int) -> Callable[[Any], Logits]:
         for start in range(0, len(features), 1_000):
             likeness = _of_length_one(features[start : start + 1_000]) @ known.T
             nearest = train.labels[np.argsort(-likeness, axis=1, kind="stable")[:, :k]]
-            votes = (nearest[:, :, None] == np.arange(classes)).sum(axis=1)
-            found[start : start + 1_000] = np.log((votes + 1) / (k + classes))
+            if nearest.ndim == 3:
+                votes = nearest.sum(axis=1)
+                found[start : start + 1_000] = np.log((votes + 1) / (k - votes + 1))
+            else:
+                votes = (nearest[:, :, None] == np.arange(classes)).sum(axis=1)
+                found[start : start + 1_000] = np.log((votes + 1) / (k + classes))
         return found
 
     return answer
@@ -393,14 +402,21 @@ def _of_length_one(features: Floats) -> Floats:
 
 
 def majority(train: Rows, validation: Rows, *, classes: int) -> Baseline:
-    """The most frequent class of the training rows, always; its logits are ln of the shares, one row more for each class."""
-    shares = np.bincount(train.labels, minlength=classes) + 1.0
-    row = np.log(shares / shares.sum()).astype(np.float32)
+    """The most frequent class of the training rows, always; its logits are ln of the shares, one row more for each class.
+
+    Of several labels an example every label always, which is the best macro F1 of an answer that does not look.
+    """
+    several = train.labels.ndim == 2
+    if several:
+        row = np.zeros(classes, dtype=np.float32)  # a probability of 0.5, which reaches every threshold that it chooses
+    else:
+        shares = np.bincount(train.labels, minlength=classes) + 1.0
+        row = np.log(shares / shares.sum()).astype(np.float32)
 
     def answer(contents: Any) -> Logits:
         return np.tile(row, (contents.shape[0] if hasattr(contents, "shape") else len(contents), 1))
 
-    return Baseline("majority", {}, np.tile(row, (len(validation.labels), 1)), answer, 0.0)
+    return Baseline("every label always" if several else "majority", {}, np.tile(row, (len(validation.labels), 1)), answer, 0.0)
 
 
 def _check_labels(labels: Integers) -> None:

@@ -31,6 +31,7 @@ from hftl.evaluation.metrics import accuracy_by_size
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.targets import Integers
 from hftl.files import written_whole
+from hftl.names import ONE_LABEL, title_of
 from hftl.recipe import difference as recipe_difference
 from hftl.records.data import read_data
 from hftl.run import RunDirectory
@@ -87,6 +88,8 @@ class Comparison(Shown):
     size_unit: str | None
     table: pa.Table
     """The rows that some runs get right and others wrong: `id`, `label`, and for each run its `prediction` and `probability`."""
+    kind: str = ONE_LABEL
+    """Of target."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the table."""
@@ -143,7 +146,8 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
     corrected = holm([pair.p for pair in pairs])
     pairs = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
     unit = shared[0].size_unit
-    return Comparison(split, titles, tuple(map(len, own)), len(ids), tuple(pairs), unit, _flipped(titles, shared, names))
+    flipped, kind = _flipped(titles, shared, names), shared[0].kind
+    return Comparison(split, titles, tuple(map(len, own)), len(ids), tuple(pairs), unit, flipped, kind)
 
 
 def _refuse(runs: Sequence[RunDirectory], problems: Sequence[Problem]) -> None:
@@ -355,10 +359,11 @@ def report(comparison: Comparison, *, most: int = 5) -> Iterator[str]:
         yield ""
         yield f"A  {pair.first}"
         yield f"B  {pair.second}"
-        yield f"{'':<18}{'A':>9}{'B':>9}{'B - A':>10}   95 % interval, paired"
+        yield f"{'':<26}{'A':>9}{'B':>9}{'B - A':>10}   95 % interval, paired"
         for row in pair.differences:
             interval = "" if row.interval is None else f"   {row.interval[0]:+.4f} to {row.interval[1]:+.4f}"
-            yield f"{row.metric.replace('_', ' '):<18}{row.first:>9.4f}{row.second:>9.4f}{row.difference:>+10.4f}{interval}"
+            title = title_of(row.metric, comparison.kind)
+            yield f"{title:<26}{row.first:>9.4f}{row.second:>9.4f}{row.difference:>+10.4f}{interval}"
         corrected = (
             f", {p_in_words(pair.p_corrected)} over {len(comparison.pairs)} pairs (Holm)" if len(comparison.pairs) > 1 else ""
         )

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from hftl.errors import printable
 from hftl.evaluation.predictions import Predictions
+from hftl.names import ONE_LABEL, title_of_value
 from hftl.terminal import Shown
 from hftl.wording import count, listed, quoted
 
@@ -54,12 +55,13 @@ class Evaluated(Shown):
         columns = ("metric", "now", "on record", "95 % interval") if self.facts is None else ("metric", "value", "95 % interval")
         for column in columns:
             table.add_column(column, justify="left" if column == "metric" else "right")
+        kind = self.metrics.get("target", ONE_LABEL)
         for name, value in self.metrics.items():
             if isinstance(value, float):
                 known, low_high = self.recorded.get(name), self.metrics.get(f"{name}_interval")
                 on_record = ["not recorded" if known is None else f"{known:.4f}"] if self.facts is None else []
                 interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
-                table.add_row(name.replace("_", " "), f"{value:.4f}", *on_record, interval)
+                table.add_row(title_of_value(name, kind), f"{value:.4f}", *on_record, interval)
         yield table
         yield from (Text(printable(line)) for line in self.lines())
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hftl.errors import RunError
 from hftl.evaluation.compare import mcnemar, p_in_words
 from hftl.evaluation.intervals import mean_interval
 from hftl.evaluation.predictions import Predictions
-from hftl.records.baseline import BaselineRecord, Gain, NoBaselineRecord
+from hftl.evaluation.several_metrics import paired_macro_f1, point_value
+from hftl.names import SEVERAL_LABELS
+from hftl.records.baseline import BaselineRecord, Gain, MacroF1Gain, NoBaselineRecord
 
 
 def gain(model: Predictions, baseline: Predictions) -> Gain:
     """The accuracy of both on the baseline's rows, and the paired difference; JSON-ready.
 
     `gain` is the model's accuracy minus the baseline's, `gain_interval` its 95 % interval by the variance of the differences of
-    single rows (None: they are all the same), `p` McNemar's exact test with mid-p.
+    single rows (None: they are all the same), `p` McNemar's exact test with mid-p. Of several labels an example, whose accuracy is
+    that of whole answers, `macro_f1` has the same of macro F1, by the paired bootstrap.
 
     Raises:
         RunError: the baseline answered rows that the model did not, or of other labels.
@@ -37,12 +44,26 @@ def gain(model: Predictions, baseline: Predictions) -> Gain:
         "right_in_model_alone": model_alone,
         "right_in_baseline_alone": baseline_alone,
         "p": mcnemar(model_alone, baseline_alone),
+        **({"macro_f1": _macro_f1_gain(model, baseline, rows)} if model.kind == SEVERAL_LABELS else {}),  # type: ignore[typeddict-item]
     }
+
+
+def _macro_f1_gain(model: Predictions, baseline: Predictions, rows: NDArray[np.int64]) -> MacroF1Gain:
+    answers = replace(model, ids=baseline.ids, labels=model.labels[rows], logits=model.logits[rows], sizes=None, size_unit=None)
+    own, other = (point_value(each, "macro_f1") or 0.0 for each in (answers, baseline))
+    return {"model": own, "baseline": other, "gain": own - other, "gain_interval": paired_macro_f1(baseline, answers)}
+
+
+def decisive(values: Gain) -> tuple[float, Sequence[float] | None]:
+    """The gain that says whether the model is better, and its interval: of accuracy, and of several labels that of macro F1."""
+    of = values.get("macro_f1", values)
+    return of["gain"], of["gain_interval"]
 
 
 def gains(values: Gain) -> bool:
     """Whether the model is shown to be better: the whole interval of the gain is above 0."""
-    return bool((values["gain_interval"] or [values["gain"]])[0] > 0)
+    gain, interval = decisive(values)
+    return bool((interval or [gain])[0] > 0)
 
 
 def in_words(record: BaselineRecord | NoBaselineRecord) -> list[str]:
@@ -51,14 +72,18 @@ def in_words(record: BaselineRecord | NoBaselineRecord) -> list[str]:
         return [f"  no baseline: {record['reason']}"]
     split = "test" if "test" in record["gains"] else "validation"
     values = record["gains"][split]
-    interval = values["gain_interval"]
+    gain, interval = decisive(values)
     shown = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    if "macro_f1" in values:
+        reached, p = f"macro F1 {values['macro_f1']['baseline']:.4f}", ""
+    else:
+        reached, p = f"accuracy {values['baseline_accuracy']:.4f}", f", McNemar's p {p_in_words(values['p'])}"
     line = (
-        f"  baseline on {split} ({record['name']}, {record['seconds']:g} s): accuracy {values['baseline_accuracy']:.4f};"
-        f" the model gains {values['gain']:+.4f}{shown}, n = {values['n']:,}, McNemar's p {p_in_words(values['p'])}"
+        f"  baseline on {split} ({record['name']}, {record['seconds']:g} s): {reached};"
+        f" the model gains {gain:+.4f}{shown}, n = {values['n']:,}{p}"
     )
     if gains(values):
         return [line]
-    worse = (interval or [values["gain"]])[-1] < 0
+    worse = (interval or [gain])[-1] < 0
     what = "the model is worse than the baseline" if worse else "no gain is settled: the baseline may be as good"
     return [line, f"  {what}. Try other stages (hftl ablate), more labels, or use the baseline"]

@@ -72,6 +72,7 @@ STYLE: dict[str, Any] = {
 WIDTH = 8.0  # inches; a page on the Hub shows it at about 750 pixels, so 10 points are read as 13 pixels
 NUMBERED = 12  # up to so many classes, each cell of the confusion matrix says its count and share
 MOST_LABELS = 40
+LINES = (BLUE, ORANGE, GREEN, "#CC79A7")  # of so many labels each has a line of its own colour, and its name
 LONGEST = 24  # width of a class name: of so many Latin letters, or half as many Chinese ones
 CURVES = "learning_curves.png"
 LETTER = 0.085  # inches; how wide a letter of a name is drawn
@@ -378,6 +379,55 @@ def labels_figure(values: SplitMetrics, split: str) -> Figure:
     figure.suptitle(
         f"{split.capitalize()} split, n = {values['n']:,}, macro F1 {values['macro_f1']:.3f}{more}", x=0.01, ha="left", fontsize=11
     )
+    for written in figure.findobj(Text):
+        written.set_fontfamily(families)
+    return figure
+
+
+def thresholds_figure(predictions: Predictions, values: SplitMetrics, split: str) -> Figure:
+    """Of several labels an example: precision against recall, and F1 against the threshold; a line a label, the mean in bold.
+
+    The mean of the curves is over labels, at the same recall: of each the best precision from there on. A dot is where a label's
+    own threshold, which validation chose, is on its line. Up to four labels are named.
+    """
+    rows = [(place, row) for place, row in enumerate(values["per_class"]) if row["n"]]
+    names, families = _drawable([row["label"] for _, row in rows])
+    figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
+    curves, thresholds = figure.subplots(2, 1)
+    recalls, grid = np.linspace(0, 1, 101), np.linspace(0, 1, 201)
+    precisions, f1 = np.empty((len(rows), len(recalls))), np.empty((len(rows), len(grid)))
+    few = len(rows) <= len(LINES)
+    own = [0.5] * len(values["per_class"]) if predictions.thresholds is None else predictions.thresholds
+    for line, (place, row) in enumerate(rows):
+        scores, positive = predictions.probabilities[:, place], predictions.labels[:, place] > 0
+        order = np.argsort(-scores, kind="stable")
+        ordered, hits = scores[order], np.cumsum(positive[order])
+        last = np.flatnonzero(np.r_[ordered[:-1] != ordered[1:], True])  # of those that score alike
+        precision, recall = hits[last] / (last + 1), hits[last] / row["n"]
+        best_from = np.maximum.accumulate(precision[::-1])[::-1]
+        precisions[line] = best_from[np.searchsorted(recall, recalls - 1e-9)]
+        answers = len(scores) - np.searchsorted(ordered[::-1], grid, side="left")
+        right = np.r_[0, hits][answers]
+        f1[line] = 2 * right / (answers + row["n"])
+        look = {"color": LINES[line] if few else QUIET, "linewidth": 1.4 if few else 0.7, "alpha": 1.0 if few else 0.45}
+        name = f"{fonts.isolated(names[line]) or '(no font)'}  ({row['n']:,})" if few else None
+        curves.step(np.r_[0, recall], np.r_[precision[0], precision], where="pre", label=name, **look)
+        thresholds.plot(grid, f1[line], **look)
+        thresholds.plot([own[place]], [f1_of(row)], ".", color=look["color"], markersize=9 if few else 5, clip_on=False)
+    mean = {"color": INK, "linewidth": 2.4}
+    curves.plot(recalls, precisions.mean(axis=0), label="mean of the labels", **mean)
+    thresholds.plot(grid, f1.mean(axis=0), label="macro F1, one for all", **mean)
+    reached = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+    thresholds.axhline(values["macro_f1"], label="macro F1, each its own", **reached)
+    average = values["mean_average_precision"]
+    curves.set(xlabel="recall", ylabel="precision", title="" if average is None else f"Mean average precision {average:.3f}")
+    thresholds.set(xlabel="threshold of the probability", ylabel="F1", title="F1 of each label by its threshold, and their mean")
+    for panel in (curves, thresholds):
+        panel.set_xlim(0, 1)
+        panel.set_ylim(0, 1.02)
+        panel.legend(**BESIDE)
+    more = "" if few else f", {len(rows):,} labels"
+    figure.suptitle(f"{split.capitalize()} split, n = {values['n']:,}{more}", x=0.01, ha="left", fontsize=11)
     for written in figure.findobj(Text):
         written.set_fontfamily(families)
     return figure

@@ -135,10 +135,16 @@ class SeveralLabels:
         return several_metrics.interval_of(predictions, metric, level=level)
 
     def figures(self, split: str) -> Mapping[str, Callable[[RunDirectory, SplitMetrics], Figure]]:
-        """How well each label is found."""
+        """How well each label is found, and what its threshold does."""
         from hftl.evaluation import report  # with it comes matplotlib, which only drawing needs
 
-        return {f"labels_{split}.png": lambda run, values: report.labels_figure(values, split)}
+        def thresholds(run: RunDirectory, values: SplitMetrics) -> Figure:
+            return report.thresholds_figure(Predictions.load(run.predictions(split)), values, split)
+
+        return {
+            f"labels_{split}.png": lambda run, values: report.labels_figure(values, split),
+            f"thresholds_{split}.png": thresholds,
+        }
 
     def names_shown(self, values: SplitMetrics) -> list[str]:
         """All labels: the figure has a bar for each."""

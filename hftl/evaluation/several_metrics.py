@@ -297,6 +297,12 @@ def _areas(predictions: Predictions) -> tuple[float, Floats] | None:
     return min(1.0, float(np.mean([area for area, _ in found]))), np.asarray(np.mean([moved for _, moved in found], axis=0))
 
 
+def paired_macro_f1(one: Predictions, two: Predictions) -> list[float] | None:
+    """That of `paired_intervals` for macro F1 alone."""
+    drawn = [_macro_f1(two, weights) - _macro_f1(one, weights) for weights in drawn_weights(one)]
+    return _percentiles(np.concatenate(drawn))
+
+
 def paired_intervals(one: Predictions, two: Predictions) -> dict[str, list[float] | None]:
     """95 % intervals of the differences of `quick_metrics`, second minus first, on the same rows."""
     found: dict[str, list[Floats]] = {name: [] for name in BOOTSTRAPPED}

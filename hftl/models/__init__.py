@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
-from hftl.models.family import Classifier, Family
+from hftl.models.family import Classifier, Family, special_tokens
 from hftl.models.foreign import check_folder
 from hftl.names import HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
 from hftl.recipe import Recipe, TextData
@@ -58,11 +58,12 @@ def _save_truncation(tokenizer: PreTrainedTokenizerBase, data: TextData) -> None
     tokenizer.truncation_side = "left" if data.truncate == "tail" else "right"
     tokenizer.init_kwargs.pop(HEAD_AND_TAIL, None)  # of a checkpoint that was trained so
     if data.truncate == "head+tail":
-        mask = tokenizer("a", truncation=False, padding=False, return_special_tokens_mask=True)["special_tokens_mask"]
-        before, special = mask.index(0), sum(mask)
-        room = data.max_length - special
+        before, after = special_tokens(tokenizer)
+        room = data.max_length - before - after
         if room < 2:
-            what = f"{data.max_length} leaves no room for a beginning and an end: {special} tokens of every input are special ones"
+            what = (
+                f"{data.max_length} leaves no room for a beginning and an end: {before + after} of every input are special tokens"
+            )
             raise RecipeError.single("data.max_length", what)
         head = before + max(1, round(room * 128 / 510))  # 510 tokens are BERT's room
         tokenizer.init_kwargs[HEAD_AND_TAIL] = [head, data.max_length - head]

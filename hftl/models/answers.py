@@ -15,10 +15,8 @@ from transformers import (
 )
 
 from hftl.errors import RecipeError
-from hftl.models.checkpoint import (
-    MALFORMED,
-    refused,
-)
+from hftl.models.checkpoint import MALFORMED, refused
+from hftl.names import WINDOWED
 
 SAME_ANSWER = 1e-4
 """How far two answers to one text may lie apart, as a share of the largest logit: what float32 rounds in batches of other shapes is
@@ -120,8 +118,11 @@ def _drawn_output(model: PreTrainedModel, name: str) -> Iterator[None]:
 def max_positions(model: PreTrainedModel) -> int | None:
     """Longest input in tokens, special tokens included; None where the architecture has no limit.
 
-    RoBERTa and its kin count positions from the padding id on, so its table of 514 rows holds 512: 514 - 1 - 1.
+    RoBERTa and its kin count positions from the padding id on, so its table of 514 rows holds 512: 514 - 1 - 1. What is read in
+    windows may be of any length.
     """
+    if model.config.model_type == WINDOWED:
+        return None
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1

@@ -25,6 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from hftl.models.chain import HEAD, Chain, below, first_calls
 from hftl.models.checkpoint import MALFORMED
+from hftl.names import WINDOWED
 
 ACTIVATION = "activation"
 """Name of the input that carries a stored activation."""
@@ -76,6 +77,8 @@ def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs:
     group = chain.names[first]
     if getattr(getattr(model, "config", None), "layerdrop", 0.0):
         raise NotSeparable("whole layers are left out at random in training (layerdrop)")
+    if getattr(getattr(model, "config", None), "model_type", None) == WINDOWED:
+        raise NotSeparable("a text is read in as many windows as it takes (data.windows)")
     called = first_calls(model, lambda: model(**inputs))
     candidates = _outermost(name for name in chain.modules[group] if name in called)
     candidates = sorted(candidates, key=called.__getitem__)[:1]

@@ -106,6 +106,12 @@ def no_drop_path(architecture: str) -> RecipeError:
     return RecipeError.single("model.drop_path", what, source="model")
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many special tokens a tokenizer puts before and after a text: (1, 1) for BERT's [CLS] and [SEP]."""
+    mask = tokenizer("a", truncation=False, padding=False, return_special_tokens_mask=True)["special_tokens_mask"]
+    return mask.index(0), mask[::-1].index(0)
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of network. A new one is a module with one of these, `FAMILY`, and a line in `hftl.models.FAMILIES`."""

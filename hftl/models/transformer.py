@@ -5,7 +5,7 @@ kin, GPT-2, Llama and its kin, and some ninety more. Encoder-decoders, other bod
 the padding beside it are refused.
 
 With `pooling` the head reads all tokens rather than the first: where the class has that itself by its config, else by
-`hftl.models.pooling_modeling`, which travels with the model.
+`hftl.models.pooling_modeling`, which travels with the model. There is also what reads long texts in windows.
 
 Shapes: input_ids, attention_mask (B, T) -> logits (B, K): B texts of T tokens, K classes.
 """
@@ -47,11 +47,18 @@ from hftl.models.checkpoint import (
     refused,
     run_error,
 )
-from hftl.models.family import Classifier, Family, no_drop_path, reinitialize
+from hftl.models.family import Classifier, Family, no_drop_path, reinitialize, special_tokens
 from hftl.models.foreign import LEFT_OVER, bounded_tokenizer, check_folder, check_size
-from hftl.models.pooling_modeling import PooledConfig, PooledForSequenceClassification, encoder_arguments, encoder_of
-from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES
-from hftl.recipe import ImageData, Recipe, Transformer
+from hftl.models.pooling_modeling import (
+    PooledConfig,
+    PooledForSequenceClassification,
+    WindowedConfig,
+    WindowedForSequenceClassification,
+    encoder_arguments,
+    encoder_of,
+)
+from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES, WINDOWED
+from hftl.recipe import ImageData, Recipe, Transformer, Windows
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
@@ -65,20 +72,26 @@ OF_THE_WHOLE = {
 
 AutoConfig.register(POOLED, PooledConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(PooledConfig, PooledForSequenceClassification, exist_ok=True)
+AutoConfig.register(WINDOWED, WindowedConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(WindowedConfig, WindowedForSequenceClassification, exist_ok=True)
 # `save_pretrained` then writes `auto_map` and a copy of pooling_modeling.py, for those who load the model without hftl.
-PooledConfig.register_for_auto_class("AutoConfig")  # type: ignore[no-untyped-call]
-PooledForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")  # type: ignore[no-untyped-call]
+for _config_class in (PooledConfig, WindowedConfig):
+    _config_class.register_for_auto_class("AutoConfig")  # type: ignore[no-untyped-call]
+for _model_class in (PooledForSequenceClassification, WindowedForSequenceClassification):
+    _model_class.register_for_auto_class("AutoModelForSequenceClassification")  # type: ignore[no-untyped-call]
 
 
-def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
+def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | None = None) -> Classifier:
     """A pretrained transformer with a head for `label_names`, float32, on the CPU; random weights where `spec.pretrained` is false.
 
     The head of a checkpoint is kept only if it names the same classes in the same order; every other head is drawn anew, and
-    `facts["new_parameters"]` lists what was.
+    `facts["new_parameters"]` lists what was. With `windows` it reads long texts in these; without, also a checkpoint at once that
+    was trained in windows.
 
     Raises:
         RecipeError: no such checkpoint, no safetensors in it, not a text classifier, backbone weights missing, a tokenizer that
-            does not fit, an architecture that is no chain, or one whose answers depend on padding or on chance.
+            does not fit, an architecture that is no chain, or one whose answers depend on padding or on chance; windows that are
+            longer than what it reads, or of which each has nothing new.
     """
     checkpoint = find_checkpoint(spec)
     with quiet_loading():
@@ -100,6 +113,8 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         else:
             _check_size(checkpoint, config, pretrained=False)
             model, missing = _make(checkpoint, config), set()
+        if isinstance(model, WindowedForSequenceClassification):
+            model, missing = model.network, {name.removeprefix("network.") for name in missing}
         if isinstance(model, PooledForSequenceClassification) and getattr(model.encoder, "pooler", None) is not None:
             what = f"{type(model.encoder).__name__} always computes a layer over its first token; leave model.pooling out"
             raise RecipeError.single("model.pooling", what, source="model")
@@ -114,6 +129,9 @@ def build(spec: Transformer, label_names: Sequence[str]) -> Classifier:
         remarks = [*attend_to_all(model), *check_answers(tokenizer, model, output)]
     if spec.pretrained and not same_labels:
         missing |= draw_anew(model, output)
+    if windows is not None:
+        model = _in_windows(model, tokenizer, windows)
+        layers, missing = chain(model), {f"network.{name}" for name in missing}
     facts = {
         **_facts(model, tokenizer),
         "base_model": checkpoint.base_model if spec.pretrained else None,
@@ -363,7 +381,14 @@ def _agree_on_padding(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
 
 
 def _pooled(config: PreTrainedConfig, pooling: str, dropout: float | None) -> PreTrainedConfig:
-    """The configuration of the model that reads all tokens: the same where its class has that pooling itself."""
+    """The configuration of the model that reads all tokens: the same where its class has that pooling itself.
+
+    Raises:
+        RecipeError: the checkpoint was trained in windows, and its encoder is that of a model in it.
+    """
+    if isinstance(config, WindowedConfig):
+        what = "the checkpoint was trained in windows, and its head reads what it was trained to read; leave model.pooling out"
+        raise RecipeError.single("model.pooling", what, source="model")
     if isinstance(config, PooledConfig):
         config.pooling = cast(Any, pooling)
     elif pooling == "mean" and hasattr(config, "classifier_pooling") and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -373,6 +398,36 @@ def _pooled(config: PreTrainedConfig, pooling: str, dropout: float | None) -> Pr
         encoder = {name: value for name, value in config.to_diff_dict().items() if name not in OF_THE_WHOLE}
         return PooledConfig(encoder=encoder, pad_token_id=config.pad_token_id, **own)
     return config
+
+
+def _in_windows(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Windows
+) -> WindowedForSequenceClassification:
+    """The classifier that reads long texts in windows, each as `network` reads a text.
+
+    Raises:
+        RecipeError: a window is longer than what the network reads, or has nothing new.
+    """
+    longest = max_positions(network)
+    if longest is not None and windows.length > longest:
+        what = f"{windows.length} is longer than the {longest} positions of {type(network).__name__}"
+        raise RecipeError.single("data.windows.length", what, f"write data.windows.length={longest} or less")
+    before, after = special_tokens(tokenizer)
+    room = windows.length - before - after
+    if windows.overlap >= room:
+        what = f"a window of {windows.length} tokens has {room} of the text, and {windows.overlap} of them are in the one before it"
+        raise RecipeError.single("data.windows.overlap", what, f"write data.windows.overlap={room // 4}")
+    config = WindowedConfig(
+        network={name: value for name, value in network.config.to_diff_dict().items() if name not in OF_THE_WHOLE},
+        **windows.model_dump(),
+        before=before,
+        after=after,
+        padding_side=cast(Any, tokenizer.padding_side),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    names: Any = network.config.id2label
+    set_labels(config, list(names.values()))
+    return WindowedForSequenceClassification(config, network)
 
 
 def _load(
@@ -478,7 +533,8 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
         from hftl.models import pictures  # which is made of parts of this module
 
         return pictures.build(recipe.model, label_names, image_size=recipe.data.image_size)
-    classifier = build(recipe.model, label_names)
+    assert not isinstance(recipe.data.windows, str)  # it keeps the section
+    classifier = build(recipe.model, label_names, windows=recipe.data.windows)
     if recipe.data.pair:
         _check_pairs(classifier)
     return classifier

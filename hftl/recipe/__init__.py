@@ -13,7 +13,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
-from hftl.recipe.data import ImageData, TextData
+from hftl.recipe.data import ImageData, TextData, Windows
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.model import BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
@@ -91,6 +91,7 @@ __all__ = [
     "Timm",
     "Transformer",
     "WSDSchedule",
+    "Windows",
     "WordVectors",
     "check_places",
     "difference",

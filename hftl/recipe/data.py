@@ -129,6 +129,34 @@ class _Data(Section):
         return {**values, "source": place}
 
 
+class Windows(Section):
+    """How long texts are read whole: in windows, of which the model answers each, and makes one answer of them."""
+
+    length: Annotated[int, Field(ge=8, lt=2**31)] = 256
+    """Tokens of a window, special tokens included."""
+    overlap: Count = 64
+    """Tokens of the text that a window shares with the one before it."""
+    logits: Literal["mean", "max"] = "mean"
+    """What is made of the logits of a text's windows; "max": for each class the largest."""
+
+
+def _in_words(windows: object) -> object:
+    """A word stands for windows with their defaults: what is made of their logits."""
+    return {"logits": windows} if isinstance(windows, str) else windows
+
+
+def _no_windows(truncate: object) -> object:
+    if truncate == "windows":
+        raise ValueError("windows cut nothing off, and have options of their own: write data.windows=mean data.max_length=2048")
+    return truncate
+
+
+if TYPE_CHECKING:
+    AnyWindows: TypeAlias = str | Windows
+else:
+    AnyWindows = Annotated[Windows, BeforeValidator(_in_words, json_schema_input_type=Literal["mean", "max"] | Windows)]
+
+
 class TextData(_Data):
     """Texts and labels."""
 
@@ -141,9 +169,13 @@ class TextData(_Data):
     """Two columns are two texts, which the tokenizer tells apart: a question and an answer, two sentences to compare."""
     max_length: Positive = 256
     """Longest input in tokens, special tokens included; the rest of a text is cut off. Of a pair the longer text is cut first."""
-    truncate: Literal["head", "tail", "head+tail"] = "head"
+    truncate: Annotated[Literal["head", "tail", "head+tail"], BeforeValidator(_no_windows)] = "head"
     """What stays of a text that is too long: its beginning, its end, or a quarter of `max_length` from the beginning and the rest
     from the end (128 and 382 tokens of 512: Sun et al. 2019, arXiv:1905.05583)."""
+    windows: AnyWindows | None = None
+    """For a transformer, which reads 512 tokens as a rule: what stays of a text of more tokens than a window has is read in windows
+    of that length, in training as in serving (Pappagari et al. 2019, arXiv:1910.10781). A word, "mean" or "max", or a section:
+    `hftl.Windows(length=512)`, in YAML ``{length: 512}``. None: all at once."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -184,6 +216,11 @@ class TextData(_Data):
             raise ValueError(f"pair: two columns make a pair, and text_column names {len(columns)}")
         if self.pair and self.truncate == "head+tail":
             raise ValueError('pair: of two texts the longer one is cut first, at one end: write truncate "head" or "tail"')
+        if self.pair and self.windows is not None:
+            raise ValueError("pair: a window has a part of one text and none of the other; leave out windows, or pair")
+        if isinstance(self.windows, Windows) and self.windows.length >= self.max_length:
+            cut = f"texts are cut to {self.max_length:,} tokens, which is no more than one window of {self.windows.length:,}"
+            raise ValueError(f"windows: {cut}; write data.max_length={8 * self.windows.length}, or a smaller data.windows.length")
         if self.pair and self.template is not None:
             raise ValueError("pair: the tokenizer joins a pair in its own way; leave out template, or pair")
         if self.template is not None:

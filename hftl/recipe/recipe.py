@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
-from hftl.recipe.data import AnyData, ImageData
+from hftl.recipe.data import AnyData, ImageData, TextData
 from hftl.recipe.model import AnyModel, Transformer
 from hftl.recipe.places import LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
@@ -102,6 +102,9 @@ class Recipe(Section):
         if self.data.kind not in self.model.reads:
             what = f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"'
             raise ValueError(f"{what}; pictures go with timm, and with transformer")
+        if isinstance(self.data, TextData) and self.data.windows is not None and not isinstance(self.model, Transformer):
+            way_out = f"write data.windows=null; data.max_length={self.data.max_length} stays"
+            raise ValueError(f"data.windows: a {self.model.family} reads a text of any length at once: {way_out}")
         if isinstance(self.model, Transformer) and self.model.pooling != "native" and self.data.kind == "image":
             raise ValueError("model.pooling: says what is read of a text's tokens; of pictures leave it out")
         return self

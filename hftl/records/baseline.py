@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, final
+from typing import Any, NotRequired, TypedDict, final
 
 from hftl.files import read_json
 from hftl.records.shape import Interval, as_record
 from hftl.run import RunDirectory
+
+
+class MacroF1Gain(TypedDict):
+    """Of several labels an example: macro F1 of both, and the paired difference."""
+
+    model: float
+    baseline: float
+    gain: float
+    gain_interval: Interval | None
 
 
 class Gain(TypedDict):
@@ -20,6 +29,7 @@ class Gain(TypedDict):
     right_in_model_alone: int
     right_in_baseline_alone: int
     p: float
+    macro_f1: NotRequired[MacroF1Gain]
 
 
 @final

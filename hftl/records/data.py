@@ -74,6 +74,16 @@ class TextFacts(TypedDict):
     share_truncated: float
     share_unknown: float
     empty: int
+    windows: NotRequired[WindowFacts]
+
+
+class WindowFacts(TypedDict):
+    """How long texts are read in windows, see `hftl.data.text.text_facts`."""
+
+    length: int
+    mean: float
+    most: int
+    cost: float
 
 
 class PictureFacts(TypedDict):

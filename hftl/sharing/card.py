@@ -209,9 +209,11 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     if split not in record["gains"]:  # run.baseline was "none" when test was opened
         return None
     values = record["gains"][split]
-    low, high = values["gain_interval"] or (values["gain"], values["gain"])
+    of_macro_f1 = values.get("macro_f1")
+    decisive = values if of_macro_f1 is None else of_macro_f1  # see `hftl.evaluation.gain.decisive`
+    low, high = decisive["gain_interval"] or (decisive["gain"], decisive["gain"])
     said = "better" if low > 0 else "worse" if high < 0 else "open"
-    return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, **values}
+    return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, "macro_f1": None, **values}
 
 
 def _seeds(run: RunDirectory) -> dict[str, Any] | None:

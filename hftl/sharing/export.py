@@ -217,8 +217,13 @@ def _batches(recipe: Recipe, classifier: Classifier) -> list[Batch]:
     words = torch.tensor(_words(preprocessor))
     shortest = family_saved_as(model.config.model_type).shortest_text
     longest = recipe.data.max_length
+    windows = recipe.data.windows
+    assert not isinstance(windows, str)  # it keeps the section
+    of_windows = () if windows is None else (windows.length, windows.length + 1)
     batches = []
-    for length in sorted({*(length for length in LENGTHS if length < longest), longest}, key=lambda length: abs(length - 7)):
+    for length in sorted(
+        {*(length for length in (*LENGTHS, *of_windows) if length < longest), longest}, key=lambda length: abs(length - 7)
+    ):
         for size in sizes:
             if size > 1 and size * length > MOST_TOKENS:
                 continue

@@ -12,7 +12,7 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
-from hftl.names import HEAD_AND_TAIL, POOLED
+from hftl.names import HEAD_AND_TAIL, POOLED, WINDOWED
 from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
@@ -38,14 +38,18 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
     own_class = "auto_map" in config  # of hftl, so that a copy of its code lies beside the weights
     glove = isinstance(recipe.model, WordVectors)
-    pooled = isinstance(recipe.model, Transformer) and config.get("model_type") == POOLED
+    windowed = isinstance(recipe.model, Transformer) and config.get("model_type") == WINDOWED
+    network = config.get("network") or {} if windowed else config
+    pooled = isinstance(recipe.model, Transformer) and network.get("model_type") == POOLED
+    of_hftl = glove or pooled or windowed
     return {
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",
         "repo_id": repo_id,
-        "architecture_module": "hftl.models.glove" if glove else "hftl.models.transformer" if pooled else None,
-        "pooling": config.get("pooling") if pooled else None,
-        "remote_code": (glove or pooled) and own_class,
+        "architecture_module": "hftl.models.glove" if glove else "hftl.models.transformer" if of_hftl else None,
+        "pooling": network.get("pooling") if pooled else None,
+        "windows": config if windowed else None,
+        "remote_code": of_hftl and own_class,
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,
         "pair": isinstance(recipe.data, TextData) and recipe.data.pair,

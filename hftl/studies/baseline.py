@@ -12,13 +12,13 @@ import pandas as pd
 from hftl.data.source import Splits
 from hftl.errors import RunError
 from hftl.evaluation.baselines import Baseline, NoBaseline, Rows, color_baseline, feature_baselines, majority, text_baselines
-from hftl.evaluation.intervals import wilson_interval
-from hftl.names import METRICS, SEVERAL_LABELS
+from hftl.evaluation.intervals import LEVEL
+from hftl.names import HEADLINES, METRICS
 from hftl.recipe import Recipe, TextData, Timm, Transformer
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say
-from hftl.training.baseline import Drawn, at_most, chooser, draw
+from hftl.training.baseline import Drawn, answers_of, at_most, chooser, draw
 from hftl.training.experiment import Experiment, make_samples, prepare_experiment
 from hftl.training.features import frozen_features
 from hftl.training.machine import make_accelerator
@@ -34,7 +34,8 @@ class Result:
     """What a baseline comes to on validation."""
 
     baseline: Baseline
-    accuracy: float
+    headline: float
+    """By the metric of the kind of target: accuracy, or macro F1 of several labels an example."""
     low: float
     high: float
     """Of its 95 % interval."""
@@ -51,10 +52,6 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
     """
     with open_study(study, recipe, Question("baseline", {})):
         experiment = prepare_experiment(recipe)
-        if experiment.classifier.target == SEVERAL_LABELS:
-            what = "these examples have several labels each, and this study's baselines are for one"
-            help = "The one beside each run fits: a logistic regression a label (run.baseline=linear)"
-            raise RunError(f"{source}: {what}. {help}")
         data, seed, splits = experiment.recipe.data, experiment.recipe.run.seed, experiment.splits
         validation = draw(data, splits.validation, most=MOST_ROWS, seed=seed)
         train = draw(data, splits.train, most=MOST_ROWS, seed=seed)
@@ -62,13 +59,16 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
         fitted, left_out = list[Result](), list[str]()
         try:
             for each in _every(experiment, train, validation, left_out, say):
-                right, n = int((each.logits.argmax(axis=1) == validation.rows.labels).sum()), len(validation.ids)
-                low, high = wilson_interval(right, n)
-                fitted.append(Result(each, right / n, low, high, choose(each.logits)))
-                say(f"{each.name}: accuracy {right / n:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
+                answers = answers_of(validation, each.logits).choose_thresholds()
+                headline = answers.quick_metrics()[answers.target.headline]
+                low, high = answers.target.interval(answers, answers.target.headline, level=LEVEL) or (headline, headline)
+                fitted.append(Result(each, headline, low, high, choose(each.logits)))
+                metric = METRICS[answers.target.headline].bare
+                say(f"{each.name}: {metric} {headline:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
         except NoBaseline as error:
             raise RunError(f"{source}: no baseline can be fitted: {error}") from None
-        _write(study, recipe, splits, train, validation, fitted, left_out)
+        headline = HEADLINES[experiment.classifier.target]
+        _write(study, recipe, splits, train, validation, fitted, left_out, headline=headline)
     return [each.baseline for each in fitted]
 
 
@@ -115,25 +115,27 @@ def _write(
     validation: Drawn,
     fitted: list[Result],
     left_out: list[str],
+    *,
+    headline: str,
 ) -> None:
     best = max(fitted, key=lambda result: result.value).baseline
     n = len(validation.ids)
-    rows, drawn, shown = [], [], [["baseline", "choice", "accuracy", "95 %", "seconds"]]
+    rows, drawn, shown = [], [], [["baseline", "choice", METRICS[headline].bare, "95 %", "seconds"]]
     for result in fitted:
-        each, accuracy, low, high = result.baseline, result.accuracy, result.low, result.high
+        each, reached, low, high = result.baseline, result.headline, result.low, result.high
         choice = _in_words(each).removesuffix(", ")
         rows.append(
             {
                 "baseline": each.name,
                 "choice": choice,
-                "accuracy": accuracy,
+                headline: reached,
                 "low": low,
                 "high": high,
                 "seconds": round(each.seconds, 2),
             }
         )
-        drawn.append((each.name, accuracy, low, high))
-        shown.append([each.name, choice, f"{accuracy:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
+        drawn.append((each.name, reached, low, high))
+        shown.append([each.name, choice, f"{reached:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
     write_table(study, pd.DataFrame(rows))
     sentences = [
         f"On validation, n = {n:,}, {best.name} is the best by {METRICS[recipe.run.metric]}. Each had its settings chosen"
@@ -142,12 +144,12 @@ def _write(
         "A model is worth its cost where it is better than this: hftl train says so for the cheapest of them.",
         *left_out,
     ]
-    draw_shares(study, drawn, title="accuracy on validation, with its 95 % interval")
+    draw_shares(study, drawn, metric=headline)
     write_page(
         study,
         title=f"Baselines for {recipe.name}",
         sentences=sentences,
         table=shown,
-        figures=("accuracy.png",),
+        figures=(f"{headline}.png",),
         holds="table.csv has a row for each baseline.",
     )

@@ -66,8 +66,8 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, float]], *, title: str) -> None:
-    """figures/accuracy.png: a dot with its interval for each (name, share, low, high)."""
+def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, float]], *, metric: str) -> None:
+    """figures/accuracy.png, or that of another metric: a dot with its interval for each (name, share, low, high)."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH, 1.2 + 0.35 * len(rows)), layout="constrained")
         axes: Axes = figure.subplots()
@@ -77,9 +77,9 @@ def draw_shares(study: StudyDirectory, rows: Sequence[tuple[str, float, float, f
         axes.set_yticks(range(len(rows)), [fonts.shown(printable(name), number) for number, (name, *_) in enumerate(rows, start=1)])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_title(title)
+        axes.set_title(f"{METRICS[metric].bare} on validation, with its 95 % interval")
         study.figures.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, study.figures / "accuracy.png")
+        save_figure(figure, study.figures / f"{metric}.png")
 
 
 def draw_arms(study: StudyDirectory, trials: Mapping[str, list[Trial]], *, metric: str) -> None:

@@ -90,14 +90,15 @@ def chooser(recipe: Recipe, validation: Drawn) -> Choose:
     metric = recipe.run.metric
 
     def choose(logits: np.ndarray) -> float:
-        values = _answers(validation, logits).quick_metrics()
+        values = answers_of(validation, logits).quick_metrics()
         name = metric if metric in values else "accuracy"
         return as_rank(name, values[name])
 
     return choose
 
 
-def _answers(drawn: Drawn, logits: np.ndarray) -> Predictions:
+def answers_of(drawn: Drawn, logits: np.ndarray) -> Predictions:
+    """What a baseline's logits answer to the rows."""
     return Predictions(drawn.ids, drawn.rows.labels, logits, kind=kind_of(drawn.rows.labels))
 
 
@@ -131,13 +132,13 @@ def run_beside(recipe: Recipe, splits: Splits, run: RunDirectory, predictions: M
     answers: dict[str, Any] = {"validation": fitted.logits}
     if "test" in drawn:
         answers["test"] = fitted.answer(drawn["test"].rows.contents)
-    gains, chosen = {}, _answers(drawn["validation"], fitted.logits).choose_thresholds()
+    gains, chosen = {}, answers_of(drawn["validation"], fitted.logits).choose_thresholds()
     for split, logits in answers.items():
         path = run.baseline_predictions(split)
         if run.finished and path.is_file():  # of validation, when test is opened later: sealed, and what is on record
             own = Predictions.load(path)
         else:
-            own = replace(_answers(drawn[split], logits), thresholds=chosen.thresholds)
+            own = replace(answers_of(drawn[split], logits), thresholds=chosen.thresholds)
             path.parent.mkdir(parents=True, exist_ok=True)
             own.save(path, splits.label_names)
         gains[split] = gain(predictions[split], own)

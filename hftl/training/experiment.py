@@ -31,7 +31,7 @@ from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import Recipe, Stage, check_places
 from hftl.records.data import Provenance
 from hftl.training.loss import ExampleLoss, check_loss, class_weights, make_loss
@@ -225,6 +225,10 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         budget = tokens_per_batch(recipe, measure or torch.device("cpu"))
         share = padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
     cached, remarks = _cached_prefixes(experiment, bf16=precision == "bf16")
+    if classifier.target == SEVERAL_LABELS and recipe.run.metric == "accuracy":
+        remarks.append(
+            "The weights are chosen by the exact match of all labels (run.metric=accuracy); run.metric=macro_f1 counts each label."
+        )
     if precision == "fp16":
         remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
     return build_plan(
@@ -236,7 +240,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         flops_per_second=rate,
         cached=cached,
         padding_share=share,
-        remarks=[*classifier.facts.get("remarks", ()), *remarks],
+        remarks=[*classifier.facts.get("remarks", ()), *content_of(recipe.data).costs(experiment.typical), *remarks],
         understood=experiment.splits.facts["understood"],
     )
 

@@ -1,6 +1,7 @@
 """Frozen features: what a recipe's model, as it came, makes of every example; computed once, and kept in the cache.
 
-Of a text the last hidden states: their mean over the real tokens, and that of the first one. Of a picture the last map: its mean
+Of a text the last hidden states: their mean over the real tokens, and that of the first one; of a text that is read in windows the
+mean of these over its windows. Of a picture the last map: its mean
 over all places, and of a network with a class token that token. A feature is float32, whatever number format computed it.
 
 Shapes: B examples, T tokens, D features.
@@ -107,8 +108,17 @@ def _pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         classes = getattr(network, "num_prefix_tokens", 0)
         kinds = [last[:, classes:].mean(dim=1), *([last[:, 0]] if classes else [])]
         return torch.stack(kinds, dim=1)
+    counts = None
+    if hasattr(model, "in_windows"):
+        inputs, counts = model.in_windows(inputs)
+        model = model.network
     last = model(**inputs, output_hidden_states=True).hidden_states[-1]  # (B, T, D)
     mask = inputs["attention_mask"]
     mean = (last * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     first = last[torch.arange(len(last), device=last.device), mask.argmax(dim=1)]  # padding may come before it
-    return torch.stack([mean, first], dim=1)
+    pooled = torch.stack([mean, first], dim=1)
+    if counts is None:
+        return pooled
+    of_windows = pooled.reshape(*counts.shape, *pooled.shape[1:]) * counts[:, :, None, None]  # (B, W, kinds, D)
+    mean_of_windows: torch.Tensor = of_windows.sum(dim=1) / counts.sum(dim=1)[:, None, None]
+    return mean_of_windows
