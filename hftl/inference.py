@@ -30,7 +30,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import target_named
 from hftl.files import check_name, written_whole
 from hftl.models import load_classifier
-from hftl.names import SEVERAL_LABELS
+from hftl.names import SEVERAL_LABELS, VIEWS, Tta
 from hftl.run import RunDirectory
 from hftl.wording import count, listed
 
@@ -79,13 +79,16 @@ class Predictor:
         id2label = cast(dict[int, str], self.classifier.model.config.id2label)
         return [id2label[index] for index in range(len(id2label))]
 
-    def predict(self, inputs: Sequence[Any], *, batch_size: int = 64, say: Say = lambda line: None) -> list[Prediction]:
+    def predict(
+        self, inputs: Sequence[Any], *, batch_size: int = 64, tta: Tta = "none", say: Say = lambda line: None
+    ) -> list[Prediction]:
         """Classify inputs, preprocessed as in training: what `ask` looks at and `answer` answers, in one list.
 
         Raises:
-            DataError: inputs that cannot be read, all of them in one report.
+            DataError: inputs that cannot be read, all of them in one report; or as `answer`.
         """
-        return [one for block in self.answer(self.ask(inputs, say=say), batch_size=batch_size, say=say) for one in block]
+        asked = self.ask(inputs, say=say)
+        return [one for block in self.answer(asked, batch_size=batch_size, tta=tta, say=say) for one in block]
 
     def ask(
         self, inputs: Sequence[Any], *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error", say: Say
@@ -109,19 +112,27 @@ class Predictor:
         """
         return self._content.inputs(inputs, say, columns=columns, on_bad_image=on_bad_image)
 
-    def answer(self, asked: Asked, *, batch_size: int = 64, say: Say) -> Iterator[list[Prediction]]:
+    def answer(self, asked: Asked, *, batch_size: int = 64, tta: Tta = "none", say: Say) -> Iterator[list[Prediction]]:
         """Predictions, a block at a time and in the order of the inputs, the same on every process, of which each computes a share.
 
-        `say` gets a line about how far it has come every `SILENT` seconds, and one at the end about what was left out.
+        With `tta` the probabilities are the mean over several views of each picture, of which `batch_size` are computed at once;
+        the thresholds of several labels stay those that validation has chosen for the picture alone. `say` gets a line about how
+        far it has come every `SILENT` seconds, and one at the end about what was left out.
+
+        Raises:
+            DataError: there are no such views of what the model reads.
         """
+        kind, views = self.classifier.target, VIEWS.get(tta, 1)
         names, done, said = self.label_names, 0, time.monotonic()
         began = said
         for block in asked.blocks():
             samples = self._content.samples(block.dataset, self.classifier.preprocessor, seed=0, train=False)
+            samples = samples if tta == "none" else self._content.views(samples, tta)
             processes = self._accelerator.num_processes
-            batches = evaluation_batches(samples, batch_size=batch_size, processes=processes, rank=self._accelerator.process_index)
-            logits = predict_logits(self._model, batches, self._accelerator, size=len(samples))
-            kind = self.classifier.target
+            at_once, rank = max(1, batch_size // views), self._accelerator.process_index
+            batches = evaluation_batches(samples, batch_size=at_once, processes=processes, rank=rank)
+            fuse = target_named(kind).fused if views > 1 else None
+            logits = predict_logits(self._model, batches, self._accelerator, size=len(samples), fuse=fuse)
             unknown = np.zeros(target_named(kind).shape(*logits.shape), dtype=np.int64)  # any that may be
             answers = Predictions(list(samples.ids), unknown, logits, kind=kind, thresholds=self.classifier.thresholds)
             yield [

@@ -84,6 +84,11 @@ WORD_MODELS: Mapping[str, tuple[str, str]] = {
 }
 """`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""
 
+Tta = Literal["none", "flip", "five_crop", "ten_crop", "scales"]
+"""Test-time augmentation: which views of a picture a prediction is the mean of; "none": the picture alone."""
+VIEWS: Mapping[str, int] = {"flip": 2, "five_crop": 5, "ten_crop": 10, "scales": 3}
+"""How many views each of them has, and so how many forward passes a picture costs; see `hftl.data.views`."""
+
 RANDOM_VECTORS = "random:"
 """Before the number of dimensions, in place of a file of word vectors: "random:100"."""
 

@@ -6,11 +6,12 @@ The strictest part of `hftl verify`: it needs the data, and as much time as the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hftl.evaluation.predictions import Predictions, stored_label_names
+from hftl.names import Tta
 from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
 from hftl.sharing.card import write_card
@@ -36,15 +37,25 @@ def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
     """
     opened_by = None if repository(run) else "hftl verify"
     for split, stated in read_metrics(run).items():
-        stored = Predictions.load(run.predictions(split))
-        predicted = evaluate(run, split=split, source=source, opened_by=opened_by)
-        now = predicted.metrics(stored_label_names(run.predictions(split)), skipped=stated["skipped"])
+        stored, viewed = Predictions.load(run.predictions(split)), run.viewed_predictions(split)
+        beside = Predictions.load(viewed) if viewed.is_file() else None
+        tta = "none" if beside is None or beside.views is None else beside.views
+        answers = evaluate(run, split=split, source=source, opened_by=opened_by, tta=cast("Tta", tta))
+        now = answers.metrics(stored_label_names(run.predictions(split)), skipped=stated["skipped"])
         yield from _compare(split, stated, now)
-        apart = np.abs(predicted.logits - stored.logits) / np.maximum(1.0, np.abs(stored.logits))
-        alike = int((apart.max(axis=1) <= LOGITS).sum())
-        yield Claim("the model", f"{split}.logits", f"{len(stored)}", f"{alike}", alike == len(stored))
+        yield _compare_logits(f"{split}.logits", stored, answers.plain)
+        if beside is not None and answers.viewed is not None:
+            yield from _compare(f"{split}.tta", stated.get("tta", {}), now["tta"])
+            yield _compare_logits(f"{split}.tta.logits", beside, answers.viewed)
     if opened_by is not None:
         write_card(run)  # the opening is shown on it
+
+
+def _compare_logits(where: str, stored: Predictions, now: Predictions) -> Claim:
+    """How many examples the model says about the same of as it did then."""
+    apart = np.abs(now.logits - stored.logits) / np.maximum(1.0, np.abs(stored.logits))
+    alike = int((apart.max(axis=1) <= LOGITS).sum())
+    return Claim("the model", where, f"{len(stored)}", f"{alike}", alike == len(stored))
 
 
 def _compare(split: str, stated: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Claim]:

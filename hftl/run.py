@@ -101,6 +101,14 @@ class RunDirectory:
             raise RunError(f'{self.metrics}: there are predictions for validation and test, not for "{split}"')
         return self.path / "predictions" / f"{split}.parquet"
 
+    def viewed_predictions(self, split: str) -> Path:
+        """Beside the predictions of a split those by several views of each picture, where `run.tta` asks for them.
+
+        Raises:
+            RunError: another split is asked for, as the metrics.json of a stranger may do.
+        """
+        return self.predictions(split).with_name(f"{split}_views.parquet")
+
     @property
     def baseline(self) -> Path:
         """The cheap baseline beside the run: which one, how good it is, what the model gains over it; or why there is none."""
@@ -119,7 +127,8 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     def evaluation(self, name: str) -> Path:
-        """The folder of an evaluation on other rows: predictions.parquet, data.json and metrics.json.
+        """The folder of an evaluation on other rows: predictions.parquet, data.json and metrics.json; with several views of each
+        picture views.parquet as well.
 
         Raises:
             RunError: it cannot be the name of one.

@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.evaluation.predictions",
         "hftl.evaluation.report",
         "hftl.evaluation.seeds",
+        "hftl.evaluation.views",
         "hftl.ledger",
         "hftl.sharing.card",
         *CARD_PARTS,

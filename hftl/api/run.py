@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hftl.errors import RunError, printable
+from hftl.errors import RunError, did_you_mean, printable
 from hftl.files import write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
-from hftl.names import METRICS, SEVERAL_LABELS, title_of
+from hftl.names import METRICS, SEVERAL_LABELS, VIEWS, Tta, title_of
 from hftl.recipe import Recipe
 from hftl.records.baseline import read_baseline
 from hftl.records.data import read_data
@@ -191,6 +191,7 @@ class Run:
         columns: str | Sequence[str] | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
         batch_size: int = 64,
+        tta: Tta = "none",
         say: Say = tell,
     ) -> list[Prediction]:
         """Classify inputs; the model stays in memory for the next call. For a table of any length see `predict_to`.
@@ -203,15 +204,17 @@ class Run:
             columns: what tables call the column of texts or pictures, or the columns of texts; None: as the run does.
             on_bad_image: whether a picture that cannot be read is refused, or left out and counted.
             batch_size: inputs that are computed at once.
+            tta: test-time augmentation, of pictures the mean over several views of each: "flip", "five_crop", "ten_crop" or
+                "scales", which take two, five, ten or three times as long; "none": the picture alone.
             say: is told which files were left out, and how far it has come.
 
         Raises:
             DataError: inputs that cannot be read, all of them in one report; an output that cannot be written, before anything is
-                computed.
-            RunError: there is no model.
+                computed; there are no such views of what the model reads.
+            RunError: there is no model, or `tta` is none of these words.
         """
         predictions: list[Prediction] = []
-        for block in self._predict(inputs, output, columns, on_bad_image, batch_size, say):
+        for block in self._predict(inputs, output, columns, on_bad_image, batch_size, tta, say):
             predictions += block
         return predictions
 
@@ -223,6 +226,7 @@ class Run:
         columns: str | Sequence[str] | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
         batch_size: int = 64,
+        tta: Tta = "none",
         say: Say = tell,
     ) -> int:
         """Classify inputs into a file, and hold no more of them than a block; how many there were. See `predict`.
@@ -230,7 +234,7 @@ class Run:
         Raises:
             DataError, RunError: as `predict`.
         """
-        return sum(map(len, self._predict(inputs, output, columns, on_bad_image, batch_size, say)))
+        return sum(map(len, self._predict(inputs, output, columns, on_bad_image, batch_size, tta, say)))
 
     def _predict(
         self,
@@ -239,6 +243,7 @@ class Run:
         columns: str | Sequence[str] | None,
         on_bad_image: Literal["error", "skip"],
         batch_size: int,
+        tta: Tta,
         say: Say,
     ) -> Iterator[list[Prediction]]:
         """Blocks of predictions, each of which is written once the next one is asked for."""
@@ -248,8 +253,9 @@ class Run:
             check_output(Path(output))
         columns = [columns] if isinstance(columns, str) else columns
         say = say if is_main_process() else lambda line: None
+        _check_tta(tta)
         asked = self._predictor.ask(as_list(inputs), columns=columns, on_bad_image=on_bad_image, say=say)
-        blocks = self._predictor.answer(asked, batch_size=batch_size, say=say)
+        blocks = self._predictor.answer(asked, batch_size=batch_size, tta=tta, say=say)
         if output is None or not is_main_process():
             yield from blocks
             return
@@ -287,7 +293,9 @@ class Run:
             write_card(self.paths)
         return self
 
-    def evaluate(self, split: str | None = None, *, data: Any = None, name: str | None = None, say: Say = tell) -> Evaluated:
+    def evaluate(
+        self, split: str | None = None, *, data: Any = None, name: str | None = None, tta: Tta = "none", say: Say = tell
+    ) -> Evaluated:
         """The metrics of the saved model, with intervals: on a split of the run's own data again, or on other labelled rows.
 
         Other rows have the columns and the classes of the run. Predictions and metrics are written into its folder
@@ -298,12 +306,14 @@ class Run:
             split: which split; of the run's own data "validation" where it is None. Opening test again is written down.
             data: other rows: a source, as `hftl.TextData` takes it.
             name: what their evaluation is called; None: as the source is.
+            tta: of pictures also by the mean over several views of each, beside the plain numbers, see `predict`.
             say: is told what is worth knowing.
 
         Raises:
             RunError: the run is not finished, has such an evaluation, the data are not those of the run; or other rows are those of
                 its test split.
-            DataError: other rows that cannot be used, or with classes that the model does not know.
+            DataError: other rows that cannot be used, or with classes that the model does not know; or there are no such views of
+                what the model reads.
         """
         from hftl.evaluation.evaluated import Evaluated
         from hftl.evaluation.predictions import stored_label_names
@@ -311,16 +321,17 @@ class Run:
         from hftl.training.finished import evaluate
         from hftl.training.other_rows import evaluate_on
 
+        _check_tta(tta)
         own = self.paths.published_as is None  # a published run is left as it is
         if data is not None:
-            evaluated = evaluate_on(self.paths, data, split=split, name=name, write=own, say=say)
+            evaluated = evaluate_on(self.paths, data, split=split, name=name, write=own, say=say, tta=tta)
         else:
             split = split or "validation"
-            predictions = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None)
+            answers = evaluate(self.paths, split=split, opened_by="hftl evaluate" if own else None, tta=tta)
             label_names = stored_label_names(self.paths.predictions("validation"))
             skipped = sum(row["split"] == split for row in read_data(self.paths)["skipped"])
-            metrics, recorded = predictions.metrics(label_names, skipped=skipped), self.metrics.get(split, {})
-            evaluated = Evaluated(split, metrics, predictions, label_names, recorded)
+            metrics, recorded = answers.metrics(label_names, skipped=skipped), self.metrics.get(split, {})
+            evaluated = Evaluated(split, metrics, answers.plain, label_names, recorded)
         if own and is_main_process():
             write_card(self.paths)  # an opening of the test split is shown on it, and so are other rows
         return evaluated
@@ -460,6 +471,11 @@ class Run:
             if any(value_of(values, key) is not None for values in metrics.values())
         ]
         return f"{title}<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _check_tta(tta: str) -> None:
+    if tta != "none" and tta not in VIEWS:
+        raise RunError(f'tta: "{tta}" names no views.{did_you_mean(tta, VIEWS)} Allowed: none, {", ".join(VIEWS)}')
 
 
 def _cell(values: SplitMetrics, key: str) -> str:

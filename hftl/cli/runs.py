@@ -44,6 +44,10 @@ def evaluate(
         str | None,
         typer.Option("--name", help="What that of --data is called; default: as its source.", show_default=False),
     ] = None,
+    tta: Annotated[
+        Literal["none", "flip", "five_crop", "ten_crop", "scales"],
+        typer.Option(help="Of pictures also the mean over several views of each: 2, 5, 10 or 3 times the work."),
+    ] = "none",
 ) -> None:
     """Evaluate a finished run's model again, beside the numbers on record; or on other rows, which are kept beside them.
 
@@ -51,7 +55,7 @@ def evaluate(
 
     hftl evaluate runs/photos --data photos_of_may/ --name may
     """
-    evaluated = api.load(run).evaluate(split, data=data, name=name)
+    evaluated = api.load(run).evaluate(split, data=data, name=name, tta=tta)
     if is_main_process():
         out.print(evaluated, highlight=False)
         if evaluated.folder is not None:
@@ -147,6 +151,10 @@ def predict(
     on_bad_image: Annotated[
         Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
     ] = "error",
+    tta: Annotated[
+        Literal["none", "flip", "five_crop", "ten_crop", "scales"],
+        typer.Option(help="Of pictures the mean over several views of each: 2, 5, 10 or 3 times the work."),
+    ] = "none",
 ) -> None:
     """Classify texts or pictures with a trained model. Of tables it reads the columns that the run was trained on.
 
@@ -154,17 +162,19 @@ def predict(
 
     hftl predict me/hotdog-resnet18 photos/ --output predictions.csv
 
+    hftl predict runs/hotdog photos/ --tta flip
+
     hftl predict runs/mails new.csv --output answers.csv --text-column title
     """
     from rich.table import Table
 
     run, given = api.load(model, model_only=True), [_input(text) for text in inputs]
     if output is not None:
-        number = run.predict_to(output, given, columns=columns or None, on_bad_image=on_bad_image)
+        number = run.predict_to(output, given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
         if is_main_process():
             say(f"{number} predictions in {output}")
         return
-    predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image)
+    predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
     if not is_main_process():
         return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from hftl.data.layout import Role
 from hftl.errors import Problem
+from hftl.names import Tta
 from hftl.recipe import ImageData, TextData
 
 if TYPE_CHECKING:  # they read rows, and ask a content how
@@ -104,6 +105,13 @@ class Content(Protocol):
 
         Raises:
             RecipeError: the preprocessor or the augmentation does not fit.
+        """
+
+    def views(self, samples: Any, tta: Tta) -> Samples:
+        """The same split with several views of each example, V of them one after the other in a batch, see `hftl.data.views`.
+
+        Raises:
+            DataError: there are none of this kind of content, or of this preprocessor.
         """
 
     def words(self, dataset: Dataset) -> Iterable[str]:

@@ -59,7 +59,9 @@ from hftl.data.loader import Samples
 from hftl.data.preparation import preparation_of
 from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_problems
 from hftl.data.targets import names_of, targets_of
+from hftl.data.views import Views
 from hftl.errors import DataError, Problem
+from hftl.names import Tta
 from hftl.recipe import ImageData
 from hftl.wording import count
 
@@ -111,15 +113,15 @@ class ImageSamples:
         self.lengths: None = None
         self.label_names: tuple[str, ...] = names_of(dataset)
         self._pictures = dataset.select_columns("image")
-        self._preparation = preparation_of(processor)
+        self.preparation = preparation_of(processor)
         self._background = background
         self._seed = seed
         self._views = views
-        self._size = height, width = self._preparation.size
+        self._size = height, width = self.preparation.size
         # Once for each number in a line of pixels: three at a time they would take torch five times as long.
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32).expand(3).repeat(width)
-            for values in (self._preparation.mean, self._preparation.std)
+            for values in (self.preparation.mean, self.preparation.std)
         )
         self._augmentation = augmentation_pipeline(augmentation, self._size) if train else None
         height_width = f"{height} x {width} pixels"
@@ -160,7 +162,7 @@ class ImageSamples:
         Raises:
             BadImage: a picture cannot be read (any more).
         """
-        parts: dict[str, Any] = {"decoding": self._decoding, "processor": self._preparation.as_data}
+        parts: dict[str, Any] = {"decoding": self._decoding, "processor": self.preparation.as_data}
         if self._augmentation is not None:
             parts |= {**self._augmentation.as_data(), "seed": self._seed, "views": self._views}
             parts |= {} if self._augmentation.sized else {"then": "as for evaluation"}
@@ -228,14 +230,26 @@ class ImageSamples:
 
     def _to_input(self, picture: Image.Image) -> np.ndarray:
         """The processor's own resizing and cropping: (H, W, 3) uint8."""
+        return self.preparation.to_input(self._without_ends(picture))
+
+    def decoded(self, index: int) -> Image.Image:
+        """A picture as evaluation decodes it, RGB, before it is resized.
+
+        Raises:
+            BadImage: it cannot be read (any more).
+        """
+        return self._without_ends(self._decode(index, None))
+
+    def _without_ends(self, picture: Image.Image) -> Image.Image:
+        """A ribbon without what lies far from its middle."""
         width, height = picture.size
         short = min(width, height)
-        if max(width, height) > EXTREME_ASPECT * short and self._preparation.crops_the_middle:
+        if max(width, height) > EXTREME_ASPECT * short and self.preparation.crops_the_middle:
             # The processor brings the shorter side to the input's size before it crops the middle: 1 x 30,000 pixels would become
             # 256 x 7,680,000. Outside of the middle nothing is looked at, so it is cut off first (by whole pixels on both sides).
             over_x, over_y = max(0, width - EXTREME_ASPECT * short) // 2, max(0, height - EXTREME_ASPECT * short) // 2
             picture = picture.crop((over_x, over_y, width - over_x, height - over_y))
-        return self._preparation.to_input(picture)
+        return picture
 
     # --- decoded once ---
 
@@ -316,7 +330,7 @@ class ImageSamples:
         """
         if self._augmentation is not None:
             return store.key_of({"kind": "pictures", "decoding": self._decoding})
-        return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": self._preparation.geometry})
+        return store.key_of({"kind": "crops", "decoding": self._decoding, "geometry": self.preparation.geometry})
 
     @cached_property
     def _decoding(self) -> dict[str, Any]:
@@ -513,6 +527,10 @@ class Pictures:
             train=train,
             views=self.data.augmentation_views,
         )
+
+    def views(self, samples: ImageSamples, tta: Tta) -> Samples:
+        """As `hftl.data.views.Views`."""
+        return Views(samples, tta)
 
     def words(self, dataset: Dataset) -> Iterable[str]:
         """None."""

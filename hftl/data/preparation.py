@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import timm
 import torchvision
 import transformers
 from PIL import Image
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+CONVNEXT_SQUASHES = 384
+"""Pixels from which on ConvNeXt's processor brings a picture to a square without cutting any of it off."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Preparation:
     """All that decides it."""
     to_input: Callable[[Image.Image], np.ndarray]
     """A picture, RGB -> (H, W, C) uint8: the processor's own resizing and cropping."""
+    share: float
+    """Of the resized picture's shorter side, what is left after cropping: 0.875 where 224 pixels of 256 are; 1: nothing is cut."""
+    resized: Callable[[Image.Image, float], np.ndarray]
+    """A picture, RGB, and a share -> (at least H, at least W, C) uint8: resized as the processor does it, so that the model's
+    input is that share of its shorter side, before anything is cropped. With `share` it is the processor's own."""
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -59,7 +68,14 @@ def _of_timm(processor: TimmWrapperImageProcessor) -> Preparation:
             picture = transform(picture)
         return np.asarray(picture)
 
-    return Preparation((height, width), config["mean"], config["std"], config["crop_mode"] == "center", config, to_input)
+    def resized(picture: Image.Image, share: float) -> np.ndarray:
+        resize, *_ = timm.data.create_transform(**{**config, "crop_pct": share}, is_training=False).transforms
+        return np.asarray(resize(picture))
+
+    crops_the_middle = config["crop_mode"] == "center"
+    return Preparation(
+        (height, width), config["mean"], config["std"], crops_the_middle, config, to_input, config["crop_pct"], resized
+    )
 
 
 def _of_transformers(processor: Any) -> Preparation:
@@ -67,8 +83,23 @@ def _of_transformers(processor: Any) -> Preparation:
         prepared = processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]  # (C, H, W)
         return np.ascontiguousarray(np.transpose(prepared, (1, 2, 0)))
 
+    def resized(picture: Image.Image, share: float) -> np.ndarray:
+        options: dict[str, Any] = {"do_center_crop": False} if crops else {}
+        sides = {"height": height, "width": width} if processor.size.height else {"shortest_edge": min(height, width)}
+        # ConvNeXt's cuts out the middle while it resizes; of the whole of a larger picture it cuts nothing but to a square.
+        options |= {"crop_pct": 1.0} if cuts_unasked else {}
+        size = dict(processor.size) if crops and share == own else {name: int(side / share) for name, side in sides.items()}
+        prepared = processor(picture, do_rescale=False, do_normalize=False, return_tensors="np", size=size, **options)
+        return np.ascontiguousarray(np.transpose(prepared["pixel_values"][0], (1, 2, 0)))
+
     height, width, _ = to_input(Image.new("RGB", (64, 64))).shape
     as_data = {**processor.to_dict(), "transformers": transformers.__version__}
     mean, std = (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     # ConvNeXt's crops without saying so, and below 384 pixels alone; that of a longer picture is then resized whole.
-    return Preparation((height, width), mean, std, bool(getattr(processor, "do_center_crop", None)), as_data, to_input)
+    crops, cuts_unasked = bool(getattr(processor, "do_center_crop", None)), getattr(processor, "crop_pct", None) is not None
+    own = 1.0
+    if crops:
+        own = min(height, width) / min(dict(processor.size).values())
+    elif cuts_unasked and height < CONVNEXT_SQUASHES:
+        own = float(processor.crop_pct)
+    return Preparation((height, width), mean, std, crops, as_data, to_input, own, resized)

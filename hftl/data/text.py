@@ -38,7 +38,7 @@ from hftl.data.loader import Samples, transfer
 from hftl.data.rows import SHOWN, Source, Table
 from hftl.data.targets import in_words, names_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
-from hftl.names import HEAD_AND_TAIL
+from hftl.names import HEAD_AND_TAIL, Tta
 from hftl.recipe import TextData, Windows
 from hftl.wording import listed
 
@@ -506,6 +506,11 @@ class Texts:
         windows = self.data.windows
         assert not isinstance(windows, str)  # it keeps the section
         return TextSamples(dataset, preprocessor, max_length=self.data.max_length, windows=windows)
+
+    def views(self, samples: TextSamples, tta: Tta) -> Samples:
+        """None: views are flips and crops."""
+        what = "views are flips and crops of pictures, and a text has none; leave it out"
+        raise DataError.single("tta", what, source="the inputs")
 
     def words(self, dataset: Dataset) -> Iterable[str]:
         """The texts."""

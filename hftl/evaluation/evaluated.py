@@ -16,7 +16,9 @@ from rich.text import Text
 
 from hftl.errors import printable
 from hftl.evaluation.predictions import Predictions
+from hftl.evaluation.views import in_words
 from hftl.names import ONE_LABEL, title_of_value
+from hftl.records.metrics import kind_of
 from hftl.terminal import Shown
 from hftl.wording import count, listed, quoted
 
@@ -36,6 +38,7 @@ class Evaluated(Shown):
     metrics: Mapping[str, Any]
     """As in metrics.json, of this split."""
     stored: Predictions
+    """Of each example alone."""
     label_names: tuple[str, ...]
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What the run has on record for the split; empty for other rows."""
@@ -63,6 +66,8 @@ class Evaluated(Shown):
                 interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
                 table.add_row(title_of_value(name, kind), f"{value:.4f}", *on_record, interval)
         yield table
+        if "tta" in self.metrics:
+            yield Text(in_words(self.metrics["tta"], kind_of(self.metrics)))
         yield from (Text(printable(line)) for line in self.lines())
 
     def lines(self) -> Iterator[str]:

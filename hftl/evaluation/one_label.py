@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from hftl.errors import Problem
 from hftl.evaluation.intervals import Z, margins_of_cells, mean_interval, percentiles, resamples
@@ -52,6 +52,11 @@ class OneLabel:
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """Softmax, in float64."""
         return np.asarray(softmax(logits.astype(np.float64), axis=1))
+
+    def fused(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logarithm of the mean of the softmaxes: log mean p, of which the softmax is mean p."""
+        mean = logsumexp(log_softmax(logits.astype(np.float64), axis=2), axis=1) - np.log(logits.shape[1])
+        return np.asarray(mean, dtype=np.float32)
 
     def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
         """None: the largest logit is the answer."""

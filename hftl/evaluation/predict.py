@@ -35,11 +35,13 @@ def predict_logits(
     *,
     size: int,
     after_batch: Callable[[], None] | None = None,
+    fuse: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Logits (N, K) float32 of a whole split in its own order, the same on every process.
 
     `batches` are this process's share. That every example was predicted exactly once, over all processes, is checked.
-    `after_batch` is called after each one, and may raise to end it.
+    `after_batch` is called after each one, and may raise to end it. With `fuse` the inputs of a batch are V views of each of its B
+    examples, view after view of one example, and it makes (B, K) of the (B, V, K) logits.
     """
     model.eval()
     places, logits = [], []
@@ -48,6 +50,9 @@ def predict_logits(
         for batch in batches:
             batch = batch.to(accelerator.device)
             predicted = model(**batch.inputs).logits.float()
+            if fuse is not None:
+                of_views = predicted.reshape(len(batch.index), -1, predicted.shape[1]).cpu().numpy()
+                predicted = torch.from_numpy(fuse(of_views)).to(predicted.device)
             kept = batch.weight > 0
             logits.append(predicted[kept])
             places.append(batch.index[kept])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hftl.errors import DataError, Problem, RunError
 from hftl.evaluation.targets import TARGETS, Floats, Integers, Target, Thresholds, target_named
 from hftl.files import parse_json, written_whole
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, VIEWS
 from hftl.records.metrics import SplitMetrics
 from hftl.wording import quoted
 
@@ -40,6 +40,8 @@ _SIZE_UNIT = b"hftl.size_unit"
 _KIND = b"hftl.target"
 
 _THRESHOLDS = b"hftl.thresholds"
+
+_VIEWS = b"hftl.views"
 
 _WHAT = "not a file of predictions"
 
@@ -60,6 +62,8 @@ class Predictions:
         size_unit: what `sizes` counts; None exactly when they are.
         kind: of target, one of `hftl.evaluation.targets.TARGETS`.
         thresholds: see `hftl.evaluation.targets.Thresholds`.
+        views: of which views of each picture the probabilities are the mean, one of `hftl.names.VIEWS`; the logits are those of
+            the mean. None: of the example alone.
 
     Raises:
         DataError: no example, shapes that do not fit, a repeated id, a label out of range, logits that are not finite, a size
@@ -73,6 +77,7 @@ class Predictions:
     size_unit: SizeUnit | None = None
     kind: str = ONE_LABEL
     thresholds: Thresholds = None
+    views: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -178,6 +183,8 @@ class Predictions:
             metadata[_KIND] = self.kind.encode()
         if self.thresholds is not None:
             metadata[_THRESHOLDS] = json.dumps(self.thresholds).encode()
+        if self.views is not None:
+            metadata[_VIEWS] = self.views.encode()
         if self.sizes is not None and self.size_unit is not None:
             columns["size"] = pa.array(self.sizes, pa.int64())
             metadata[_SIZE_UNIT] = self.size_unit.encode()
@@ -209,6 +216,7 @@ class Predictions:
                 size_unit=unit,
                 kind=kind,
                 thresholds=_read_thresholds(table.schema, len(names), path),
+                views=_read_views(table.schema, path),
             )
         except DataError as error:
             raise RunError(f"{path}: {_WHAT}: {error}") from None
@@ -234,6 +242,16 @@ def _read_thresholds(schema: pa.Schema, classes: int, path: Path) -> Thresholds:
     if (problem := threshold_problem(found, classes)) is not None:
         raise RunError(f"{path}: {_WHAT}: its thresholds {problem}")
     return tuple(map(float, found))
+
+
+def _read_views(schema: pa.Schema, path: Path) -> str | None:
+    stored = (schema.metadata or {}).get(_VIEWS)
+    if stored is None:
+        return None
+    views = stored.decode(errors="replace")
+    if views not in VIEWS:
+        raise RunError(f'{path}: {_WHAT}: its views are "{views}", none of {", ".join(VIEWS)}')
+    return str(views)
 
 
 def threshold_problem(found: Any, classes: int) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, log_expit, logsumexp
 
 from hftl.errors import Problem
 from hftl.evaluation import several_metrics
@@ -59,6 +59,11 @@ class SeveralLabels:
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """Sigmoid, in float64."""
         return np.asarray(expit(logits.astype(np.float64)))
+
+    def fused(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """log mean p - log mean (1 - p), of which the sigmoid is mean p, where p are the sigmoids."""
+        wide = logits.astype(np.float64)
+        return np.asarray(logsumexp(log_expit(wide), axis=1) - logsumexp(log_expit(-wide), axis=1), dtype=np.float32)
 
     def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
         """As `hftl.evaluation.several_metrics.choose_thresholds`."""

@@ -58,6 +58,9 @@ class Target(Protocol):
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """(N, K) what the logits say about each class."""
 
+    def fused(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, K) logits whose probabilities are the mean of those of (N, V, K) logits, of V views of each example."""
+
     def thresholds(self, logits: NDArray[np.float32], labels: Integers) -> Thresholds:
         """What these examples choose for the answers of a model; None where there is nothing to choose."""
 

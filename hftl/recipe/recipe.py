@@ -118,6 +118,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _batches_are_of_its_kind(self) -> Self:
         pictures = isinstance(self.data, ImageData)
+        if not pictures and self.run.tta != "none":
+            raise ValueError("run.tta: views are flips and crops of pictures, and a text has none; leave it out")
         if pictures and self.run.tokens_per_batch is not None:
             raise ValueError(
                 "run.tokens_per_batch: pictures have no tokens; leave it out. What a process computes at once is set by"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hftl.names import Chooser
+from hftl.names import Chooser, Tta
 from hftl.recipe.section import Positive, Section
 
 
@@ -35,6 +35,10 @@ class RunSettings(Section):
     baseline: Literal["linear", "none"] = "linear"
     """"linear": a cheap baseline beside every run, on the same rows (of texts TF-IDF, of pictures a histogram of colours, into
     logistic regression), so that card and terminal say what the model gains over it. Seconds. "none": without."""
+    tta: Tta = "none"
+    """Test-time augmentation, for pictures: at the end validation and test are also predicted by the mean of the probabilities of
+    several views of each picture, and stand beside the plain numbers. "flip": the picture and its mirror image; "five_crop": four
+    corners and the middle; "ten_crop": these and their mirror images; "scales": the middle at three sizes. "none": without."""
     tokens_per_batch: Positive | None = None
     """Most tokens, padding included, that a process computes at once: a step with more is cut into micro-batches of similar length,
     and evaluation batches are filled up to it. Does not change what a step computes. For texts alone. None: 4,096 for a transformer

@@ -43,6 +43,25 @@ class SizeRow(TypedDict):
     accuracy_interval: Interval
 
 
+class ViewMetrics(TypedDict):
+    """The same split by the mean of the probabilities of several views of each picture; see `hftl.evaluation.views`."""
+
+    views: str
+    """One of `hftl.names.VIEWS`."""
+    passes: int
+    """Forward passes a picture: how many views there are."""
+    accuracy: float
+    accuracy_interval: Interval
+    macro_f1: float
+    macro_f1_interval: Interval | None
+    log_loss: float
+    log_loss_interval: Interval | None
+    gain: float
+    """Its accuracy minus that of the picture alone."""
+    gain_interval: Interval | None
+    """Paired; None: no answer was changed for the better or the worse."""
+
+
 class SplitMetrics(TypedDict):
     """What is known of a split whatever its kind of target; further metrics stand beside these."""
 
@@ -67,6 +86,8 @@ class SplitMetrics(TypedDict):
     size_unit: str | None
     """None, and `by_size` too: the predictions have no sizes."""
     by_size: list[SizeRow] | None
+    tta: NotRequired[ViewMetrics]
+    """Where `run.tta` asks for it."""
 
 
 class ErrorRow(TypedDict):
@@ -185,7 +206,7 @@ def _contradictions(values: SplitMetrics) -> Iterator[str]:
             yield f'"confusion" has not a row and a column for each of the {classes} classes in "per_class"'
 
 
-def kind_of(values: Mapping[str, object]) -> str:
+def kind_of(values: Mapping[str, Any]) -> str:
     """The kind of target that the metrics of a split are about; those of one label do not say it."""
     return cast("str", values.get("target", ONE_LABEL))
 

@@ -61,6 +61,15 @@ PREPROCESSING = ("input_size", "interpolation", "crop_pct", "mean", "std")
 LISTED = 20  # with more classes, the tables by class are folded
 
 
+VIEWS_IN_WORDS = {
+    "flip": "the picture and its mirror image",
+    "five_crop": "its four corners and its middle",
+    "ten_crop": "its four corners and its middle, and their mirror images",
+    "scales": "its middle at three sizes",
+}
+"""Of `hftl.names.VIEWS`."""
+
+
 def write_card(run: RunDirectory, *, repo_id: str | None = None) -> Path:
     """Render the card of a finished run into its README.md; returns its path.
 
@@ -152,6 +161,7 @@ def _facts(
         "headline": values,
         "baseline": _baseline(run, split),
         "results": results(metrics, split),
+        "views": VIEWS_IN_WORDS.get(values["tta"]["views"], "") if "tta" in values else "",
         "by_class": values["per_class"],
         "listed": LISTED,
         "many": several,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from jinja2.filters import do_mark_safe as safe
 
@@ -24,14 +24,39 @@ def results(metrics: Metrics, split: str) -> list[dict[str, Any]]:
         "name": safe(f'Baseline: {exact} of always "{inline(metrics[split]["majority_label"])}"'),
     }
     rows.insert(1, baseline)
+    if "tta" in metrics[split]:
+        rows += _by_views(metrics[split], split)
     if split == "test":
         rows += [_result(metrics["validation"], "validation", key) for key in ("accuracy", "macro_f1", "log_loss")]
     return rows
 
 
+def _by_views(values: SplitMetrics, split: str) -> list[dict[str, Any]]:
+    """The rows of the mean over several views of each picture: the same metrics as of validation."""
+    tta, kind = values["tta"], kind_of(values)
+    return [
+        {
+            "name": f"{title_of(key, kind)}, over {tta['passes']} views",
+            "value": value_of(cast("SplitMetrics", tta), key),
+            "interval": interval_of(cast("SplitMetrics", tta), key),
+            "split": split,
+            "n": values["n"],
+            "file": f"{split}_views",
+        }
+        for key in ("accuracy", "macro_f1", "log_loss")
+    ]
+
+
 def _result(values: SplitMetrics, split: str, key: str) -> dict[str, Any]:
     name = title_of(key, kind_of(values)) if key in METRICS else ""
-    return {"name": name, "value": value_of(values, key), "interval": interval_of(values, key), "split": split, "n": values["n"]}
+    return {
+        "name": name,
+        "value": value_of(values, key),
+        "interval": interval_of(values, key),
+        "split": split,
+        "n": values["n"],
+        "file": split,
+    }
 
 
 def worst_class(values: OneLabelMetrics) -> dict[str, Any]:

@@ -49,16 +49,16 @@ MODEL_FILES = (
 RUN_FILES = (
     *("README.md", "recipe.yaml", "manifest.json", "plan.json", "data.json", "audit.json", "environment.json", "history.jsonl"),
     *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
-    *("test_ledger.json", "seeds.json"),
+    *("predictions/validation_views.parquet", "predictions/test_views.parquet", "test_ledger.json", "seeds.json"),
     *("baseline/baseline.json", "baseline/validation.parquet", "baseline/test.parquet"),
     "figures/learning_curves.png",
     *sorted({f"figures/{name}" for names in FIGURES.values() for name in names}),
 )
 WHOLE = ("audit.json", "data.json", "environment.json", "freeze_proof.json", "history.jsonl", "metrics.json", "plan.json")
 """The records that every finished run has, and a card is rendered from."""
-EVALUATION_FILES = ("evaluations/*/predictions.parquet", "evaluations/*/data.json", "evaluations/*/metrics.json")
+EVALUATION_FILES = tuple(f"evaluations/*/{name}" for name in ("predictions.parquet", "views.parquet", "data.json", "metrics.json"))
 """Of evaluations on other rows; * is one name (`hftl.run.EVALUATION`)."""
-_EVALUATION_FILE = re.compile(rf"evaluations/{EVALUATION}/(predictions\.parquet|data\.json|metrics\.json)")
+_EVALUATION_FILE = re.compile(rf"evaluations/{EVALUATION}/((predictions|views)\.parquet|data\.json|metrics\.json)")
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".txt", ".py")
 
 

@@ -31,7 +31,7 @@ from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
-from hftl.names import ONE_LABEL, SEVERAL_LABELS
+from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
 from hftl.recipe import Recipe, Stage, check_places
 from hftl.records.data import Provenance
 from hftl.training.loss import ExampleLoss, check_loss, class_weights, make_loss
@@ -178,6 +178,16 @@ def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, tr
     return content_of(recipe.data).samples(dataset, classifier.preprocessor, seed=recipe.run.seed, train=train)
 
 
+def check_views(recipe: Recipe, samples: Samples, tta: Tta) -> None:
+    """Refuse views of these samples that cannot be made, before anything is computed.
+
+    Raises:
+        DataError: the samples are texts, or crops are asked for of pictures that their processor prepares in another way.
+    """
+    if tta != "none":
+        content_of(recipe.data).views(samples, tta)
+
+
 def class_counts(experiment: Experiment) -> list[int]:
     """Training examples of each class, in the order of the class names."""
     splits = experiment.splits
@@ -231,6 +241,12 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         )
     if precision == "fp16":
         remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
+    if recipe.run.tta != "none":
+        views = VIEWS[recipe.run.tta]
+        remarks.append(
+            f"At the end validation and test are predicted once more by {views} views of each picture (run.tta={recipe.run.tta}),"
+            f" which takes {views} times as long."
+        )
     return build_plan(
         experiment.stages,
         classifier.model,
@@ -312,6 +328,10 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
     except RecipeError as error:
         problems += error.problems
+    try:
+        check_views(recipe, experiment.typical, recipe.run.tta)
+    except DataError as error:
+        problems += [Problem("run.tta", problem.what, problem.help) for problem in error.problems]
     if problems:
         raise RecipeError(source, problems)
 

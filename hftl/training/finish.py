@@ -15,6 +15,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from hftl.data.content import content_of
 from hftl.data.loader import Samples, evaluation_batches
 from hftl.data.source import Splits
 from hftl.data.targets import kind_of
@@ -22,10 +23,12 @@ from hftl.evaluation.openings import count_openings, said_of_openings
 from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
-from hftl.evaluation.targets import Thresholds
+from hftl.evaluation.targets import Thresholds, target_named
+from hftl.evaluation.views import Answers, said_of_views
 from hftl.files import write_json
 from hftl.ledger import note_opening
 from hftl.models import save_classifier
+from hftl.names import VIEWS, Tta
 from hftl.recipe import ImageData, Recipe, TextData
 from hftl.records.data import DataRecord, read_data
 from hftl.records.metrics import read_metrics
@@ -44,6 +47,8 @@ from hftl.training.together import main_first
 def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
     """Predict validation and, with `open_test`, the test split, once; save the model and what belongs to it.
 
+    Where `run.tta` asks for several views of each picture, both are predicted by these as well, test in the same opening.
+
     The weights are those that `fit` has left in the experiment's model. metrics.json marks the run as finished.
     """
     recipe, splits, validation = experiment.recipe, experiment.splits, experiment.samples["validation"]
@@ -51,19 +56,31 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
     model = accelerator.prepare_model(copy.deepcopy(experiment.classifier.model).to(accelerator.device), evaluation_mode=True)
     chosen = predict_split(model, validation, recipe, accelerator, run.stop_if_asked).choose_thresholds()
     experiment.classifier.choose(chosen.thresholds)
-    predictions = {"validation": chosen}
+
+    def by_views(samples: Samples) -> Predictions | None:
+        if recipe.run.tta == "none":
+            return None
+        at = chosen.thresholds
+        return predict_split(model, samples, recipe, accelerator, run.stop_if_asked, thresholds=at, tta=recipe.run.tta)
+
+    predictions, viewed = {"validation": chosen}, {"validation": by_views(validation)}
     if splits.test is not None and open_test:
         if directory.predictions("test").is_file():
             # A run that was stopped after it had opened test does not open it again.
             predictions["test"] = Predictions.load(directory.predictions("test"))
+            viewed["test"] = load_viewed(directory, "test")
         else:
             with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
             if accelerator.is_main_process:
                 write_opening(directory, splits, by="hftl train", purpose="train", say=journal.say)
             predictions["test"] = predict_split(model, test, recipe, accelerator, run.stop_if_asked, thresholds=chosen.thresholds)
+            viewed["test"] = by_views(test)
     if accelerator.is_main_process:
         for split, predicted in predictions.items():
+            # First those by views: where the plain ones are there, a run that is continued finds both.
+            if (beside := viewed[split]) is not None:
+                beside.save(directory.viewed_predictions(split), splits.label_names)
             predicted.save(directory.predictions(split), splits.label_names)
         shutil.rmtree(directory.model, ignore_errors=True)  # what a kill has left of an earlier save would be sealed with it
         save_classifier(experiment.classifier, directory.model)
@@ -92,22 +109,47 @@ def predict_split(
     after_batch: Callable[[], None] | None = None,
     *,
     thresholds: Thresholds = None,
+    tta: Tta = "none",
 ) -> Predictions:
-    """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches."""
+    """What a model says about every example of a split, on every process; `after_batch` is called after each of its batches.
+
+    With `tta` it is the mean of the probabilities of several views of each picture, of which a batch has as many as it has pictures
+    otherwise.
+    """
+    kind, views = kind_of(samples.targets), VIEWS.get(tta, 1)
+    if views > 1:
+        samples = content_of(recipe.data).views(samples, tta)
     batches = evaluation_batches(
         samples,
-        batch_size=evaluation_batch_size(recipe),
+        batch_size=max(1, evaluation_batch_size(recipe) // views),
         tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=loader_processes(samples, recipe, accelerator),
     )
-    logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch)
+    fuse = target_named(kind).fused if views > 1 else None
+    logits = predict_logits(model, batches, accelerator, size=len(samples), after_batch=after_batch, fuse=fuse)
     labels, sizes = samples.targets.astype(np.int64), np.asarray(samples.sizes, dtype=np.int64)
-    kind = kind_of(labels)
     return Predictions(
-        list(samples.ids), labels, logits, sizes=sizes, size_unit=samples.size_unit, kind=kind, thresholds=thresholds
+        list(samples.ids),
+        labels,
+        logits,
+        sizes=sizes,
+        size_unit=samples.size_unit,
+        kind=kind,
+        thresholds=thresholds,
+        views=None if tta == "none" else tta,
     )
+
+
+def load_viewed(run: RunDirectory, split: str) -> Predictions | None:
+    """What a run has of the predictions of a split by several views of each picture; None: its recipe asks for none.
+
+    Raises:
+        RunError: the file is not one of predictions.
+    """
+    path = run.viewed_predictions(split)
+    return Predictions.load(path) if path.is_file() else None
 
 
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, purpose: Purpose, say: Callable[[str], object]) -> None:
@@ -125,7 +167,10 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         say(problem)
     data, label_names = read_data(run), stored_label_names(run.predictions("validation"))
     skipped = Counter(row["split"] for row in data["skipped"])
-    metrics = {split: predicted.metrics(label_names, skipped=skipped[split]) for split, predicted in predictions.items()}
+    metrics = {
+        split: Answers(predicted, load_viewed(run, split)).metrics(label_names, skipped=skipped[split])
+        for split, predicted in predictions.items()
+    }
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
     recipe = run.load_recipe()
@@ -137,7 +182,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)
-    for line in (*said(run), *said_of_openings(run)):
+    for line in (*said_of_views(metrics), *said(run), *said_of_openings(run)):
         say(line)
 
 

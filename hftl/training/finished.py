@@ -14,8 +14,10 @@ from hftl.errors import RecipeError, RunError
 from hftl.evaluation.openings import count_openings
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import figure_names, write_figures
+from hftl.evaluation.views import Answers
 from hftl.facts import continued, contradictions
 from hftl.models import load_classifier
+from hftl.names import Tta
 from hftl.recipe import LOCAL, Recipe, without_places
 from hftl.records.data import read_data
 from hftl.records.metrics import read_metrics
@@ -23,7 +25,7 @@ from hftl.records.openings import read_openings
 from hftl.run import RunDirectory, check_sealed, remove_partial
 from hftl.training.baseline import run_beside
 from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, missing, other_precision
-from hftl.training.experiment import make_samples
+from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator, process_state
 from hftl.training.origin import other_versions
@@ -78,9 +80,12 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
         if main:
             remove_partial(run)
         if not stored.is_file():  # otherwise an earlier call was stopped when it had opened the split, which is not done again
-            predictions = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say, for_results=True)
+            tta, names = run.load_recipe().run.tta, stored_label_names(run.predictions("validation"))
+            answers = _evaluate(run, split="test", source=None, opened_by="hftl test", say=say, tta=tta, for_results=True)
             if main:
-                predictions.save(stored, stored_label_names(run.predictions("validation")))
+                if answers.viewed is not None:  # first, so that where the plain ones are both are
+                    answers.viewed.save(run.viewed_predictions("test"), names)
+                answers.plain.save(stored, names)
         if main:
             record_versions(run)
             before = figure_names(read_metrics(run))
@@ -90,8 +95,17 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
 
 
 @explain_dead_processes()
-def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened_by: str | None = "hftl evaluate") -> Predictions:
+def evaluate(
+    run: RunDirectory,
+    *,
+    split: str,
+    source: str | None = None,
+    opened_by: str | None = "hftl evaluate",
+    tta: Tta = "none",
+) -> Answers:
     """What a finished run's saved model says about a split of its recipe's data, or of the same data at `source`.
+
+    With `tta` also by several views of each picture, from the same opening.
 
     Opening the test split again is written down in the run directory, and shown on the card; `opened_by` None: the run is not
     one's own, and nothing is written.
@@ -104,7 +118,7 @@ def evaluate(run: RunDirectory, *, split: str, source: str | None = None, opened
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
     if split == "test" and "test" not in read_metrics(run) and not run.load_recipe().opens_test:
         raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
-    return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning)
+    return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning, tta=tta)
 
 
 def _evaluate(
@@ -114,8 +128,9 @@ def _evaluate(
     source: str | None,
     opened_by: str | None,
     say: Callable[[str], object],
+    tta: Tta,
     for_results: bool = False,
-) -> Predictions:
+) -> Answers:
     """With `for_results`, the opening gives the run its results, and its baseline answers the test split in the same one."""
     recipe = run.load_recipe()
     if source is None and run.published_as is not None:  # a stranger's recipe names no file of this machine
@@ -142,12 +157,16 @@ def _evaluate(
         if dataset is None:
             raise RunError(f'the data of {run.path} have no split "{split}"')
         samples = make_samples(recipe, classifier, dataset, train=False)
+        check_views(recipe, samples, tta)
     if split == "test" and opened_by is not None and accelerator.is_main_process:
         write_opening(run, splits, by=opened_by, purpose="test" if for_results else "again", say=say)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     predictions = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds)
+    viewed = None
+    if tta != "none":
+        viewed = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds, tta=tta)
     if for_results and run.baseline.is_file() and accelerator.is_main_process:
         run_beside(recipe, splits, run, {"validation": Predictions.load(run.predictions("validation")), "test": predictions})
     if split == "test" and opened_by is not None and accelerator.is_main_process and (problem := count_openings(run)) is not None:
         say(problem)
-    return predictions
+    return Answers(predictions, viewed)

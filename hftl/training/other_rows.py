@@ -20,16 +20,18 @@ from hftl.data.source import load_splits
 from hftl.environment import now
 from hftl.errors import DataError, RunError
 from hftl.evaluation.evaluated import Evaluated
-from hftl.evaluation.predictions import stored_label_names
+from hftl.evaluation.predictions import Predictions, stored_label_names
+from hftl.evaluation.views import Answers
 from hftl.files import PARTIAL, flush, write_json
 from hftl.memory import is_kept
 from hftl.models import load_classifier
+from hftl.names import Tta
 from hftl.recipe import LOCAL, ImageData, Recipe, TextData, local_name, without_places
 from hftl.records.data import read_data
 from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory, check_sealed, seal, sealed_files
 from hftl.training.checks import check_same_data
-from hftl.training.experiment import make_samples
+from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import predict_split
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator
 from hftl.training.together import main_first
@@ -37,7 +39,14 @@ from hftl.training.together import main_first
 
 @explain_dead_processes()
 def evaluate_on(
-    run: RunDirectory, data: Any, *, split: str | None, name: str | None, write: bool, say: Callable[[str], object]
+    run: RunDirectory,
+    data: Any,
+    *,
+    split: str | None,
+    name: str | None,
+    write: bool,
+    say: Callable[[str], object],
+    tta: Tta = "none",
 ) -> Evaluated:
     """Evaluate a finished run's model on all rows of a source that is not the run's own.
 
@@ -48,10 +57,12 @@ def evaluate_on(
         name: what the evaluation is called; None: as the source is.
         write: into the run directory, which is one's own.
         say: is told what is worth knowing.
+        tta: which views of each picture, for metrics of the mean of their probabilities beside the plain ones.
 
     Raises:
         RunError: the run is not finished, has an evaluation of that name, or the rows are those of its test split.
-        DataError: the rows cannot be used, or have classes that the model does not know.
+        DataError: the rows cannot be used, or have classes that the model does not know; or there are no such views of what the
+            model reads.
     """
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
@@ -70,17 +81,21 @@ def evaluate_on(
         rows = load_labelled_rows(section, label_names, kind=classifier.target, split=split)
         seen, seen_unknown = _seen(run, recipe, rows)
         samples = make_samples(recipe, classifier, rows.dataset, train=False)
+        check_views(recipe, samples, tta)
     _refuse_test_rows(run, rows, seen)
     model = accelerator.prepare_model(classifier.model.to(accelerator.device), evaluation_mode=True)
     predictions = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds)
-    metrics = predictions.metrics(label_names, skipped=len(rows.facts["skipped"]))
+    viewed = None
+    if tta != "none":
+        viewed = predict_split(model, samples, recipe, accelerator, thresholds=classifier.thresholds, tta=tta)
+    metrics = Answers(predictions, viewed).metrics(label_names, skipped=len(rows.facts["skipped"]))
     facts = {"time": now(), **rows.facts, "seen": seen, **({} if seen_unknown is None else {"seen_unknown": seen_unknown})}
     if is_kept(str(facts["source"])):
         facts["source"] = "rows in memory"
     evaluated = Evaluated(name, metrics, predictions, label_names, facts=facts, folder=folder if write else None)
     if write and accelerator.is_main_process:
         with run.lock(), disk_errors(run):
-            _write(run, evaluated)
+            _write(run, evaluated, viewed)
     if not write:
         say(f"{run.path}: somebody else's run, which is left as it was published: nothing was written")
     accelerator.wait_for_everyone()
@@ -134,13 +149,15 @@ def _refuse_test_rows(run: RunDirectory, rows: LabelledRows, seen: Mapping[Role,
         )
 
 
-def _write(run: RunDirectory, evaluated: Evaluated) -> None:
+def _write(run: RunDirectory, evaluated: Evaluated, viewed: Predictions | None) -> None:
     """The folder appears whole, and is put on the manifest; what a killed process has left is removed."""
     folder = run.evaluation(evaluated.name)
     for left in [*folder.parent.glob(f".*{PARTIAL}"), folder]:  # a folder that is not on the manifest was never finished
         shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
     evaluated.stored.save(beside / "predictions.parquet", evaluated.label_names)
+    if viewed is not None:
+        viewed.save(beside / "views.parquet", evaluated.label_names)
     write_json(beside / "data.json", evaluated.facts)
     write_json(beside / "metrics.json", evaluated.metrics)
     flush(beside)
