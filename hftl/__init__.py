@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CNN",
     "EMA",
     "SGD",
     "SWA",

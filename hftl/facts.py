@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hftl.errors import Problem, RecipeError, printable
-from hftl.recipe import ABOUT, AUTHOR, Card, Pretrained, Recipe, local_name, same_content
+from hftl.recipe import ABOUT, AUTHOR, Card, Pretrained, Recipe, WordVectors, local_name, same_content
 from hftl.records.data import Provenance
 
 HUB = "hub:"  # before word vectors that lie on the Hub
@@ -102,7 +102,8 @@ def contradictions(recipe: Recipe, read: Provenance) -> list[Problem]:
     if card.base_model:
         help = ("leave it out: card.base_model=null",)
         if not isinstance(recipe.model, Pretrained):
-            problems.append(Problem("card.base_model", "a model on word vectors has no base model", help))
+            what = "a model on word vectors" if isinstance(recipe.model, WordVectors) else "a network from random weights"
+            problems.append(Problem("card.base_model", f"{what} has no base model", help))
         elif not recipe.model.pretrained:
             problems.append(Problem("card.base_model", "the model starts from random weights and has no base model", help))
         elif read["model"]["revision"] and card.base_model != recipe.model.checkpoint:
@@ -164,7 +165,9 @@ def _derived_name(recipe: Recipe, read: Provenance) -> str:
     data = (recipe.card.dataset if how_known(recipe, read) else None) or recipe.data.source
     if isinstance(model, Pretrained):
         start = recipe.card.base_model or model.checkpoint
+    elif isinstance(model, WordVectors) and model.random_dim is None:
+        start = model.vectors.removeprefix(HUB)
     else:
-        start = model.vectors.removeprefix(HUB) if model.random_dim is None else model.family
+        start = model.family
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{local_name(data)}-{local_name(start.removeprefix(HUB))}")
     return name[:96].strip("-._") or "run"

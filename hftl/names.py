@@ -100,10 +100,13 @@ POOLED = "hftl_pooled"
 """`model_type` of an encoder of transformers under another pooling than its own."""
 WINDOWED = "hftl_windowed"
 """`model_type` of a classifier that reads long texts in windows."""
+CNN = "hftl_cnn"
+"""`model_type` of the small convolutional network."""
 MODELING: Mapping[str, tuple[str, str, str]] = {
     **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
     POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
     WINDOWED: ("pooling_modeling", "WindowedConfig", "WindowedForSequenceClassification"),
+    CNN: ("cnn_modeling", "CNNConfig", "CNNForImageClassification"),
 }
 """`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
 

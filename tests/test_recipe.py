@@ -155,7 +155,7 @@ def test_a_wrong_key_and_a_wrong_value_are_in_the_same_report() -> None:
         ("dta.source=x", 'no section "dta". Did you mean "data"?'),
         ("lr", "an override is written key=value"),
         ("stages.all.lr.x=1", "stages.all.lr.x: lr is a value, and has no keys of its own"),
-        ("model.family=resnet", "allowed: transformer, timm, textcnn, bilstm"),
+        ("model.family=resnet", "allowed: transformer, timm, cnn, textcnn, bilstm"),
         ("name=../escape", "name: "),
         ("stages.all.lr=-1", "a learning rate is greater than 0"),
         ("stages.all.lr=nan", "stages.all.lr: input should be a finite number"),

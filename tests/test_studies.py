@@ -18,12 +18,13 @@ import hftl
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
-from hftl.evaluation.seeds import paired_difference, spread
+from hftl.evaluation.seeds import PairedDifference, Spread, paired_difference, spread
 from hftl.files import read_json, write_json
-from hftl.recipe import Stage, TextData, without_places
+from hftl.recipe import Stage, TextCNN, TextData, override, without_places
 from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.sharing.verify import verify
+from hftl.studies.ablate import ArmSummary, in_words
 from hftl.studies.arms import ARMS, arms_of
 from hftl.studies.repetition import over_seeds
 from hftl.studies.study import StudyDirectory, trial_name
@@ -98,6 +99,25 @@ def test_arms_by_name_train_for_as_many_epochs_as_the_recipe() -> None:
     assert (stage["head-x10"].layer_decay, stage["head-x10"].head_lr_multiplier) == (1.0, 10.0)
     assert stage["decay"].layer_decay == 0.5
     assert (stage["head"].unfreeze, stage["head"].lr) == ("head", 1e-3)
+
+
+def test_the_arm_from_scratch_is_the_flat_one_from_random_weights() -> None:
+    arms = arms_of(RECIPE, ["staged", "flat", "scratch"])
+    assert arms["scratch"] == override(arms["flat"], ["model.pretrained=false"])
+    with pytest.raises(RecipeError, match=r"scratch: model\.pretrained: is false already"):
+        arms_of(arms["scratch"], ["staged", "scratch"])
+    glove = RECIPE.model_copy(update={"model": TextCNN(vectors="v.txt")})
+    with pytest.raises(RecipeError, match=r'"textcnn" has no pretrained weights.*\n.*--arm scratch=model\.vectors=random:100'):
+        arms_of(glove, ["staged", "scratch"])
+
+
+def test_what_pretraining_buys_is_said_with_its_interval() -> None:
+    first = ArmSummary("staged", Spread(0.8, None, None), 1, None, None, 2e9, 1.0)
+    worse = PairedDifference(-0.12, (-0.15, -0.09), 0.001)
+    scratch = ArmSummary("scratch", Spread(0.68, None, None), 1, worse, 0.001, 3e9, 1.0)
+    said = list(in_words([first, scratch], RECIPE, {"staged": [], "scratch": []}))
+    assert said[1] == "scratch: worse than staged: accuracy -0.1200 [-0.1500, -0.0900], p = 0.0010 (Holm), at 1.50 times the cost."
+    assert said[2] == "What pretraining buys, staged minus scratch: accuracy +0.1200 [+0.0900, +0.1500]."
 
 
 def test_an_own_arm_is_a_name_and_changes() -> None:

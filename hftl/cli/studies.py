@@ -20,7 +20,9 @@ def ablate(
     overrides: Overrides = None,
     over: Annotated[
         str,
-        typer.Option(metavar="ARM,ARM...", help="staged, flat, head-x10, decay, head; the others are compared with the first."),
+        typer.Option(
+            metavar="ARM,ARM...", help="staged, flat, head-x10, decay, head, scratch; the others are compared with the first."
+        ),
     ] = "staged,flat,head-x10,decay",
     arm: Annotated[
         list[str] | None,
@@ -39,6 +41,10 @@ def ablate(
     The same command again goes on with a study that was stopped.
 
         hftl ablate recipes/resnet_hotdog.py --over staged,flat --arm fast=stages.all.lr=1e-3 --seeds 3
+
+    What does pretraining buy? "scratch" is the same network from random weights:
+
+        hftl ablate recipes/resnet_hotdog.py --over staged,scratch
     """
     chosen, arms = api.load_recipe(recipe, overrides or ()), [*filter(None, over.split(",")), *(arm or [])]
     if dry_run:

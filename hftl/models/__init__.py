@@ -13,7 +13,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family, special_tokens
 from hftl.models.foreign import check_folder
-from hftl.names import HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
+from hftl.names import CNN, HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
 from hftl.recipe import Recipe, TextData
 
 FAMILIES: Mapping[str, str] = {
@@ -22,6 +22,7 @@ FAMILIES: Mapping[str, str] = {
     "textcnn": "hftl.models.glove",
     "bilstm": "hftl.models.glove",
     "bag": "hftl.models.glove",
+    "cnn": "hftl.models.cnn",
 }
 """`model.family` of a recipe -> the module that has it as `FAMILY`. It is imported when it is asked for: timm takes seconds."""
 
@@ -110,4 +111,6 @@ def family_saved_as(model_type: str) -> Family:
     """The family of a saved model, by `model_type` in its config.json; what no other claims is for transformers to refuse."""
     if model_type == "timm_wrapper":
         return family_of("timm")
+    if model_type == CNN:
+        return family_of("cnn")
     return family_of("textcnn" if model_type in WORD_MODELS else "transformer")

@@ -86,7 +86,7 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
     if spec.pretrained and not same_labels:
         missing |= transformer.draw_anew(model, output)
     facts = {
-        **_facts(model, processor, size),
+        **facts_of(model, processor, size),
         "base_model": checkpoint.base_model if spec.pretrained else None,
         "revision": checkpoint.commit,
         "pretrained": spec.pretrained,
@@ -105,14 +105,23 @@ def load(folder: Path) -> Classifier:
     checkpoint = Checkpoint(str(folder))
     try:
         with quiet_loading():
-            model, missing = _load(checkpoint, _config(checkpoint, new_head=False))
-            if missing:
-                raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
-            processor = _processor(checkpoint, None)
-            size = _input_size(checkpoint, processor)
-            return Classifier(model, processor, chain(model, size), _facts(model, processor, size))
+            model, processor, size = load_saved(checkpoint)
+            return Classifier(model, processor, chain(model, size), facts_of(model, processor, size))
     except RecipeError as error:
         raise run_error(folder, error) from None
+
+
+def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Any, tuple[int, int]]:
+    """A whole classifier of pictures of any class that transformers knows or has been told of, float32, its processor, and (H, W).
+
+    Raises:
+        RecipeError: there is no such model, a weight of it is missing, or its processor does not do what is measured here.
+    """
+    model, missing = _load(checkpoint, _config(checkpoint, new_head=False))
+    if missing:
+        raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
+    processor = _processor(checkpoint, None)
+    return model, processor, _input_size(checkpoint, processor)
 
 
 def is_saved_here(folder: Path) -> bool:
@@ -282,7 +291,8 @@ def _input_size(checkpoint: Checkpoint, processor: Any) -> tuple[int, int]:
     return int(shape[2]), int(shape[3])
 
 
-def _facts(model: PreTrainedModel, processor: Any, size: tuple[int, int]) -> dict[str, Any]:
+def facts_of(model: PreTrainedModel, processor: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """What data.json says of a classifier of pictures: its size, and how pictures are prepared for it."""
     share = getattr(processor, "crop_pct", None)
     if share is None and getattr(processor, "do_center_crop", None):
         share = min(size) / min(_sides(processor.size))

@@ -15,7 +15,7 @@ from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
-from hftl.recipe.model import BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
+from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
 from hftl.recipe.places import LOCAL, check_places, local_name, without_places
@@ -42,6 +42,7 @@ from hftl.recipe.stage import Stage
 __all__ = [
     "ABOUT",
     "AUTHOR",
+    "CNN",
     "EMA",
     "LOCAL",
     "SGD",

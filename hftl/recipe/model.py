@@ -59,6 +59,27 @@ class Timm(Pretrained):
     """Dropout before the classifier."""
 
 
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size}: a kernel has a middle, so its side is odd")
+    return size
+
+
+class CNN(Section):
+    """A small convolutional network of the textbook, from random weights: blocks of convolutions with batch normalisation, ReLU and
+    a pooling that halves the picture, the mean over all places, a linear layer. `data.image_size` is 64 pixels unless it is set."""
+
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    family: Literal["cnn"] = "cnn"
+    channels: tuple[Positive, ...] = Field(default=(32, 64, 128, 256), min_length=1, max_length=16)
+    """Feature maps of each block, input first."""
+    convolutions: Annotated[int, Field(ge=1, le=16)] = 1
+    """Of each block; 1 as in LeNet (LeCun et al. 1998), 2 or 3 as in VGG (Simonyan & Zisserman 2015, arXiv:1409.1556)."""
+    kernel_size: Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)] = 3
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the linear layer."""
+
+
 class WordVectors(Section):
     """What the networks over word vectors share."""
 
@@ -123,4 +144,4 @@ class BagOfEmbeddings(WordVectors):
     """Rows of the table that n-grams are hashed into; each has as many numbers as a word vector."""
 
 
-AnyModel = Annotated[Transformer | Timm | TextCNN | BiLSTM | BagOfEmbeddings, Field(discriminator="family")]
+AnyModel = Annotated[Transformer | Timm | CNN | TextCNN | BiLSTM | BagOfEmbeddings, Field(discriminator="family")]

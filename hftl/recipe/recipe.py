@@ -101,7 +101,7 @@ class Recipe(Section):
     def _model_fits_data(self) -> Self:
         if self.data.kind not in self.model.reads:
             what = f'model.family "{self.model.family}" does not read data of kind "{self.data.kind}"'
-            raise ValueError(f"{what}; pictures go with timm, and with transformer")
+            raise ValueError(f"{what}; pictures go with timm, transformer and cnn")
         if isinstance(self.data, TextData) and self.data.windows is not None and not isinstance(self.model, Transformer):
             way_out = f"write data.windows=null; data.max_length={self.data.max_length} stays"
             raise ValueError(f"data.windows: a {self.model.family} reads a text of any length at once: {way_out}")

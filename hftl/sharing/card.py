@@ -23,7 +23,7 @@ from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
-from hftl.recipe import ImageData, Pretrained, Recipe, local_name, override
+from hftl.recipe import CNN, ImageData, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
@@ -271,6 +271,8 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
         if anew := model.get("reinitialized"):
             start += f"; {', '.join(anew)} with random weights"
+    elif isinstance(spec, CNN):
+        origin, start = "trained from random weights", "random weights"
     elif spec.random_dim is not None:
         origin, start = "trained from random weights", f"random word vectors of {spec.random_dim} dimensions"
     else:

@@ -31,7 +31,7 @@ KNOWN_CODE: Mapping[str, frozenset[str]] = {
 """SHA-256 of every version of them that hftl has released; so far there is one, its own."""
 # What `auto_map` of such a model says, by its `model_type`; every other model has none.
 _AUTO_MAP = {
-    model_type: {"AutoConfig": f"{module}.{config}", "AutoModelForSequenceClassification": f"{module}.{model}"}
+    model_type: {"AutoConfig": f"{module}.{config}", f"AutoModelFor{model.rpartition('For')[2]}": f"{module}.{model}"}
     for model_type, (module, config, model) in MODELING.items()
 }
 SETTINGS = (

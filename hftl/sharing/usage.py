@@ -13,7 +13,7 @@ from jinja2.filters import do_mark_safe as safe
 from hftl.facts import HUB
 from hftl.files import read_json
 from hftl.names import HEAD_AND_TAIL, POOLED, WINDOWED
-from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
+from hftl.recipe import CNN, LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
@@ -28,7 +28,7 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
         if not data["model"]["revision"] and not is_architecture:
             places["model.checkpoint"] = model.checkpoint
-    elif not model.vectors.startswith(HUB) and model.random_dim is None:
+    elif isinstance(model, WordVectors) and not model.vectors.startswith(HUB) and model.random_dim is None:
         places["model.vectors"] = model.vectors
     return {key: LOCAL + local_name(path) for key, path in places.items()}
 
@@ -37,19 +37,23 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
     """What the model is called, and what else the lines of code in the card ask for."""
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
     own_class = "auto_map" in config  # of hftl, so that a copy of its code lies beside the weights
-    glove = isinstance(recipe.model, WordVectors)
     windowed = isinstance(recipe.model, Transformer) and config.get("model_type") == WINDOWED
     network = config.get("network") or {} if windowed else config
     pooled = isinstance(recipe.model, Transformer) and network.get("model_type") == POOLED
-    of_hftl = glove or pooled or windowed
+    modules = {
+        "hftl.models.glove": isinstance(recipe.model, WordVectors),
+        "hftl.models.cnn": isinstance(recipe.model, CNN),
+        "hftl.models.transformer": pooled or windowed,
+    }
     return {
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",
         "repo_id": repo_id,
-        "architecture_module": "hftl.models.glove" if glove else "hftl.models.transformer" if of_hftl else None,
+        "architecture_module": next((module for module, is_of_it in modules.items() if is_of_it), None),
         "pooling": network.get("pooling") if pooled else None,
         "windows": config if windowed else None,
-        "remote_code": of_hftl and own_class,
+        "remote_code": any(modules.values()) and own_class,
+        "task": "image-classification" if isinstance(recipe.data, ImageData) else "text-classification",
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,
         "pair": isinstance(recipe.data, TextData) and recipe.data.pair,

@@ -17,7 +17,7 @@ from hftl.evaluation.seeds import PairedDifference, Spread, paired_difference, s
 from hftl.files import write_text
 from hftl.names import METRICS, as_rank
 from hftl.recipe import Recipe
-from hftl.studies.arms import arms_of, with_stages
+from hftl.studies.arms import SCRATCH, arms_of, with_stages
 from hftl.studies.cost import StudyPlan, plan_study
 from hftl.studies.grid import Cell, correct_rows, folded, rows_of, run_grid, seeded
 from hftl.studies.page import draw_arms, write_page, write_table
@@ -209,16 +209,24 @@ def in_words(summary: Sequence[ArmSummary], recipe: Recipe, trials: Mapping[str,
         elif row.against_first is not None and row.p is not None:
             cost = f", at {row.flops / first.flops:.2f} times the cost" if first.flops else ""
             yield f"{row.arm}: {_verdict(row.against_first, row.p, first.arm)}{cost}."
+            if row.arm == SCRATCH:
+                yield f"What pretraining buys, {first.arm} minus {SCRATCH}: accuracy {_signed(row.against_first, turned=True)}."
     for trial in (trial for row in trials.values() for trial in row if trial.state == "failed"):
         yield f"Trial {trial.name} failed: {trial.reason}"
     yield "All of this is validation. Whoever chooses by it tests the choice once, on rows that had no say."
 
 
 def _verdict(found: PairedDifference, p: float, first: str) -> str:
-    between = "" if found.interval is None else f" [{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]"
     shown = "p below 0.0001" if p < 0.0001 else f"p = {p:.4f}"
     what = "not settled against" if p >= 0.05 else "better than" if found.difference > 0 else "worse than"
-    return f"{what} {first}: accuracy {found.difference:+.4f}{between}, {shown} (Holm)"
+    return f"{what} {first}: accuracy {_signed(found)}, {shown} (Holm)"
+
+
+def _signed(found: PairedDifference, *, turned: bool = False) -> str:
+    """A difference with its interval, second minus first; `turned`: first minus second."""
+    ends = [] if found.interval is None else list(found.interval)
+    difference, *ends = [0.0 - value if turned else value for value in (found.difference, *ends)]
+    return f"{difference:+.4f}" + ("" if not ends else f" [{min(ends):+.4f}, {max(ends):+.4f}]")
 
 
 def shown(summary: Sequence[ArmSummary]) -> list[list[str]]:

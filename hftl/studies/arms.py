@@ -5,6 +5,7 @@ flat       one stage for every layer, at the last stage's rate, for as many epoc
 head-x10   flat, and ten times that rate for the head
 decay      flat, and the rate of each layer group 0.8 times that of the one above, or as the last stage has it
 head       the head alone, for as many epochs: the first stage's rate
+scratch    flat, and the same network from random weights: what pretraining buys is the first arm minus this one
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-from hftl.recipe import Recipe, Stage, override
+from hftl.recipe import Pretrained, Recipe, Stage, WordVectors, override
 
 DECAY = 0.8
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}"
 """What an arm may be called, as a regular expression: its trials' folders are."""
-ARMS = ("staged", "flat", "head-x10", "decay", "head")
+SCRATCH = "scratch"
+ARMS = ("staged", "flat", "head-x10", "decay", "head", SCRATCH)
 
 
 def arms_of(recipe: Recipe, words: Sequence[str], *, source: str = "recipe") -> dict[str, Recipe]:
@@ -72,8 +74,15 @@ def _assignments(changes: str) -> list[str]:
 
 
 def _named(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of an arm by its name.
+
+    Raises:
+        RecipeError: its model has no pretrained weights to leave out.
+    """
     if name == "staged":
         return recipe
+    if name == SCRATCH:
+        return _named(_from_random_weights(recipe), "flat")
     stages = list(recipe.stages.values())
     first, last, epochs = stages[0], stages[-1], sum(stage.epochs for stage in stages)
     changes: Mapping[str, object] = {
@@ -85,6 +94,17 @@ def _named(recipe: Recipe, name: str) -> Recipe:
     base = first if name == "head" else last
     stage = base.model_copy(update={"unfreeze": "all", "epochs": epochs, **changes[name]})  # type: ignore[dict-item]
     return with_stages(recipe, {"head" if name == "head" else "all": stage})
+
+
+def _from_random_weights(recipe: Recipe) -> Recipe:
+    if not isinstance(recipe.model, Pretrained):
+        what = f'model.family "{recipe.model.family}" has no pretrained weights to leave out'
+        vectors = "model.vectors are what it has of others: an arm without them is --arm scratch=model.vectors=random:100"
+        raise RecipeError.single("model", what, *([vectors] if isinstance(recipe.model, WordVectors) else []))
+    if not recipe.model.pretrained:
+        what, help = "is false already: the recipe itself starts from random weights", "--arm pretrained=model.pretrained=true"
+        raise RecipeError.single("model.pretrained", what, f"compare with an arm that does not: {help}")
+    return override(recipe, ["model.pretrained=false"])
 
 
 def head_alone(recipe: Recipe) -> Recipe:
