@@ -137,6 +137,17 @@ and of timm; one command compares the two, over seeds, on the same rows ([studie
 
     hftl ablate recipes/resnet_hotdog.py --over staged,scratch
     hftl ablate recipes/resnet_hotdog.py --over staged,scratch --arm small=model.family=cnn
+
+## Less memory: `run.gradient_checkpointing`
+
+    hftl train recipe.py run.gradient_checkpointing=true
+
+Each layer that trains keeps what enters it alone, and computes the rest again when the backward pass comes to it: less memory, for
+about one more forward pass (Chen et al. 2016, arXiv:1604.06174). It pays where a model does not fit, or where a larger micro-batch
+fits in its place; `run.gradient_accumulation` saves memory too, and computes nothing twice, so it comes first. The plan says what a
+stage keeps of an example with it and without. Losses, gradients and weights are the same, on a CPU to the bit: what is random is
+drawn again from the same state, and batch normalisations count a batch once. Classes of transformers do it themselves, where they
+can; of timm's networks and of `cnn` each block does. Networks over word vectors, compiled layers (`run.compile`) and FSDP refuse it.
 """
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData, TextData
-from hftl.recipe.model import AnyModel, Transformer
+from hftl.recipe.model import AnyModel, Transformer, WordVectors
 from hftl.recipe.places import LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
@@ -130,6 +130,15 @@ class Recipe(Section):
                 "run.evaluation_batch_size: evaluation batches of texts are filled by tokens; leave it out, or set"
                 " run.tokens_per_batch"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_can_be_computed_again(self) -> Self:
+        if self.run.gradient_checkpointing and isinstance(self.model, WordVectors):
+            what = f'model.family "{self.model.family}" has no layers that keep much'
+            raise ValueError(f"run.gradient_checkpointing: {what}; leave it out, or set run.gradient_accumulation")
+        if self.run.gradient_checkpointing and self.run.compile:
+            raise ValueError("run.gradient_checkpointing: compiled layers (run.compile) keep what they need; use one of both")
         return self
 
     @model_validator(mode="after")

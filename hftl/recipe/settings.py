@@ -48,6 +48,9 @@ class RunSettings(Section):
     layers, decoded pictures. What does not fit is computed each time; 0 keeps nothing."""
     compile: bool = False
     """`torch.compile` on a GPU, with lengths padded to few sizes. On a CPU it gains nothing and is refused."""
+    gradient_checkpointing: bool = False
+    """Layers that train keep what enters them alone, and compute the rest again for the backward pass: less memory, for about one
+    more forward pass. The losses are the same, to the bit on a CPU. Not for networks over word vectors."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes beside each training process; None: as many as this machine has use for."""
     log_every: Positive = 10

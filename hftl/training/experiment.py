@@ -31,15 +31,17 @@ from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, find_boundary
 from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
+from hftl.models.recompute import check_recomputable
 from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
 from hftl.recipe import Recipe, Stage, check_places
 from hftl.records.data import Provenance
 from hftl.training.loss import ExampleLoss, check_loss, class_weights, make_loss
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.origin import base_record
-from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops
+from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops, kept_bytes
 from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import train_mode
+from hftl.wording import size
 
 # So many training texts tell the plan how long a typical one is.
 TYPICAL = 512
@@ -241,6 +243,8 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         )
     if precision == "fp16":
         remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
+    if recipe.run.gradient_checkpointing:
+        remarks += _recomputing(experiment)
     if recipe.run.tta != "none":
         views = VIEWS[recipe.run.tta]
         remarks.append(
@@ -254,11 +258,26 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         train_examples=len(experiment.splits.train),
         forward=experiment.forward,
         flops_per_second=rate,
+        recompute=recipe.run.gradient_checkpointing,
         cached=cached,
         padding_share=share,
         remarks=[*classifier.facts.get("remarks", ()), *content_of(recipe.data).costs(experiment.typical), *remarks],
         understood=experiment.splits.facts["understood"],
     )
+
+
+def _recomputing(experiment: Experiment) -> Iterator[str]:
+    """For each stage what its layers keep of an example for the backward pass, with and without gradient checkpointing."""
+    classifier, inputs = experiment.classifier, _two_examples(experiment)
+    for stage in experiment.stages:
+        now, otherwise = (
+            kept_bytes(classifier.model, classifier.chain, stage.trains, inputs, recompute=recompute) / 2
+            for recompute in (True, False)
+        )
+        yield (
+            f"Stage {stage.name} keeps about {size(now)} of an example for the backward pass, and not {size(otherwise)}"
+            " (run.gradient_checkpointing), beside the inside of one layer at a time; that takes about one more forward pass."
+        )
 
 
 def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, CachedPrefix], list[str]]:
@@ -328,6 +347,11 @@ def _check_stages(experiment: Experiment, source: str) -> None:
         make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
     except RecipeError as error:
         problems += error.problems
+    if recipe.run.gradient_checkpointing:
+        try:
+            check_recomputable(experiment.classifier.model, experiment.classifier.chain)
+        except RecipeError as error:
+            problems += error.problems
     try:
         check_views(recipe, experiment.typical, recipe.run.tta)
     except DataError as error:

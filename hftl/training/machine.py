@@ -402,4 +402,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory | None) -> Accelerator:
         project_dir=None if run is None else str(run.path),
     )
     settle_fsdp(accelerator)
+    if recipe.run.gradient_checkpointing and accelerator.distributed_type is DistributedType.FSDP:
+        what = "layers in pieces (FSDP) are not computed again; leave it out, or set run.gradient_accumulation"
+        raise RecipeError.single("run.gradient_checkpointing", what)
     return accelerator

@@ -7,6 +7,7 @@ for its input's. Groups below the lowest training group need no backward pass.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -25,13 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hftl.errors import printable
 from hftl.files import to_json
-from hftl.models.chain import Chain
+from hftl.models.chain import HEAD, Chain
+from hftl.models.recompute import recompute_layers
 from hftl.records.plan import read_plan
 from hftl.run import RunDirectory
 from hftl.terminal import Shown
 from hftl.training.average import average_bytes, trained_tensors
 from hftl.training.resolved import ResolvedStage
-from hftl.training.stage import optimizer_numbers
+from hftl.training.stage import freeze, optimizer_numbers, train_mode
 from hftl.wording import duration, percent, size
 
 
@@ -178,6 +180,32 @@ def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str 
     return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward
 
 
+def kept_bytes(
+    model: nn.Module, chain: Chain, trains: Sequence[str], inputs: Mapping[str, torch.Tensor], *, recompute: bool
+) -> int:
+    """Bytes that a forward pass keeps for the backward pass in float32, beside the weights; with `recompute`, see that module.
+
+    `model` is left as it is: the pass is one of a copy.
+    """
+    working: Any = copy.deepcopy(model)
+    freeze(working, chain, trains)
+    if recompute:
+        recompute_layers(working, chain)
+    train_mode(working, chain, trains)
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*working.parameters(), *working.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # which hold them, so that no other takes their place
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        working(**inputs)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
 @dataclass(frozen=True)
 class CachedPrefix:
     """What a stage keeps of its frozen prefix."""
@@ -198,6 +226,7 @@ def build_plan(
     train_examples: int,
     forward: Mapping[str, int],
     flops_per_second: float | None,
+    recompute: bool = False,
     cached: Mapping[str, CachedPrefix] | None = None,
     padding_share: float | None = None,
     remarks: Sequence[str] = (),
@@ -209,6 +238,7 @@ def build_plan(
         forward: cost of a typical example from `forward_flops`.
         cached: for the stages that compute their frozen prefix once.
         flops_per_second: of this machine; None: not measured.
+        recompute: layers that train are computed again in the backward pass.
     """
     shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
@@ -221,6 +251,7 @@ def build_plan(
             forward,
             (cached or {}).get(stage.name),
             average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs),
+            recompute=recompute,
         )
         for stage in stages
     )
@@ -247,14 +278,18 @@ def _stage_plan(
     forward: Mapping[str, int],
     cached: CachedPrefix | None,
     bytes_of_average: int,
+    *,
+    recompute: bool,
 ) -> StagePlan:
     """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group."""
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
-    flops = seen * step_flops(forward, stage.trains)
+    again = sum(forward[group] for group in stage.trains if group != HEAD) if recompute else 0
+    flops = seen * (step_flops(forward, stage.trains) + again)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
-        flops = seen * step_flops(forward, stage.trains, start=cached.group) + train_examples * cached.num_views * before
+        from_there = step_flops(forward, stage.trains, start=cached.group) + again
+        flops = seen * from_there + train_examples * cached.num_views * before
     decay = {group.name: group.weight_decay for group in reversed(stage.param_groups)}  # the one with weight decay comes first
     return StagePlan(
         name=stage.name,

@@ -27,6 +27,7 @@ from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.chain import Chain
 from hftl.models.fast_training import use_fast_training
+from hftl.models.recompute import recompute_layers
 from hftl.recipe import Soup
 from hftl.training.average import WeightAverage, WeightSoup, trained_tensors
 from hftl.training.checkpoint import load_training_state
@@ -110,6 +111,8 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     freeze(bare, chain, stage.trains)  # before wrapping: DDP fixes its set of parameters when it wraps
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
         use_fast_training(bare)
+    if recipe.run.gradient_checkpointing:
+        recompute_layers(bare, chain)
     if recipe.run.compile:
         boundary = experiment.boundaries.get(stage.name)
         entry_module = boundary.entry_module if isinstance(boundary, Boundary) else None
