@@ -102,11 +102,14 @@ WINDOWED = "hftl_windowed"
 """`model_type` of a classifier that reads long texts in windows."""
 CNN = "hftl_cnn"
 """`model_type` of the small convolutional network."""
+PYRAMID = "hftl_pyramid"
+"""`model_type` of a timm network whose head reads several levels."""
 MODELING: Mapping[str, tuple[str, str, str]] = {
     **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
     POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
     WINDOWED: ("pooling_modeling", "WindowedConfig", "WindowedForSequenceClassification"),
     CNN: ("cnn_modeling", "CNNConfig", "CNNForImageClassification"),
+    PYRAMID: ("pyramid_modeling", "PyramidConfig", "PyramidForImageClassification"),
 }
 """`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
 

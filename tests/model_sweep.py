@@ -138,6 +138,23 @@ and of timm; one command compares the two, over seeds, on the same rows ([studie
     hftl ablate recipes/resnet_hotdog.py --over staged,scratch
     hftl ablate recipes/resnet_hotdog.py --over staged,scratch --arm small=model.family=cnn
 
+## Several levels of a network: `model.pooling=pyramid` of timm
+
+A network of timm answers with its last level, where a picture of 224 pixels has 7 x 7 places. `model.pooling=pyramid` lets a new
+linear layer read its last four levels, at a quarter to a thirty-second of the side: the mean of each over all places, side by side
+(Lin et al. 2017, arXiv:1612.03144; Hariharan et al. 2015, arXiv:1411.5752).
+
+```yaml
+model: {{family: timm, checkpoint: timm/resnet18.a1_in1k, pooling: pyramid}}
+```
+
+It pays where texture or small parts tell the classes apart, and where few layers are trained: the head then has what the lower ones
+know. Layer groups and rates are those of the network. Where the head alone trains, the means are computed once and kept; where a
+level trains above a frozen one, the head needs both, and frozen layers are computed in every epoch, which the plan says. A network
+whose levels are all as fine, such as a ViT, is refused. The model is no longer one of timm's own: it is saved in transformers'
+format with its modelling file, `hftl/models/pyramid_modeling.py` (`trust_remote_code=True`, or `import hftl.models.pyramid`), and
+needs timm. Its pictures are prepared by an image processor of transformers with timm's sizes, mean and deviation.
+
 ## Less memory: `run.gradient_checkpointing`
 
     hftl train recipe.py run.gradient_checkpointing=true

@@ -13,7 +13,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family, special_tokens
 from hftl.models.foreign import check_folder
-from hftl.names import CNN, HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, WORD_MODELS
+from hftl.names import CNN, HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, PYRAMID, WORD_MODELS
 from hftl.recipe import Recipe, TextData
 
 FAMILIES: Mapping[str, str] = {
@@ -109,7 +109,7 @@ def family_of(name: str) -> Family:
 
 def family_saved_as(model_type: str) -> Family:
     """The family of a saved model, by `model_type` in its config.json; what no other claims is for transformers to refuse."""
-    if model_type == "timm_wrapper":
+    if model_type in ("timm_wrapper", PYRAMID):
         return family_of("timm")
     if model_type == CNN:
         return family_of("cnn")

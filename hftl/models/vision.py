@@ -35,12 +35,13 @@ from hftl.models.checkpoint import (
     Understood,
     find_checkpoint,
     quiet_loading,
+    read_object,
     refused,
     run_error,
 )
 from hftl.models.family import Classifier, Family, check_drop_path, no_drop_path, reinitialize
 from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
-from hftl.names import WEIGHT_PLACES
+from hftl.names import PYRAMID, WEIGHT_PLACES
 from hftl.recipe import CosineSchedule, ImageData, Recipe, Timm
 
 WRAPPER = "timm_model"
@@ -126,6 +127,11 @@ def save(classifier: Classifier, folder: Path) -> None:
     It is timm's format: names without the wrapper's prefix, the class names as `label_names`, and no `num_classes` among
     `model_args`, where transformers would meet it twice. The preprocessing is part of config.json.
     """
+    if classifier.model.config.model_type == PYRAMID:
+        from hftl.models import pyramid  # which is made of parts of this module
+
+        pyramid.save(classifier, folder)
+        return
     timm_model: TimmModel = classifier.model.timm_model
     config = classifier.model.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,10 @@ def load(folder: Path) -> Classifier:
         RunError: there is no complete model in the folder.
     """
     try:
+        if read_object(Checkpoint(str(folder)), folder / CONFIG).get("model_type") == PYRAMID:
+            from hftl.models import pyramid  # which is made of parts of this module
+
+            return pyramid.load(folder)
         return _load_saved(Checkpoint(str(folder)))
     except RecipeError as error:
         raise run_error(folder, error) from None
@@ -219,6 +229,18 @@ def _read_source(checkpoint: Checkpoint, *, new_head: bool) -> _Source:
     arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
     of_target = {key: config[key] for key in OF_TARGET if config.get(key) is not None}
     return _Source(architecture, arguments, pretrained_cfg, classes, config.get("label_names"), of_target)
+
+
+def check_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Refuse a config.json that names no network of timm, or asks timm for more than one.
+
+    Raises:
+        RecipeError: it does.
+    """
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise checkpoint.refused(f'has the architecture "{architecture}", which timm {timm.__version__} does not know')
+    _check_arguments(checkpoint, config.get("model_args") or {})
 
 
 def _check_arguments(checkpoint: Checkpoint, arguments: Any) -> None:
@@ -332,7 +354,7 @@ def _classifier(
     used = processor.data_config
     try:
         groups = chain(model, tuple(used["input_size"]))
-    except _CannotRun as error:
+    except CannotRun as error:
         if image_size is None:
             raise refused(f"{source.architecture} cannot be run as it is configured", str(error)) from None
         what = f"{source.architecture} cannot take pictures of {image_size} x {image_size} pixels"
@@ -357,7 +379,7 @@ def _classifier_parameters(timm_model: TimmModel) -> list[str]:
     return sorted(f"{WRAPPER}.{name}" for name, parameter in timm_model.named_parameters() if id(parameter) in new)
 
 
-class _CannotRun(Exception):
+class CannotRun(Exception):
     """The network does not take the picture that shows its chain, and why."""
 
 
@@ -378,7 +400,7 @@ def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, 
         try:
             model(picture)
         except MALFORMED as error:
-            raise _CannotRun(" ".join(str(error).split())) from None
+            raise CannotRun(" ".join(str(error).split())) from None
 
     try:
         layers_chain = chain_of_layers(model, layers, first="stem", run=run)
@@ -445,6 +467,10 @@ def _match(parameter_name: str, matcher: dict[str, Any]) -> tuple[tuple[float, .
 
 def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
     assert isinstance(recipe.model, Timm) and isinstance(recipe.data, ImageData)  # the recipe checks that they go together
+    if recipe.model.pooling == "pyramid":
+        from hftl.models import pyramid  # which is made of parts of this module
+
+        return pyramid.build(recipe.model, label_names, image_size=recipe.data.image_size)
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 

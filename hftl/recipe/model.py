@@ -57,6 +57,9 @@ class Timm(Pretrained):
     family: Literal["timm"] = "timm"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the classifier."""
+    pooling: Literal["native", "pyramid"] = "native"
+    """What of a picture the head reads. "native": the network's last level, as timm has it; "pyramid": the means of its last four
+    levels side by side, by a new linear layer."""
 
 
 def _odd(size: int) -> int:

@@ -41,10 +41,10 @@ from hftl.errors import RunError, printable
 from hftl.files import check_name, write_json
 from hftl.models import family_saved_as, load_classifier
 from hftl.models.family import Classifier
-from hftl.recipe import Recipe, TextData, Timm
+from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import example, make_text, read_picture, tokenized, tokens_of
+from hftl.sharing.usage import example, is_timms, make_text, read_picture, tokenized, tokens_of
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -389,7 +389,7 @@ def usage(run: RunDirectory, done: Export) -> str:
         ]
         inputs, names = "files", 'config["label_names"]'
         name = "names[int(row.argmax())]"
-    if not isinstance(data, TextData) and not isinstance(recipe.model, Timm):
+    if not isinstance(data, TextData) and not is_timms(recipe):
         names, name = 'config["id2label"]', "names[str(row.argmax())]"
     several = "thresholds" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if several:

@@ -88,7 +88,7 @@ def front_matter(recipe: Recipe, data: DataRecord, values: SplitMetrics, split: 
     return ModelCardData(
         language=_languages(card.language),
         license=visible(card.license) if card.license else None,
-        library_name="timm" if isinstance(recipe.model, Timm) else "transformers",
+        library_name="timm" if isinstance(recipe.model, Timm) and recipe.model.pooling == "native" else "transformers",
         pipeline_tag=task,
         base_model=hub_base_model(recipe, data),
         datasets=[dataset] if dataset else None,

@@ -12,10 +12,15 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
-from hftl.names import HEAD_AND_TAIL, POOLED, WINDOWED
+from hftl.names import HEAD_AND_TAIL, POOLED, PYRAMID, WINDOWED
 from hftl.recipe import CNN, LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
+
+
+def is_timms(recipe: Recipe) -> bool:
+    """Whether the saved model is one of timm's own, in timm's format."""
+    return isinstance(recipe.model, Timm) and recipe.model.pooling == "native"
 
 
 def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
@@ -43,6 +48,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
     modules = {
         "hftl.models.glove": isinstance(recipe.model, WordVectors),
         "hftl.models.cnn": isinstance(recipe.model, CNN),
+        "hftl.models.pyramid": isinstance(recipe.model, Timm) and not is_timms(recipe),
         "hftl.models.transformer": pooled or windowed,
     }
     return {
@@ -52,6 +58,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "architecture_module": next((module for module, is_of_it in modules.items() if is_of_it), None),
         "pooling": network.get("pooling") if pooled else None,
         "windows": config if windowed else None,
+        "levels": config.get("levels") if config.get("model_type") == PYRAMID else None,
         "remote_code": any(modules.values()) and own_class,
         "task": "image-classification" if isinstance(recipe.data, ImageData) else "text-classification",
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
@@ -63,7 +70,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
-        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if isinstance(recipe.model, Timm) else None,
+        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if is_timms(recipe) else None,
         "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
     }
 
