@@ -100,6 +100,15 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "sampling-balanced": each("sampling=balanced"),
         "sampling-sqrt": each("sampling=sqrt"),
     },
+    # What pretraining buys: the same network, and a small one, from random weights.
+    **{
+        name: {
+            "pyramid": ("model.pooling=pyramid",),
+            "scratch": ("model.pretrained=false",),
+            "cnn": ("model.family=cnn",),
+        }
+        for name in ("hotdog", "hymenoptera")
+    },
 }
 
 

@@ -164,7 +164,7 @@ about one more forward pass (Chen et al. 2016, arXiv:1604.06174). It pays where 
 fits in its place; `run.gradient_accumulation` saves memory too, and computes nothing twice, so it comes first. The plan says what a
 stage keeps of an example with it and without. Losses, gradients and weights are the same, on a CPU to the bit: what is random is
 drawn again from the same state, and batch normalisations count a batch once. Classes of transformers do it themselves, where they
-can; of timm's networks and of `cnn` each block does. Networks over word vectors, compiled layers (`run.compile`) and FSDP refuse it.
+can; of timm's networks and of `cnn` each block does. Networks over word vectors, `run.compile` and FSDP refuse it.
 """
 
 
