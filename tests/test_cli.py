@@ -18,7 +18,6 @@ from rich.console import Console
 
 from hftl.cli import main
 from hftl.cli.runs import _answers
-from hftl.inference import Prediction
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
@@ -153,7 +152,7 @@ def test_predict_prints_a_table_for_people(hftl: Hftl, run: RunDirectory) -> Non
 
 def test_a_long_list_of_labels_takes_lines_and_is_not_cut() -> None:
     labels = ", ".join(f"emotion{number}" for number in range(12))
-    answers = [Prediction("a text " * 30, label, 0.5, {}) for label in (labels, "joy")]
+    answers = [(label, 0.5, "a text " * 30) for label in (labels, "joy")]
     console = Console(width=80, file=io.StringIO())
     console.print(_answers(answers))
     printed = console.file.getvalue()  # type: ignore[attr-defined]

@@ -20,8 +20,6 @@ from hftl.terminal import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hftl.inference import Prediction
-
 
 def test(run: RunArgument) -> None:
     """Open the test split of a run that was trained with --no-test, once, and add its results to metrics, figures and card.
@@ -181,20 +179,20 @@ def predict(
     predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
     if not is_main_process():
         return
-    out.print(_answers(predictions), highlight=False)
+    out.print(_answers([(each.label, each.probability, each.input) for each in predictions]), highlight=False)
 
 
-def _answers(predictions: Sequence[Prediction]) -> Table:
-    """A row each; a long label, as several an example make it, takes lines where an input is cut."""
+def _answers(rows: Sequence[tuple[str, float, str]]) -> Table:
+    """Label, probability and input; a long label, as several an example make it, takes lines where an input is cut."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    longest = max(len(plain(prediction.label)) for prediction in predictions)
+    longest = max(len(plain(label)) for label, *_ in rows)
     table.add_column("label", overflow="fold", min_width=min(longest, 32), max_width=48)
     table.add_column("probability", justify="right", no_wrap=True)
     table.add_column("input", overflow="ellipsis", no_wrap=True, ratio=1)
-    for prediction in predictions:
-        table.add_row(plain(prediction.label), f"{prediction.probability:.3f}", plain(prediction.input))
+    for label, probability, given in rows:
+        table.add_row(plain(label), f"{probability:.3f}", plain(given))
     return table
 
 
