@@ -146,6 +146,7 @@ READ = [
         "image",
     ),
     Example("an archive", zipped, "image", source="photos.zip"),
+    Example("a folder with one archive and nothing else of data", zipped, "image"),
 ]
 
 REFUSED = [
@@ -164,7 +165,7 @@ REFUSED = [
     Example("eval: for validation or test?", {"train.csv": csv(), "eval.csv": csv([{"text": "another", "label": "pos"}])}),
     Example("one folder too high", files("photos/train/cat", "photos/test/cat"), "image"),
     Example("pictures without class folders", files("train", "test"), "image"),
-    Example("archives in a folder", {"train.zip": b"PK", "test.zip": b"PK"}, "image"),
+    Example("several archives in a folder", {"train.zip": b"PK", "test.zip": b"PK"}, "image"),
     Example("a pointer of Git LFS", {"a.csv": b"version https://git-lfs.github.com/spec/v1\n"}, source="a.csv"),
     Example("broken pictures", {**files("cat", "dog"), "cat/9.png": b"\x89PNG"}, "image"),
     Example("ids that are there twice", {"a.csv": csv(id=lambda n: n // 2)}, source="a.csv", settings={"id_column": "id"}),

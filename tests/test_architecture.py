@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # Of a recipe that is handed data in memory the name of where they are kept.
     "hftl.memory": ("hftl.errors", "hftl.files", "hftl.store"),
     "hftl.recipe": ("hftl.names", "hftl.errors", "hftl.secrets", "hftl.memory"),
-    "hftl.defaults": ("hftl.recipe", "hftl.models"),
+    "hftl.defaults": ("hftl.names", "hftl.recipe", "hftl.models"),
     "hftl.facts": ("hftl.errors", "hftl.recipe", "hftl.records"),
     "hftl.files": ("hftl.errors", "hftl.system"),
     "hftl.environment": ("hftl.cores",),

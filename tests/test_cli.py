@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 from conftest import Hftl
 from digits import write_digits
+from rich.console import Console
 
 from hftl.cli import main
+from hftl.cli.runs import _answers
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
@@ -145,6 +148,16 @@ def test_predict_prints_a_table_for_people(hftl: Hftl, run: RunDirectory) -> Non
     outcome = hftl("predict", run.path, "A slow start, but what an ending.")
     assert outcome.code == 0
     assert "A slow start, but what an ending." in outcome.out
+
+
+def test_a_long_list_of_labels_takes_lines_and_is_not_cut() -> None:
+    labels = ", ".join(f"emotion{number}" for number in range(12))
+    answers = [(label, 0.5, "a text " * 30) for label in (labels, "joy")]
+    console = Console(width=80, file=io.StringIO())
+    console.print(_answers(answers))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(f"emotion{number}" in printed for number in range(12)) and "a text" in printed
+    assert max(map(len, printed.splitlines())) <= 80 and "joy " in printed
 
 
 def test_show_prints_texts_as_tokens(hftl: Hftl, recipe_file: Path) -> None:

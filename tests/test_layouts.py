@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -748,3 +749,21 @@ def test_numbers_in_a_column_called_partition_are_named(tmp_path: Path) -> None:
     write_text(tmp_path / "train.csv", f"text,label,partition\n{rows}")
     remarks = load_splits(TextData(source=str(tmp_path / "train.csv")), seed=0).facts["remarks"]
     assert any('the column "partition" is not looked at' in remark for remark in remarks)
+
+
+def test_a_folder_with_one_archive_and_nothing_else_of_data_is_that_archive(tmp_path: Path) -> None:
+    def pack(name: str) -> None:
+        with zipfile.ZipFile(tmp_path / "down" / name, "w") as archive:
+            archive.writestr("reviews/train.csv", "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(8)))
+
+    (tmp_path / "down").mkdir()
+    pack("reviews.zip")
+    (tmp_path / "down" / "LICENSE").write_text("free")
+    splits = load_splits(text(tmp_path / "down"), seed=0)
+    assert len(splits.train) == 6 and splits.facts["remarks"] == ["reviews.zip is unpacked in the cache, and read from there"]
+    pack("more.zip")
+    assert "no table in" in refused(text(tmp_path / "down"))
+    (tmp_path / "down" / "more.zip").rename(tmp_path / "more.zip")
+    write_text(tmp_path / "down" / "train.csv", "text,label\n" + "".join(f"own {n},{'ab'[n % 2]}\n" for n in range(8)))
+    splits = load_splits(text(tmp_path / "down"), seed=0)
+    assert splits.facts["unused"] == ["reviews.zip"] and splits.train[0]["text"].startswith("own ")

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import importlib.util
 import json
+import lzma
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,9 @@ def zstd(content: bytes) -> bytes:
     return bytes(stream.getvalue())
 
 
-@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".zst", zstd)])
+@pytest.mark.parametrize(
+    ("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".zst", zstd), (".xz", lzma.compress)]
+)
 def test_packed_tables_are_read_as_what_is_in_them(ending: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     for name, content in (

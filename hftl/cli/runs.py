@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +16,9 @@ from hftl.cli.printing import out, plain, say
 from hftl.launch import is_main_process
 from hftl.terminal import show as show_on
 from hftl.terminal import tell
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def test(run: RunArgument) -> None:
@@ -166,8 +170,6 @@ def predict(
 
     hftl predict runs/mails new.csv --output answers.csv --text-column title
     """
-    from rich.table import Table
-
     run, given = api.load(model, model_only=True), [_input(text) for text in inputs]
     if output is not None:
         number = run.predict_to(output, given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
@@ -177,13 +179,21 @@ def predict(
     predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
     if not is_main_process():
         return
+    out.print(_answers([(each.label, each.probability, each.input) for each in predictions]), highlight=False)
+
+
+def _answers(rows: Sequence[tuple[str, float, str]]) -> Table:
+    """Label, probability and input; a long label, as several an example make it, takes lines where an input is cut."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    table.add_column("label", no_wrap=True)
-    table.add_column("probability", justify="right")
+    longest = max(len(plain(label)) for label, *_ in rows)
+    table.add_column("label", overflow="fold", min_width=min(longest, 32), max_width=48)
+    table.add_column("probability", justify="right", no_wrap=True)
     table.add_column("input", overflow="ellipsis", no_wrap=True, ratio=1)
-    for prediction in predictions:
-        table.add_row(plain(prediction.label), f"{prediction.probability:.3f}", plain(prediction.input))
-    out.print(table, highlight=False)
+    for label, probability, given in rows:
+        table.add_row(plain(label), f"{probability:.3f}", plain(given))
+    return table
 
 
 _FILE_LIKE = re.compile(r"\S+(?:\.(?:txt|csv|tsv|json|jsonl|parquet)|/)")

@@ -7,8 +7,10 @@ Any other encoding is refused, with what the file would say in those that it may
 from __future__ import annotations
 
 import codecs
+import lzma
 import stat
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -126,9 +128,9 @@ def _unpacked(file: Path, problems: list[Problem]) -> bytes | None:
     size = file.stat().st_size
     most = max(_ALWAYS_UNPACKED, _MOST_UNPACKED * size)
     try:
-        with file.open("rb") as stream, pa.CompressedInputStream(stream, PACKED[packing]) as unpacked:
+        with file.open("rb") as stream, _unpacking(stream, packing) as unpacked:
             content = bytes(unpacked.read(most + 1))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, pa.ArrowException, lzma.LZMAError) as error:
         problems.append(Problem(str(file), f"cannot be unpacked: {' '.join(str(error).split())}"))
         return None
     if len(content) > most:
@@ -138,15 +140,23 @@ def _unpacked(file: Path, problems: list[Problem]) -> bytes | None:
     return content
 
 
+def _unpacking(stream: IO[bytes], packing: str) -> Any:
+    """What was packed, as a stream to be read."""
+    return lzma.open(stream) if PACKED[packing] == "xz" else pa.CompressedInputStream(stream, PACKED[packing])
+
+
 def head_of(file: Path) -> str:
     """How a table begins, for the names of its columns; letters beyond ASCII may be wrong in it.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is packed and damaged.
     """
     with file.open("rb") as stream:
         packing = packing_of(file.name)
-        content = bytes(pa.CompressedInputStream(stream, PACKED[packing]).read(_HEAD)) if packing else stream.read(_HEAD)
+        try:
+            content = bytes(_unpacking(stream, packing).read(_HEAD)) if packing else stream.read(_HEAD)
+        except (EOFError, lzma.LZMAError) as error:
+            raise OSError(str(error)) from None
     found = _utf_16(content)
     if found is not None:
         return content.decode(found, errors="ignore").removeprefix("\ufeff")

@@ -101,8 +101,8 @@ def find_name(wanted: str, names: Sequence[str]) -> str | None:
 # --- kinds of files -----------------------------------------------------------------------------------------------------------
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
-PACKED: Mapping[str, str] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-"""Endings of packed tables of text, and what pyarrow calls the packing."""
+PACKED: Mapping[str, str] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+"""Endings of packed tables of text, and what the packing is called: by pyarrow, but for "xz", which Python unpacks."""
 PHONE_PICTURES = (".heic", ".heif", ".hif")
 """Endings of what the extra `heic` reads."""
 CAN_READ_HEIC = importlib.util.find_spec("pi_heif") is not None

@@ -24,6 +24,9 @@ from hftl.data.layout import (
     TABLES,
     Role,
     find_name,
+    is_data,
+    is_picture,
+    list_folder,
     named,
     role_of,
     table_ending,
@@ -70,8 +73,7 @@ def _open_here(data: TextData | ImageData, path: Path) -> Source:
             raise DataError(data.source, [Problem(key, what)])
     if path.is_file():
         if is_archive(path):
-            source = content_of(data).open_folder(unpacked(path))
-            return replace(source, remarks=(*source.remarks, f"{path.name} is unpacked in the cache, and read from there"))
+            return _open_archive(data, path)
         if table_ending(path.name) is None:
             what = f'"{path.suffix}" is not a kind of file that can be read'
             raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join((*TABLES, *ARCHIVES))}",))])
@@ -82,7 +84,21 @@ def _open_here(data: TextData | ImageData, path: Path) -> Source:
         return content_of(data).open_folder(configs)
     if configs is not None and all(table_ending(file.name) for files in configs.values() for file in files):
         return replace(table_source(configs, path, data), splits_from="the configs of README.md")
+    if (archive := _only_archive(path)) is not None:
+        return _open_archive(data, archive)
     return content_of(data).open_folder(path)
+
+
+def _open_archive(data: TextData | ImageData, file: Path) -> Source:
+    source = content_of(data).open_folder(unpacked(file))
+    return replace(source, remarks=(*source.remarks, f"{file.name} is unpacked in the cache, and read from there"))
+
+
+def _only_archive(folder: Path) -> Path | None:
+    """The archive in a folder that holds nothing else of data, as a download leaves it."""
+    folders, files = list_folder(folder)
+    holding = [file for file in files if is_data(file) or is_picture(file)]
+    return holding[0] if len(holding) == 1 and is_archive(holding[0]) and not folders else None
 
 
 def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]:
