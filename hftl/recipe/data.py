@@ -144,6 +144,10 @@ class TextData(_Data):
     truncate: Literal["head", "tail", "head+tail"] = "head"
     """What stays of a text that is too long: its beginning, its end, or a quarter of `max_length` from the beginning and the rest
     from the end (128 and 382 tokens of 512: Sun et al. 2019, arXiv:1905.05583)."""
+    unlabelled: Annotated[str, Field(min_length=1)] | None = None
+    """Further texts, without labels: another split of the source by its name, such as "unsupervised", or a table, a .txt file (a
+    text a line) or a folder of .txt files. Training does not read them, `hftl vectors` does; texts that are also in validation or
+    test are left out."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:
