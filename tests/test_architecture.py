@@ -178,6 +178,7 @@ ONLY_IN = {
     "sqlalchemy": "hftl.studies.search",
     "openpyxl": "hftl.data.excel",
     "pi_heif": "hftl.data.decoding",
+    "gensim": "hftl.models.gensim_vectors",
 }
 # In a notebook there is one, and only there is it asked for.
 OF_A_NOTEBOOK = {"IPython"}
@@ -188,6 +189,7 @@ EXTRA = {
     "tune": "hftl.studies.search",
     "excel": "hftl.data.excel",
     "heic": "hftl.data.decoding",
+    "vectors": "hftl.models.gensim_vectors",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def source(folder: Path, splits: dict[str, list[tuple[str, str]]] = SPLITS) -> s
     return str(folder)
 
 
-def write(file: Path, columns: list[str], rows: list[tuple[str, ...]]) -> Path:
+def write(file: Path, columns: list[str], rows: Sequence[tuple[str, ...]]) -> Path:
     with file.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([columns, *rows])
     return file
@@ -78,7 +79,11 @@ def test_a_table_a_file_of_lines_and_a_folder_of_files_are_read_as_predict_reads
     (tmp_path / "lines.txt").write_text("a line\nanother line\nseen on the test\n", encoding="utf-8")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "1.txt").write_text("a whole\nfile", encoding="utf-8")
-    for given, expected in [(table, ["from a table"]), ("lines.txt", ["a line", "another line"]), ("texts", ["a whole\nfile"])]:
+    for given, expected in [
+        (table.name, ["from a table"]),
+        ("lines.txt", ["a line", "another line"]),
+        ("texts", ["a whole\nfile"]),
+    ]:
         _, more = read(TextData(source=films, unlabelled=str(tmp_path / given)))
         assert list(more.texts) == expected
 
