@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         runs,
         train,
         tune,
+        vectors,
     )
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
@@ -148,6 +149,7 @@ __all__ = [
     "runs",
     "train",
     "tune",
+    "vectors",
 ]
 
 _MODULES = {
@@ -167,7 +169,7 @@ _MODULES = {
             "plan",
             "pull",
         ),
-        *("repeat", "runs", "train", "tune"),
+        *("repeat", "runs", "train", "tune", "vectors"),
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),

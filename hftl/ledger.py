@@ -28,7 +28,7 @@ from hftl.run import RunDirectory
 
 _NO_EFFECT = (
     *("name", "card.", "run.test", "run.workers", "run.log_every", "run.trackers", "run.checkpoint_minutes", "run.timeout_minutes"),
-    "run.baseline",
+    *("run.baseline", "data.unlabelled"),
     *("data.source", "data.revision"),  # what lies there decides, not what it is called
 )
 """What a recipe says, by the start of its key, that has no part in what is trained."""

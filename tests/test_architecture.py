@@ -179,6 +179,7 @@ ONLY_IN = {
     "sqlalchemy": "hftl.studies.search",
     "openpyxl": "hftl.data.excel",
     "pi_heif": "hftl.data.decoding",
+    "gensim": "hftl.models.gensim_vectors",
 }
 # In a notebook there is one, and only there is it asked for.
 OF_A_NOTEBOOK = {"IPython"}
@@ -189,6 +190,7 @@ EXTRA = {
     "tune": "hftl.studies.search",
     "excel": "hftl.data.excel",
     "heic": "hftl.data.decoding",
+    "vectors": "hftl.models.gensim_vectors",
 }
 
 

@@ -3,7 +3,7 @@
 A notebook and the command line go through it, so each promise (one opening of the test split, a card after training, every gate
 before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
 
-    training    load_recipe, plan, audit, show; train, fine_tune
+    training    load_recipe, plan, audit, show, vectors; train, fine_tune
     run         Run, load, compare, runs, pull
     studies     Study, ablate, repeat, baseline, tune, curve, find_lr
 """
@@ -23,7 +23,7 @@ from hftl.api.studies import (
     repeat,
     tune,
 )
-from hftl.api.training import audit, examine, fine_tune, load_recipe, plan, show, train
+from hftl.api.training import audit, examine, fine_tune, load_recipe, plan, show, train, vectors
 
 __all__ = [
     "Run",
@@ -50,4 +50,5 @@ __all__ = [
     "show",
     "train",
     "tune",
+    "vectors",
 ]

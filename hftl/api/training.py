@@ -8,15 +8,15 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hftl import signals
 from hftl.api.run import Run
 from hftl.defaults import default_recipe
-from hftl.errors import HftlError
+from hftl.errors import HftlError, RecipeError
 from hftl.launch import is_main_process
 from hftl.memory import ROWS, copy_beside, is_kept
-from hftl.recipe import ImageData, Recipe, TextData, Timm, Transformer, local_name, moved, override
+from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, local_name, moved, override
 from hftl.recipe import load_recipe as read_recipe
 from hftl.run import RunDirectory
 from hftl.terminal import Say, progress_console, tell
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hftl.data.audit import Audit
     from hftl.doctor import Check
     from hftl.training.plan import Plan
+    from hftl.training.word_vectors import LearnedVectors
 
 # --- before training ----------------------------------------------------------------------------------------------------------
 
@@ -98,6 +99,88 @@ def show(recipe: Recipe, picture: Path = Path("augmentation.png")) -> Iterator[s
     from hftl.training import experiment
 
     yield from experiment.show(experiment.prepare_experiment(recipe), picture)
+
+
+def vectors(
+    source: Recipe | TextData | str | Path,
+    output: str | Path,
+    *,
+    method: Literal["glove", "skip-gram", "cbow", "fasttext"] = "glove",
+    dimensions: int = 100,
+    window: int = 10,
+    epochs: int | None = None,
+    min_count: int = 5,
+    max_words: int = 60_000,
+    segmentation: Literal["auto", "words", "characters"] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    overrides: Sequence[str] = (),
+    say: Say = tell,
+) -> LearnedVectors:
+    """Learn word vectors from texts without labels, and write them as a file that `model.vectors` reads.
+
+    Args:
+        source: a recipe, or its file, run directory or "hub:OWNER/NAME": its training texts and those of `data.unlabelled`. Or a
+            source of texts, as `data.source` takes it, or a section of data: all splits that are not called validation or test.
+            Texts that are also in validation or test are left out.
+        output: where they are written: .txt or .txt.gz; of fastText also .bin, with its n-grams. FILE.json beside it says how.
+        method: GloVe by hftl itself; the others by gensim, which `pip install "hftl[vectors]"` brings.
+        dimensions: numbers of a vector.
+        window: words on either side that are near a word.
+        epochs: passes; None: 25 over the co-occurrences (glove), 5 over the texts (the others).
+        min_count: words seen less often in the texts get no vector.
+        max_words: the most frequent words get one.
+        segmentation: how scripts without spaces are cut; None: as the recipe's model says, else "auto".
+        seed: the same one gives the same vectors, of glove always, of the others with one thread.
+        threads: of the computation; None: one a core.
+        overrides: changes by dotted key; of a source those that say how it is read, such as ``["data.text_column=review"]``.
+        say: is told how it goes, what it costs, and what was learned.
+
+    Raises:
+        RecipeError, DataError: the recipe, the settings or the texts cannot be used; nothing has been written.
+        RunError: the output exists, or gensim is not installed.
+    """
+    from hftl.training.word_vectors import VectorSettings, learn_vectors
+
+    settings = VectorSettings(
+        method=method,
+        dimensions=dimensions,
+        window=window,
+        epochs=epochs,
+        min_count=min_count,
+        max_words=max_words,
+        segmentation=segmentation,
+        seed=seed,
+        threads=threads,
+    )
+    if isinstance(source, str | Path):
+        source = _recipe_or_source(str(source), overrides)
+    return learn_vectors(source, Path(output), settings, say)
+
+
+_HOW_READ = ("text_column", "template", "pair", "encoding", "delimiter", "revision", "config", "stream_samples")
+"""Keys of a section of data that say how its texts are read, and not what is done with them."""
+
+
+def _recipe_or_source(name: str, overrides: Sequence[str]) -> Recipe | TextData:
+    """What a word of the command line names: a recipe by its form, else a source of texts."""
+    path = Path(name)
+    if name.startswith("hub:") or path.suffix in {".py", ".yaml", ".yml"} or (path / "recipe.yaml").is_file():
+        return load_recipe(name, overrides)
+    other = [key for key, _, _ in (change.partition("=") for change in overrides) if key.removeprefix("data.") not in _HOW_READ]
+    if other:
+        what = f"{', '.join(other)}: says nothing of how a source by itself is read"
+        help = f"keys that do: {', '.join(f'data.{key}' for key in _HOW_READ)}; name a recipe for the others"
+        raise RecipeError.single("overrides", what, help, source=name)
+    draft = Recipe(
+        name="vectors",
+        data=TextData(source=name),
+        model=TextCNN(vectors="random:1"),
+        stages={"all": Stage(unfreeze="all", lr=1.0)},
+    )
+    data = override(draft, overrides, source=name).data
+    assert isinstance(data, TextData)
+    return data
 
 
 def examine() -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -121,6 +121,64 @@ def show(
     """Show what training will see: a grid of augmented pictures, or texts as the model's tokens."""
     for line in api.show(api.load_recipe(recipe, overrides or ()), output):
         say(line)
+
+
+def vectors(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE|RECIPE",
+            help="A recipe, a run directory or hub:OWNER/NAME; or a table, a .txt file, a folder of them, or a Hub data set.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", metavar="FILE", help=".txt or .txt.gz; of fasttext also .bin, with n-grams.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    method: Annotated[
+        Literal["glove", "skip-gram", "cbow", "fasttext"],
+        typer.Option(help='The last three by gensim: pip install "hftl\\[vectors]".'),
+    ] = "glove",
+    dimensions: Annotated[int, typer.Option(help="Numbers of a vector.")] = 100,
+    window: Annotated[int, typer.Option(help="Words on either side that are near a word.")] = 10,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes; default: 25 over the co-occurrences (glove), 5 over the texts.", show_default=False)
+    ] = None,
+    min_count: Annotated[int, typer.Option("--min-count", help="Words seen less often get no vector.")] = 5,
+    max_words: Annotated[int, typer.Option("--max-words", help="The most frequent words get one.")] = 60_000,
+    segmentation: Annotated[
+        Literal["auto", "words", "characters"] | None,
+        typer.Option(help="How scripts without spaces are cut; default: as the recipe says, else auto.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same one gives the same vectors; of gensim's methods with --threads 1.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Of the computation; default: one a core.", show_default=False)] = None,
+) -> None:
+    """Learn word vectors from texts without labels, for `model.vectors`.
+
+    Of a recipe from its training texts and `data.unlabelled`; of a source from all splits that are not called validation or test.
+    Texts that are also in validation or test are left out, and counted. FILE.json beside FILE says how they were made.
+
+        hftl vectors recipes/textcnn_imdb.py data.unlabelled=unsupervised --output imdb.txt
+
+        hftl vectors reviews.csv data.text_column=review --method fasttext --output reviews.bin
+    """
+    api.vectors(
+        source,
+        output,
+        method=method,
+        dimensions=dimensions,
+        window=window,
+        epochs=epochs,
+        min_count=min_count,
+        max_words=max_words,
+        segmentation=segmentation,
+        seed=seed,
+        threads=threads,
+        overrides=overrides or (),
+        say=tell,
+    )
 
 
 def doctor() -> None:

@@ -17,9 +17,11 @@ References: Pennington et al. 2014, GloVe; https://nlp.stanford.edu/projects/glo
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +49,7 @@ from hftl.models.checkpoint import CONFIG, Checkpoint, Written, quiet_loading, r
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
 from hftl.models.segmentation import count_pieces, fitting, learn_words, scores
-from hftl.models.vectors import WHERE, file_name, read_vectors, read_words
+from hftl.models.vectors import WHERE, compose_vectors, file_name, learned, read_vectors, read_words
 from hftl.names import WORD_MODELS
 from hftl.recipe import Recipe, TextData, WordVectors
 from hftl.scripts import UNSPACED, unspaced
@@ -84,24 +86,13 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
     Raises:
         RecipeError: the vectors cannot be read, or hold none of the texts' words.
     """
-    counts = count_words(texts)
-    share = share_unspaced(counts)
-    cut = cut_of(spec, share)
-    spaced, clauses = (counts, Counter[str]()) if cut == "none" else cut_words(counts, cut)
-    if cut != "none":
-        counts = spaced + (count_pieces(clauses, learn_words(clauses, _known(spec, clauses))) if cut == "words" else clauses)
-    words, vectors = ([], _NO_VECTORS) if spec.random_dim is not None else read_vectors(spec.vectors, {UNKNOWN, *counts})
-    row_of = {word: row for row, word in enumerate(words)}
-    vocabulary = choose_vocabulary(counts, row_of, max_words=spec.max_words, min_count=spec.min_count)
-    if spec.random_dim is None and not any(word in row_of for word in vocabulary):
-        what = f"{spec.vectors} holds none of the {len(counts):,} words of the training texts"
-        raise RecipeError(spec.vectors, [Problem(WHERE, what, ("vectors of the texts' language are needed, in lower case",))])
-    weights = {word: counts[word] for word in vocabulary if unspaced(word)}
-    if cut == "words":  # what was left out of the vocabulary is read as other words of it
-        counts = spaced + count_pieces(clauses, weights)
-    covered = _vocabulary_facts(vocabulary, row_of, counts)
-    if cut != "none":
-        covered["segmentation"] = _segmentation_facts(cut, share, weights, row_of, counts)
+    read = read_vocabulary(spec, texts)
+    vocabulary, row_of, vectors = read.words, read.row_of, read.vectors
+    covered = _vocabulary_facts(vocabulary, read.whole, row_of, read.counts)
+    if composed := len(row_of) - len(read.whole):
+        covered["from_parts"] = composed
+    if read.cut != "none":
+        covered["segmentation"] = _segmentation_facts(read.cut, read.share, read.pieces, read.whole, read.counts)
     if pair:
         vocabulary = [SEPARATOR, *vocabulary]
         row_of.pop(SEPARATOR, None)  # a word of that name in a file is another one
@@ -122,10 +113,92 @@ def build(spec: WordVectors, label_names: Sequence[str], *, texts: Iterable[str]
     if spec.random_dim is None:
         with torch.no_grad():
             model.embedding.weight.copy_(embedding_rows(vocabulary, row_of, vectors))
-    facts = {**_facts(model), "vocabulary": covered}
+    facts = {**_facts(model), "vocabulary": covered, **_learned(spec)}
     model.eval()
-    tokenizer = make_tokenizer(vocabulary, cut, scores(weights), pair=pair)
+    tokenizer = make_tokenizer(vocabulary, read.cut, scores(read.pieces), pair=pair)
     return Classifier(model=model, preprocessor=tokenizer, chain=chain(model), facts=facts)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of some texts that are worth a row, and how the texts are cut into them."""
+
+    words: list[str]
+    """Most frequent first."""
+    counts: Mapping[str, int]
+    """How often each word is in the texts, also those without a row."""
+    cut: Cut
+    share: float
+    """That of scripts without spaces in the letters of the texts."""
+    pieces: Mapping[str, int]
+    """Of the words those that clauses are cut into, with their counts."""
+    whole: frozenset[str]
+    """The words that are in the file of vectors."""
+    row_of: dict[str, int]
+    """The row of each of these, and of the words whose vector is made of those of their parts."""
+    vectors: npt.NDArray[np.float32]
+
+
+def read_vocabulary(spec: WordVectors, texts: Iterable[str]) -> Vocabulary:
+    """The words of texts by the rules of `spec`, and the vectors of those that have one.
+
+    Raises:
+        RecipeError: the vectors cannot be read, or hold none of the texts' words.
+    """
+    counts = count_words(texts)
+    share = share_unspaced(counts)
+    cut = cut_of(spec, share)
+    spaced, clauses = (counts, Counter[str]()) if cut == "none" else cut_words(counts, cut)
+    if cut != "none":
+        counts = spaced + (count_pieces(clauses, learn_words(clauses, _known(spec, clauses))) if cut == "words" else clauses)
+    words, vectors = ([], _NO_VECTORS) if spec.random_dim is not None else read_vectors(spec.vectors, {UNKNOWN, *counts})
+    row_of = {word: row for row, word in enumerate(words)}
+    vocabulary = choose_vocabulary(counts, row_of, max_words=spec.max_words, min_count=spec.min_count)
+    whole = frozenset(row_of)
+    if spec.random_dim is None:
+        composed, further = compose_vectors(spec.vectors, [word for word in vocabulary if word not in whole])
+        if composed:
+            row_of |= {word: len(words) + place for place, word in enumerate(composed)}
+            vectors = np.concatenate([vectors, further])
+    if spec.random_dim is None and not any(word in row_of for word in vocabulary):
+        what = f"{spec.vectors} holds none of the {len(counts):,} words of the training texts"
+        raise RecipeError(spec.vectors, [Problem(WHERE, what, ("vectors of the texts' language are needed, in lower case",))])
+    pieces = {word: counts[word] for word in vocabulary if unspaced(word)}
+    if cut == "words":  # what was left out of the vocabulary is read as other words of it
+        counts = spaced + count_pieces(clauses, pieces)
+    return Vocabulary(vocabulary, counts, cut, share, pieces, whole, row_of, vectors)
+
+
+def number_words(vocabulary: Vocabulary, texts: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
+    """Each text as the places of its words in the vocabulary, -1 for a word without a row: as its tokenizer cuts it.
+
+    As no word crosses a space, each distinct run between spaces is tokenised once.
+    """
+    tokenizer = make_tokenizer(vocabulary.words, vocabulary.cut, scores(vocabulary.pieces)).backend_tokenizer
+    numbers: dict[str, npt.NDArray[np.int32]] = {}
+    line_break, nothing = re.compile(_LINE_BREAK), np.zeros(0, dtype=np.int32)
+    texts = iter(texts)
+    while some := list(itertools.islice(texts, 10_000)):
+        cut = [line_break.sub(" ", text).split(" ") for text in some]
+        if len(numbers) >= _MOST_RUNS:
+            numbers.clear()
+        new = [run for run in dict.fromkeys(itertools.chain.from_iterable(cut)) if run not in numbers]
+        for run, encoded in zip(new, tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
+            ids = np.array(encoded.ids, dtype=np.int32) - 2  # <pad> and <unk> come before the vocabulary
+            numbers[run] = np.where(ids < 0, np.int32(-1), ids)
+        for runs in cut:
+            yield np.concatenate([nothing, *map(numbers.__getitem__, runs)])
+
+
+def _learned(spec: WordVectors) -> dict[str, Any]:
+    """How the vectors were learned, where `hftl vectors` has made them: see `hftl.records.data.LearnedVectors`."""
+    found = learned(spec.vectors) if spec.random_dim is None else None
+    if found is None:
+        return {}
+    names = [f"{some['name']} {some['texts']:,}" for some in found["texts"]]
+    settings = {key: found[key] for key in ("method", "dimensions", "window", "epochs", "seed")}
+    texts = sum(some["texts"] for some in found["texts"])
+    return {"vectors": {**settings, "texts": texts, "names": names, "sha256": found["file"]["sha256"]}}
 
 
 def _make(spec: WordVectors, shared: dict[str, Any]) -> Any:
@@ -179,7 +252,9 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _vocabulary_facts(vocabulary: Sequence[str], vectors: Container[str], counts: Mapping[str, int]) -> dict[str, Any]:
+def _vocabulary_facts(
+    vocabulary: Sequence[str], vectors: Container[str], row_of: Container[str], counts: Mapping[str, int]
+) -> dict[str, Any]:
     """How much of the training texts the vectors and the vocabulary cover; shares are of all words, repeats counted."""
     total = sum(counts.values())
     in_vectors = [word for word in vocabulary if word in vectors]
@@ -188,7 +263,7 @@ def _vocabulary_facts(vocabulary: Sequence[str], vectors: Container[str], counts
         "in_vectors": len(in_vectors),
         "share_in_vectors": sum(counts[word] for word in in_vectors) / total,
         "share_unknown": 1 - sum(counts[word] for word in vocabulary) / total,
-        "frequent_without_vector": [word for word in vocabulary if word not in vectors][:10],
+        "frequent_without_vector": [word for word in vocabulary if word not in row_of][:10],
     }
 
 

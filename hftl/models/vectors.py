@@ -1,4 +1,4 @@
-"""Word vectors from a file: GloVe's text and word2vec's, plain, compressed, in an archive, or from the Hub.
+"""Word vectors from a file: GloVe's text and word2vec's, plain, packed, or from the Hub; fastText's .bin, and model2vec.
 
 The file may be a stranger's: lines, archives and numbers are bounded before they are read.
 """
@@ -14,8 +14,8 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -24,6 +24,20 @@ import numpy.typing as npt
 from huggingface_hub import hf_hub_download
 
 from hftl.errors import Problem, RecipeError, did_you_mean
+from hftl.files import fingerprint
+from hftl.models.subwords import (
+    FASTTEXT,
+    TOKENIZER,
+    WEIGHTS,
+    FastText,
+    Model2Vec,
+    Unreadable,
+    is_fasttext,
+    model2vec_folder,
+    open_fasttext,
+    open_model2vec,
+)
+from hftl.records.vectors import VectorsFile, read_learned
 
 WHERE = "model.vectors"
 
@@ -33,8 +47,6 @@ _MOST_PROBLEMS = 10
 _MOST_DIMENSIONS = 4_096
 
 _LONGEST_LINE = 200_000  # bytes
-
-_FASTTEXT = b"\xba\x16\x4f\x2f"  # how its binary files begin
 
 # Numbers as text are 2 to 3 times their compressed size, and deflate can make 1,032 bytes of one.
 _MOST_INFLATED, _ALWAYS_READ = 100, 100_000_000
@@ -49,11 +61,12 @@ _UNREADABLE = (
 )
 
 
-def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[str], npt.NDArray[np.float32]]:
+def read_vectors(path: str, words: Collection[str] | None = None) -> tuple[list[str], npt.NDArray[np.float32]]:
     """The words of a file of word vectors and their (V, D) float32 vectors, in the file's order.
 
     Reads GloVe text and word2vec text (with its header line), plain, as .gz, or in a .zip: "x.zip:member.txt", or "x.zip" where
-    it has one member. With `words` only those are kept, and only their numbers are parsed and checked; every line's length is.
+    it has one member; fastText's .bin; a folder of model2vec, whose words are those that are one token. With `words` only those are
+    kept, and only their numbers are parsed and checked; every line's length is.
     A word may hold spaces (". . ." in GloVe 840B): the last D columns are the vector.
 
     The file may be a stranger's: a line is read up to 200,000 bytes, and an archive up to a hundred times its size.
@@ -63,6 +76,11 @@ def read_vectors(path: str, words: Container[str] | None = None) -> tuple[list[s
             fewer lines than the header says, no vector at all, more than a file of vectors can be. The first ten problems, with
             their lines.
     """
+    if (parts := _open_parts(path)) is not None:
+        own = parts.words()
+        if words is not None:
+            own = [word for word in own if word in words] if isinstance(parts, FastText) else sorted(parts.whole(list(words)))
+        return _finite(path, *parts.vectors(own))
     reader = _VectorReader(words)
     _read(path, reader)
     return reader.words, np.frombuffer(reader.values, dtype=np.float32).reshape(len(reader.words), reader.dimension)
@@ -74,9 +92,47 @@ def read_words(path: str, wanted: Callable[[str], bool]) -> list[str]:
     Raises:
         RecipeError: see `read_vectors`; numbers are not checked.
     """
+    if (parts := _open_parts(path)) is not None:
+        return [word for word in parts.words() if wanted(word)]
     reader = _WordReader(wanted)
     _read(path, reader)
     return list(dict.fromkeys(reader.words))
+
+
+def compose_vectors(path: str, words: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Words that the file lacks and knows parts of (fastText's n-grams, the tokens of model2vec), and their (W, D) vectors.
+
+    Raises:
+        RecipeError: see `read_vectors`.
+    """
+    parts = _open_parts(path)
+    return ([], np.zeros((0, 0), dtype=np.float32)) if parts is None else _finite(path, *parts.vectors(words))
+
+
+def _open_parts(path: str) -> FastText | Model2Vec | None:
+    """A file of fastText or a folder of model2vec; None: it is another one."""
+    place = Path(_fetched(path))
+    try:
+        if (folder := model2vec_folder(place)) is not None:
+            return open_model2vec(folder)
+        if is_fasttext(place):
+            return open_fasttext(place)
+    except Unreadable as error:
+        of_words = () if place.is_dir() else ("or name the .vec file that fasttext.cc has beside it",)
+        raise _error(path, [f"cannot be read: {error}"], error.help, *of_words) from None
+    except _UNREADABLE as error:
+        raise _error(path, [f"cannot be read: {error}"]) from None
+    if place.is_dir():
+        what = f"a folder without {WEIGHTS} and {TOKENIZER}, which one of model2vec has"
+        raise _error(path, [what], "name a file of vectors, or a folder of model2vec")
+    return None
+
+
+def _finite(path: str, words: list[str], vectors: npt.NDArray[np.float32]) -> tuple[list[str], npt.NDArray[np.float32]]:
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise _error(path, [f'"{words[row]}" has a NaN or infinite number' for row in wrong[:_MOST_PROBLEMS]])
+    return words, vectors
 
 
 def _read(path: str, reader: _Reader) -> None:
@@ -90,6 +146,29 @@ def _read(path: str, reader: _Reader) -> None:
     if reader.problems:
         more = ("further problems were not looked for",) if len(reader.problems) == _MOST_PROBLEMS else ()
         raise _error(path, reader.problems, *more)
+
+
+def write_vectors(path: Path, words: Sequence[str], vectors: npt.NDArray[np.float32], *, packed: bool) -> None:
+    """Write words and their (V, D) vectors as GloVe's text, of six digits a number; with `packed` compressed as .gz."""
+    with path.open("wb") as file, gzip.GzipFile("", "wb", mtime=0, fileobj=file) if packed else nullcontext(file) as stream:
+        for start in range(0, len(words), 10_000):
+            some = zip(words[start : start + 10_000], vectors[start : start + 10_000].tolist(), strict=True)
+            lines = [f"{word} {' '.join([f'{value:.6g}' for value in vector])}\n" for word, vector in some]
+            stream.write("".join(lines).encode())
+
+
+def learned(path: str) -> VectorsFile | None:
+    """How the vectors in a file were learned, where `hftl vectors` wrote it; None: it is from elsewhere, or in an archive.
+
+    Raises:
+        RecipeError: what lies beside the file is about another content of it.
+        RunError: it cannot be read.
+    """
+    found = read_learned(Path(path))
+    if found is not None and found["file"] != fingerprint(Path(path)):
+        what = f"{Path(path).name}.json says how a file of another content was learned"
+        raise _error(path, [what], "remove it, or put back the file that it is about")
+    return found
 
 
 def file_name(path: str) -> str:
@@ -122,6 +201,8 @@ def _fetched(path: str) -> str:
         )
     try:
         fetched = hf_hub_download(f"{owner}/{repository}", file)
+        if PurePosixPath(file).name == WEIGHTS:
+            hf_hub_download(f"{owner}/{repository}", str(PurePosixPath(file).with_name(TOKENIZER)))
     except (OSError, ValueError) as error:  # no connection, no such repository or file; a malformed name
         raise _error(path, [f"cannot be had from the Hub: {' '.join(str(error).split())}"]) from None
     return f"{fetched}:{member}" if member else fetched
@@ -184,8 +265,14 @@ def _lines(path: str, stream: IO[bytes]) -> Iterator[bytes]:
 def _binary(path: str, first_line: bytes) -> RecipeError:
     """The refusal of a file that is no text: fastText's .bin, word2vec's, an archive of another kind."""
     what = "a binary file; word vectors are read as text: GloVe's .txt or word2vec's .vec, also as .gz or in a .zip"
-    if first_line.startswith(_FASTTEXT):
-        return _error(path, [what], "this is fastText's binary format: name the .vec file that fasttext.cc has beside it")
+    if first_line.startswith(FASTTEXT):
+        return _error(path, [what], "this is fastText's .bin, packed: unpack it, or name the .vec that fasttext.cc has beside it")
+    if first_line[:1] == b"\x80" and first_line[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        what = (
+            "a Python pickle, as gensim's .kv and .model are: to open one is to run what its author put into it, so hftl opens none"
+        )
+        ways = f'gensim.models.KeyedVectors.load("{path}").save_word2vec_format("vectors.vec"); of a .model: .load(...).wv'
+        return _error(path, [what], f"if you trust it, write it as text: {ways}")
     ways = f'gensim.models.KeyedVectors.load_word2vec_format("{path}", binary=True).save_word2vec_format("vectors.vec")'
     return _error(path, [what], f"word2vec's binary format is written as text by {ways}")
 

@@ -176,6 +176,10 @@ class TextData(_Data):
     """For a transformer, which reads 512 tokens as a rule: what stays of a text of more tokens than a window has is read in windows
     of that length, in training as in serving (Pappagari et al. 2019, arXiv:1910.10781). A word, "mean" or "max", or a section:
     `hftl.Windows(length=512)`, in YAML ``{length: 512}``. None: all at once."""
+    unlabelled: Annotated[str, Field(min_length=1)] | None = None
+    """Further texts, without labels: another split of the source by its name, such as "unsupervised", or a table, a .txt file (a
+    text a line) or a folder of .txt files. Training does not read them, `hftl vectors` does; texts that are also in validation or
+    test are left out."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -90,8 +90,9 @@ class WordVectors(Section):
     model_type: ClassVar[str]
     """`model_type` of the network in config.json."""
     vectors: Annotated[str, Field(min_length=1), AfterValidator(_random_or_file)]
-    """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), or word2vec .vec; from the
-    Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt". "random:100": no file; 100 numbers a word, random at first."""
+    """Word vectors: GloVe .txt, also as .gz or as a member of a .zip ("glove.6B.zip:glove.6B.100d.txt"), word2vec .vec, fastText
+    .bin or a folder of model2vec; from the Hub as "hub:stanfordnlp/glove/glove.6B.zip:glove.6B.100d.txt". "random:100": no file;
+    100 numbers a word, random at first. `hftl vectors` learns some from one's own texts."""
     segmentation: Literal["auto", "words", "characters"] = "auto"
     """How texts in scripts without spaces (Chinese, Japanese, Thai, Khmer, Lao, Burmese) are cut. "auto": into the words of the
     vectors and words learned from the training texts, where such letters are 1 % or more of those texts'; "characters": each

@@ -14,8 +14,9 @@ from hftl.recipe.section import leaves
 if TYPE_CHECKING:
     from hftl.recipe.recipe import Recipe
 
-PLACES = frozenset({"data.source", "model.checkpoint", "model.vectors"})
-"""The keys of a recipe whose values may be places on a machine."""
+READ_IN_TRAINING = frozenset({"data.source", "model.checkpoint", "model.vectors"})
+PLACES = READ_IN_TRAINING | {"data.unlabelled"}
+"""The keys of a recipe whose values may be places on a machine; what is read of the last is asked for where it is read."""
 
 LOCAL = "local:"
 """How a published recipe names what lay on its author's machine: "local:photos"."""
@@ -71,7 +72,7 @@ def check_places(recipe: Recipe) -> None:
             (f"write {key}=PATH; a stranger's recipe opens no file here that you have not named",),
         )
         for key, value in leaves(recipe.model_dump(mode="json"))
-        if key in PLACES and value.startswith(LOCAL)
+        if key in READ_IN_TRAINING and value.startswith(LOCAL)
     ]
     if problems:
         raise RecipeError("recipe", problems)

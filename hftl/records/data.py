@@ -106,6 +106,21 @@ class Vocabulary(TypedDict):
     share_in_vectors: float
     share_unknown: float
     frequent_without_vector: list[str]
+    from_parts: NotRequired[int]
+    """Words that are not in the file and have a vector of their n-grams or tokens; `in_vectors` does not count them."""
+
+
+class LearnedVectors(TypedDict):
+    """How the word vectors were learned, where `hftl vectors` has made them; `names` are those of the texts, as "train 22,500"."""
+
+    method: str
+    dimensions: int
+    window: int
+    epochs: int
+    seed: int
+    texts: int
+    names: list[str]
+    sha256: str
 
 
 class ModelFacts(TypedDict):
@@ -117,6 +132,7 @@ class ModelFacts(TypedDict):
     revision: str | None
     vocabulary: NotRequired[Vocabulary]
     reinitialized: NotRequired[list[str]]
+    vectors: NotRequired[LearnedVectors]
 
 
 class Provenance(TypedDict):

@@ -53,7 +53,7 @@ from hftl.sharing.markdown import (
     short,
 )
 from hftl.sharing.usage import repeat, use
-from hftl.wording import count, duration
+from hftl.wording import count, duration, listed
 
 TEMPLATE = "card.md.jinja"
 # What a vision model's facts say about the pictures it wants.
@@ -277,7 +277,7 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         origin, start = "trained from random weights", f"random word vectors of {spec.random_dim} dimensions"
     else:
         vectors = spec.vectors.removeprefix(HUB) if spec.vectors.startswith(HUB) else local_name(spec.vectors)
-        origin, start = f"trained on the word vectors {vectors}", f"the word vectors {vectors}, {revision}"
+        origin, start = f"trained on the word vectors {vectors}", f"the word vectors {vectors}, {_learned(data) or revision}"
     card, known, here = recipe.card, how_known(recipe, data), local_name(recipe.data.source)
     dataset = hub_dataset(recipe, data) or here
     if known == "fingerprint":
@@ -297,6 +297,17 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         "start": start,
         "origin": origin,
     }
+
+
+def _learned(data: DataRecord) -> str | None:
+    """How hftl learned the word vectors, in a clause; None: they are from elsewhere."""
+    if (how := data["model"].get("vectors")) is None:
+        return None
+    settings = f"{how['dimensions']} dimensions, a window of {how['window']}, {how['epochs']} epochs"
+    return (
+        f"learned without labels by {how['method']} ({settings}) from {how['texts']:,} texts ({listed(how['names'])}); none of them"
+        f" was in the validation or test split that was read then; SHA-256 {how['sha256'][:16]}"
+    )
 
 
 def _hand_written(recipe: Recipe) -> dict[str, list[str]]:

@@ -28,6 +28,8 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
     places = {}
     if data["format"] != "hub":
         places["data.source"] = recipe.data.source
+    if isinstance(recipe.data, TextData) and recipe.data.unlabelled not in (None, local_name(recipe.data.unlabelled or "")):
+        places["data.unlabelled"] = str(recipe.data.unlabelled)  # a name alone is that of a split, or tells no place
     model = recipe.model
     if isinstance(model, Pretrained):
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
@@ -135,7 +137,8 @@ def repeat(recipe: Recipe, data: DataRecord, repo_id: str | None) -> dict[str, s
     local = "data.source" in places
     source = f"PATH/TO/{_shell_word(recipe.data.source)}" if local else _shell_word(recipe.data.source, whole=True)
     words = [f"hftl train hub:{repo_id}" if repo_id else "hftl train RUN/recipe.yaml"]
-    named = {key: f"{key}=PATH/TO/{_shell_word(name)}" for key, name in places.items()}
+    read = {key: name for key, name in places.items() if key != "data.unlabelled"}  # by training
+    named = {key: f"{key}=PATH/TO/{_shell_word(name)}" for key, name in read.items()}
     revisions = {"data": data["revision"], "model": data["model"]["revision"]}
     for section, pinned in revisions.items():
         here = [word for key, word in named.items() if key.startswith(section)]

@@ -40,6 +40,7 @@ FREE_TO_CHANGE = (
     "run.timeout_minutes:",
     "card.",
     "name:",
+    "data.unlabelled:",
 )
 
 
