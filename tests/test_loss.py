@@ -16,6 +16,7 @@ from hftl.recipe import (
     EffectiveWeights,
     FocalLoss,
     LogitAdjustedLoss,
+    RDropLoss,
     Recipe,
     Stage,
     TextData,
@@ -114,7 +115,8 @@ def test_effective_weights_of_several_labels_are_those_of_absences_over_presence
 
 def test_given_weights_have_mean_one_over_the_examples_that_an_epoch_draws() -> None:
     given: Any = {"a": 1.0, "b": 3.0}
-    for sampling, shares in ((None, (0.9, 0.1)), ("balanced", (0.5, 0.5)), ("sqrt", (0.75, 0.25))):
+    expected: dict[Any, tuple[float, float]] = {None: (0.9, 0.1), "balanced": (0.5, 0.5), "sqrt": (0.75, 0.25)}
+    for sampling, shares in expected.items():
         weights = class_weights(Stage(lr=1, class_weights=given, sampling=sampling), [9, 1], ["a", "b"])
         assert weights is not None and weights[1] / weights[0] == 3
         assert (shares[0] * weights[0] + shares[1] * weights[1]).item() == pytest.approx(1)
@@ -150,10 +152,16 @@ def test_class_weights_are_a_word_a_section_or_a_number_for_each_class() -> None
         ({"loss": FocalLoss(alpha=0.25), "class_weights": "balanced"}, "loss.alpha and class_weights both weigh the presence"),
         (
             {"loss": "logit_adjusted", "class_weights": "effective"},
-            "loss=logit_adjusted and class_weights=effective each make up for how rare a class is, together twice; leave one out",
+            "loss=logit_adjusted and class_weights=effective make up for the same rare classes twice; leave one out",
         ),
-        ({"sampling": "sqrt", "class_weights": "balanced"}, "class_weights=balanced and sampling=sqrt each make up for how rare"),
-        ({"sampling": "balanced", "loss": "logit_adjusted"}, "loss=logit_adjusted and sampling=balanced each make up for how rare"),
+        (
+            {"sampling": "sqrt", "class_weights": "balanced"},
+            "class_weights=balanced and sampling=sqrt make up for the same rare classes twice",
+        ),
+        (
+            {"sampling": "balanced", "loss": "logit_adjusted"},
+            "loss=logit_adjusted and sampling=balanced make up for the same rare classes twice",
+        ),
         ({"sampling": "even"}, "sampling: input should be 'balanced' or 'sqrt'; found 'even'"),
         ({"tau": 1}, "tau is an option of loss logit_adjusted: hftl.LogitAdjustedLoss(tau=...)"),
         ({"loss": {"kind": "logit_adjusted", "tau": 0}}, "loss.tau: input should be greater than 0"),
@@ -202,7 +210,8 @@ def test_logit_adjustment_of_equal_classes_is_cross_entropy() -> None:
 
 def test_logit_adjustment_of_a_class_without_examples_stays_finite_and_has_a_gradient() -> None:
     logits = torch.zeros((1, 2), requires_grad=True)
-    make_loss(LogitAdjustedLoss(), None, class_counts=[9, 0])(logits, torch.tensor([0])).sum().backward()
+    loss = make_loss(LogitAdjustedLoss(), None, class_counts=[9, 0])(logits, torch.tensor([0]))
+    loss.sum().backward()  # type: ignore[no-untyped-call]  # torch's own
     assert logits.grad is not None and logits.grad.tolist() == [pytest.approx([-0.1, 0.1])]
 
 
@@ -217,3 +226,50 @@ def test_logit_adjustment_is_refused_where_examples_have_several_labels() -> Non
     check_loss(LogitAdjustedLoss(), "one_label")
     with pytest.raises(RecipeError, match=r"for one label an example(.|\n)*write class_weights=effective"):
         check_loss(LogitAdjustedLoss(), SEVERAL_LABELS)
+
+
+# --- R-Drop -------------------------------------------------------------------------------------------------------------------
+
+
+def test_r_drop_is_the_mean_cross_entropy_and_half_of_alpha_times_both_divergences() -> None:
+    # Two passes of one example of the first class: probabilities 3/4, 1/4 and 1/2, 1/2.
+    cross_entropy = (-math.log(0.75) - math.log(0.5)) / 2
+    there, back = 0.75 * math.log(1.5) + 0.25 * math.log(0.5), 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    for alpha in (1.0, 0.3):
+        loss = make_loss(RDropLoss(alpha=alpha), None)(LOGITS, torch.tensor([0]))
+        assert loss.tolist() == pytest.approx([cross_entropy + alpha / 2 * (there + back)])
+
+
+def test_r_drop_of_several_labels_has_the_divergence_of_each_answer() -> None:
+    # One example with two labels, the first of which it has. Passes: 3/4 and 1/2; 1/2 and 1/2.
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])
+    cross_entropies = [(-math.log(0.75) - math.log(0.5)) / 2, -math.log(0.5)]
+    both = 0.25 * math.log(3)  # (p - q) (logit p - logit q) of the first label, and of the second 0
+    loss = make_loss(RDropLoss(alpha=2), None, target=SEVERAL_LABELS)(logits, torch.tensor([[1, 0]]))
+    assert loss.tolist() == pytest.approx([sum(cross_entropies) / 2 + both / 2])
+
+
+def test_r_drop_agrees_with_the_divergence_of_torch() -> None:
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(8, 5), torch.randint(0, 5, (4,))
+    first, second = (part.log_softmax(-1) for part in logits.chunk(2))
+
+    def divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.kl_div(other, one, log_target=True, reduction="none").sum(-1)
+
+    plain = make_loss(CrossEntropyLoss(), None)
+    mean = (plain(logits[:4], labels) + plain(logits[4:], labels)) / 2
+    expected = mean + 0.5 * (divergence(first, second) + divergence(second, first))
+    torch.testing.assert_close(make_loss(RDropLoss(), None)(logits, labels), expected)
+
+
+def test_equal_passes_of_r_drop_are_cross_entropy_and_weights_are_of_that_alone() -> None:
+    weights = torch.tensor([2.0, 0.5])
+    twice = torch.cat([LOGITS, LOGITS])
+    weighted = make_loss(CrossEntropyLoss(), weights)(LOGITS, LABELS)
+    assert make_loss(RDropLoss(), weights)(twice, LABELS).tolist() == pytest.approx(weighted.tolist())
+    gap = make_loss(RDropLoss(alpha=1), None)(LOGITS, LABELS[:1]) - make_loss(RDropLoss(alpha=1e-9), None)(LOGITS, LABELS[:1])
+    weighted_gap = make_loss(RDropLoss(alpha=1), weights)(LOGITS, LABELS[:1]) - make_loss(RDropLoss(alpha=1e-9), weights)(
+        LOGITS, LABELS[:1]
+    )
+    assert weighted_gap.tolist() == pytest.approx(gap.tolist())

@@ -14,7 +14,7 @@ from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
-from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
+from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
 from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
@@ -79,6 +79,7 @@ __all__ = [
     "PolynomialSchedule",
     "Pretrained",
     "RAdam",
+    "RDropLoss",
     "RMSprop",
     "Recipe",
     "RunSettings",

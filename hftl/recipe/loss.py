@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from hftl.recipe.section import Choice, Fraction
 
 class _Loss(Choice):
     key = "loss"
+    passes: ClassVar[int] = 1
+    """How often a training step computes each example."""
 
     @classmethod
     def kinds(cls) -> tuple[type[Choice], ...]:
@@ -57,4 +59,13 @@ class LogitAdjustedLoss(_Loss):
     """1 aims at the mean of the classes' recalls; less lies between that and accuracy."""
 
 
-Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss
+class RDropLoss(_Loss):
+    """The mean cross-entropy of two passes of an example, whose dropout differs, and `alpha` times the mean of the divergences from
+    either to the other (Liang et al. 2021, arXiv:2106.14448). It costs two passes, and is refused where nothing is dropped."""
+
+    kind: Literal["r_drop"] = "r_drop"
+    passes: ClassVar[int] = 2
+    alpha: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss | RDropLoss

@@ -125,6 +125,14 @@ class Choice(Section):
             example = f"{{kind: {kind_words(having[0])[0]}, {key}: ...}}"
             yield f"{key} is an option of {cls.key} {words}: hftl.{having[0].__name__}({key}=...), in YAML {example}"
 
+    @property
+    def words(self) -> str:
+        """For people: its kind, and the options that were changed, "focal (gamma 3)"."""
+        changed = self.model_dump(exclude_defaults=True)
+        options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items() if name != "kind")
+        kind = str(getattr(self, "kind")).replace("_", " ")  # noqa: B009  # each kind declares its own
+        return f"{kind} ({options})" if options else kind
+
     @model_serializer(mode="wrap")
     def _with_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": getattr(self, "kind"), **handler(self)}  # noqa: B009  # each kind declares its own

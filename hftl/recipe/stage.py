@@ -50,7 +50,7 @@ class Stage(Section):
     schedule: AnySchedule = LinearSchedule()
     """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
     loss: AnyLoss = CrossEntropyLoss()
-    """A word, "cross_entropy", "focal", "logit_adjusted" or (of several labels an example) "asymmetric", or a section:
+    """A word, "cross_entropy", "focal", "r_drop", "logit_adjusted" or (of several labels an example) "asymmetric", or a section:
     `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
     class_weights: AnyClassWeights | None = None
     """"balanced" (n / (K * n_k)), "effective" or `hftl.EffectiveWeights(beta=0.99)`, or a weight for each class name; scaled so
@@ -96,14 +96,18 @@ class Stage(Section):
             raise ValueError("loss.alpha and class_weights both weigh the presence of a label against its absence; leave one out")
         return self
 
-    @model_validator(mode="after")
-    def _classes_are_evened_out_once(self) -> Self:
-        by_counts = [
+    @property
+    def for_rare_classes(self) -> list[str]:
+        """What of it makes up for how rare a class is, as it is written."""
+        return [
             *(["loss=logit_adjusted"] if isinstance(self.loss, LogitAdjustedLoss) else []),
             *([f"class_weights={self.class_weights.kind}"] if isinstance(self.class_weights, ClassWeights) else []),
             *([f"sampling={self.sampling}"] if self.sampling else []),
         ]
-        if len(by_counts) > 1:
-            more = "; class_weights with a number for each class, what a mistake costs, goes with them"
-            raise ValueError(f"{' and '.join(by_counts)} each make up for how rare a class is, together twice; leave one out{more}")
+
+    @model_validator(mode="after")
+    def _rare_classes_are_made_up_for_once(self) -> Self:
+        if len(written := self.for_rare_classes) > 1:
+            more = "class_weights with a number for each class, what a mistake costs, goes with them"
+            raise ValueError(f"{' and '.join(written)} make up for the same rare classes twice; leave one out ({more})")
         return self

@@ -36,6 +36,8 @@ class StageRecord(TypedDict):
     optimizer: str
     schedule: str
     loss: str
+    class_weights: NotRequired[str | None]
+    sampling: NotRequired[str | None]
     l1: NotRequired[float]
     average: NotRequired[str | None]
     average_bytes: NotRequired[int]

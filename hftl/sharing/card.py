@@ -353,6 +353,12 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
         [safe("*schedule*"), "", *(inline(stage["schedule"].replace("_", " ")) for stage in stages)],
         [safe("*loss*"), "", *(inline(stage["loss"].replace("_", " ")) for stage in stages)],
     ]
+    for title, given in (
+        ("*class weights*", [stage.get("class_weights") for stage in stages]),
+        ("*sampling*", [stage.get("sampling") for stage in stages]),
+    ):
+        if any(given):
+            rows.append([safe(title), "", *(inline(value or "none") for value in given)])
     if any(averages := [stage.get("average") for stage in stages]):
         rows.append([safe("*average of weights*"), "", *("none" if average is None else inline(average) for average in averages)])
     rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])

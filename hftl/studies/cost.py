@@ -123,4 +123,4 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
         torch.accelerator.synchronize(accelerator.device)
     seconds = clock() - began
     working.close()
-    return max(taken, 1) * stage.batch_size * step_flops(experiment.forward, stage.trains) / seconds
+    return max(taken, 1) * stage.batch_size * stage.loss.passes * step_flops(experiment.forward, stage.trains) / seconds

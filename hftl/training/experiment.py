@@ -5,7 +5,7 @@ Data and models never import each other; this is where they meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,12 @@ from accelerate.utils import parse_flag_from_env, set_seed
 from datasets import Dataset, disable_progress_bars
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
-from hftl.data.batches import POOL, POOLS, padding_share
+from hftl.data.batches import POOL, POOLS, expected_draws, padding_share
 from hftl.data.content import content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, Undivided, read_undivided
-from hftl.data.targets import kind_of, targets_of
+from hftl.data.targets import in_words, kind_of, targets_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.evaluation.targets import target_named
@@ -33,9 +33,9 @@ from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
 from hftl.models.recompute import check_recomputable
 from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
-from hftl.recipe import Recipe, Stage, check_places
+from hftl.recipe import LogitAdjustedLoss, Recipe, Stage, check_places
 from hftl.records.data import Provenance
-from hftl.training.loss import ExampleLoss, check_loss, class_weights, make_loss
+from hftl.training.loss import ExampleLoss, check_loss, class_weights, log_shares, make_loss
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
 from hftl.training.origin import base_record
 from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops, kept_bytes
@@ -261,7 +261,12 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         recompute=recipe.run.gradient_checkpointing,
         cached=cached,
         padding_share=share,
-        remarks=[*classifier.facts.get("remarks", ()), *content_of(recipe.data).costs(experiment.typical), *remarks],
+        remarks=[
+            *classifier.facts.get("remarks", ()),
+            *content_of(recipe.data).costs(experiment.typical),
+            *(line for stage in experiment.stages for line in _in_words(experiment, stage)),
+            *remarks,
+        ],
         understood=experiment.splits.facts["understood"],
     )
 
@@ -277,6 +282,36 @@ def _recomputing(experiment: Experiment) -> Iterator[str]:
         yield (
             f"Stage {stage.name} keeps about {size(now)} of an example for the backward pass, and not {size(otherwise)}"
             " (run.gradient_checkpointing), beside the inside of one layer at a time; that takes about one more forward pass."
+        )
+
+
+def _in_words(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
+    """What a stage does for rare classes, with its numbers, and what a loss of two passes costs."""
+    asked, names = experiment.recipe.stages[stage.name], experiment.splits.label_names
+
+    def ends(values: Sequence[float]) -> str:
+        low, high = int(np.argmin(values)), int(np.argmax(values))
+        return f"from {values[low]:.3g} ({names[low]}) to {values[high]:.3g} ({names[high]})"
+
+    if asked.class_weights is not None:
+        weights = stage_weights(experiment, asked)
+        assert weights is not None
+        yield f"Stage {stage.name} weighs classes (class_weights: {stage.class_weights}): {ends(weights.tolist())}."
+    if stage.sampling is not None:
+        targets = targets_of(experiment.splits.train)
+        times = expected_draws(targets, stage.sampling)
+        most, least = in_words(targets[[times.argmax(), times.argmin()]], names)
+        yield (
+            f"Stage {stage.name} draws its examples by class (sampling {stage.sampling}): one of {most} comes {times.max():.3g}"
+            f" times an epoch, one of {least} {times.min():.3g} times."
+        )
+    if isinstance(stage.loss, LogitAdjustedLoss):
+        added = log_shares(class_counts(experiment), stage.loss.tau)
+        yield f"Stage {stage.name} adds to the logits, in training alone ({stage.loss.words}): {ends(added.tolist())}."
+    if stage.loss.passes > 1:
+        yield (
+            f"Stage {stage.name} computes each example twice (loss {stage.loss.words}): that is twice the operations, and memory"
+            f" for up to {2 * stage.batch_size} examples at once; run.gradient_accumulation=2 halves it."
         )
 
 
@@ -336,6 +371,16 @@ def _check_stages(experiment: Experiment, source: str) -> None:
             stage_weights(experiment, stage)
         except RecipeError as error:
             problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
+    if not problems:
+        problems += [
+            Problem(
+                f"stages.{stage.name}.loss",
+                '"r_drop" compares two passes whose dropout differs, and nothing that this stage trains drops anything',
+                ("give the model some, such as model.dropout=0.1, or train more layers, or write another loss",),
+            )
+            for stage in experiment.stages
+            if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
+        ]
     if recipe.run.metric not in (known := target_named(target).choosers):
         what = f'"{recipe.run.metric}" is not computed of {target.replace("_", " ")} an example'
         problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(known)}",)))
@@ -372,6 +417,21 @@ def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
         what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize has drawn anew: what is above would learn from noise"
         help = f'let it train "last {len(anew)}" or more, or leave model.reinitialize out'
         yield Problem(f"stages.{name}.unfreeze", what, (help,))
+
+
+def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
+    """Whether anything is random in what the model makes of an example in a stage's training; the model stays as it is."""
+    model, chain = experiment.classifier.model, experiment.classifier.chain
+    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    # Many rows: of two small ones dropout may leave everything in.
+    inputs = {name: torch.cat([tensor] * 8) for name, tensor in _two_examples(experiment).items()}
+    train_mode(model, chain, stage.trains)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second = (model(**inputs).logits for _ in range(2))
+    model.eval()  # type: ignore[no-untyped-call]
+    for name, tensor in model.named_buffers():  # BatchNorm's have taken these rows in
+        tensor.copy_(buffers[name])
+    return not torch.equal(first, second)
 
 
 def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:

@@ -174,11 +174,12 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
     recipe = run.load_recipe()
+    last = list(recipe.stages.values())[-1]
     for line in predictions["validation"].target.verdict(
         metrics,
         openings=read_test_ledger(run),
         stage=list(recipe.stages)[-1],
-        weighted=list(recipe.stages.values())[-1].class_weights is not None,
+        weighted=last.class_weights is not None or bool(last.for_rare_classes),
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)

@@ -20,10 +20,13 @@ from hftl.recipe import (
     FocalLoss,
     LogitAdjustedLoss,
     Loss,
+    RDropLoss,
     Stage,
 )
 
 ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes logits and targets of B examples to their losses, (B,). Where a loss has two passes the logits are (2 B, K): those of the
+first pass, then those of the second."""
 
 
 def class_weights(
@@ -82,6 +85,12 @@ def effective_number(counts: torch.Tensor, beta: float) -> torch.Tensor:
     return ((1 - beta ** counts.double()) / (1 - beta)).float()
 
 
+def log_shares(class_counts: Sequence[int], tau: float) -> torch.Tensor:
+    """(K,) tau times the log of each class's share; of 1 and 3 examples log(1/4) and log(3/4). A class without any has 1."""
+    counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+    return tau * (counts / counts.sum()).log()
+
+
 def check_loss(loss: Loss, target: str) -> None:
     """Refuse a loss, or an option of one, that is for another kind of target.
 
@@ -111,7 +120,29 @@ def make_loss(
     Of one label targets are (B,) classes: see `one_label_loss`. Of several they are (B, K) of 0 and 1: see `several_labels_loss`.
     `class_counts`, the K numbers of training examples, are for the logit-adjusted loss alone.
     """
+    if isinstance(loss, RDropLoss):
+        return r_drop_loss(make_loss(CrossEntropyLoss(), weights, target=target), loss.alpha, target=target)
     return several_labels_loss(loss, weights) if target == SEVERAL_LABELS else one_label_loss(loss, weights, class_counts)
+
+
+def r_drop_loss(cross_entropy: ExampleLoss, alpha: float, *, target: str) -> ExampleLoss:
+    """The mean of both passes' cross-entropy, with the weights of classes, and alpha / 2 times KL(p, q) + KL(q, p), without them
+    (Liang et al. 2021, arXiv:2106.14448). Of several labels that is of the answers yes and no to each, the mean over labels.
+
+    The two divergences together are the sum of ``(p - q) * (log p - log q)``, where the logits may stand for the logs: what they
+    differ by is the same for every class, and p - q is 0 over all. Of yes and no, ``(p - q) * (logit p - logit q)``.
+    """
+
+    def of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        first, second = logits.chunk(2)
+        cross_entropies = (cross_entropy(first, labels) + cross_entropy(second, labels)) / 2
+        if target == SEVERAL_LABELS:
+            divergence = ((first.sigmoid() - second.sigmoid()) * (first - second)).mean(dim=1)
+        else:
+            divergence = ((first.softmax(-1) - second.softmax(-1)) * (first - second)).sum(dim=1)
+        return cross_entropies + alpha / 2 * divergence
+
+    return of_examples
 
 
 def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Sequence[int] | None = None) -> ExampleLoss:
@@ -123,8 +154,7 @@ def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Seque
     adjustment = torch.zeros(())
     if isinstance(loss, LogitAdjustedLoss):
         assert class_counts is not None
-        counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
-        adjustment = loss.tau * (counts / counts.sum()).log()
+        adjustment = log_shares(class_counts, loss.tau)
 
     def unweighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         match loss:
@@ -135,8 +165,8 @@ def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Seque
                 return (1 - true_class) ** gamma * F.cross_entropy(logits, labels, reduction="none")
             case LogitAdjustedLoss():
                 return F.cross_entropy(logits + adjustment.to(logits.device), labels, reduction="none")
-            case AsymmetricLoss():
-                raise AssertionError  # check_loss has refused it
+            case AsymmetricLoss() | RDropLoss():
+                raise AssertionError  # check_loss has refused it; make_loss has made it
 
     def weighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = unweighted(logits, labels)
@@ -162,8 +192,8 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
             gamma_present = gamma_absent = gamma
         case AsymmetricLoss(gamma_present=gamma_present, gamma_absent=gamma_absent, margin=margin):
             pass
-        case LogitAdjustedLoss():
-            raise AssertionError  # check_loss has refused it
+        case LogitAdjustedLoss() | RDropLoss():
+            raise AssertionError  # check_loss has refused it; make_loss has made it
 
     def of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         present = F.logsigmoid(logits)

@@ -61,6 +61,10 @@ class StagePlan:
     optimizer: str
     schedule: str
     loss: str
+    class_weights: str | None
+    """How they come about; None: none."""
+    sampling: str | None
+    """How an epoch draws its examples; None: each once."""
     l1: float
     """Of its matrices and filters."""
     average: str | None
@@ -95,7 +99,8 @@ class Plan(Shown):
     padding_share: float | None
     """About how much of what an epoch computes is padding, by the lengths of some training texts; None for pictures."""
     remarks: tuple[str, ...]
-    """What was changed of the model so that it can be taken; why a stage computes its frozen layers in every epoch."""
+    """What was changed of the model so that it can be taken; what a stage does for rare classes, and which computes examples twice;
+    why one computes its frozen layers in every epoch."""
     understood: tuple[str, ...]
     """How the source was read, in two lines: its splits, its labels."""
     flops: float
@@ -284,12 +289,13 @@ def _stage_plan(
     """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group."""
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
+    computed = seen * stage.loss.passes
     again = sum(forward[group] for group in stage.trains if group != HEAD) if recompute else 0
-    flops = seen * (step_flops(forward, stage.trains) + again)
+    flops = computed * (step_flops(forward, stage.trains) + again)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
         from_there = step_flops(forward, stage.trains, start=cached.group) + again
-        flops = seen * from_there + train_examples * cached.num_views * before
+        flops = computed * from_there + train_examples * cached.num_views * before
     decay = {group.name: group.weight_decay for group in reversed(stage.param_groups)}  # the one with weight decay comes first
     return StagePlan(
         name=stage.name,
@@ -300,6 +306,8 @@ def _stage_plan(
         optimizer=stage.optimizer.kind,
         schedule=stage.schedule.kind,
         loss=stage.loss.kind,
+        class_weights=stage.class_weights,
+        sampling=stage.sampling,
         l1=max(group.l1 for group in stage.param_groups),
         average=None if stage.average is None else stage.average.kind,
         average_bytes=bytes_of_average,
@@ -344,6 +352,12 @@ def plan_table(plan: Plan) -> Table:
     total("steps", f"{sum(stage.steps for stage in stages):,}", (f"{stage.steps:,}" for stage in stages))
     total("optimizer", "", (stage.optimizer for stage in stages))
     total("schedule", "", (stage.schedule for stage in stages))
+    if any(stage.loss != "cross_entropy" for stage in stages):
+        total("loss", "", (stage.loss for stage in stages))
+    if any(stage.class_weights for stage in stages):
+        total("class weights", "", (stage.class_weights or "-" for stage in stages))
+    if any(stage.sampling for stage in stages):
+        total("sampling", "", (stage.sampling or "-" for stage in stages))
     if any(stage.l1 for stage in stages):
         total("l1", "", (f"{stage.l1:g}" for stage in stages))
     total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))

@@ -13,7 +13,7 @@ from torch import nn
 from hftl.data.batches import Sampling, steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
-from hftl.recipe import Average, Loss, Optimizer, Recipe, Schedule
+from hftl.recipe import Average, ClassWeights, Loss, Optimizer, Recipe, Schedule
 from hftl.training.stage import ParamGroup, group_rates, param_groups
 
 
@@ -34,6 +34,8 @@ class ResolvedStage:
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss
+    class_weights: str | None
+    """How they come about, in words; None: every example weighs 1."""
     sampling: Sampling
     """How an epoch draws its examples, see `hftl.data.batches.draw_epoch`; None: each once."""
     batch_size: int
@@ -84,6 +86,7 @@ def resolve_stages(
                 optimizer=stage.optimizer,
                 schedule=stage.schedule,
                 loss=stage.loss,
+                class_weights=_in_words(stage.class_weights),
                 sampling=stage.sampling,
                 batch_size=batch_size,
                 epochs=stage.epochs,
@@ -97,3 +100,9 @@ def resolve_stages(
     if problems:
         raise RecipeError(source, problems)
     return tuple(resolved)
+
+
+def _in_words(weights: str | ClassWeights | dict[str, float] | None) -> str | None:
+    if weights is None or isinstance(weights, str):
+        return weights
+    return weights.words if isinstance(weights, ClassWeights) else "a number for each class"

@@ -63,7 +63,7 @@ def batches_of_epoch(
         start=start,
         accumulation=recipe.run.gradient_accumulation,
         sampling=stage.sampling,
-        tokens_per_batch=tokens_per_batch(recipe, accelerator.device),
+        tokens_per_batch=tokens_per_batch(recipe, accelerator.device) // stage.loss.passes,
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=workers,
@@ -81,7 +81,10 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     for batch in batches:
         batch = batch.to(accelerator.device)
         with nullcontext() if batch.completes_step else accelerator.no_sync(working.model):
-            logits = working.model(**batch.inputs).logits  # (B, K)
+            inputs = batch.inputs
+            if stage.loss.passes > 1:  # as one of so many times the rows: dropout differs by row, and DDP wants a single call
+                inputs = {name: torch.cat([tensor] * stage.loss.passes) for name, tensor in inputs.items()}
+            logits = working.model(**inputs).logits  # (B, K), of two passes (2 B, K)
             loss = (example_loss(logits.float(), batch.targets) * batch.weight).sum()
             # The weights divide by the examples of the whole step; DDP divides by the processes once more.
             accelerator.backward(loss * accelerator.num_processes)
