@@ -9,19 +9,27 @@ EMA: Polyak & Juditsky 1992. SWA: Izmailov et al. 2018, arXiv:1803.05407. Greedy
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from hftl.models.chain import Chain
 from hftl.recipe import EMA, SWA, Average, Soup
 
+FILE = "average.safetensors"
+"""In a checkpoint; not a pickle, which would run what somebody has put into it."""
+FACTS = "facts"
+
 
 class _Mean:
-    """Tensors that are trained in place, and their mean beside them; Accelerate writes it into checkpoints and reads it back.
+    """Tensors that are trained in place, and their mean beside them.
 
     Args:
         trained: the parameters and buffers that a stage changes. They stay where they are.
@@ -49,15 +57,25 @@ class _Mean:
             mean.copy_(weights)
         self._in_place = not self._in_place
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: of one that is written during an evaluation, that the two have changed places."""
-        return {"mean": self._mean, "in_place": self._in_place}
+    def save(self, folder: Path) -> None:
+        """Write the mean into a checkpoint; of one that is written during an evaluation, that the two have changed places."""
+        tensors, facts = self._state()
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, folder / FILE, metadata={FACTS: json.dumps({"in_place": self._in_place, **facts})})
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put `state_dict`'s back, once the weights of the same checkpoint are: each where it belongs."""
-        for mean, saved in zip(self._mean, state["mean"], strict=True):
-            mean.copy_(saved)
-        if state["in_place"]:
+    def load(self, folder: Path) -> None:
+        """Put back what `save` wrote, once the weights of the same checkpoint are: each where it belongs."""
+        with safe_open(folder / FILE, "pt") as stream:
+            names, facts = list(stream.keys()), json.loads(stream.metadata()[FACTS])
+            self._put_back({name: stream.get_tensor(name) for name in names}, facts)
+
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {f"mean.{place}": mean for place, mean in enumerate(self._mean)}, {}
+
+    def _put_back(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        for place, mean in enumerate(self._mean):
+            mean.copy_(tensors[f"mean.{place}"])
+        if facts["in_place"]:
             self._exchange()
             self._in_place = False
 
@@ -153,12 +171,19 @@ class WeightSoup(_Mean):
         with self.in_place():
             yield
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "epochs": self._epochs}
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors, _ = super()._state()
+        for epoch, (_, weights) in self._epochs.items():
+            tensors |= {f"epoch.{epoch}.{place}": tensor for place, tensor in enumerate(weights)}
+        return tensors, {"ranks": {epoch: rank for epoch, (rank, _) in self._epochs.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._epochs = dict(state["epochs"])
+    def _put_back(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        super()._put_back(tensors, facts)
+        places = range(len(self._mean))
+        self._epochs = {
+            int(epoch): (tuple(rank), [tensors[f"epoch.{epoch}.{place}"] for place in places])
+            for epoch, rank in facts["ranks"].items()
+        }
 
 
 def trained_tensors(model: nn.Module, chain: Chain, trains: Sequence[str]) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import broadcast
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hftl.models import family_of
@@ -54,6 +55,8 @@ class Working:
     """None: the weights are evaluated as they are."""
     soup: WeightSoup | None
     """None: the end of the stage makes none of its epochs."""
+    saving: RemovableHandle | None
+    """Has either written into every checkpoint."""
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
@@ -98,7 +101,8 @@ class Working:
     def close(self) -> None:
         """Let Accelerate forget the copy, its optimizer and its schedule, and free their memory."""
         self.accelerator.free_memory(self.model, self.optimizer, self.schedule)
-        self.accelerator._custom_objects.clear()  # which `free_memory` forgets to do
+        if self.saving is not None:
+            self.saving.remove()
 
 
 def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accelerator, *, checkpoint: Path | None) -> Working:
@@ -122,16 +126,18 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
     prepared = accelerator.prepare(bare, optimizer, schedule)
-    average = soup = None
-    if stage.average is not None:
-        tensors = trained_tensors(bare, chain, stage.trains)
-        if isinstance(stage.average, Soup):
-            soup = WeightSoup(stage.average, tensors)
-        else:
-            average = WeightAverage(stage.average, tensors, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
-        accelerator.register_for_checkpointing(average or soup)
+    average = soup = saving = None
+    tensors = trained_tensors(bare, chain, stage.trains)
+    if isinstance(stage.average, Soup):
+        soup = WeightSoup(stage.average, tensors)
+    elif stage.average is not None:
+        average = WeightAverage(stage.average, tensors, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
+    if (mean := average or soup) is not None and accelerator.is_main_process:
+        saving = accelerator.register_save_state_pre_hook(lambda models, weights, folder: mean.save(Path(folder)))
     if checkpoint is None:
         begin_scaling(accelerator)
     else:
         load_training_state(checkpoint, accelerator)
-    return Working(stage, chain, accelerator, bare, *prepared, average, soup)
+        if mean is not None:
+            mean.load(checkpoint)
+    return Working(stage, chain, accelerator, bare, *prepared, average, soup, saving)
