@@ -165,6 +165,14 @@ fits in its place; `run.gradient_accumulation` saves memory too, and computes no
 stage keeps of an example with it and without. Losses, gradients and weights are the same, on a CPU to the bit: what is random is
 drawn again from the same state, and batch normalisations count a batch once. Classes of transformers do it themselves, where they
 can; of timm's networks and of `cnn` each block does. Networks over word vectors, `run.compile` and FSDP refuse it.
+
+## Grey pictures: timm
+
+Every model reads grey pictures in RGB, of three equal channels. `model.in_chans=1` gives a network of timm one channel: timm
+sums the weights of its first layer over the three, mean and deviation are the means of the checkpoint's, and coloured pictures
+are turned grey. It spares the first layer two thirds of its work, and little else. `transformers.pipeline` gives every model
+three channels, so the card has lines that do without it; a push compares these with training. A first layer that is no
+convolution is refused. Other numbers of channels (multispectral pictures) are not read.
 """
 
 

@@ -158,6 +158,15 @@ def test_what_is_saved_is_loaded_with_equal_logits_and_can_be_built_upon(pooling
         transformer.build(Transformer(checkpoint=str(tmp_path), pooling="max"), LABELS)
 
 
+def test_layers_that_begin_anew_do_so_under_windows_and_where_the_checkpoint_had_them(tmp_path: Path) -> None:
+    plain, windowed = build(None, reinitialize=1), build(SMALL, reinitialize=1)
+    assert windowed.facts["new_parameters"] == [f"network.{name}" for name in plain.facts["new_parameters"]]
+    save_classifier(build(SMALL), tmp_path)
+    here = Transformer(checkpoint=str(tmp_path), reinitialize=1)
+    for windows, expected in ((None, plain), (SMALL, windowed)):
+        assert transformer.build(here, LABELS, windows=windows).facts["new_parameters"] == expected.facts["new_parameters"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

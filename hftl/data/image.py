@@ -120,7 +120,7 @@ class ImageSamples:
         self._size = height, width = self.preparation.size
         # Once for each number in a line of pixels: three at a time they would take torch five times as long.
         self._mean, self._std = (
-            torch.tensor(values, dtype=torch.float32).expand(3).repeat(width)
+            torch.tensor(values, dtype=torch.float32).expand(self.preparation.channels).repeat(width)
             for values in (self.preparation.mean, self.preparation.std)
         )
         self._augmentation = augmentation_pipeline(augmentation, self._size) if train else None
@@ -181,18 +181,18 @@ class ImageSamples:
         return {"pixel_values": self.augmented(index, epoch)}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``{"pixel_values": (B, 3, H, W) uint8, channels last in memory}``"""
-        pictures = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
+        """``{"pixel_values": (B, C, H, W) uint8, channels last in memory}``, of grey pictures one channel of the three."""
+        pictures = torch.from_numpy(np.stack([sample["pixel_values"][..., : self.preparation.channels] for sample in samples]))
         return {"pixel_values": pictures.permute(0, 3, 1, 2)}
 
     def to_device(self, inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-        """A batch as the model takes it, on `device`: ``{"pixel_values": (B, 3, H, W) float32, channels last in memory}``.
+        """A batch as the model takes it, on `device`: ``{"pixel_values": (B, C, H, W) float32, channels last in memory}``.
 
         The numbers are those of the processor.
         """
-        pictures = inputs["pixel_values"].to(device, non_blocking=True).permute(0, 2, 3, 1)  # (B, H, W, 3), as they lie in memory
+        pictures = inputs["pixel_values"].to(device, non_blocking=True).permute(0, 2, 3, 1)  # (B, H, W, C), as they lie in memory
         mean, std = self._mean.to(device, non_blocking=True), self._std.to(device, non_blocking=True)
-        lines = pictures.float().flatten(2)  # (B, H, 3 W)
+        lines = pictures.float().flatten(2)  # (B, H, C W)
         lines.div_(255).sub_(mean).div_(std)
         return {"pixel_values": lines.view(pictures.shape).permute(0, 3, 1, 2)}
 
@@ -230,7 +230,10 @@ class ImageSamples:
 
     def _to_input(self, picture: Image.Image) -> np.ndarray:
         """The processor's own resizing and cropping: (H, W, 3) uint8."""
-        return self.preparation.to_input(self._without_ends(picture))
+        picture = self._without_ends(picture)
+        if self.preparation.channels == 1:  # all three are equal until `collate`
+            return np.repeat(self.preparation.to_input(picture.convert("L"))[:, :, None], 3, axis=2)
+        return self.preparation.to_input(picture)
 
     def decoded(self, index: int) -> Image.Image:
         """A picture as evaluation decodes it, RGB, before it is resized.
@@ -342,6 +345,7 @@ class ImageSamples:
             "contents": contents.hexdigest(),
             "background": self._background,
             "at_least": None if self._augmentation is None else self._at_least,
+            **({"grey": True} if self.preparation.channels == 1 else {}),
             "versions": [_DECODING, PIL.__version__, features.version("jpg"), torchvision.__version__, timm.__version__],
         }
 
@@ -362,7 +366,8 @@ class ImageSamples:
         return original
 
     def _decode(self, index: int, at_least: int | None) -> Image.Image:
-        return self._of(index, lambda source: decode(source, background=self._background, at_least=at_least))
+        picture = self._of(index, lambda source: decode(source, background=self._background, at_least=at_least))
+        return picture if self.preparation.channels == 3 else picture.convert("L").convert("RGB")
 
     def _of(self, index: int, read: Callable[[bytes | str], T]) -> T:
         """What `read` makes of a picture's file; an error names the picture."""

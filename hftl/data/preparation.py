@@ -37,12 +37,17 @@ class Preparation:
     as_data: dict[str, Any]
     """All that decides it."""
     to_input: Callable[[Image.Image], np.ndarray]
-    """A picture, RGB -> (H, W, C) uint8: the processor's own resizing and cropping."""
+    """A picture, RGB -> (H, W, 3) uint8, or grey -> (H, W): the processor's own resizing and cropping."""
     share: float
     """Of the resized picture's shorter side, what is left after cropping: 0.875 where 224 pixels of 256 are; 1: nothing is cut."""
     resized: Callable[[Image.Image, float], np.ndarray]
     """A picture, RGB, and a share -> (at least H, at least W, C) uint8: resized as the processor does it, so that the model's
     input is that share of its shorter side, before anything is cropped. With `share` it is the processor's own."""
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
 
     @property
     def geometry(self) -> dict[str, Any]:

@@ -42,6 +42,9 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     """
     plain = vision.build(spec.model_copy(update={"dropout": 0.0}), label_names, image_size=image_size)
     network: Any = plain.model.timm_model
+    if plain.facts["input_size"][0] != 3:
+        help = "leave model.in_chans out, or model.pooling"
+        raise RecipeError.single("model.pooling", "a pyramid reads RGB pictures, and this network grey ones", help, source="model")
     _check_levels(spec, network)
     own = plain.model.config
     config = PyramidConfig(

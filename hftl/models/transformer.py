@@ -141,7 +141,13 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
         "remarks": remarks,
     }
     classifier = Classifier(model, tokenizer, layers, facts)
-    return reinitialize(classifier, lambda: _make(checkpoint, config), count=spec.reinitialize, pretrained=spec.pretrained)
+
+    def fresh() -> nn.Module:
+        made = _make(checkpoint, config)
+        made = made.network if isinstance(made, WindowedForSequenceClassification) else made
+        return made if windows is None else nn.ModuleDict({"network": made})
+
+    return reinitialize(classifier, fresh, count=spec.reinitialize, pretrained=spec.pretrained)
 
 
 def save(classifier: Classifier, folder: Path) -> None:

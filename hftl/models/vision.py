@@ -3,7 +3,8 @@
 The chain is stem -> timm's own groups -> head: each timm model says by its `group_matcher` which parts belong together, for a
 ResNet stem -> layer1 -> layer2 -> layer3 -> layer4 -> head. What is saved loads in transformers and in timm alike.
 
-Shapes: pixel_values (B, 3, S, S) -> logits (B, K): B pictures of S x S pixels, RGB, normalised as in pretraining; K classes.
+Shapes: pixel_values (B, C, S, S) -> logits (B, K): B pictures of S x S pixels, RGB or grey, normalised as in pretraining; K
+classes.
 timm: Wightman 2019, https://github.com/huggingface/pytorch-image-models.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias, cast
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
@@ -60,6 +62,7 @@ RESERVED = {
     *(*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters),
     *("features_only", "out_indices", "feature_cls", "device", "dtype"),
 }
+GREY = "Pictures are read in grey (model.in_chans=1); the weights of a pretrained first layer are summed over its three channels."
 MOST_PIXELS = 2_048
 """Longest side of a picture, in pixels; timm's own go up to 1,024."""
 # A number that timm's matchers give to what runs right after a group and belongs to it.
@@ -88,8 +91,8 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     Pictures are prepared as in pretraining (mean, std, size, crop, interpolation); `image_size` replaces the size, in pixels.
 
     Raises:
-        RecipeError: no such checkpoint or architecture, no safetensors, missing or superfluous weights, pictures of other than 3
-            channels, no groups, or a size that the network cannot take.
+        RecipeError: no such checkpoint or architecture, no safetensors, missing or superfluous weights, pictures of other than 1
+            or 3 channels, no groups, or a size that the network cannot take.
     """
     checkpoint = None if _is_architecture(spec) else find_checkpoint(spec)
     source = _registered(spec.checkpoint) if checkpoint is None else _read_source(checkpoint, new_head=True)
@@ -99,9 +102,11 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     if spec.drop_path is not None:
         arguments["drop_path_rate"] = spec.drop_path
         _check_drop_path(source.architecture, spec.drop_path)
-    source = replace(source, arguments=arguments)
+    stored, source = source.pretrained_cfg, _in_channels(replace(source, arguments=arguments), spec.in_chans)
     if checkpoint is not None and spec.pretrained:
-        timm_model = _load(checkpoint, source)
+        timm_model = _load(checkpoint, replace(source, pretrained_cfg=stored))  # by its channels timm adapts the first layer
+        if stored["input_size"][0] != source.pretrained_cfg["input_size"][0]:
+            _check_first_layer(checkpoint, timm_model)
         timm_model.reset_classifier(len(label_names))
     else:
         if checkpoint is not None:
@@ -112,6 +117,7 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         "revision": None if checkpoint is None else checkpoint.commit,
         "pretrained": spec.pretrained,
         "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
+        **({"remarks": [GREY]} if spec.in_chans == 1 else {}),
     }
     classifier = _classifier(timm_model, source, label_names, image_size, facts)
 
@@ -261,18 +267,19 @@ def _check_preprocessing(checkpoint: Checkpoint, pretrained_cfg: dict[str, Any])
     """Refuse sizes, means and deviations that are no such thing; the rest is tried out, as timm makes its transform of it.
 
     Raises:
-        RecipeError: such a value, or pictures of other than 3 channels.
+        RecipeError: such a value, or pictures of other than 1 or 3 channels.
     """
     size = pretrained_cfg["input_size"]
     if not isinstance(size, list) or len(size) != 3 or not all(is_whole(side, 1, MOST_PIXELS) for side in size):
         what = f'has "input_size": {size!r} in {CONFIG}'
         raise checkpoint.refused(what, None, f"Channels, height and width were expected, of at most {MOST_PIXELS:,} pixels.")
-    if size[0] != 3:
-        raise checkpoint.refused(f"takes pictures of {size[0]} channels; hftl prepares RGB, which has 3")
+    if size[0] not in (1, 3):
+        raise checkpoint.refused(f"takes pictures of {size[0]} channels; hftl prepares RGB, which has 3, and grey, which has 1")
     for key, least in (("mean", -math.inf), ("std", 1e-6)):
-        values = pretrained_cfg.get(key, [1.0, 1.0, 1.0])
-        if not isinstance(values, list) or len(values) != 3 or not all(_is_number(value) and value >= least for value in values):
-            raise checkpoint.refused(f'has "{key}": {values!r} in {CONFIG}; three numbers were expected, one a colour')
+        values = pretrained_cfg.get(key, [1.0] * size[0])
+        many = {1: "one number was", 3: "three numbers were"}[size[0]]
+        if not isinstance(values, list) or len(values) != size[0] or not all(_is_number(v) and v >= least for v in values):
+            raise checkpoint.refused(f'has "{key}": {values!r} in {CONFIG}; {many} expected, one a channel')
     crop = pretrained_cfg.get("crop_pct", 1.0)
     if not _is_number(crop) or not 0.1 <= crop <= 2:  # pictures are first resized to the size divided by it
         raise checkpoint.refused(f'has "crop_pct": {crop!r} in {CONFIG}; a share such as 0.875 was expected')
@@ -286,6 +293,34 @@ def _is_number(value: Any) -> bool:
 
 def _without_places(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
     return {"input_size": [3, 224, 224]} | {key: value for key, value in pretrained_cfg.items() if key not in WEIGHT_PLACES}
+
+
+def _in_channels(source: _Source, channels: int | None) -> _Source:
+    """The network for pictures of so many channels; timm sums the weights of its first layer over three where there is one.
+
+    Raises:
+        RecipeError: its checkpoint reads grey, and RGB is asked for.
+    """
+    cfg = source.pretrained_cfg
+    own, height, width = cfg["input_size"]
+    if channels is None or channels == own:
+        return source
+    if own == 1:
+        raise RecipeError.single(
+            "model.in_chans", "the checkpoint reads grey pictures, of one channel", "leave it out", source="model"
+        )
+    means, deviations = cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD)
+    grey = {"input_size": [1, height, width], "mean": [sum(means) / 3], "std": [sum(deviations) / 3]}
+    return replace(source, arguments={**source.arguments, "in_chans": 1}, pretrained_cfg={**cfg, **grey})
+
+
+def _check_first_layer(checkpoint: Checkpoint, timm_model: TimmModel) -> None:
+    """Refuse a network whose first layer is no convolution: timm would draw it anew without a word."""
+    first = timm_model.pretrained_cfg.get("first_conv") or ()
+    layers = [timm_model.get_submodule(name) for name in ((first,) if isinstance(first, str) else first)]
+    if not layers or not all(isinstance(layer, nn.Conv2d) for layer in layers):
+        what = "has a first layer that is no convolution, of which no weights for grey pictures can be made"
+        raise checkpoint.refused(what, None, "Leave model.in_chans out: grey pictures are read as RGB.")
 
 
 def _create(source: _Source, **arguments: Any) -> TimmModel:
@@ -338,7 +373,7 @@ def _classifier(
 ) -> Classifier:
     preprocessing = {key: value for key, value in source.pretrained_cfg.items() if key not in REPLACED}
     if image_size is not None:
-        preprocessing |= {"input_size": [3, image_size, image_size], "pool_size": None}
+        preprocessing |= {"input_size": [preprocessing["input_size"][0], image_size, image_size], "pool_size": None}
     config = TimmWrapperConfig(  # type: ignore[call-arg]  # it keeps every key it is given
         architecture=source.architecture,
         model_args=source.arguments,

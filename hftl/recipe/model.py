@@ -17,6 +17,12 @@ def _random_or_file(vectors: str) -> str:
     return vectors
 
 
+def _grey_or_rgb(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError(f"a picture is read in 1 channel, grey, or in 3, RGB; not in {channels}")
+    return channels
+
+
 class Pretrained(Section):
     """What the families of pretrained models share."""
 
@@ -55,6 +61,9 @@ class Timm(Pretrained):
 
     reads = ("image",)
     family: Literal["timm"] = "timm"
+    in_chans: Annotated[int, AfterValidator(_grey_or_rgb)] | None = None
+    """1: pictures are read in grey, by a first layer that has the sum of the checkpoint's weights over its three channels. None:
+    as the checkpoint does, in three as a rule (RGB), which a grey picture is in too."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the classifier."""
     pooling: Literal["native", "pyramid"] = "native"

@@ -44,7 +44,7 @@ from hftl.models.family import Classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import example, is_timms, make_text, read_picture, tokenized, tokens_of
+from hftl.sharing.usage import example, is_grey, is_timms, make_text, read_picture, tokenized, tokens_of
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -360,6 +360,7 @@ def _quiet() -> Iterator[None]:
 def usage(run: RunDirectory, done: Export) -> str:
     """The lines of Python that run the exported file, and answer as `hftl predict` does."""
     recipe, folder = run.load_recipe(), done.file.parent
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     data = recipe.data
     if isinstance(data, TextData):
         of_texts = f'{tokenized(data)}, truncation=True, max_length={data.max_length}, padding=True, return_tensors="np"'
@@ -380,7 +381,7 @@ def usage(run: RunDirectory, done: Export) -> str:
     else:  # the processors give torch tensors, timm's nothing else
         imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
         prepared = [
-            *read_picture(data.background).splitlines(),
+            *read_picture(data.background, grey=is_grey(config)).splitlines(),
             "",
             f"processor = AutoImageProcessor.from_pretrained({str(folder)!r})",
             'files = ["picture.jpg"]',
@@ -391,7 +392,7 @@ def usage(run: RunDirectory, done: Export) -> str:
         name = "names[int(row.argmax())]"
     if not isinstance(data, TextData) and not is_timms(recipe):
         names, name = 'config["id2label"]', "names[str(row.argmax())]"
-    several = "thresholds" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    several = "thresholds" in config
     if several:
         answers = [
             "probabilities = 1 / (1 + np.exp(-logits))",

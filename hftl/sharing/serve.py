@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -26,6 +26,17 @@ def head_and_tail(served: Any, text: str, parts: list[int]) -> list[dict[str, An
         ids = ids[: parts[0]] + ids[-parts[1] :]
     with torch.inference_mode():
         row = served.model(**served.tokenizer.pad({"input_ids": [ids]}, return_tensors="pt")).logits[0]
+    return [{"label": served.model.config.id2label[place], "score": float(score)} for place, score in enumerate(row)]
+
+
+def in_grey(served: Any, picture: Image.Image) -> list[dict[str, Any]]:
+    """The answer of a model of one channel, which a pipeline gives three: what the model's card has in its place. Else nothing."""
+    config = getattr(served.image_processor, "data_config", {})
+    if config.get("input_size", (3,))[0] != 1:
+        return []
+    upright = ImageOps.exif_transpose(picture).convert("RGB").convert("L")
+    with torch.inference_mode():
+        row = served.model(**served.image_processor(upright, return_tensors="pt")).logits[0]
     return [{"label": served.model.config.id2label[place], "score": float(score)} for place, score in enumerate(row)]
 
 
@@ -46,6 +57,6 @@ if __name__ == "__main__":
         else:
             picture = Image.open(io.BytesIO(given))
             drops = bool(picture.has_transparency_data) or picture.mode.startswith("I") or picture.mode == "F"
-            answer = served(picture, top_k=served.model.config.num_labels, function_to_apply="none")
+            answer = in_grey(served, picture) or served(picture, top_k=served.model.config.num_labels, function_to_apply="none")
         scores = {row["label"]: row["score"] for row in answer}
         sys.stdout.write(json.dumps({"scores": scores, "differs_by_design": drops}) + "\n")

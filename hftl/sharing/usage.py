@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,10 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
         "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if is_timms(recipe) else None,
-        "read_picture": safe(read_picture(recipe.data.background)) if isinstance(recipe.data, ImageData) else None,
+        "read_picture": safe(read_picture(recipe.data.background, grey=is_grey(config)))
+        if isinstance(recipe.data, ImageData)
+        else None,
+        "grey": is_grey(config),
     }
 
 
@@ -111,8 +114,14 @@ def tokenized(data: TextData) -> str:
     return "texts" if not data.pair else '[row["text"] for row in texts], [row["text_pair"] for row in texts]'
 
 
-def read_picture(background: Sequence[int]) -> str:
-    """Lines of Python for whoever has no hftl: a function that reads a picture's file as training did, for 8-bit RGB upright.
+def is_grey(config: Mapping[str, Any]) -> bool:
+    """Whether a model, by its config.json, reads pictures of one channel."""
+    return bool(config.get("pretrained_cfg", {}).get("input_size", [3])[0] == 1)
+
+
+def read_picture(background: Sequence[int], *, grey: bool = False) -> str:
+    """Lines of Python for whoever has no hftl: a function that reads a picture's file as training did, for 8-bit RGB upright, or
+    grey.
 
     The orientation by EXIF is carried out, what is transparent is laid on `background` (RGB, 0 to 255), and grey of more than 8
     bits is scaled.
@@ -128,7 +137,7 @@ def read_picture(file):
     if picture.has_transparency_data:
         canvas = Image.new("RGBA", picture.size, {(*background, 255)})
         picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
-    return picture.convert("RGB")"""
+    return picture.convert("RGB"){'.convert("L")' if grey else ""}"""
 
 
 def repeat(recipe: Recipe, data: DataRecord, repo_id: str | None) -> dict[str, str]:
