@@ -38,7 +38,7 @@ from PIL import Image, features
 
 from hftl import cores, store
 from hftl.data.augmentation import augment, augmentation_pipeline
-from hftl.data.content import Reading, Scan
+from hftl.data.content import MixedSteps, Reading, Scan
 from hftl.data.decoding import (
     EXTREME_ASPECT,
     BadImage,
@@ -557,13 +557,26 @@ class Pictures:
         original = samples.original(place)
         return Path(original).read_bytes() if isinstance(original, str) else original
 
-    def show(self, train: Dataset, typical: ImageSamples, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
-        """A row for each of some training pictures, and in words how they come about."""
-        from hftl.data.grid import write_grid  # which shows samples of this module
+    def show(
+        self,
+        train: Dataset,
+        typical: ImageSamples,
+        preprocessor: Any,
+        *,
+        seed: int,
+        picture: Path,
+        steps: Sequence[MixedSteps] = (),
+    ) -> Iterator[str]:
+        """A row for each of some training pictures, and in words how they come about; where they are mixed, the first step."""
+        from hftl.data.grid import write_grid, write_mixed  # which show samples of this module
 
         samples = self.samples(train, preprocessor, seed=seed, train=True)
         write_grid(samples, picture)
         yield f"{picture}: each row is one training picture and how training will see it ({samples.how})"
+        for each in steps:
+            mixed = picture.with_name(f"{picture.stem}-{each.stage}{picture.suffix}")
+            write_mixed(samples, mixed, mix=each.mix, batch_size=each.batch_size, seed=seed, epoch=each.first_epoch)
+            yield f"{mixed}: pictures of the first step that stage {each.stage} mixes ({each.mix.kind}), and of whom each is made"
 
     def inputs(
         self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"

@@ -15,6 +15,7 @@ from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
+from hftl.recipe.mix import CutMix, Mix, Mixup, MixupOrCutMix
 from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
@@ -61,6 +62,7 @@ __all__ = [
     "CosineRestartsSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",
+    "CutMix",
     "EffectiveWeights",
     "ExponentialSchedule",
     "FocalLoss",
@@ -71,6 +73,9 @@ __all__ = [
     "Lion",
     "LogitAdjustedLoss",
     "Loss",
+    "Mix",
+    "Mixup",
+    "MixupOrCutMix",
     "Muon",
     "NAdam",
     "OneCycleSchedule",
