@@ -10,6 +10,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
 
+from hftl.recipe.augmentation import AugMix, Policy, RandAugment, TrivialAugment
 from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
@@ -52,6 +53,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AsymmetricLoss",
+    "AugMix",
     "Average",
     "BagOfEmbeddings",
     "BalancedWeights",
@@ -81,10 +83,12 @@ __all__ = [
     "OneCycleSchedule",
     "Optimizer",
     "PlateauSchedule",
+    "Policy",
     "PolynomialSchedule",
     "Pretrained",
     "RAdam",
     "RMSprop",
+    "RandAugment",
     "Recipe",
     "RunSettings",
     "Schedule",
@@ -96,6 +100,7 @@ __all__ = [
     "TextData",
     "Timm",
     "Transformer",
+    "TrivialAugment",
     "WSDSchedule",
     "Windows",
     "WordVectors",
