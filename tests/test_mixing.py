@@ -195,6 +195,20 @@ def test_no_picture_is_loaded_twice_where_partners_are_dealt_to_one_process() ->
     assert set(samples.loaded.values()) == {2}
 
 
+def test_of_examples_that_are_drawn_again_partners_are_those_of_their_draws() -> None:
+    # 12 even examples and 3 odd ones, sampled evenly: the odd ones are drawn again and again, each time as another view.
+    samples = Pixels(15)
+    samples.targets = np.array([0] * 12 + [1] * 3)
+    alone = mixed_batches(samples, Mixup(alpha=1.0), sampling="balanced")
+    shared = [mixed_batches(samples, Mixup(alpha=1.0), sampling="balanced", processes=2, rank=rank) for rank in range(2)]
+
+    def brightness(batches: list[Batch]) -> list[float]:
+        return sorted(value for batch in batches for value in batch.inputs["pixel_values"][:, 0, 0, 0].tolist())
+
+    assert len(brightness(alone)) == 15
+    assert brightness(alone) == brightness([batch for batches in shared for batch in batches])
+
+
 def test_workers_mix_the_same() -> None:
     here, there = (mixed_batches(Pixels(12), CutMix(), processes=2, rank=1, workers=workers) for workers in (0, 1))
     for one, other in zip(here, there, strict=True):
