@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from rich.console import Console
+from transformers import TimmWrapperImageProcessor
 
+from hftl.data.image import ImageSamples
 from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
@@ -113,6 +116,22 @@ def write_recipe(recipe: Recipe, folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(recipe.to_yaml(), encoding="utf-8")
     return path
+
+
+# --- samples of pictures ---------------------------------------------------------------------------------------------------------
+
+WHITE = (255, 255, 255)
+FEATURES = Features({"id": Value("string"), "image": ImageFeature(decode=False), "label": ClassLabel(names=["cat", "dog"])})
+
+
+def samples_of(pictures: list[bytes], processor: TimmWrapperImageProcessor, **settings: Any) -> ImageSamples:
+    rows = {
+        "id": [f"train/{row}" for row in range(len(pictures))],
+        "image": [{"bytes": picture, "path": None} for picture in pictures],
+        "label": [row % 2 for row in range(len(pictures))],
+    }
+    defaults: dict[str, Any] = {"augmentation": "none", "background": WHITE, "seed": 0, "train": True}
+    return ImageSamples(Dataset.from_dict(rows, features=FEATURES), processor, **defaults | settings)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------

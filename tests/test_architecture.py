@@ -170,7 +170,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
 
 # Library -> the one module that may import it.
 ONLY_IN = {
-    "albumentations": "hftl.data.augmentation",
+    "albumentations": "hftl.data.albumentations_views",
+    "cv2": "hftl.data.albumentations_views",
     "IPython": "hftl.terminal",
     "onnx_ir": "hftl.sharing.export",
     "onnxruntime": "hftl.sharing.export",

@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
-from datasets import Image as ImageFeature
+from datasets import ClassLabel, Dataset, Features
 from PIL import Image, ImageDraw
-from small import encoded
+from small import FEATURES, WHITE, encoded, samples_of
 from torch.utils.data import DataLoader, Sampler
 from transformers import TimmWrapperImageProcessor
 from transformers.image_utils import load_image
@@ -31,9 +30,6 @@ from hftl.data.decoding import BadImage, decode, inspect
 from hftl.data.grid import _drawn, write_grid
 from hftl.data.image import ImageSamples
 from hftl.errors import RecipeError
-
-WHITE = (255, 255, 255)
-FEATURES = Features({"id": Value("string"), "image": ImageFeature(decode=False), "label": ClassLabel(names=["cat", "dog"])})
 
 
 def noted(content: bytes) -> str:
@@ -55,16 +51,6 @@ def processor() -> TimmWrapperImageProcessor:
     config = timm.get_pretrained_cfg("resnet18.a1_in1k")
     assert config is not None
     return TimmWrapperImageProcessor(config.to_dict() | {"input_size": (3, 32, 32)})  # type: ignore[no-untyped-call]
-
-
-def samples_of(pictures: list[bytes], processor: TimmWrapperImageProcessor, **settings: Any) -> ImageSamples:
-    rows = {
-        "id": [f"train/{row}" for row in range(len(pictures))],
-        "image": [{"bytes": picture, "path": None} for picture in pictures],
-        "label": [row % 2 for row in range(len(pictures))],
-    }
-    defaults: dict[str, Any] = {"augmentation": "none", "background": WHITE, "seed": 0, "train": True}
-    return ImageSamples(Dataset.from_dict(rows, features=FEATURES), processor, **defaults | settings)
 
 
 def model_inputs(samples: ImageSamples, *positions: tuple[int, int]) -> torch.Tensor:

@@ -1,175 +1,125 @@
 """Augmentation of pictures: policies by name, or a pipeline of Albumentations' own that a recipe carries as data.
 
-Albumentations 2.0.8 is the last release under the MIT licence and is imported here alone. Random erasing: arXiv:1708.04896.
+Two libraries make views, and each is imported where it is asked for alone: Albumentations (its own pipelines, and the policies
+"light", "standard" and "strong" unless a recipe says otherwise) and torchvision (the policies of the papers, and those three where
+the recipe asks for it). A view depends on its key alone, in both; the same policy makes other views of the same key in the other.
+
+Shapes: H x W pixels. Random erasing: Zhong et al. 2020, arXiv:1708.04896.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Protocol
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer release
-
-import albumentations as A
-import cv2
 import numpy as np
-from albumentations.augmentations.crops.transforms import CropSizeError
-from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-
-# OpenCV's own threads fight with the loader's workers for the cores and can hang after a fork.
-cv2.setNumThreads(0)
+from hftl.recipe import Policy
 
 POLICIES = ("none", "light", "standard", "strong")
+"""Those that are a word alone."""
+ALL_POLICIES = (*POLICIES, "randaugment", "trivialaugment", "augmix")
+ALBUMENTATIONS, TORCHVISION = "albumentations", "torchvision"
 
-_PIPELINE_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, CropSizeError, cv2.error)
-"""What Albumentations raises on arguments that do not fit."""
+_ERASED, _SHAPES = (0.02, 0.33), (0.3, 1 / 0.3)  # share of the picture; height over width
+_ATTEMPTS = 10
+_STREAM = 0x657261  # "era": no other generator of a view has these numbers
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """An Albumentations pipeline on decoded pictures of any size."""
+class Augmentation(Protocol):
+    """What makes views of decoded pictures of any size."""
 
-    pipeline: A.BaseCompose
-    sized: bool
-    """Whether it returns the size of the model's input, whatever it is given. Where it does not, a view is resized and cropped as
-    for evaluation."""
+    @property
+    def sized(self) -> bool:
+        """Whether a view has the size of the model's input, whatever it is made of. Where it has not, it is resized and cropped as
+        for evaluation."""
 
     def as_data(self) -> dict[str, Any]:
         """All that decides what it does to a picture."""
-        return {"pipeline": A.to_dict(self.pipeline), "opencv": cv2.__version__}
+
+    def view(self, picture: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        """One view, (H, W, 3) uint8, of a picture (any height, any width, 3) uint8; `key` alone decides which.
+
+        Raises:
+            RecipeError: the recipe's own pipeline fails on this picture or returns something else.
+        """
 
 
-def augmentation_pipeline(augmentation: str | Mapping[str, Any], size: int | tuple[int, int]) -> Augmentation | None:
-    """The pipeline of a policy or of the user's own dict; None for "none".
+def augmentation_pipeline(
+    augmentation: str | Policy | Mapping[str, Any], size: int | tuple[int, int], *, library: str | None = None
+) -> Augmentation | None:
+    """What makes the views of a policy or of the user's own dict; None for "none".
 
     Args:
-        augmentation: one of `POLICIES`, or what `albumentations.to_dict` returns, or the transform inside it.
+        augmentation: one of `POLICIES`, a policy with options, what `albumentations.to_dict` returns, or the transform inside it.
         size: (H, W) of the model's input, or the side of a square.
+        library: that makes the views; None: Albumentations, but for policies that torchvision alone has.
 
     Raises:
-        RecipeError: no such policy, or a dict that is no working pipeline of Albumentations' own transforms on uint8 pictures.
+        RecipeError: no such policy, a dict that is no working pipeline of Albumentations' own transforms on uint8 pictures, or the
+            library cannot be imported.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if not isinstance(augmentation, str):
-        return _pipeline_from_dict(augmentation, (height, width))
-    if augmentation not in POLICIES:
-        what = f'no policy "{augmentation}".{did_you_mean(augmentation, POLICIES)}'
+    if isinstance(augmentation, str) and augmentation not in POLICIES:
+        what = f'no policy "{augmentation}".{did_you_mean(augmentation, ALL_POLICIES)}'
         raise RecipeError(
-            "recipe", [Problem("data.augmentation", what, (f"allowed: {', '.join(POLICIES)}, or an Albumentations dict",))]
+            "recipe", [Problem("data.augmentation", what, (f"allowed: {', '.join(ALL_POLICIES)}, or an Albumentations dict",))]
         )
     if augmentation == "none":
         return None
-    return Augmentation(A.Compose(_policy(augmentation, height, width)), sized=True)
+    if isinstance(augmentation, Policy) or (isinstance(augmentation, str) and library == TORCHVISION):
+        from hftl.data.torchvision_views import TorchvisionViews
+
+        return TorchvisionViews(augmentation, (height, width))
+    views = _albumentations(own=not isinstance(augmentation, str))
+    made: Augmentation
+    if isinstance(augmentation, str):
+        made = views.of_policy(augmentation, height, width)
+    else:
+        made = views.of_dict(augmentation, (height, width))
+    return made
 
 
-def _policy(name: str, height: int, width: int) -> list[A.BasicTransform]:
-    # INTER_AREA averages what it shrinks, as the evaluation's resizing does; OpenCV's default would sample and alias.
-    def crop(least: float) -> A.RandomResizedCrop:
-        return A.RandomResizedCrop((height, width), scale=(least, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_AREA)
-
-    def rotate(degrees: float, p: float) -> A.Rotate:
-        # Reflected borders: black corners would tell the network that a picture was turned.
-        return A.Rotate((-degrees, degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=p)
-
-    def jitter(amount: float, hue: float, p: float) -> A.ColorJitter:
-        # Hue in turns: 0.05 is 18 degrees, from orange to yellow.
-        factors = (1.0 - amount, 1.0 + amount)
-        return A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=(-hue, hue), p=p)
-
-    if name == "light":
-        return [crop(0.6), A.HorizontalFlip(p=0.5)]
-    if name == "standard":
-        return [crop(0.5), A.HorizontalFlip(p=0.5), rotate(15, p=0.5), jitter(0.2, 0.03, p=0.8)]
-    return [
-        crop(0.35),
-        A.HorizontalFlip(p=0.5),
-        rotate(30, p=0.7),
-        jitter(0.3, 0.04, p=0.8),
-        A.GaussNoise(std_range=(0.01, 0.05), p=0.4),
-        A.CoarseDropout(
-            num_holes_range=(1, 2), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), fill="random_uniform", p=0.5
-        ),
-    ]
-
-
-def _pipeline_from_dict(augmentation: Mapping[str, Any], size: tuple[int, int]) -> Augmentation:
-    transform = augmentation.get("transform", augmentation)
-    reasons = list(_not_data(transform))
-    if not (isinstance(transform, Mapping) and isinstance(transform.get("__class_fullname__"), str)):
-        reasons.append('no "__class_fullname__" in it')
-    if reasons:
-        raise _bad_augmentation(reasons)
-    try:
-        with warnings.catch_warnings():
-            # Albumentations only warns of an argument that it does not know, and goes on without it.
-            warnings.simplefilter("error", UserWarning)
-            parsed = A.from_dict({"transform": transform})
-            pipeline = parsed if isinstance(parsed, A.BaseCompose) else A.Compose([parsed])
-    except (*_PIPELINE_FAILURES, UserWarning) as error:
-        raise _bad_augmentation([f"{type(error).__name__}: {' '.join(str(error).split())}"]) from None
-    sized = True
-    for seed in range(8):  # a transform with p = 0.5 hides in 1 of 2 trials, in 1 of 256 times in all eight
-        shape = _TRIED[seed % len(_TRIED)]
-        sized &= augment(pipeline, np.full((*shape, 3), 127, dtype=np.uint8), (seed,)).shape[:2] == size
-    return Augmentation(pipeline, sized)
-
-
-_TRIED = ((1024, 1024), (1030, 1280), (1280, 1030))  # pictures on which a pipeline is tried: square, wide and tall
-
-_NORMALISING = ("Normalize", "ToTensorV2", "ToTensor3D")
-
-
-def _not_data(value: Any) -> Iterator[str]:
-    """What in a dict is more than data for Albumentations' own transforms: a recipe may come from a stranger."""
-    if isinstance(value, Mapping):
-        for key, content in value.items():
-            if key == "__class_fullname__" and not _is_own_transform(content):
-                yield f'no transform "{content}" in albumentations.{did_you_mean(str(content), SERIALIZABLE_REGISTRY)}'
-            elif key == "__class_fullname__" and shorten_class_name(content) in _NORMALISING:  # also with p = 0.01
-                yield f"leave out {shorten_class_name(content)}: hftl normalises, after the augmentation, as the checkpoint asks"
-            elif key in {"read_fn", "reference_images", "font_path"}:
-                yield f'"{key}" reads files or runs code; an augmentation in a recipe is data alone'
-            else:
-                yield from _not_data(content)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for content in value:
-            yield from _not_data(content)
-
-
-def _is_own_transform(name: Any) -> bool:
-    if not isinstance(name, str) or ("." in name and not name.startswith("albumentations.")):
-        return False
-    registered = SERIALIZABLE_REGISTRY.get(shorten_class_name(name))
-    return registered is not None and registered.__module__.startswith("albumentations.")
-
-
-def augment(pipeline: A.BaseCompose, picture: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """One view, (H, W, 3) uint8, of a picture (any height, any width, 3) uint8; `key` alone decides which.
+def _albumentations(*, own: bool) -> ModuleType:
+    """The module behind which Albumentations is; `own`: for a pipeline of the recipe's own.
 
     Raises:
-        RecipeError: the pipeline fails on this picture or returns something else.
+        RecipeError: it cannot be imported: it is missing, or too old for a library that it uses (its last release is of 2025).
     """
-    sequence = np.random.SeedSequence(key)
-    # Not `set_random_seed`: it gives every transform a generator of its own from the same seed, and then two transforms with
-    # p = 0.5 are always both applied or both left out. Here all of them draw from one pair of generators, one after the other.
-    pipeline.set_random_state(np.random.default_rng(sequence), random.Random(int(sequence.generate_state(1, np.uint64)[0])))
     try:
-        view = pipeline(image=picture)["image"]
-    except _PIPELINE_FAILURES as error:
-        what = f"fails on a picture of {picture.shape[1]} x {picture.shape[0]} pixels: {type(error).__name__}: {error}"
-        raise _bad_augmentation([" ".join(what.split())]) from error
-    if not isinstance(view, np.ndarray) or view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3:
-        what = "does not return an RGB picture of bytes; leave out Normalize, ToFloat, ToTensorV2: hftl normalises"
-        raise _bad_augmentation([what])
+        from hftl.data import albumentations_views
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # what an old library finds in new ones
+        what = f"Albumentations cannot be imported here ({type(error).__name__}: {' '.join(str(error).split())})"
+        policies = ", ".join(POLICIES[1:])
+        help = (
+            "pip install albumentations==2.0.8 brings it",
+            f"without it: one of torchvision's policies, {', '.join(ALL_POLICIES[len(POLICIES) :])}"
+            if own
+            else f"torchvision makes {policies} too: data.augmentation_library=torchvision",
+        )
+        raise RecipeError("recipe", [Problem("data.augmentation", what, help)]) from None
+    return albumentations_views
+
+
+def erase(view: np.ndarray, key: tuple[int, ...], probability: float) -> np.ndarray:
+    """A view, (H, W, 3) uint8, with a rectangle of random bytes in it, or as it is; `key` alone decides.
+
+    The rectangle has a share of 0.02 to 0.33 of the pixels and is up to 3.3 times as high as wide, or as wide as high; of ten that
+    are drawn the first one that fits is taken.
+    """
+    generator = np.random.default_rng([*key, _STREAM])
+    if generator.random() >= probability:
+        return view
+    height, width = view.shape[:2]
+    for _ in range(_ATTEMPTS):
+        pixels = generator.uniform(*_ERASED) * height * width
+        ratio = np.exp(generator.uniform(*np.log(_SHAPES)))
+        high, wide = round(float(np.sqrt(pixels * ratio))), round(float(np.sqrt(pixels / ratio)))
+        if 0 < high < height and 0 < wide < width:
+            top, left = generator.integers(height - high + 1), generator.integers(width - wide + 1)
+            view = view.copy()
+            view[top : top + high, left : left + wide] = generator.integers(0, 256, (high, wide, 3), dtype=np.uint8)
+            return view
     return view
-
-
-def _bad_augmentation(reasons: Sequence[str]) -> RecipeError:
-    help = ("a policy's name, or what albumentations.to_dict(pipeline) returns",)
-    return RecipeError("recipe", [Problem("data.augmentation", reason, help) for reason in reasons])

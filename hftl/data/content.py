@@ -18,7 +18,7 @@ from datasets import Dataset
 from hftl.data.layout import Role
 from hftl.errors import Problem
 from hftl.names import Tta
-from hftl.recipe import ImageData, TextData
+from hftl.recipe import ImageData, Mix, TextData
 
 if TYPE_CHECKING:  # they read rows, and ask a content how
     from hftl.data.decoding import Note
@@ -42,6 +42,17 @@ class Scan:
     """By row, why it cannot be used."""
     problems: list[Problem] = field(default_factory=list)
     """What is refused."""
+
+
+@dataclass(frozen=True)
+class MixedSteps:
+    """The steps of a stage that mixes pictures."""
+
+    stage: str
+    mix: Mix
+    batch_size: int
+    first_epoch: int
+    """Counted over all stages, from 1."""
 
 
 class Content(Protocol):
@@ -132,7 +143,9 @@ class Content(Protocol):
     def original(self, samples: Any, dataset: Dataset, place: int) -> str | bytes | dict[str, str]:
         """An example as it came: a text, a pair of them as {"text", "text_pair"}, or the bytes of a picture's file."""
 
-    def show(self, train: Dataset, typical: Any, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
+    def show(
+        self, train: Dataset, typical: Any, preprocessor: Any, *, seed: int, picture: Path, steps: Sequence[MixedSteps] = ()
+    ) -> Iterator[str]:
         """What training will see, in lines; what cannot be said is drawn and written to `picture`, a PNG.
 
         Args:
@@ -141,6 +154,7 @@ class Content(Protocol):
             preprocessor: see `samples`.
             seed: see `samples`.
             picture: where it is written.
+            steps: of the stages that mix pictures; each has a picture more, beside it.
         """
 
     def inputs(

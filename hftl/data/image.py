@@ -2,10 +2,10 @@
 
 A picture is decoded by `decode` and then goes one of two ways. Evaluation, and training without augmentation: the resizing and
 cropping of the transformers image processor itself, so that a pipeline serves the pixels that were measured. Training with
-augmentation: an Albumentations pipeline on the decoded picture; what a pipeline of the user's own returns then goes the first way,
-so that training sees the geometry of evaluation, unless the pipeline makes pictures of the input's size itself. Both end in bytes,
-which are a quarter of the floats to carry; the processor's mean and standard deviation come last, on the device. What sample i of
-epoch e looks like depends on (seed, e, i) alone.
+augmentation: a policy or a pipeline (hftl.data.augmentation) on the decoded picture; what a pipeline of the user's own returns then
+goes the first way, so that training sees the geometry of evaluation, unless the pipeline makes pictures of the input's size itself.
+Both end in bytes, which are a quarter of the floats to carry; the processor's mean and standard deviation come last, on the device.
+What sample i of epoch e looks like depends on (seed, e, i) alone.
 
 Decoding is what pictures cost, and it is the same in every epoch: `ImageSamples.decode_once` keeps its result (see hftl.store).
 
@@ -37,8 +37,8 @@ from datasets.table import embed_table_storage
 from PIL import Image, features
 
 from hftl import cores, store
-from hftl.data.augmentation import augment, augmentation_pipeline
-from hftl.data.content import Reading, Scan
+from hftl.data.augmentation import TORCHVISION, augmentation_pipeline, erase
+from hftl.data.content import MixedSteps, Reading, Scan
 from hftl.data.decoding import (
     EXTREME_ASPECT,
     BadImage,
@@ -62,7 +62,7 @@ from hftl.data.targets import names_of, targets_of
 from hftl.data.views import Views
 from hftl.errors import DataError, Problem
 from hftl.names import Tta
-from hftl.recipe import ImageData
+from hftl.recipe import ImageData, Policy
 from hftl.wording import count
 
 T = TypeVar("T")
@@ -87,7 +87,8 @@ class ImageSamples:
     Args:
         dataset: columns `id`, `image`, `label`, as `load_splits` makes them.
         processor: the checkpoint's own; it has the size, the mean and the standard deviation.
-        augmentation: a policy or an Albumentations dict, see `augmentation_pipeline`.
+        augmentation: a policy or an Albumentations dict, see `augmentation_pipeline`; `library` makes its views.
+        erasing: share of the views of which a rectangle is erased.
         background: RGB colour under transparent pictures.
         seed: of the augmentation, together with epoch and index.
         train: False leaves the augmentation out.
@@ -102,11 +103,13 @@ class ImageSamples:
         dataset: Dataset,
         processor: Any,
         *,
-        augmentation: str | Mapping[str, Any],
+        augmentation: str | Policy | Mapping[str, Any],
         background: tuple[int, int, int],
         seed: int,
         train: bool,
         views: int = 0,
+        library: str | None = None,
+        erasing: float = 0.0,
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
         self.targets = targets_of(dataset)
@@ -123,17 +126,22 @@ class ImageSamples:
             torch.tensor(values, dtype=torch.float32).expand(self.preparation.channels).repeat(width)
             for values in (self.preparation.mean, self.preparation.std)
         )
-        self._augmentation = augmentation_pipeline(augmentation, self._size) if train else None
+        self._augmentation = augmentation_pipeline(augmentation, self._size, library=library) if train else None
+        self._erasing = erasing
         height_width = f"{height} x {width} pixels"
         if isinstance(augmentation, str):
-            self.how = f"policy: {augmentation}"
+            self.how = f"policy: {augmentation}{', by torchvision' if library == TORCHVISION else ''}"
+        elif isinstance(augmentation, Policy):
+            self.how = f"policy: {augmentation.kind}"
         elif self._augmentation is not None and self._augmentation.sized:
             self.how = f"the recipe's own pipeline, which makes pictures of {height_width} itself"
         else:
             self.how = f"the recipe's own pipeline, then resized and cropped to {height_width} as for evaluation"
+        if erasing:
+            self.how += f", a rectangle erased in {erasing:.0%} of the views"
         # A policy's crop has at least half of a square's side (sqrt(0.35 * 3/4)), so that of a JPEG of twice the input's size
         # nothing has to be enlarged. The user's own pipeline may count pixels and gets them all.
-        self._at_least = 2 * max(self._size) if isinstance(augmentation, str) else None
+        self._at_least = None if isinstance(augmentation, Mapping) else 2 * max(self._size)
         self._decoded: store.Rows | None = None
 
     size_unit: Literal["pixels"] = "pixels"
@@ -166,6 +174,7 @@ class ImageSamples:
         if self._augmentation is not None:
             parts |= {**self._augmentation.as_data(), "seed": self._seed, "views": self._views}
             parts |= {} if self._augmentation.sized else {"then": "as for evaluation"}
+            parts |= {"erasing": self._erasing} if self._erasing else {}
         return store.key_of(parts)
 
     def __len__(self) -> int:
@@ -205,10 +214,10 @@ class ImageSamples:
         if self._augmentation is None:
             return self.plain(index)
         key = (self._seed, epoch % self._views if self._views else epoch, index)
-        view = augment(self._augmentation.pipeline, self._picture(index), key)
+        view = self._augmentation.view(self._picture(index), key)
         if not self._augmentation.sized or view.shape[:2] != self._size:
-            return self._to_input(Image.fromarray(view))
-        return np.ascontiguousarray(view)
+            view = self._to_input(Image.fromarray(view))
+        return np.ascontiguousarray(erase(view, key, self._erasing))
 
     def plain(self, index: int) -> np.ndarray:
         """What evaluation sees of sample `index` before it is normalised: (H, W, 3) uint8."""
@@ -531,6 +540,8 @@ class Pictures:
             seed=seed,
             train=train,
             views=self.data.augmentation_views,
+            library=self.data.augmentation_library,
+            erasing=self.data.random_erasing,
         )
 
     def views(self, samples: ImageSamples, tta: Tta) -> Samples:
@@ -562,13 +573,26 @@ class Pictures:
         original = samples.original(place)
         return Path(original).read_bytes() if isinstance(original, str) else original
 
-    def show(self, train: Dataset, typical: ImageSamples, preprocessor: Any, *, seed: int, picture: Path) -> Iterator[str]:
-        """A row for each of some training pictures, and in words how they come about."""
-        from hftl.data.grid import write_grid  # which shows samples of this module
+    def show(
+        self,
+        train: Dataset,
+        typical: ImageSamples,
+        preprocessor: Any,
+        *,
+        seed: int,
+        picture: Path,
+        steps: Sequence[MixedSteps] = (),
+    ) -> Iterator[str]:
+        """A row for each of some training pictures, and in words how they come about; where they are mixed, the first step."""
+        from hftl.data.grid import write_grid, write_mixed  # which show samples of this module
 
         samples = self.samples(train, preprocessor, seed=seed, train=True)
         write_grid(samples, picture)
         yield f"{picture}: each row is one training picture and how training will see it ({samples.how})"
+        for each in steps:
+            mixed = picture.with_name(f"{picture.stem}-{each.stage}{picture.suffix}")
+            write_mixed(samples, mixed, mix=each.mix, batch_size=each.batch_size, seed=seed, epoch=each.first_epoch)
+            yield f"{mixed}: pictures of the first step that stage {each.stage} mixes ({each.mix.kind}), and of whom each is made"
 
     def inputs(
         self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"

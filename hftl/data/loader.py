@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from multiprocessing.queues import Queue
 from typing import Any, Literal, NoReturn, Protocol
@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hftl import system
 from hftl.data.batches import TOKENS_PER_BATCH, Position, Sampling, deal, draw_epoch, evaluation_plan, micro_batches, plan_epoch
+from hftl.data.mixing import StepMix, partners_of, plan_mix
 from hftl.errors import HftlError, RunError
+from hftl.recipe import Mix
 from hftl.signals import Stopped, noted
 
 log = logging.getLogger(__name__)
@@ -78,10 +80,22 @@ def transfer(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 
 @dataclass(frozen=True)
+class Partners:
+    """With whom the pictures of a batch are mixed."""
+
+    how: StepMix
+    places: torch.Tensor
+    """(B,) int64: where the partner of each example is among what was loaded, which begins with the examples themselves."""
+    targets: torch.Tensor
+    """(B,), of the partners."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one process computes at once."""
 
     inputs: dict[str, torch.Tensor]
+    """Of the examples; behind them, until they are mixed, the partners that are none of them."""
     targets: torch.Tensor
     """(B,) int64 class indices."""
     index: torch.Tensor
@@ -91,11 +105,29 @@ class Batch:
     completes_step: bool = True
     to_device: Callable[[dict[str, torch.Tensor], torch.device], dict[str, torch.Tensor]] = transfer
     """Makes the model's inputs of what the loader handed over: `Samples.to_device`, and once that is done, `transfer`."""
+    partners: Partners | None = None
+    """None: pictures as they are, or mixed already."""
+    partner_targets: torch.Tensor | None = None
+    """(B,), once pictures are mixed: the targets of the partners."""
+    share: float = 1.0
+    """Of each picture's own in its mixture; what is left is its partner's."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch as the model takes it, on `device`."""
-        inputs = self.to_device(self.inputs, device)
-        return Batch(inputs, self.targets.to(device), self.index.to(device), self.weight.to(device), self.completes_step)
+        """The batch as the model takes it, on `device`: mixed, where it has partners."""
+        inputs, partner_targets, share = self.to_device(self.inputs, device), self.partner_targets, self.share
+        if self.partners is not None:
+            loaded = inputs["pixel_values"]
+            pictures, share = self.partners.how.mixed(loaded[: len(self.index)], loaded[self.partners.places.to(device)])
+            inputs, partner_targets = {**inputs, "pixel_values": pictures}, self.partners.targets.to(device)
+        return Batch(
+            inputs,
+            self.targets.to(device),
+            self.index.to(device),
+            self.weight.to(device),
+            self.completes_step,
+            partner_targets=partner_targets,
+            share=share,
+        )
 
 
 def training_batches(
@@ -111,11 +143,13 @@ def training_batches(
     processes: int = 1,
     rank: int = 0,
     workers: int = 0,
+    mix: Mix | None = None,
 ) -> Iterator[Batch]:
     """Micro-batches of one epoch from its step `start` on, for one process, in order; `completes_step` marks the last of each step.
 
     `tokens_per_batch` cuts steps of texts into more micro-batches than `accumulation` does; it does not change what a step is. With
     `sampling` the epoch is of as many draws as there are samples, see `draw_epoch`.
+    `mix` says how pictures are mixed; what is loaded for a batch is then its examples and those partners that are none of them.
 
     Raises:
         HftlError: a sample cannot be read any more.
@@ -126,21 +160,53 @@ def training_batches(
         lengths = lengths[drawn.rows]
     steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)[start:]
 
-    def planned() -> Iterator[tuple[list[Position], int, bool]]:
-        for step in steps:
+    def planned() -> Iterator[_Planned]:
+        for place, step in enumerate(steps, start=start):
+            how = plan_mix(mix, seed=seed, epoch=epoch, step=place)
+            partner = dict(zip(step.tolist(), partners_of(step).tolist(), strict=True))
             parts = micro_batches(
                 step, accumulation=accumulation, processes=processes, lengths=lengths, tokens_per_batch=tokens_per_batch
             )
             for number, part in enumerate(parts, start=1):
-                places = deal(part, step, epoch=epoch, processes=processes, rank=rank)
-                positions = places if drawn is None else [drawn.position(place) for place in places]
-                yield positions, len(step), number == len(parts)
+                own = deal(part, step, epoch=epoch, processes=processes, rank=rank)
+                partners = [] if how is None else [Position(epoch, partner[place.index]) for place in own]
+                if drawn is not None:
+                    own, partners = ([drawn.position(place) for place in places] for places in (own, partners))
+                yield _Planned(own, partners, how, len(step), number == len(parts))
 
     for_loader, for_batches = tee(planned())
-    loader = _loader(samples, (positions for positions, _, _ in for_loader), workers)
-    for tensors, (positions, size, last) in zip(loader, for_batches, strict=True):
-        weights = [0.0 if position.is_padding else 1 / size for position in positions]
-        yield _batch(samples, tensors, positions, weights, completes_step=last)
+    loader = _loader(samples, ([*each.own, *each.more] for each in for_loader), workers)
+    for tensors, each in zip(loader, for_batches, strict=True):
+        weights = [0.0 if position.is_padding else 1 / each.size for position in each.own]
+        batch = _batch(samples, tensors, each.own, weights, completes_step=each.last)
+        yield batch if each.how is None else replace(batch, partners=_partners(samples, each, each.how))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What one process loads and computes at once."""
+
+    own: list[Position]
+    partners: list[Position]
+    """Of each of its own; none where pictures are not mixed."""
+    how: StepMix | None
+    size: int
+    """Examples of the step."""
+    last: bool
+
+    @property
+    def more(self) -> list[Position]:
+        """The partners that are to be loaded beside a process's own examples, each once."""
+        here = {(position.epoch, position.index) for position in self.own}
+        return [each for each in dict.fromkeys(self.partners) if (each.epoch, each.index) not in here]
+
+
+def _partners(samples: Samples, planned: _Planned, how: StepMix) -> Partners:
+    loaded = [*planned.own, *planned.more]
+    place = {(position.epoch, position.index): place for place, position in enumerate(loaded)}
+    targets = samples.targets[np.array([each.index for each in planned.partners])].astype(np.int64)
+    places = torch.tensor([place[each.epoch, each.index] for each in planned.partners])
+    return Partners(how, places, torch.from_numpy(targets))
 
 
 def evaluation_batches(

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hftl.data.batches import width_multiple
 from hftl.data.columns import Strings, integers
-from hftl.data.content import Reading, Scan
+from hftl.data.content import MixedSteps, Reading, Scan
 from hftl.data.duplicates import no_fingerprints, text_fingerprints
 from hftl.data.encoding import read_text
 from hftl.data.folders import open_texts
@@ -551,7 +551,16 @@ class Texts:
         return {"text": first, "text_pair": second}
 
     def show(
-        self, train: Dataset, typical: TextSamples, preprocessor: Any, *, seed: int, picture: Path, texts: int = 5, tokens: int = 40
+        self,
+        train: Dataset,
+        typical: TextSamples,
+        preprocessor: Any,
+        *,
+        seed: int,
+        picture: Path,
+        steps: Sequence[MixedSteps] = (),
+        texts: int = 5,
+        tokens: int = 40,
     ) -> Iterator[str]:
         """Some training texts as the model reads them, and what the limit on length costs; nothing is drawn."""
         labels = in_words(typical.targets, names_of(train))

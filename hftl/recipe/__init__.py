@@ -10,11 +10,13 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
 
+from hftl.recipe.augmentation import AugMix, Policy, RandAugment, TrivialAugment
 from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
+from hftl.recipe.mix import CutMix, Mix, Mixup, MixupOrCutMix
 from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
 from hftl.recipe.overrides import override
@@ -51,6 +53,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AsymmetricLoss",
+    "AugMix",
     "Average",
     "BagOfEmbeddings",
     "BalancedWeights",
@@ -61,6 +64,7 @@ __all__ = [
     "CosineRestartsSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",
+    "CutMix",
     "EffectiveWeights",
     "ExponentialSchedule",
     "FocalLoss",
@@ -71,16 +75,21 @@ __all__ = [
     "Lion",
     "LogitAdjustedLoss",
     "Loss",
+    "Mix",
+    "Mixup",
+    "MixupOrCutMix",
     "Muon",
     "NAdam",
     "OneCycleSchedule",
     "Optimizer",
     "PlateauSchedule",
+    "Policy",
     "PolynomialSchedule",
     "Pretrained",
     "RAdam",
     "RDropLoss",
     "RMSprop",
+    "RandAugment",
     "Recipe",
     "RunSettings",
     "Schedule",
@@ -92,6 +101,7 @@ __all__ = [
     "TextData",
     "Timm",
     "Transformer",
+    "TrivialAugment",
     "WSDSchedule",
     "Windows",
     "WordVectors",

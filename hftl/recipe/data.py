@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.memory import keep
+from hftl.recipe.augmentation import AnyAugmentation
 from hftl.recipe.section import Count, Fraction, Positive, Section
 
 
@@ -242,15 +243,23 @@ class TextData(_Data):
 class ImageData(_Data):
     """Pictures and labels."""
 
+    choices = ("augmentation",)
+
     kind: Literal["image"] = "image"
     image_column: str = "image"
     image_folder: str | None = None
     """Folder below which the paths in a table lie, by itself or from the table's; None: the table's own, or one beside it."""
     image_size: Positive | None = None
     """Side of the square input in pixels; None: the size the checkpoint was pretrained with."""
-    augmentation: str | dict[str, Any] = "none"
-    """A policy (none, light, standard, strong) or an Albumentations pipeline as a dict (`albumentations.to_dict`). A pipeline gets
-    the whole picture; what it returns is resized and cropped as for evaluation, unless it makes the model's input size itself."""
+    augmentation: AnyAugmentation = "none"
+    """A policy (none, light, standard, strong, randaugment, trivialaugment, augmix), one with options such as
+    `hftl.RandAugment(magnitude=12)`, or an Albumentations pipeline as a dict (`albumentations.to_dict`). A pipeline gets the whole
+    picture; what it returns is resized and cropped as for evaluation, unless it makes the model's input size itself."""
+    augmentation_library: Literal["albumentations", "torchvision"] | None = None
+    """That makes light, standard or strong: other views of the same amounts. None: Albumentations, which a pipeline of one's own
+    needs too; randaugment, trivialaugment and augmix are torchvision's."""
+    random_erasing: Fraction = 0.0
+    """Share of the views in which a rectangle becomes noise, last of all (Zhong et al. 2020, arXiv:1708.04896)."""
     augmentation_views: Count = 0
     """0: a new view of every picture in every epoch. K: K views a picture, of which epoch e sees view e % K; frozen layers compute
     each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
@@ -258,6 +267,24 @@ class ImageData(_Data):
     """RGB colour, 0 to 255, on which transparent pictures are composed."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
+
+    @model_validator(mode="after")
+    def _options_are_of_an_augmentation(self) -> Self:
+        if self.random_erasing and self.augmentation == "none":
+            raise ValueError("random_erasing: erases a part of an augmented picture; write data.augmentation=light beside it")
+        if self.augmentation_library is None:
+            return self
+        if self.augmentation == "none":
+            raise ValueError("augmentation_library: without data.augmentation no library makes views; leave it out")
+        has = "albumentations" if isinstance(self.augmentation, dict) else "torchvision"
+        if self.augmentation_library != has and not isinstance(self.augmentation, str):
+            of = (
+                "a pipeline of Albumentations'"
+                if isinstance(self.augmentation, dict)
+                else f"{self.augmentation.kind}, of torchvision"
+            )
+            raise ValueError(f"augmentation_library: {self.augmentation_library} does not make the views of {of}; leave it out")
+        return self
 
 
 AnyData = Annotated[TextData | ImageData, Field(discriminator="kind")]

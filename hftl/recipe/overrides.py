@@ -9,7 +9,7 @@ import yaml
 
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.recipe.card import Card
-from hftl.recipe.data import AnyData
+from hftl.recipe.data import AnyData, ImageData
 from hftl.recipe.model import AnyModel
 from hftl.recipe.problems import kind_words, options_of
 from hftl.recipe.reading import build_recipe
@@ -87,7 +87,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
     place, where, rest = values, "", key
     while "." in rest and rest not in place:
         part = rest.partition(".")[0]
-        if isinstance(place.get(part), str) and part in Stage.choices and where.startswith("stages."):
+        if isinstance(place.get(part), str) and _is_choice(part, where):
             place[part] = {"kind": place[part]}
         elif (where, part) == ("data", "windows") and not isinstance(place.get(part), dict):
             place[part] = {} if place.get(part) is None else {"logits": place[part]}
@@ -107,5 +107,10 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
         name = max(names, key=len)
         place, where, rest = place[name], f"{where}.{name}" if where else name, rest.removeprefix(f"{name}.")
     # An unknown last part is found by validation, with all other problems; a new stage or class name is legal there.
-    is_word = isinstance(value, str) and rest in Stage.choices and where.startswith("stages.")
+    is_word = isinstance(value, str) and _is_choice(rest, where) and where != "data"  # an augmentation is a word for itself too
     place[rest] = {"kind": value} if is_word else value
+
+
+def _is_choice(key: str, where: str) -> bool:
+    """Whether a key of a section holds a word or a section, see `Choice`."""
+    return key in Stage.choices if where.startswith("stages.") else where == "data" and key in ImageData.choices

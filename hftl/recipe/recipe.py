@@ -116,6 +116,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _tools_of_pictures_are_for_pictures(self) -> Self:
+        for name, stage in self.stages.items():
+            if stage.mix is not None and not isinstance(self.data, ImageData):
+                raise ValueError(
+                    f"stages.{name}.mix: mixes the pixels of two pictures, and texts have none; leave it out. What keeps a model of"
+                    " texts from being too sure is label smoothing: loss={kind: cross_entropy, label_smoothing: 0.1}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batches_are_of_its_kind(self) -> Self:
         pictures = isinstance(self.data, ImageData)
         if not pictures and self.run.tta != "none":

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from hftl.recipe.average import SWA, Average, Soup
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
 from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
+from hftl.recipe.mix import Mix
 from hftl.recipe.optimizer import AdamW, Optimizer
 from hftl.recipe.schedule import LinearSchedule, PlateauSchedule, Schedule
 from hftl.recipe.section import LearningRate, Positive, Section, word_or_section
@@ -19,15 +20,17 @@ if TYPE_CHECKING:  # what a stage may be given; it keeps the section
     AnyOptimizer = str | Optimizer
     AnySchedule = str | Schedule
     AnyLoss = str | Loss
+    AnyMix = str | Mix
     AnyAverage = str | Average
 else:
-    AnyOptimizer, AnySchedule, AnyLoss, AnyAverage = (word_or_section(union) for union in (Optimizer, Schedule, Loss, Average))
+    AnyOptimizer, AnySchedule, AnyLoss, AnyMix = (word_or_section(union) for union in (Optimizer, Schedule, Loss, Mix))
+    AnyAverage = word_or_section(Average)
 
 
 class Stage(Section):
     """One entry of the training plan: what trains, at which rates, for how long."""
 
-    choices = ("optimizer", "schedule", "loss", "class_weights", "average")
+    choices = ("optimizer", "schedule", "loss", "class_weights", "mix", "average")
 
     lr: LearningRate
     """Learning rate of the last layer group before multipliers."""
@@ -59,6 +62,9 @@ class Stage(Section):
     sampling: Literal["balanced", "sqrt"] | None = None
     """None: an epoch has each training example once. "balanced": it has as many, and every class equally often; "sqrt": a class in
     proportion to the root of its number of examples. An example of several labels is drawn as often as its rarest label asks."""
+    mix: AnyMix | None = None
+    """Of pictures: mix those of each step, and their labels. A word, "mixup", "cutmix" or "mixup or cutmix", or a section:
+    `hftl.Mixup(alpha=0.4)`, in YAML ``{kind: mixup, alpha: 0.4}``; None: every picture as it is."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None
@@ -87,7 +93,7 @@ class Stage(Section):
 
     @classmethod
     def homes_of(cls, key: str) -> Iterator[str]:
-        for union in (Optimizer, Schedule, Loss, ClassWeights, Average):
+        for union in (Optimizer, Schedule, Loss, ClassWeights, Mix, Average):
             yield from typing.get_args(union)[0].homes_of(key)
 
     @model_validator(mode="after")

@@ -41,6 +41,7 @@ class StageRecord(TypedDict):
     l1: NotRequired[float]
     average: NotRequired[str | None]
     average_bytes: NotRequired[int]
+    mix: NotRequired[str | None]
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int

@@ -23,7 +23,7 @@ from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
-from hftl.recipe import CNN, ImageData, Pretrained, Recipe, local_name, override
+from hftl.recipe import CNN, ImageData, Policy, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
@@ -296,6 +296,7 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         "architecture": model["architecture"],
         "start": start,
         "origin": origin,
+        "augmentation": _augmentation(recipe.data) if isinstance(recipe.data, ImageData) else "",
     }
 
 
@@ -308,6 +309,19 @@ def _learned(data: DataRecord) -> str | None:
         f"learned without labels by {how['method']} ({settings}) from {how['texts']:,} texts ({listed(how['names'])}); none of them"
         f" was in the validation or test split that was read then; SHA-256 {how['sha256'][:16]}"
     )
+
+
+def _augmentation(data: ImageData) -> str:
+    """The policy, its options, and what is done beside it."""
+    if isinstance(data.augmentation, Policy):
+        options = ", ".join(f"{name} {value}" for name, value in data.augmentation if name != "kind")
+        policy = f"{data.augmentation.kind} of torchvision{f' ({options})' if options else ''}"
+    elif isinstance(data.augmentation, str):
+        policy = f"{data.augmentation}{', made by torchvision' if data.augmentation_library == 'torchvision' else ''}"
+    else:
+        policy = "an Albumentations pipeline of its own, in recipe.yaml"
+    erased = f"; random erasing in {data.random_erasing:.0%} of the views" if data.random_erasing else ""
+    return policy + erased
 
 
 def _hand_written(recipe: Recipe) -> dict[str, list[str]]:
@@ -359,6 +373,8 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
     ):
         if any(given):
             rows.append([safe(title), "", *(inline(value or "none") for value in given)])
+    if any(stage.get("mix") for stage in stages):  # pictures, and their labels, of every step with each other
+        rows.append([safe("*mix*"), "", *(inline(stage.get("mix") or "no") for stage in stages)])
     if any(averages := [stage.get("average") for stage in stages]):
         rows.append([safe("*average of weights*"), "", *("none" if average is None else inline(average) for average in averages)])
     rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])

@@ -27,7 +27,9 @@ from hftl.recipe.text import read_yaml
 from hftl.studies.arms import with_stages
 
 ON, OFF = "on", "off"
-SEEN = frozenset(("max_length", "image_size", "augmentation", "augmentation_views", "background"))
+SEEN = frozenset(
+    ("max_length", "image_size", "augmentation", "augmentation_library", "augmentation_views", "random_erasing", "background")
+)
 """The keys of `data` that decide how rows are seen, and not which rows there are."""
 
 Value = float | int | str

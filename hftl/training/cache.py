@@ -156,7 +156,8 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         content = content_of(recipe.data)
         prefix = Prefix(build, model, chain, boundary, BoundaryHooks(model, boundary), earlier, progress.hashes)
         for split, own in samples.items():
-            if views := content.num_views(train=split == "train"):
+            mixed = split == "train" and working.stage.mix is not None  # what is mixed is another picture in every step
+            if (views := content.num_views(train=split == "train")) and not mixed:
                 cached[split] = prefix.stored(own, views)
     for own in cached.values():
         if own.size_unit == "pixels" and not isinstance(own, StoredSamples):

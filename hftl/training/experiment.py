@@ -18,7 +18,7 @@ from datasets import Dataset, disable_progress_bars
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.batches import POOL, POOLS, expected_draws, padding_share
-from hftl.data.content import content_of
+from hftl.data.content import MixedSteps, content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, Undivided, read_undivided
@@ -326,6 +326,12 @@ def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, C
         if isinstance(boundary, NotSeparable):
             remarks.append(f"Stage {name} computes its frozen layers in every epoch: {boundary}.")
             continue
+        if recipe.stages[name].mix is not None:
+            remarks.append(
+                f"Stage {name} computes its frozen layers in every epoch: every step mixes other pictures (stages.{name}.mix). What"
+                " leaves them of the validation split is computed once."
+            )
+            continue
         examples = views * len(experiment.splits.train) + len(experiment.splits.validation)
         tokens = 0.0 if lengths is None else examples * float(np.mean(lengths))
         total = boundary.nbytes(examples=examples, tokens=tokens, bf16=bf16)
@@ -485,4 +491,16 @@ def serving_samples(experiment: Experiment, samples: Samples) -> ServingSamples:
 def show(experiment: Experiment, picture: Path) -> Iterator[str]:
     """What training will see, in lines; of pictures a PNG too, written to `picture`."""
     content, splits, recipe = content_of(experiment.recipe.data), experiment.splits, experiment.recipe
-    return content.show(splits.train, experiment.typical, experiment.classifier.preprocessor, seed=recipe.run.seed, picture=picture)
+    steps = [
+        MixedSteps(stage.name, stage.mix, stage.batch_size, stage.epochs_before + 1)
+        for stage in experiment.stages
+        if stage.mix is not None
+    ]
+    return content.show(
+        splits.train,
+        experiment.typical,
+        experiment.classifier.preprocessor,
+        seed=recipe.run.seed,
+        picture=picture,
+        steps=steps,
+    )

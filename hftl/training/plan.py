@@ -71,6 +71,8 @@ class StagePlan:
     """Of the weights; None: none."""
     average_bytes: int
     """What it takes beside the weights, in memory and in each checkpoint."""
+    mix: str | None
+    """How the pictures of each step are mixed; None: they are not."""
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int
@@ -311,6 +313,7 @@ def _stage_plan(
         l1=max(group.l1 for group in stage.param_groups),
         average=None if stage.average is None else stage.average.kind,
         average_bytes=bytes_of_average,
+        mix=None if stage.mix is None else stage.mix.kind,
         trainable_parameters=trainable,
         trainable_share=trainable / sum(sizes.values()),
         optimizer_bytes=4
@@ -360,6 +363,8 @@ def plan_table(plan: Plan) -> Table:
         total("sampling", "", (stage.sampling or "-" for stage in stages))
     if any(stage.l1 for stage in stages):
         total("l1", "", (f"{stage.l1:g}" for stage in stages))
+    if any(stage.mix is not None for stage in stages):
+        total("mix", "", (stage.mix or "-" for stage in stages))
     total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))
     if any(stage.average for stage in stages):
         cells = (f"{stage.average}, {size(stage.average_bytes)}" if stage.average else "-" for stage in stages)

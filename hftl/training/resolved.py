@@ -13,7 +13,7 @@ from torch import nn
 from hftl.data.batches import Sampling, steps_per_epoch
 from hftl.errors import Problem, RecipeError
 from hftl.models.chain import Chain, UnknownGroup
-from hftl.recipe import Average, ClassWeights, Loss, Optimizer, Recipe, Schedule
+from hftl.recipe import Average, ClassWeights, Loss, Mix, Optimizer, Recipe, Schedule
 from hftl.training.stage import ParamGroup, group_rates, param_groups
 
 
@@ -38,6 +38,7 @@ class ResolvedStage:
     """How they come about, in words; None: every example weighs 1."""
     sampling: Sampling
     """How an epoch draws its examples, see `hftl.data.batches.draw_epoch`; None: each once."""
+    mix: Mix | None
     batch_size: int
     """Examples of an optimizer step, over all processes."""
     epochs: int
@@ -72,7 +73,7 @@ def resolve_stages(
             continue
         # A recipe turns a word into its section when it is made.
         assert not isinstance(stage.optimizer, str) and not isinstance(stage.schedule, str)
-        assert not isinstance(stage.loss, str) and not isinstance(stage.average, str)
+        assert not isinstance(stage.loss, str) and not isinstance(stage.average, str) and not isinstance(stage.mix, str)
         rates = group_rates(chain.names, stage)
         batch_size = stage.batch_size or recipe.run.batch_size
         resolved.append(
@@ -88,6 +89,7 @@ def resolve_stages(
                 loss=stage.loss,
                 class_weights=_in_words(stage.class_weights),
                 sampling=stage.sampling,
+                mix=stage.mix,
                 batch_size=batch_size,
                 epochs=stage.epochs,
                 steps_per_epoch=steps_per_epoch(train_examples, batch_size),

@@ -67,6 +67,7 @@ def batches_of_epoch(
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=workers,
+        mix=stage.mix,
     )
 
 
@@ -85,7 +86,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
             if stage.loss.passes > 1:  # as one of so many times the rows: dropout differs by row, and DDP wants a single call
                 inputs = {name: torch.cat([tensor] * stage.loss.passes) for name, tensor in inputs.items()}
             logits = working.model(**inputs).logits  # (B, K), of two passes (2 B, K)
-            loss = (example_loss(logits.float(), batch.targets) * batch.weight).sum()
+            loss = (_losses(example_loss, logits.float(), batch) * batch.weight).sum()
             # The weights divide by the examples of the whole step; DDP divides by the processes once more.
             accelerator.backward(loss * accelerator.num_processes)
         loss_sum += loss.detach()
@@ -109,6 +110,14 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     if changed and not math.isfinite(grad_norm):  # each number of the gradient is finite, and their norm is not
         raise NotFinite(value, grad_norm, rows)
     return Step(value, grad_norm if changed else None, rates)
+
+
+def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The loss of each example, (B,); of a mixed one the mean of the losses for its own target and for its partner's, by shares."""
+    own = example_loss(logits, batch.targets)
+    if batch.partner_targets is None:
+        return own
+    return batch.share * own + (1 - batch.share) * example_loss(logits, batch.partner_targets)
 
 
 def _update(working: Working) -> bool:
