@@ -61,7 +61,9 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         size = (int(plain.facts["input_size"][1]), int(plain.facts["input_size"][2]))
         processor = _processor(spec, dict(plain.preprocessor.data_config))  # type: ignore[union-attr]
         chain = vision.chain(model, (3, *size))
-    except (*MALFORMED, vision.CannotRun) as error:
+    except vision.CannotRun as error:
+        raise _no_pyramid(spec, str(error)) from None
+    except MALFORMED as error:
         raise _no_pyramid(spec, " ".join(str(error).split())) from None
     facts = {
         **_facts(model, processor, size),
@@ -118,7 +120,7 @@ def _processor(spec: Timm, config: Mapping[str, Any]) -> BitImageProcessor:
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and height != width):
         raise _no_pyramid(spec, f'its pictures are prepared in a way ("{config["crop_mode"]}") that is not written for it')
     sides = {"height": math.floor(height / config["crop_pct"]), "width": math.floor(width / config["crop_pct"])}
-    return BitImageProcessor(  # type: ignore[no-untyped-call]
+    return BitImageProcessor(
         size=sides if config["crop_mode"] == "squash" else {"shortest_edge": sides["height"]},
         crop_size={"height": height, "width": width},
         resample=Image.Resampling[config["interpolation"].upper()],

@@ -85,10 +85,10 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @functools.cache
-def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+def _recomputing(kind: Any) -> Any:
     """A class of modules like `kind` that computes its inside again. A class, so that a copy of a module is one of its own."""
 
-    class Recomputing(kind):  # type: ignore[valid-type, misc]
+    class Recomputing(kind):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             inside = super().forward
             if not (self.training and torch.is_grad_enabled()):
