@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, BitImagePr
 
 from hftl.errors import RecipeError
 from hftl.models import pictures, vision
+from hftl.models.chain import HEAD
 from hftl.models.checkpoint import CONFIG, MALFORMED, Checkpoint, Written, quiet_loading, read_object, run_error
 from hftl.models.family import Classifier
 from hftl.models.pyramid_modeling import PyramidConfig, PyramidForImageClassification, last_levels
@@ -65,12 +66,10 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         raise _no_pyramid(spec, str(error)) from None
     except MALFORMED as error:
         raise _no_pyramid(spec, " ".join(str(error).split())) from None
-    facts = {
-        **_facts(model, processor, size),
-        **{key: plain.facts[key] for key in ("base_model", "revision", "pretrained")},
-        "new_parameters": ["head.linear.bias", "head.linear.weight"] if spec.pretrained else [],
-    }
-    return Classifier(model, processor, chain, facts)
+    # A layer that begins with random weights (model.reinitialize) does so here too; the head is another.
+    new = [name for name in plain.facts["new_parameters"] if name not in plain.chain.parameters[HEAD]]
+    new += ["head.linear.bias", "head.linear.weight"] if spec.pretrained else []
+    return Classifier(model, processor, chain, {**plain.facts, **_facts(model, processor, size), "new_parameters": sorted(new)})
 
 
 def save(classifier: Classifier, folder: Path) -> None:
