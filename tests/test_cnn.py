@@ -45,7 +45,7 @@ def evaluated(model: Any) -> Any:
 
 def test_a_block_is_a_convolution_a_norm_a_relu_and_a_pooling_and_the_head_reads_the_mean() -> None:
     torch.manual_seed(0)
-    model: Any = CNNForImageClassification(CNNConfig(channels=[1], kernel_size=1, num_labels=2)).eval()
+    model = evaluated(CNNForImageClassification(CNNConfig(channels=[1], kernel_size=1, id2label={0: "a", 1: "b"})))
     with torch.no_grad():
         model.blocks[0][0].weight.copy_(torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1))  # red minus blue
         model.blocks[0][1].running_mean.fill_(2.0)

@@ -365,7 +365,7 @@ def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> No
 
 
 def test_evaluating_again_gives_the_recorded_numbers_and_writes_the_opening_down(run: RunDirectory) -> None:
-    again = compute_metrics(finished.evaluate(run, split="test"), read_json(run.data)["label_names"])
+    again = compute_metrics(finished.evaluate(run, split="test").plain, read_json(run.data)["label_names"])
     assert {**again, "skipped": 0} == read_json(run.metrics)["test"]
     assert len(run.test_openings.read_text().splitlines()) == 2
     with pytest.raises(RunError, match='no split "tset"'):

@@ -84,8 +84,8 @@ def test_a_run_has_the_same_weights_and_its_plan_says_what_is_saved(tmp_path: Pa
     one, other = (load_file(run.model / "model.safetensors") for run in (with_it, without))
     assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     plan, plain = (read_json(run.plan) for run in (with_it, without))
-    said = [remark for remark in plan["remarks"] if "(run.gradient_checkpointing)" in remark]
-    assert len(said) == len(plan["stages"]) and said[0].startswith("Stage ") and " of an example for the backward pass" in said[0]
+    said = [remark for remark in plan["remarks"] if "run.gradient_checkpointing" in remark]
+    assert len(said) == len(plan["stages"]) and any(" of an example for the backward pass instead of " in remark for remark in said)
     assert plan["flops"] > plain["flops"]
 
 

@@ -287,6 +287,7 @@ def test_the_card_has_a_row_of_its_own_and_says_what_it_costs(run: hftl.Run) -> 
     assert "**Test-time augmentation:** averaged over 2 views of each picture (the picture and its mirror image), the prob" in card
     assert "at 2 times the forward passes" in card and "photos/ --tta flip`" in card
     assert f"**Accuracy on the test split: {values['accuracy']:.3f}**" in card
+    assert f"<td>Accuracy, over 2 views</td><td>{run.metrics['validation']['tta']['accuracy']:.4f} [" in run._repr_html_()
     said, _ = said_of_views({"test": values, "validation": values})
     assert said.startswith("  test, mean over 2 views of each picture (flip, 2 times the forward passes): accuracy ")
 

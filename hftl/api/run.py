@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hftl.errors import RunError, did_you_mean, printable
 from hftl.files import write_json
@@ -470,6 +470,10 @@ class Run:
             for key in METRICS
             if any(value_of(values, key) is not None for values in metrics.values())
         ]
+        for key in ("accuracy", "macro_f1", "log_loss") if "tta" in metrics["validation"] else ():
+            beside = [values.get("tta", {}) for values in metrics.values()]
+            title = f"{title_of(key, kind)}, over {beside[0]['passes']} views"
+            rows.append(f"<tr><td>{html.escape(title)}</td>{''.join(_cell(cast('SplitMetrics', tta), key) for tta in beside)}</tr>")
         return f"{title}<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
 

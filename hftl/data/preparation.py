@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import timm
 import torchvision
 import transformers
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 CONVNEXT_SQUASHES = 384
@@ -74,7 +74,7 @@ def _of_timm(processor: TimmWrapperImageProcessor) -> Preparation:
         return np.asarray(picture)
 
     def resized(picture: Image.Image, share: float) -> np.ndarray:
-        resize, *_ = timm.data.create_transform(**{**config, "crop_pct": share}, is_training=False).transforms
+        resize, *_ = create_transform(**{**config, "crop_pct": share}, is_training=False).transforms
         return np.asarray(resize(picture))
 
     crops_the_middle = config["crop_mode"] == "center"

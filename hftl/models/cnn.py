@@ -59,7 +59,7 @@ def build(spec: CNN, label_names: Sequence[str], *, image_size: int | None) -> C
             raise RecipeError.single("model", f"has {too_large[0]}", too_large[1])
     model = CNNForImageClassification(config)
     model.eval()  # type: ignore[no-untyped-call]
-    processor = BitImageProcessor(  # type: ignore[no-untyped-call]
+    processor = BitImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
         resample=Image.Resampling.BICUBIC,

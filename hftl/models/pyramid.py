@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, BitImagePr
 
 from hftl.errors import RecipeError
 from hftl.models import pictures, vision
+from hftl.models.chain import HEAD
 from hftl.models.checkpoint import CONFIG, MALFORMED, Checkpoint, Written, quiet_loading, read_object, run_error
 from hftl.models.family import Classifier
 from hftl.models.pyramid_modeling import PyramidConfig, PyramidForImageClassification, last_levels
@@ -64,14 +65,14 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         size = (int(plain.facts["input_size"][1]), int(plain.facts["input_size"][2]))
         processor = _processor(spec, dict(plain.preprocessor.data_config))  # type: ignore[union-attr]
         chain = vision.chain(model, (3, *size))
-    except (*MALFORMED, vision.CannotRun) as error:
+    except vision.CannotRun as error:
+        raise _no_pyramid(spec, str(error)) from None
+    except MALFORMED as error:
         raise _no_pyramid(spec, " ".join(str(error).split())) from None
-    facts = {
-        **_facts(model, processor, size),
-        **{key: plain.facts[key] for key in ("base_model", "revision", "pretrained")},
-        "new_parameters": ["head.linear.bias", "head.linear.weight"] if spec.pretrained else [],
-    }
-    return Classifier(model, processor, chain, facts)
+    # A layer that begins with random weights (model.reinitialize) does so here too; the head is another.
+    new = [name for name in plain.facts["new_parameters"] if name not in plain.chain.parameters[HEAD]]
+    new += ["head.linear.bias", "head.linear.weight"] if spec.pretrained else []
+    return Classifier(model, processor, chain, {**plain.facts, **_facts(model, processor, size), "new_parameters": sorted(new)})
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -121,7 +122,7 @@ def _processor(spec: Timm, config: Mapping[str, Any]) -> BitImageProcessor:
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and height != width):
         raise _no_pyramid(spec, f'its pictures are prepared in a way ("{config["crop_mode"]}") that is not written for it')
     sides = {"height": math.floor(height / config["crop_pct"]), "width": math.floor(width / config["crop_pct"])}
-    return BitImageProcessor(  # type: ignore[no-untyped-call]
+    return BitImageProcessor(
         size=sides if config["crop_mode"] == "squash" else {"shortest_edge": sides["height"]},
         crop_size={"height": height, "width": width},
         resample=Image.Resampling[config["interpolation"].upper()],

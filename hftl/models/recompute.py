@@ -49,8 +49,10 @@ def recompute_layers(model: PreTrainedModel, chain: Chain) -> None:
     """
     check_recomputable(model, chain)
     if _by_blocks(model):
-        for layer in list(_layers(model, chain)):
-            layer.__class__ = _recomputing(type(layer))
+        layers = list(_layers(model, chain))
+        kinds = {kind: _recomputing(kind) for kind in {type(layer) for layer in layers}}
+        for layer in layers:
+            layer.__class__ = kinds[type(layer)]
         return
     # Without the hook of `gradient_checkpointing_enable`, which would send gradients through frozen embeddings as well.
     again = functools.partial(checkpoint, use_reentrant=False, context_fn=functools.partial(_contexts, model))
@@ -84,11 +86,10 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-@functools.cache
-def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+def _recomputing(kind: Any) -> Any:
     """A class of modules like `kind` that computes its inside again. A class, so that a copy of a module is one of its own."""
 
-    class Recomputing(kind):  # type: ignore[valid-type, misc]
+    class Recomputing(kind):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             inside = super().forward
             if not (self.training and torch.is_grad_enabled()):

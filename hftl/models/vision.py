@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from torch import nn
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.files import write_json
@@ -418,7 +418,7 @@ class CannotRun(Exception):
     """The network does not take the picture that shows its chain, and why."""
 
 
-def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, int]) -> Chain:
+def chain(model: PreTrainedModel, input_size: tuple[int, int, int]) -> Chain:
     """stem -> timm's coarse groups -> head, named as timm calls their parts: layer1, stages.0, blocks.11.
 
     What timm numbers is a layer. What it does not number goes where it runs: before the layers to the stem, after them to the head,
@@ -427,8 +427,8 @@ def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, 
     Raises:
         RecipeError: timm says of this architecture no groups, or they do not run one after the other.
     """
-    name = model.config.architecture
-    layers = _layers(model.timm_model, name)
+    name, timm_model = model.config.architecture, cast(TimmModel, model.timm_model)
+    layers = _layers(timm_model, name)
     picture = torch.zeros(1, *input_size, device=model.device)
 
     def run() -> None:
@@ -443,7 +443,7 @@ def chain(model: TimmWrapperForImageClassification, input_size: tuple[int, int, 
         raise refused(f"{name} is not a chain of layers", str(error)) from None
     astray = [
         parameter
-        for parameter in _classifier_parameters(model.timm_model)
+        for parameter in _classifier_parameters(timm_model)
         if parameter not in layers_chain.parameters[layers_chain.names[-1]]
     ]
     if astray:

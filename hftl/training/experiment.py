@@ -279,10 +279,13 @@ def _recomputing(experiment: Experiment) -> Iterator[str]:
             kept_bytes(classifier.model, classifier.chain, stage.trains, inputs, recompute=recompute) / 2
             for recompute in (True, False)
         )
-        yield (
-            f"Stage {stage.name} keeps about {size(now)} of an example for the backward pass, and not {size(otherwise)}"
-            " (run.gradient_checkpointing), beside the inside of one layer at a time; that takes about one more forward pass."
-        )
+        if now == otherwise:
+            yield f"Stage {stage.name} has nothing to gain from run.gradient_checkpointing: it keeps {size(now)} of an example."
+        else:
+            yield (
+                f"Stage {stage.name} keeps about {size(now)} of an example for the backward pass instead of {size(otherwise)}, and"
+                " the inside of one layer at a time (run.gradient_checkpointing), for about one more forward pass."
+            )
 
 
 def _in_words(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:

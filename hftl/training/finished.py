@@ -128,7 +128,7 @@ def _evaluate(
     source: str | None,
     opened_by: str | None,
     say: Callable[[str], object],
-    tta: Tta,
+    tta: Tta = "none",
     for_results: bool = False,
 ) -> Answers:
     """With `for_results`, the opening gives the run its results, and its baseline answers the test split in the same one."""

@@ -292,7 +292,9 @@ def _stage_plan(
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
     computed = seen * stage.loss.passes
-    again = sum(forward[group] for group in stage.trains if group != HEAD) if recompute else 0
+    again, again_of_all = (
+        sum(forward[group] for group in trains if group != HEAD) if recompute else 0 for trains in (stage.trains, groups)
+    )
     flops = computed * (step_flops(forward, stage.trains) + again)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
@@ -324,7 +326,7 @@ def _stage_plan(
         cached_up_to=None if cached is None else cached.group,
         cache_bytes=0.0 if cached is None else cached.bytes,
         flops=flops,
-        cost_share=flops / max(1, seen * step_flops(forward, groups)),
+        cost_share=flops / max(1, seen * (step_flops(forward, groups) + again_of_all)),
         groups=tuple(
             GroupPlan(group, trains=group in stage.trains, lr=stage.rates.get(group), weight_decay=decay.get(group, 0.0))
             for group in groups
