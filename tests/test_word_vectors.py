@@ -18,7 +18,7 @@ import scipy.sparse as sparse
 import torch
 from conftest import Hftl
 from safetensors.numpy import save_file
-from small import write_recipe
+from small import train, write_recipe
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
@@ -32,7 +32,10 @@ from hftl.models.glove_vectors import Gradient, Table, cells_of, count_pairs, ob
 from hftl.models.segmentation import scores
 from hftl.models.vectors import compose_vectors, read_vectors, read_words
 from hftl.recipe import Recipe, RunSettings, Stage, TextCNN, TextData
+from hftl.records.data import read_data
 from hftl.samples import REVIEWS
+from hftl.sharing.card import render_card
+from hftl.training import finish
 from hftl.training.experiment import Experiment, prepare_experiment
 
 LN10, LN_625 = 2.302585, -0.470004  # ln 10, ln 0.625
@@ -252,6 +255,28 @@ def test_a_stop_while_the_file_is_written_leaves_nothing(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         quickly(tmp_path / "own.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_between_the_two_files_stops_nobody_and_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
+    quickly(tmp_path / "own.txt")
+    (tmp_path / "own.txt").unlink()
+    quickly(tmp_path / "own.txt", epochs=1)
+    assert read_json(tmp_path / "own.txt.json")["learned_vectors"]["epochs"] == 1
+    (tmp_path / "more.txt.json").write_text('{"notes": "mine"}', encoding="utf-8")
+    with pytest.raises(RunError, match=r"more\.txt\.json: is there already"):
+        quickly(tmp_path / "more.txt")
+
+
+def test_a_run_over_learned_vectors_and_its_card_name_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "write_figures", lambda *_: [])
+    quickly(tmp_path / "own.txt")
+    model = TextCNN(vectors=str(tmp_path / "own.txt"), kernel_widths=(2,), channels=4)
+    run = train(recipe(max_validation_samples=20, max_test_samples=20).model_copy(update={"model": model}), tmp_path / "run")
+    assert read_data(run)["model"]["vectors"]["names"] == ["train 60"]
+    assert (
+        "own.txt, learned without labels by glove (8 dimensions, a window of 3, 2 epochs) from 60 texts (train 60)"
+        in render_card(run)
+    )
 
 
 def test_the_command_prints_how_it_goes_and_takes_a_source_by_itself(hftl: Hftl, tmp_path: Path) -> None:

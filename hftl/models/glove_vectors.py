@@ -65,7 +65,8 @@ def count_pairs(texts: Iterable[Ids], words: int, window: int, *, threads: int =
         while some := list(itertools.islice(blocks, threads)):  # no more than these are in memory
             for counted in pool.map(lambda block: _count_block(block[0], block[1], words, window), some):
                 half = half + counted
-    whole = (half + half.T.tocsr()).astype(np.float32)
+    half = half.astype(np.float32)
+    whole = half + half.T.tocsr()
     whole.sort_indices()
     return whole
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from hftl import cores
 from hftl.data.unlabelled import Texts, read_corpus, read_unlabelled
 from hftl.environment import now, package_versions
 from hftl.errors import DataError, Problem, RecipeError, RunError
-from hftl.files import check_name, fingerprint, write_json, written_whole
+from hftl.files import check_name, fingerprint, read_json, write_json, written_whole
 from hftl.models import gensim_vectors, glove, glove_vectors
 from hftl.models.vectors import write_vectors
 from hftl.recipe import Recipe, TextCNN, TextData, WordVectors, local_name
@@ -238,9 +239,12 @@ def _check_output(output: Path, settings: VectorSettings) -> Path:
         help = f"{BINARY} keeps the n-grams, and goes with --method fasttext" if output.suffix == BINARY else "such as vectors.txt"
         raise RecipeError.single("output", f"{output.name} does not end with {listed(allowed)}", help, source=str(output))
     beside = output.with_name(f"{output.name}.json")
-    for path in (output, beside):
-        if path.exists() or path.is_symlink():
-            raise RunError(f"{path}: is there already, and is not written over. Name another output, or remove it")
+    # FILE.json alone is what a kill between the two has left, unless somebody else wrote it.
+    taken = (
+        [output] if os.path.lexists(output) else [beside] if os.path.lexists(beside) and LEARNED not in read_json(beside) else []
+    )
+    if taken:
+        raise RunError(f"{taken[0]}: is there already, and is not written over. Name another output, or remove it")
     return beside
 
 
