@@ -60,11 +60,11 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
         try:
             for each in _every(experiment, train, validation, left_out, say):
                 answers = answers_of(validation, each.logits).choose_thresholds()
-                headline = answers.quick_metrics()[answers.target.headline]
-                low, high = answers.target.interval(answers, answers.target.headline, level=LEVEL) or (headline, headline)
-                fitted.append(Result(each, headline, low, high, choose(each.logits)))
+                reached = answers.quick_metrics()[answers.target.headline]
+                low, high = answers.target.interval(answers, answers.target.headline, level=LEVEL) or (reached, reached)
+                fitted.append(Result(each, reached, low, high, choose(each.logits)))
                 metric = METRICS[answers.target.headline].bare
-                say(f"{each.name}: {metric} {headline:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
+                say(f"{each.name}: {metric} {reached:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
         except NoBaseline as error:
             raise RunError(f"{source}: no baseline can be fitted: {error}") from None
         headline = HEADLINES[experiment.classifier.target]
