@@ -116,13 +116,15 @@ def test_what_is_saved_is_loaded_with_equal_logits_and_holds_no_code_but_its_own
 
 
 def test_pictures_are_prepared_as_timm_prepares_them() -> None:
-    built, plain = build(), vision.build(Timm(checkpoint="test_resnet", pretrained=False), LABELS, image_size=64)
+    # 76 pixels of 80, so that both round the middle alike.
+    spec = Timm(checkpoint="test_resnet", pretrained=False)
+    built, plain = pyramid.build(spec, LABELS, image_size=76), vision.build(spec, LABELS, image_size=76)
     few = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8))
     picture = few.resize((240, 180), Image.Resampling.BICUBIC)
     own, timms = (preparation_of(each.preprocessor) for each in (built, plain))
     assert (own.size, tuple(own.mean), tuple(own.std)) == (timms.size, tuple(timms.mean), tuple(timms.std))
     apart = np.abs(own.to_input(picture).astype(int) - timms.to_input(picture))
-    assert apart.mean() < 5  # two implementations of one interpolation, and a middle that may lie a pixel apart
+    assert apart.max() <= 3  # two implementations of one interpolation
 
 
 def test_it_is_exported_with_equal_logits_at_any_batch(tmp_path: Path) -> None:
