@@ -399,7 +399,7 @@ def test_a_file_that_is_not_there_or_not_readable_is_an_error_of_the_recipe(tmp_
         "cut.gz": "model.vectors: cannot be read: Compressed file ended",
         "not.gz": "model.vectors: cannot be read: Not a gzipped file",
         "not.zip": "model.vectors: cannot be read: File is not a zip file",
-        "": "model.vectors: cannot be read: .*Is a directory",
+        "": "model.vectors: a folder without model.safetensors and tokenizer.json",
         "two.zip": "the archive has 2 members\n      write .*two.zip:other.txt",
         "two.zip:deep/w.txt": 'no member "deep/w.txt" in .*two.zip. Did you mean "deep/v.txt"?',
     }.items():
@@ -408,16 +408,27 @@ def test_a_file_that_is_not_there_or_not_readable_is_an_error_of_the_recipe(tmp_
 
 
 @pytest.mark.parametrize(
-    ("content", "way_out"),
+    ("content", "names", "way_out"),
     [
-        (b"\xba\x16\x4f\x2f\x0c\0\0\0" + bytes(range(256)) * 2000, r"name the \.vec file that fasttext\.cc has beside it"),
-        (b"3 4\ncat \0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\n", r"load_word2vec_format\(.*, binary=True\)"),
+        # As it is fastText's format is read (tests/test_word_vectors.py).
+        (
+            b"\xba\x16\x4f\x2f\x0c\0\0\0" + bytes(range(256)) * 2000,
+            ["v.bin.gz"],
+            r"unpack it, or name the \.vec that fasttext\.cc has",
+        ),
+        (
+            b"3 4\ncat \0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f\n",
+            ["v.bin", "v.bin.gz"],
+            r"load_word2vec_format\(.*, binary=True\)",
+        ),
     ],
     ids=["fastText", "word2vec"],
 )
-def test_a_binary_file_of_vectors_is_refused_with_the_one_that_is_read(content: bytes, way_out: str, tmp_path: Path) -> None:
-    for name, packed in (("v.bin", content), ("v.bin.gz", gzip.compress(content))):
-        (tmp_path / name).write_bytes(packed)
+def test_a_binary_file_of_vectors_is_refused_with_the_one_that_is_read(
+    content: bytes, names: list[str], way_out: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
         with pytest.raises(RecipeError, match=f"a binary file; word vectors are read as text.*\n.*{way_out}"):
             vector_files.read_vectors(str(tmp_path / name))
 
