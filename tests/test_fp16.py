@@ -134,10 +134,10 @@ def test_a_continued_run_has_the_scale_and_the_weights_of_one_in_one_piece(tmp_p
 
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         patched.setattr(watch.Watch, "signal", stop)
-        train(RECIPE, tmp_path / "cut")
+        train(recipe, tmp_path / "cut")
     cut = RunDirectory(tmp_path / "cut")
     assert list(cut.checkpoints.rglob("scaler.pt"))
-    train(RECIPE, cut.path, resume=True)
+    train(recipe, cut.path, resume=True)
     told = [
         [(record["step"], record["scale"]) for record in run.read_history() if record["event"] == "skipped_step"]
         for run in (whole, cut)
