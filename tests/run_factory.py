@@ -180,6 +180,7 @@ def _plan(recipe: Recipe, family: str, *, train_examples: int) -> dict[str, Any]
                 **{key: None if (chosen := getattr(stage, key)) is None else chosen.kind for key in Stage.choices},
                 "average_bytes": 0,
                 "l1": stage.l1,
+                "image_size": stage.image_size,
                 "trainable_parameters": trainable,
                 "trainable_share": trainable / total,
                 "optimizer_bytes": 8 * trainable,

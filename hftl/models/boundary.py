@@ -100,6 +100,13 @@ def find_boundary(model: nn.Module, chain: Chain, trains: Sequence[str], inputs:
     raise NotSeparable("; ".join(reasons) or f"no module of {group} is called")
 
 
+def activation_shape(model: nn.Module, boundary: Boundary, inputs: Inputs) -> tuple[int, ...]:
+    """`Boundary.shape` where the model, on the CPU, gets other inputs, such as pictures of another size."""
+    probe = Boundary(boundary.group, boundary.entry_module, False, (), {}, boundary.pictures, {})
+    with _evaluating(model), torch.no_grad(), _boundary_hooks(model, probe) as hooks:
+        return tuple(hooks.capture(inputs).shape[1:])
+
+
 class BoundaryHooks:
     """Lets a model stop at its boundary, or start there; a call without an activation does what it always did."""
 

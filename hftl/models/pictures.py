@@ -234,7 +234,7 @@ def _processor(checkpoint: Checkpoint, image_size: int | None) -> Any:
         )
         # "backend" is of the pipeline that will serve it: both take the library's first choice.
         if image_size is not None:
-            _set_size(processor, image_size)
+            set_size(processor, image_size)
         sides = [
             *_sides(processor.size),
             *_sides(getattr(processor, "crop_size", None)),
@@ -256,7 +256,7 @@ def _processor(checkpoint: Checkpoint, image_size: int | None) -> Any:
     return processor
 
 
-def _set_size(processor: Any, side: int) -> None:
+def set_size(processor: Any, side: int) -> None:
     """Let a processor make pictures of side x side pixels, cut as it cuts its own."""
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", None) else None
     # 224 of 256: what is cut off stays the same share.

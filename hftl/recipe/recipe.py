@@ -123,6 +123,10 @@ class Recipe(Section):
                     f"stages.{name}.mix: mixes the pixels of two pictures, and texts have none; leave it out. What keeps a model of"
                     " texts from being too sure is label smoothing: loss={kind: cross_entropy, label_smoothing: 0.1}"
                 )
+            if stage.image_size is not None and not isinstance(self.data, ImageData):
+                raise ValueError(
+                    f"stages.{name}.image_size: texts have no pixels; leave it out. How long they are is data.max_length"
+                )
         return self
 
     @model_validator(mode="after")

@@ -65,6 +65,8 @@ class Stage(Section):
     mix: AnyMix | None = None
     """Of pictures: mix those of each step, and their labels. A word, "mixup", "cutmix" or "mixup or cutmix", or a section:
     `hftl.Mixup(alpha=0.4)`, in YAML ``{kind: mixup, alpha: 0.4}``; None: every picture as it is."""
+    image_size: Positive | None = None
+    """Of pictures: side of those that the stage trains on, in pixels; validation and test are of `data.image_size`."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """The norm of a step's gradient, over all that trains, is cut to this; None: never."""
     early_stopping: Positive | None = None

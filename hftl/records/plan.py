@@ -42,6 +42,7 @@ class StageRecord(TypedDict):
     average: NotRequired[str | None]
     average_bytes: NotRequired[int]
     mix: NotRequired[str | None]
+    image_size: NotRequired[int | None]
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int

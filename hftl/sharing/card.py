@@ -375,6 +375,10 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
             rows.append([safe(title), "", *(inline(value or "none") for value in given)])
     if any(stage.get("mix") for stage in stages):  # pictures, and their labels, of every step with each other
         rows.append([safe("*mix*"), "", *(inline(stage.get("mix") or "no") for stage in stages)])
+    if any(stage.get("image_size") for stage in stages):
+        rows.append(
+            [safe("*side of the pictures, pixels*"), "", *(str(stage.get("image_size") or "as tested") for stage in stages)]
+        )
     if any(averages := [stage.get("average") for stage in stages]):
         rows.append([safe("*average of weights*"), "", *("none" if average is None else inline(average) for average in averages)])
     rows.append([safe("*weight decay*"), "", *(f"{max(group['weight_decay'] for group in stage['groups']):g}" for stage in stages)])

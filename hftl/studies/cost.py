@@ -81,7 +81,7 @@ def plan_study(title: str, arms: Mapping[str, Recipe], *, times: int, experiment
         RecipeError, DataError: an arm cannot be carried out.
     """
     experiments = experiments or Experiments()
-    stored: list[tuple[object, object, str]] = []  # a recipe's sections cannot be hashed
+    stored: list[tuple[object, ...]] = []  # a recipe's sections cannot be hashed
     planned: list[Arm] = []
     rate = 0.0
     for name, recipe in arms.items():
@@ -90,13 +90,13 @@ def plan_study(title: str, arms: Mapping[str, Recipe], *, times: int, experiment
         rate = rate or measured_rate(experiment)
         groups, forward = list(experiment.forward), experiment.forward
         own, evaluations, validation = plan.flops, 0.0, len(experiment.splits.validation)
-        for stage in plan.stages:
+        for stage, resolved in zip(plan.stages, experiment.stages, strict=True):
             start = groups.index(stage.cached_up_to) if stage.cached_up_to else 0
             evaluations += stage.epochs * validation * sum(forward[group] for group in groups[start:])
             before = sum(forward[group] for group in groups[:start])
-            key = (recipe.data, recipe.model, groups[start])
+            key = (recipe.data, recipe.model, groups[start], stage.image_size)
             if before and key in stored:
-                own -= plan.train_examples * before
+                own -= plan.train_examples * sum(experiment.forward_of(resolved)[group] for group in groups[:start])
             elif before:
                 evaluations += validation * before
                 stored.append(key)
@@ -107,10 +107,10 @@ def plan_study(title: str, arms: Mapping[str, Recipe], *, times: int, experiment
 def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Floating point operations a second in real training steps of the stage that trains most, after one step to warm up."""
     recipe = experiment.recipe
-    stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward, each.trains))
+    stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward_of(each), each.trains))
     accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
-    batches = batches_of_epoch(experiment.samples["train"], stage, recipe, accelerator, epoch=1)
+    batches = batches_of_epoch(experiment.training_samples(stage), stage, recipe, accelerator, epoch=1)
     working.train_mode()
     example_loss, taken, began = stage_loss(experiment, stage), 0, clock()
     for number in range(STEPS + 1):
@@ -123,4 +123,4 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
         torch.accelerator.synchronize(accelerator.device)
     seconds = clock() - began
     working.close()
-    return max(taken, 1) * stage.batch_size * stage.loss.passes * step_flops(experiment.forward, stage.trains) / seconds
+    return max(taken, 1) * stage.batch_size * stage.loss.passes * step_flops(experiment.forward_of(stage), stage.trains) / seconds

@@ -181,7 +181,11 @@ def plan_find_lr(recipe: Recipe, question: Question, *, source: str = "recipe") 
     make_plan(experiment, source=source)
     tested = [stage for stage in experiment.stages if stage.name in question.settings["stages"]]
     costs = [
-        (stage.name, steps_of(stage), float(steps_of(stage) * stage.batch_size * step_flops(experiment.forward, stage.trains)))
+        (
+            stage.name,
+            steps_of(stage),
+            float(steps_of(stage) * stage.batch_size * step_flops(experiment.forward_of(stage), stage.trains)),
+        )
         for stage in tested
     ]
     return RangePlan(costs, measured_rate(experiment))
@@ -198,7 +202,7 @@ def _told(test: RangeTest) -> str:
 
 
 def _test(experiment: Experiment, stage: ResolvedStage) -> RangeTest:
-    recipe, samples, steps = experiment.recipe, experiment.samples["train"], steps_of(stage)
+    recipe, samples, steps = experiment.recipe, experiment.training_samples(stage), steps_of(stage)
     accelerator = make_accelerator(recipe, None)
     flat = replace(stage, schedule=ConstantSchedule(), average=None)
     working = open_stage(experiment, flat, accelerator, checkpoint=None)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -134,7 +134,8 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
     build leaves the model in evaluation mode. Where there is no room, or no one place, the journal says so, and the samples are
     returned as they are.
     """
-    samples, recipe, chain = experiment.samples, experiment.recipe, experiment.classifier.chain
+    samples, recipe, chain = dict(experiment.samples), experiment.recipe, experiment.classifier.chain
+    samples["train"] = experiment.training_samples(working.stage)
     boundary, model, progress = experiment.boundaries.get(working.stage.name), working.bare, run.progress
     accelerator, journal = run.accelerator, run.journal
     if not recipe.run.cache_gb:
@@ -155,10 +156,13 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         earlier = [other for other in before if isinstance(other, Boundary) and place[other.group] < place[boundary.group]]
         content = content_of(recipe.data)
         prefix = Prefix(build, model, chain, boundary, BoundaryHooks(model, boundary), earlier, progress.hashes)
+        at_size = prefix
+        if working.stage.image_size is not None and (own_boundary := experiment.training_boundary(working.stage)) is not None:
+            at_size = replace(prefix, boundary=own_boundary, earlier=())  # what is stored of another size is no part of the way
         for split, own in samples.items():
             mixed = split == "train" and working.stage.mix is not None  # what is mixed is another picture in every step
             if (views := content.num_views(train=split == "train")) and not mixed:
-                cached[split] = prefix.stored(own, views)
+                cached[split] = (at_size if split == "train" else prefix).stored(own, views)
     for own in cached.values():
         if own.size_unit == "pixels" and not isinstance(own, StoredSamples):
             build.decode(cast("ImageSamples", own))

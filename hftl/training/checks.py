@@ -99,7 +99,7 @@ def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accel
         if stage.batch_size < parts:
             raise RecipeError.single(f"stages.{stage.name}.batch_size", f"fewer than the {shared}")
         last = len(train) - stage.batch_size * (stage.steps_per_epoch - 1)
-        if last // parts < 2 and not _learns_from_one(experiment, stage, train):
+        if last // parts < 2 and not _learns_from_one(experiment, stage, experiment.training_samples(stage)):
             what = (
                 f"the last step of an epoch has {last} of the {len(train)} examples, so that one of the {shared} has a single one"
             )

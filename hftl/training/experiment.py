@@ -28,9 +28,10 @@ from hftl.evaluation.serving import ServingSamples, choose
 from hftl.evaluation.targets import target_named
 from hftl.facts import settle
 from hftl.models import build_classifier
-from hftl.models.boundary import Boundary, NotSeparable, find_boundary
+from hftl.models.boundary import Boundary, NotSeparable, activation_shape, find_boundary
 from hftl.models.chain import UnknownGroup
 from hftl.models.family import Classifier
+from hftl.models.image_size import grey, preprocessor_at, why_not
 from hftl.models.recompute import check_recomputable
 from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
 from hftl.recipe import LogitAdjustedLoss, Recipe, Stage, check_places
@@ -68,6 +69,20 @@ class Experiment:
             split: make_samples(self.recipe, self.classifier, dataset, train=split == "train") for split, dataset in given.items()
         }
 
+    def training_samples(self, stage: ResolvedStage) -> Samples:
+        """The training split as a stage takes it: pictures of its own size."""
+        side = stage.image_size
+        if side is None:
+            return self.samples["train"]
+        if side not in self.samples_at:
+            self.samples_at[side] = make_samples(self.recipe, self.classifier, self.splits.train, train=True, image_size=side)
+        return self.samples_at[side]
+
+    @cached_property
+    def samples_at(self) -> dict[int, Samples]:
+        """Training pictures of other sizes than that of evaluation, as far as a stage has asked for them."""
+        return {}
+
     @cached_property
     def typical(self) -> Samples:
         """Up to 512 training examples as evaluation sees them, which tell the plan what a typical one costs."""
@@ -78,6 +93,31 @@ class Experiment:
     def forward(self) -> dict[str, int]:
         """Floating point operations of one forward pass of a typical example, by layer group."""
         return forward_flops(self.classifier.model, self.classifier.chain, typical_inputs(self))
+
+    def forward_of(self, stage: ResolvedStage) -> dict[str, int]:
+        """`forward` at the size of a stage's own pictures."""
+        side = stage.image_size
+        if side is None:
+            return self.forward
+        if side not in self.forward_at:
+            model, chain = self.classifier.model, self.classifier.chain
+            self.forward_at[side] = forward_flops(model, chain, grey(self.classifier, side))
+        return self.forward_at[side]
+
+    @cached_property
+    def forward_at(self) -> dict[int, dict[str, int]]:
+        """What `forward_of` has counted."""
+        return {}
+
+    def training_boundary(self, stage: ResolvedStage) -> Boundary | None:
+        """The boundary of a stage as its training examples pass it; None: there is none, or it cannot be told."""
+        boundary = self.boundaries.get(stage.name)
+        if not isinstance(boundary, Boundary):
+            return None
+        if stage.image_size is None:
+            return boundary
+        inputs = grey(self.classifier, stage.image_size)
+        return replace(boundary, shape=activation_shape(self.classifier.model, boundary, inputs))
 
     @cached_property
     def stages(self) -> tuple[ResolvedStage, ...]:
@@ -134,7 +174,16 @@ class Experiment:
         """
         settled, said = settle(recipe, _provenance(self.splits, self.classifier))
         other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
-        made = ("samples", "typical", "forward", "boundary_below", "base", "findings")  # of what depends on data and model alone
+        made = (
+            "samples",
+            "samples_at",
+            "typical",
+            "forward",
+            "forward_at",
+            "boundary_below",
+            "base",
+            "findings",
+        )  # of what depends on data and model alone
         vars(other).update({name: vars(self)[name] for name in made if name in vars(self)})
         return other
 
@@ -175,9 +224,15 @@ def _provenance(splits: Splits, classifier: Classifier) -> Provenance:
     return cast("Provenance", {**splits.facts, "model": classifier.facts})
 
 
-def make_samples(recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool) -> Samples:
-    """A split with the preprocessing of the classifier, and with the recipe's augmentation where `train`."""
-    return content_of(recipe.data).samples(dataset, classifier.preprocessor, seed=recipe.run.seed, train=train)
+def make_samples(
+    recipe: Recipe, classifier: Classifier, dataset: Dataset, *, train: bool, image_size: int | None = None
+) -> Samples:
+    """A split with the preprocessing of the classifier, at another size of pictures where `image_size` says so.
+
+    With the recipe's augmentation where `train`.
+    """
+    preprocessor = classifier.preprocessor if image_size is None else preprocessor_at(classifier, image_size)
+    return content_of(recipe.data).samples(dataset, preprocessor, seed=recipe.run.seed, train=train)
 
 
 def check_views(recipe: Recipe, samples: Samples, tta: Tta) -> None:
@@ -241,6 +296,12 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         remarks.append(
             "The weights are chosen by the exact match of all labels (run.metric=accuracy); run.metric=macro_f1 counts each label."
         )
+    remarks += [
+        f"Stage {stage.name} trains on pictures of {stage.image_size} x {stage.image_size} pixels; validation and test see those of"
+        f" {' x '.join(map(str, typical_inputs(experiment)['pixel_values'].shape[2:]))}."
+        for stage in experiment.stages
+        if stage.image_size is not None
+    ]
     if precision == "fp16":
         remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
     if recipe.run.gradient_checkpointing:
@@ -257,6 +318,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         classifier.chain,
         train_examples=len(experiment.splits.train),
         forward=experiment.forward,
+        forward_of={stage.name: experiment.forward_of(stage) for stage in experiment.stages},
         flops_per_second=rate,
         recompute=recipe.run.gradient_checkpointing,
         cached=cached,
@@ -335,9 +397,12 @@ def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, C
                 " leaves them of the validation split is computed once."
             )
             continue
-        examples = views * len(experiment.splits.train) + len(experiment.splits.validation)
-        tokens = 0.0 if lengths is None else examples * float(np.mean(lengths))
-        total = boundary.nbytes(examples=examples, tokens=tokens, bf16=bf16)
+        train, validation = views * len(experiment.splits.train), len(experiment.splits.validation)
+        tokens = 0.0 if lengths is None else (train + validation) * float(np.mean(lengths))
+        total = boundary.nbytes(examples=train + validation, tokens=tokens, bf16=bf16)
+        own = experiment.training_boundary(next(stage for stage in experiment.stages if stage.name == name))
+        if own is not None and own is not boundary:  # pictures of another size
+            total = own.nbytes(examples=train, tokens=0.0, bf16=bf16) + boundary.nbytes(examples=validation, tokens=0.0, bf16=bf16)
         if not views:
             remarks.append(
                 f"Stage {name} computes its frozen layers in every epoch: every epoch sees new pictures (data.augmentation_views)."
@@ -397,6 +462,7 @@ def _check_stages(experiment: Experiment, source: str) -> None:
     if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
         names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
+    problems += _wrong_sizes(experiment) if not problems else []
     try:
         make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
     except RecipeError as error:
@@ -441,6 +507,15 @@ def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
     for name, tensor in model.named_buffers():  # BatchNorm's have taken these rows in
         tensor.copy_(buffers[name])
     return not torch.equal(first, second)
+
+
+def _wrong_sizes(experiment: Experiment) -> Iterator[Problem]:
+    """The stages whose pictures have a size that the network cannot take."""
+    for stage in experiment.stages:
+        if stage.image_size is not None and (reason := why_not(experiment.classifier, stage.image_size)) is not None:
+            what = f"the network cannot take pictures of {stage.image_size} x {stage.image_size} pixels in one stage alone"
+            help = (reason, "networks of convolutions take any size that is not too small; write data.image_size for all stages")
+            yield Problem(f"stages.{stage.name}.image_size", what, help)
 
 
 def typical_inputs(experiment: Experiment) -> Mapping[str, torch.Tensor]:

@@ -73,6 +73,8 @@ class StagePlan:
     """What it takes beside the weights, in memory and in each checkpoint."""
     mix: str | None
     """How the pictures of each step are mixed; None: they are not."""
+    image_size: int | None
+    """Side of the training pictures, in pixels; None: that of evaluation."""
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int
@@ -233,6 +235,7 @@ def build_plan(
     train_examples: int,
     forward: Mapping[str, int],
     flops_per_second: float | None,
+    forward_of: Mapping[str, Mapping[str, int]] | None = None,
     recompute: bool = False,
     cached: Mapping[str, CachedPrefix] | None = None,
     padding_share: float | None = None,
@@ -243,22 +246,25 @@ def build_plan(
 
     Args:
         forward: cost of a typical example from `forward_flops`.
+        forward_of: the same for each stage, whose pictures may be of another size; None: `forward` for all.
         cached: for the stages that compute their frozen prefix once.
         flops_per_second: of this machine; None: not measured.
         recompute: layers that train are computed again in the backward pass.
     """
     shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
+    again = sum(forward[group] for group in sizes if group != HEAD) if recompute else 0
     columns = tuple(
         _stage_plan(
             stage,
             shape,
             sizes,
             train_examples,
-            forward,
+            (forward_of or {}).get(stage.name, forward),
             (cached or {}).get(stage.name),
             average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs),
             recompute=recompute,
+            whole=step_flops(forward, list(sizes)) + again,
         )
         for stage in stages
     )
@@ -287,14 +293,16 @@ def _stage_plan(
     bytes_of_average: int,
     *,
     recompute: bool,
+    whole: int,
 ) -> StagePlan:
-    """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group."""
+    """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group.
+
+    `forward` is of the stage's own pictures, `whole` a training step of all groups on an example as evaluation sees it.
+    """
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
     computed = seen * stage.loss.passes
-    again, again_of_all = (
-        sum(forward[group] for group in trains if group != HEAD) if recompute else 0 for trains in (stage.trains, groups)
-    )
+    again = sum(forward[group] for group in stage.trains if group != HEAD) if recompute else 0
     flops = computed * (step_flops(forward, stage.trains) + again)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
@@ -316,6 +324,7 @@ def _stage_plan(
         average=None if stage.average is None else stage.average.kind,
         average_bytes=bytes_of_average,
         mix=None if stage.mix is None else stage.mix.kind,
+        image_size=stage.image_size,
         trainable_parameters=trainable,
         trainable_share=trainable / sum(sizes.values()),
         optimizer_bytes=4
@@ -326,7 +335,7 @@ def _stage_plan(
         cached_up_to=None if cached is None else cached.group,
         cache_bytes=0.0 if cached is None else cached.bytes,
         flops=flops,
-        cost_share=flops / max(1, seen * (step_flops(forward, groups) + again_of_all)),
+        cost_share=flops / max(1, seen * whole),
         groups=tuple(
             GroupPlan(group, trains=group in stage.trains, lr=stage.rates.get(group), weight_decay=decay.get(group, 0.0))
             for group in groups
@@ -367,6 +376,8 @@ def plan_table(plan: Plan) -> Table:
         total("l1", "", (f"{stage.l1:g}" for stage in stages))
     if any(stage.mix is not None for stage in stages):
         total("mix", "", (stage.mix or "-" for stage in stages))
+    if any(stage.image_size is not None for stage in stages):
+        total("pixels", "", (str(stage.image_size or "as tested") for stage in stages))
     total("optimizer memory", "", (size(stage.optimizer_bytes) for stage in stages))
     if any(stage.average for stage in stages):
         cells = (f"{stage.average}, {size(stage.average_bytes)}" if stage.average else "-" for stage in stages)

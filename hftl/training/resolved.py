@@ -39,6 +39,8 @@ class ResolvedStage:
     sampling: Sampling
     """How an epoch draws its examples, see `hftl.data.batches.draw_epoch`; None: each once."""
     mix: Mix | None
+    image_size: int | None
+    """Side of the training pictures, in pixels; None: that of evaluation."""
     batch_size: int
     """Examples of an optimizer step, over all processes."""
     epochs: int
@@ -90,6 +92,7 @@ def resolve_stages(
                 class_weights=_in_words(stage.class_weights),
                 sampling=stage.sampling,
                 mix=stage.mix,
+                image_size=None if stage.image_size == getattr(recipe.data, "image_size", None) else stage.image_size,
                 batch_size=batch_size,
                 epochs=stage.epochs,
                 steps_per_epoch=steps_per_epoch(train_examples, batch_size),
