@@ -30,6 +30,7 @@ from hftl.recipe import ImageData, Recipe, RunSettings, Stage, Timm
 from hftl.sharing import export
 from hftl.sharing.contents import foreign
 from hftl.sharing.verify import verify
+from hftl.training import finish
 
 LABELS = ("cat", "dog", "neither")
 PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -127,6 +128,7 @@ def test_pictures_are_prepared_as_timm_prepares_them() -> None:
     assert apart.max() <= 3  # two implementations of one interpolation
 
 
+@pytest.mark.slow
 def test_it_is_exported_with_equal_logits_at_any_batch(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = Timm(checkpoint="test_resnet", pretrained=False, pooling="pyramid")
@@ -186,7 +188,8 @@ def test_the_modelling_file_imports_torch_timm_and_transformers_only() -> None:
     }
 
 
-def test_a_run_says_what_it_keeps_and_serves_what_was_measured(tmp_path: Path) -> None:
+def test_a_run_says_what_it_keeps_and_serves_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "write_figures", lambda *_: [])  # they take most of the time
     source = write_digits(tmp_path / "digits", range(3), train_per_class=12)
     recipe = Recipe(
         name="pyramid",
@@ -216,6 +219,8 @@ def test_a_run_says_what_it_keeps_and_serves_what_was_measured(tmp_path: Path) -
 def test_a_network_of_one_level_is_refused_with_the_way_out() -> None:
     with pytest.raises(RecipeError, match=r"model\.pooling: test_vit has no pyramid of levels: all .* a 16th of the"):
         build("test_vit")
+    with pytest.raises(RecipeError, match="a pyramid reads RGB pictures, and this network grey ones"):
+        build(in_chans=1)
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import torch
 from boundaries import TEXTS, loss_and_gradients
-from safetensors.torch import load_file
-from small import bert, reviews, small_vectors, train
+from small import bert, nano, quiet, reviews, small_vectors
 from small_models import build_vision, tiny_bert
 
 from hftl.errors import RecipeError
-from hftl.files import read_json
 from hftl.models import cnn, transformer
 from hftl.models.family import Classifier
 from hftl.models.fast_training import use_fast_training
 from hftl.models.recompute import recompute_layers
 from hftl.recipe import CNN, Recipe, RunSettings, Stage, TextCNN, Transformer
+from hftl.run import RunDirectory
+from hftl.training.engine import Evaluation, fit, prepare
+from hftl.training.experiment import make_plan
+from hftl.training.open_run import open_run
 from hftl.training.plan import kept_bytes
 from hftl.training.stage import freeze, train_mode
 
@@ -79,14 +81,33 @@ def test_a_copy_of_such_a_model_computes_with_its_own_weights() -> None:
         assert other.eval()(pixel_values=torch.randn(2, 3, 16, 16)).logits.abs().max() == 0
 
 
-def test_a_run_has_the_same_weights_and_its_plan_says_what_is_saved(tmp_path: Path) -> None:
-    with_it, without = (train(bert(f"run.gradient_checkpointing={on}"), tmp_path / on) for on in ("true", "false"))
-    one, other = (load_file(run.model / "model.safetensors") for run in (with_it, without))
-    assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    plan, plain = (read_json(run.plan) for run in (with_it, without))
-    said = [remark for remark in plan["remarks"] if "run.gradient_checkpointing" in remark]
-    assert len(said) == len(plan["stages"]) and any(" of an example for the backward pass instead of " in remark for remark in said)
-    assert plan["flops"] > plain["flops"]
+class Stopped(Exception):
+    """A run ends in its middle."""
+
+
+def test_a_run_that_is_continued_has_the_weights_of_one_without_it_and_its_plan_says_what_is_saved(tmp_path: Path) -> None:
+    def recipe(*, recompute: bool) -> Recipe:
+        stages = {"head": Stage(unfreeze="head", lr=1e-3), "all": Stage(lr=1e-3, epochs=2)}
+        return nano("recomputed", reviews(24, 16, 12, max_length=24), stages, batch_size=8, gradient_checkpointing=recompute)
+
+    def stop(evaluation: Evaluation) -> None:
+        if evaluation.step == 6:
+            raise Stopped
+
+    plain, experiment = prepare(recipe(recompute=False)), prepare(recipe(recompute=True))
+    with open_run(plain, RunDirectory(tmp_path / "plain"), console=quiet()) as run:
+        expected = fit(plain, run, lambda evaluation: None)
+    directory = RunDirectory(tmp_path / "run")
+    with pytest.raises(Stopped), open_run(experiment, directory, console=quiet()) as run:
+        fit(experiment, run, stop)
+    continued = prepare(recipe(recompute=True), continues=directory)
+    with open_run(continued, directory, resume=True, console=quiet()) as run:
+        weights = fit(continued, run, lambda evaluation: None)
+    assert weights.keys() == expected.keys() and all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+    plan, other = make_plan(experiment), make_plan(plain)
+    said = [remark for remark in plan.remarks if "run.gradient_checkpointing" in remark]
+    assert [remark.split()[:2] for remark in said] == [["Stage", "head"], ["Stage", "all"]] and plan.flops > other.flops
+    assert "nothing to gain" in said[0] and " of an example for the backward pass instead of " in said[1]
 
 
 def test_what_has_no_layers_that_could_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm
 from hftl.reproduce import reproduce
 from hftl.sharing.verify import verify
+from hftl.training import finish
 from hftl.training.finish import predict_split
 
 FEATURES = Features({"id": Value("string"), "image": ImageFeature(decode=False), "label": ClassLabel(names=["left", "right"])})
@@ -100,6 +101,14 @@ def test_crops_are_torchvisions_of_the_resized_picture_and_the_middle_one_is_wha
     # torchvision cuts the mirrored ones of the mirrored picture, where left and right have changed places.
     assert {crop.tobytes() for crop in views(picture, "ten_crop", processor)} == {crop.tobytes() for crop in ten}
     assert np.array_equal(five[4], preparation_of(processor).to_input(picture))
+
+
+def test_grey_pictures_have_the_same_views_and_one_channel() -> None:
+    grey = timm_processor(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
+    samples = samples_of(noise(60, 50), processor=grey)
+    seen = Views(samples, "five_crop")
+    assert np.array_equal(seen[0, 0]["pixel_values"][4], samples.plain(0))
+    assert seen.collate([seen[0, 0]])["pixel_values"].shape == (5, 1, 32, 32)
 
 
 def test_scales_are_the_middle_of_the_whole_of_seven_eighths_and_of_three_quarters() -> None:
@@ -310,7 +319,8 @@ def test_verify_computes_it_again_and_finds_what_was_changed(run: hftl.Run, fini
     assert any("test_views.parquet" in claim.where for claim in verify(run.paths, figures=False).failed)  # it was sealed
 
 
-def test_a_sealed_test_split_is_opened_once_for_both(tmp_path: Path) -> None:
+def test_a_sealed_test_split_is_opened_once_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "write_figures", lambda *_: [])  # they take most of the time, and show the plain numbers
     run = hftl.Run(train(recipe_of(tmp_path, tta="five_crop", test="sealed"), tmp_path / "run"))
     assert "test" not in run.metrics and run.metrics["validation"]["tta"]["passes"] == 5
     run.test(say=print)
