@@ -495,6 +495,17 @@ def test_a_quantised_file_of_fasttext_is_refused(tmp_path: Path) -> None:
         read_vectors(str(tmp_path / "own.ftz"))
 
 
+def test_a_file_of_fasttext_that_was_cut_off_anywhere_before_the_end_of_its_vectors_is_refused(tmp_path: Path) -> None:
+    whole, path = base64.b64decode(FACEBOOK), tmp_path / "own.bin"
+    end = subwords_end(whole) + 1 + 16 + 15 * 2 * 4  # a byte, the sizes, and 4 words and 11 n-grams of two numbers of 4 bytes
+    for length in range(4, end):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecipeError, match="is the file whole"):
+            read_vectors(str(path))
+    path.write_bytes(whole[:end])
+    assert len(read_vectors(str(path))[0]) == 4
+
+
 def subwords_end(content: bytes) -> int:
     """Where the dictionary ends: after each word a zero, 8 bytes of how often and 1 of its kind."""
     place = 92

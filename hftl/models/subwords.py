@@ -39,9 +39,13 @@ Vectors = npt.NDArray[np.float32]
 class Unreadable(ValueError):
     """What is wrong with a file, and the way out."""
 
-    def __init__(self, what: str, help: str = "is the file whole?") -> None:
+    def __init__(self, what: str, *help: str) -> None:
         super().__init__(what)
-        self.help = help
+        self.help = help or ("is the file whole?",)
+
+
+def _broken(what: str) -> Unreadable:
+    return Unreadable(what, "is the file whole? The .vec file that fasttext.cc has beside it is read too")
 
 
 def is_fasttext(path: Path) -> bool:
@@ -89,7 +93,7 @@ class FastText:
             rows = ([self.rows[word]] if word in self.rows else []) + self._ngram_rows(word)
             if rows:
                 found.append(word)
-                vectors.append(np.asarray(self.matrix[rows]).mean(axis=0, dtype=np.float32))
+                vectors.append(_mean(np.asarray(self.matrix[rows])))
         return found, _stacked(vectors, self.dimension)
 
     def _ngram_rows(self, word: str) -> list[int]:
@@ -131,36 +135,36 @@ def open_fasttext(path: Path) -> FastText:
             dimension, buckets, shortest, longest = (arguments[place] for place in (0, 8, 9, 10))
             size, words, _, _, pruned = struct.unpack_from("<iiiqq", content, 64)
         except struct.error:
-            raise Unreadable("ends within its first hundred bytes") from None
+            raise _broken("ends within its first hundred bytes") from None
         if version not in _VERSIONS:
             raise Unreadable(f"version {version} of fastText's format; {_VERSIONS[0]} and {_VERSIONS[1]} are read", "take its .vec")
         possible = 1 <= dimension <= _MOST_DIMENSIONS and 0 <= words <= size <= len(content) and buckets >= 0
         if not (possible and 0 <= longest <= _LONGEST_NGRAM):
-            raise Unreadable(f"says {dimension:,} dimensions, {words:,} words of {size:,} and n-grams of up to {longest:,} letters")
+            raise _broken(f"says {dimension:,} dimensions, {words:,} words of {size:,} and n-grams of up to {longest:,} letters")
         rows: dict[str, int] = {}
         place = 92
         for entry in range(size):
             end = content.find(b"\0", place, place + _LONGEST_WORD)
             if end < 0 or end + 10 > len(content):
-                raise Unreadable(f"ends, or has no word, at entry {entry:,} of {size:,}")
+                raise _broken(f"ends, or has no word, at entry {entry:,} of {size:,}")
             if entry < words:
                 word = content[place:end].decode("utf-8", "backslashreplace")
                 if word in rows:
-                    raise Unreadable(f'has the word "{word}" twice')
+                    raise _broken(f'has the word "{word}" twice')
                 rows[word] = entry
             place = end + 10  # the zero, 8 bytes of how often, 1 of its kind
-        if pruned > 0 or content[place : place + 1] != b"\0":
+        if pruned > 0 or content[place : place + 1] not in (b"\0", b""):
             raise Unreadable(
                 "a quantised model (.ftz), whose vectors are rounded", "take the .bin that it was made of, or its .vec"
             )
         try:
             height, width = struct.unpack_from("<qq", content, place + 1)
         except struct.error:
-            raise Unreadable("ends before its vectors") from None
+            raise _broken("ends before its vectors") from None
         offset = place + 17
         has_ngrams = longest > 0 and buckets > 0
         if width != dimension or height < words + (buckets if has_ngrams else 0) or offset + 4 * height * width > len(content):
-            raise Unreadable(f"says {height:,} rows of {width:,} numbers, for {words:,} words and {buckets:,} n-grams")
+            raise _broken(f"says {height:,} rows of {width:,} numbers, for {words:,} words and {buckets:,} n-grams")
     matrix = np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=(height, width))
     return FastText(rows, matrix, buckets if has_ngrams else 0, max(shortest, 1), longest)
 
@@ -170,11 +174,11 @@ class Model2Vec:
     """A table of token vectors with its tokenizer; the vector of a word is the mean of those of its tokens, by their weights."""
 
     tokenizer: Tokenizer
-    table: npt.NDArray[Any]
+    table: Vectors
     """(rows, D)"""
     rows: npt.NDArray[np.int64] | None
     """(tokens,) the row of each; None: its number."""
-    weights: npt.NDArray[Any] | None
+    weights: Vectors | None
     """(tokens,)"""
     unknown: int | None
 
@@ -194,9 +198,9 @@ class Model2Vec:
         vectors: list[Vectors] = []
         for word, tokens in zip(asked, self._tokens(asked), strict=True):
             if tokens:
-                own = self.table[tokens if self.rows is None else self.rows[tokens]].astype(np.float32)
+                own = self.table[tokens if self.rows is None else self.rows[tokens]]
                 found.append(word)
-                vectors.append((own if self.weights is None else own * self.weights[tokens, None]).mean(axis=0, dtype=np.float32))
+                vectors.append(_mean(own if self.weights is None else own * self.weights[tokens, None]))
         return found, _stacked(vectors, self.dimension)
 
     def whole(self, words: Sequence[str]) -> set[str]:
@@ -204,7 +208,8 @@ class Model2Vec:
         return {word for word, tokens in zip(words, self._tokens(words), strict=True) if len(tokens) == 1}
 
     def _tokens(self, words: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer.encode_batch(list(words), add_special_tokens=False)
+        with _Running():
+            encoded = self.tokenizer.encode_batch(list(words), add_special_tokens=False)
         return [[token for token in one.ids if token != self.unknown] for one in encoded]
 
 
@@ -221,7 +226,7 @@ def open_model2vec(folder: Path) -> Model2Vec:
         raise Unreadable(f"{TOKENIZER} is larger than {MOST_BYTES // 10**6} MB", "take another model")
     try:
         read_tokenizer(content)
-        with _Loading():
+        with _Running():
             tokenizer = Tokenizer.from_str(content.decode("utf-8"))
         check_loaded(tokenizer)
     except (Unbounded, UnicodeDecodeError) as error:
@@ -229,33 +234,43 @@ def open_model2vec(folder: Path) -> Model2Vec:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
-            there = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names = list(file.keys())
+            called = next((name for name in ("embeddings", "embedding.weight") if name in names), None)
+            there = {name: file.get_tensor(name) for name in (called, "mapping", "weights") if name in names}
     except SafetensorError as error:
         raise Unreadable(f"{WEIGHTS}: {error}") from None
-    table = next((there[name] for name in ("embeddings", "embedding.weight") if name in there), None)
-    if table is None or table.ndim != 2 or not 1 <= table.shape[1] <= _MOST_DIMENSIONS:
-        what = f"{WEIGHTS} has no table of token vectors, but {', '.join(sorted(there)[:5]) or 'nothing'}"
+    if called is None or there[called].ndim != 2 or not 1 <= there[called].shape[1] <= _MOST_DIMENSIONS:
+        what = f"{WEIGHTS} has no table of token vectors, but {', '.join(sorted(names)[:5]) or 'nothing'}"
         raise Unreadable(what, "a folder of model2vec has one that is called embeddings")
-    rows, weights, tokens = there.get("mapping"), there.get("weights"), tokenizer.get_vocab_size()
-    if rows is not None:
-        rows = rows.astype(np.int64)
-    fits = tokens <= len(table) if rows is None else tokens <= len(rows) and rows.min() >= 0 and rows.max() < len(table)
-    if not fits or (weights is not None and len(weights) < tokens):
+    table = there[called].float().numpy()
+    rows = there["mapping"].long().numpy() if "mapping" in there else None
+    weights = there["weights"].float().numpy() if "weights" in there else None
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    of_each = [part for part in (rows, weights) if part is not None]
+    fits = tokens <= len(table) if rows is None else len(rows) > 0 and rows.min() >= 0 and rows.max() < len(table)
+    if not fits or any(part.ndim != 1 or len(part) < tokens for part in of_each):
         raise Unreadable(f"{TOKENIZER} has {tokens:,} tokens, and {WEIGHTS} {len(table):,} vectors")
     unknown = getattr(tokenizer.model, "unk_token", None)
     return Model2Vec(tokenizer, table, rows, weights, tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None)
 
 
-class _Loading:
-    """Turns what the tokenizers library raises into a message; it has no class of its own for it, but `Exception` itself."""
+class _Running:
+    """Turns what the tokenizers library raises into a message: `Exception` itself, and where its Rust panics a nameless one."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is Exception:
+        if kind is not None and (kind is Exception or kind.__name__ == "PanicException"):
             raise Unreadable(f"{TOKENIZER}: {error}") from None
+
+
+def _mean(rows: npt.NDArray[Any]) -> Vectors:
+    """(n, D) -> (D,). What is infinite or not a number is named by who reads it."""
+    with np.errstate(all="ignore"):
+        mean: Vectors = rows.mean(axis=0, dtype=np.float32)
+        return mean
 
 
 def _stacked(vectors: Sequence[Vectors], dimension: int) -> Vectors:

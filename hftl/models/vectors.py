@@ -77,10 +77,12 @@ def read_vectors(path: str, words: Collection[str] | None = None) -> tuple[list[
             their lines.
     """
     if (parts := _open_parts(path)) is not None:
-        own = parts.words()
-        if words is not None:
-            own = [word for word in own if word in words] if isinstance(parts, FastText) else sorted(parts.whole(list(words)))
-        return _finite(path, *parts.vectors(own))
+        with _told(path):
+            own = parts.words()
+            if words is not None:
+                own = [word for word in own if word in words] if isinstance(parts, FastText) else sorted(parts.whole(list(words)))
+            found = parts.vectors(own)
+        return _finite(path, *found)
     reader = _VectorReader(words)
     _read(path, reader)
     return reader.words, np.frombuffer(reader.values, dtype=np.float32).reshape(len(reader.words), reader.dimension)
@@ -106,26 +108,36 @@ def compose_vectors(path: str, words: Sequence[str]) -> tuple[list[str], npt.NDA
         RecipeError: see `read_vectors`.
     """
     parts = _open_parts(path)
-    return ([], np.zeros((0, 0), dtype=np.float32)) if parts is None else _finite(path, *parts.vectors(words))
+    if parts is None:
+        return [], np.zeros((0, 0), dtype=np.float32)
+    with _told(path):
+        found = parts.vectors(words)
+    return _finite(path, *found)
 
 
 def _open_parts(path: str) -> FastText | Model2Vec | None:
     """A file of fastText or a folder of model2vec; None: it is another one."""
     place = Path(_fetched(path))
-    try:
+    with _told(path):
         if (folder := model2vec_folder(place)) is not None:
             return open_model2vec(folder)
         if is_fasttext(place):
             return open_fasttext(place)
-    except Unreadable as error:
-        of_words = () if place.is_dir() else ("or name the .vec file that fasttext.cc has beside it",)
-        raise _error(path, [f"cannot be read: {error}"], error.help, *of_words) from None
-    except _UNREADABLE as error:
-        raise _error(path, [f"cannot be read: {error}"]) from None
     if place.is_dir():
         what = f"a folder without {WEIGHTS} and {TOKENIZER}, which one of model2vec has"
         raise _error(path, [what], "name a file of vectors, or a folder of model2vec")
     return None
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turns what is wrong with a file of parts into the recipe's error."""
+    try:
+        yield
+    except Unreadable as error:
+        raise _error(path, [f"cannot be read: {error}"], *error.help) from None
+    except _UNREADABLE as error:
+        raise _error(path, [f"cannot be read: {error}"]) from None
 
 
 def _finite(path: str, words: list[str], vectors: npt.NDArray[np.float32]) -> tuple[list[str], npt.NDArray[np.float32]]:
