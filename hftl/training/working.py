@@ -125,7 +125,7 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
     schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=stage.steps_per_epoch)
     if accelerator.is_fsdp2 and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
-    prepared = accelerator.prepare(bare, optimizer, schedule)
+    model, optimizer, schedule = accelerator.prepare(bare, optimizer, schedule)
     average = soup = saving = None
     tensors = trained_tensors(bare, chain, stage.trains)
     if isinstance(stage.average, Soup):
@@ -140,4 +140,4 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         load_training_state(checkpoint, accelerator)
         if mean is not None:
             mean.load(checkpoint)
-    return Working(stage, chain, accelerator, bare, *prepared, average, soup, saving)
+    return Working(stage, chain, accelerator, bare, model, optimizer, schedule, average, soup, saving)
