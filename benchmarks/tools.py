@@ -75,6 +75,21 @@ def each(*changes: str) -> tuple[str, ...]:
     return tuple(f"stages.{stage}.{change}" for stage in ("head", "all") for change in changes)
 
 
+CONSTANT = "stages.all.schedule={kind: constant, warmup: 0.1}"
+# Of texts and of pictures. The averages where the rate falls to 0, and where it does not.
+REGULARISATION: Mapping[str, Sequence[str]] = {
+    "ema": ("stages.all.average=ema",),
+    "swa": ("stages.all.average=swa",),
+    "soup": ("stages.all.average=soup",),
+    "constant": (CONSTANT,),
+    "constant-ema": (CONSTANT, "stages.all.average=ema"),
+    "constant-swa": (CONSTANT, "stages.all.average=swa"),
+    "l1": each("l1=0.1"),
+    "weight-decay": each("weight_decay=0.1"),
+    "reinitialize": ("model.reinitialize=1", "stages.head.unfreeze=last 2"),  # the first stage trains what begins anew
+    "muon": ("stages.all.optimizer=muon",),
+}
+
 # Set -> name of an arm -> its changes to the recipe. A line a tool.
 ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "trec": {
@@ -86,6 +101,13 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "r-drop": each("loss=r_drop"),
         "sampling-balanced": each("sampling=balanced"),
         "sampling-sqrt": each("sampling=sqrt"),
+        **REGULARISATION,
+        "head-dropout": ("model.head_dropout=0.3",),
+    },
+    "hotdog": {
+        **REGULARISATION,
+        "head-dropout": ("model.dropout=0.3",),
+        "drop-path": ("model.drop_path=0.1",),
     },
     "imdb-long": {  # "plain" reads the first 256 tokens
         "head-tail-256": ("data.truncate=head+tail",),

@@ -211,7 +211,7 @@ def test_it_is_exported_with_equal_logits_for_any_batch(tmp_path: Path) -> None:
 
 def test_stochastic_depth_is_set_where_the_config_has_it(tmp_path: Path) -> None:
     model = build(saved("dinov2", tmp_path / "dinov2"), drop_path=0.3).model
-    rates = [float(module.drop_prob) for module in model.modules() if type(module).__name__.endswith("DropPath")]
+    rates: list[Any] = [module.drop_prob for module in model.modules() if type(module).__name__.endswith("DropPath")]
     assert rates and max(rates) == pytest.approx(0.3)
     with pytest.raises(RecipeError, match=r"model.drop_path: ViTForImageClassification has no stochastic depth"):
         build(saved("vit", tmp_path / "vit"), drop_path=0.3)

@@ -92,6 +92,16 @@ def test_a_pretrained_network_keeps_its_weights(tmp_path: Path) -> None:
     assert built.facts["new_parameters"] == ["head.linear.bias", "head.linear.weight"] and built.facts["base_model"] == "base"
 
 
+def test_the_last_group_of_a_pretrained_network_begins_anew(tmp_path: Path) -> None:
+    save_classifier(vision.build(Timm(checkpoint="test_resnet", pretrained=False), LABELS, image_size=64), tmp_path / "base")
+    whole, anew = (build(str(tmp_path / "base"), pretrained=True, reinitialize=count) for count in (0, 1))
+    before, after = whole.model.state_dict(), anew.model.state_dict()
+    changed = {whole.chain.group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    last = whole.chain.names[-2]
+    assert changed - {"head"} == {last} and anew.facts["reinitialized"] == [last, "head"]
+    assert {whole.chain.group_of(name) for name in anew.facts["new_parameters"]} == {last, "head"}
+
+
 def test_the_levels_are_kept_for_the_head_and_a_level_that_trains_needs_those_below_it() -> None:
     built = build(dropout=0.5)
     inputs = {"pixel_values": PIXELS}

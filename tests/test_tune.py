@@ -16,7 +16,7 @@ import hftl
 from hftl.errors import RecipeError, RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.selection import corrected_for_choice
-from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
+from hftl.recipe import EMA, Muon, Recipe, RunSettings, Stage, TextData, Transformer, WSDSchedule
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO, REVIEWS
 from hftl.studies import tune as tuning
@@ -55,6 +55,22 @@ def test_a_space_is_written_in_the_words_of_the_recipe() -> None:
     recipe = space.recipe(RECIPE, {"stages.all": "off", "stages.head.lr": 0.02, "stages.head.epochs": 2, "model.dropout": 0.1})
     assert list(recipe.stages) == ["head"] and recipe.stages["head"].lr == 0.02 and recipe.stages["head"].epochs == 2
     assert space.most_epochs(RECIPE) == 3
+
+
+def test_averages_and_what_else_regularises_are_varied_like_all_keys() -> None:
+    words = ["stages.all.average=null|ema", "stages.all.l1=log:1e-3..1", "model.head_dropout=0.0..0.5", "model.reinitialize=0..2"]
+    space = read_space(RECIPE, [*words, "stages.all.schedule=linear|wsd", "stages.all.optimizer=adamw|muon"])
+    values: dict[str, float | int | str] = {
+        "stages.all.average": "ema",
+        "stages.all.l1": 0.1,
+        "model.head_dropout": 0.25,
+        "model.reinitialize": 1,
+    }
+    recipe = space.recipe(RECIPE, {**values, "stages.all.schedule": "wsd", "stages.all.optimizer": "muon"})
+    stage, model = recipe.stages["all"], recipe.model
+    assert (stage.average, stage.l1, stage.schedule, stage.optimizer) == (EMA(), 0.1, WSDSchedule(), Muon())
+    assert isinstance(model, Transformer) and (model.head_dropout, model.reinitialize) == (0.25, 1)
+    assert space.recipe(RECIPE, {"stages.all.average": "null"}).stages["all"].average is None
 
 
 def test_a_grid_draws_nothing_for_a_stage_that_is_off() -> None:

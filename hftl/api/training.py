@@ -57,13 +57,14 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return override(read_recipe(name), overrides, source=name)
 
 
-def plan(recipe: Recipe, *, source: str = "recipe", say: Say = tell) -> Plan:
+def plan(recipe: Recipe, *, plot: str | Path | None = None, source: str = "recipe", say: Say = tell) -> Plan:
     """Which layer groups train at which rate in which stage, and what that costs on this machine. Trains nothing.
 
     Args:
         recipe: what would be trained.
+        plot: where a figure of every group's rate over the whole run is written, a PNG; None: nowhere.
         source: what the recipe is called in errors.
-        say: is told which facts of the card do not hold for these data.
+        say: is told which facts of the card do not hold for these data, and what was drawn.
 
     Raises:
         RecipeError, DataError: the recipe cannot be carried out; everything that is wrong, in one report.
@@ -73,6 +74,10 @@ def plan(recipe: Recipe, *, source: str = "recipe", say: Say = tell) -> Plan:
 
     experiment = prepare_experiment(recipe)
     plan_of_recipe = make_plan(experiment, source=source, measure=process_state().device)
+    if plot is not None:
+        from hftl.training.rates import draw_rates
+
+        say(draw_rates(experiment.stages, Path(plot)))
     for line in experiment.said_of_facts:
         say(line)
     return plan_of_recipe

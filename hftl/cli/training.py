@@ -23,15 +23,20 @@ def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw every group's learning rate over the whole run.")] = False,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The picture that --plot writes.")] = Path("plan.png"),
 ) -> None:
     """Show which layers train at which rate in which stage, and what it costs. Trains nothing.
 
     Reads the data and builds the model, so a mistake in the recipe, the data or the checkpoint shows here.
 
         hftl plan recipes/bert_imdb.py stages.all.layer_decay=0.9
+
+        hftl plan recipes/bert_imdb.py --plot
     """
     lines: list[str] = []
-    result = api.plan(api.load_recipe(recipe, overrides or ()), source=recipe, say=lines.append)
+    chosen = api.load_recipe(recipe, overrides or ())
+    result = api.plan(chosen, plot=output if plot else None, source=recipe, say=lines.append)
     if json:
         out.print_json(data=result.to_dict(), ensure_ascii=True)
     else:

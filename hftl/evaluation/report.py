@@ -203,6 +203,19 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def rates_figure(steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """The learning rate of each layer group over the steps of all stages; `steps` are lines as a history has them."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        panel = figure.subplots()
+        _stage_bands((panel,), steps)
+        _learning_rates(panel, steps)
+        panel.set_xlabel("step")
+        panel.set_xlim(0, steps[-1]["step"])
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return figure
+
+
 def _by_step(history: Sequence[Mapping[str, Any]], event: str) -> list[Mapping[str, Any]]:
     """Records of one kind in the order of their steps; a resumed run repeats some, and the later line counts."""
     latest = {record["step"]: record for record in history if record["event"] == event}
