@@ -70,7 +70,7 @@ def test_what_is_saved_is_loaded_here_and_in_timm_and_stays_grey(checkpoint: Pat
         assert torch.equal(loaded.eval()(pixels).logits, expected)
         assert torch.equal(in_timm.eval()(pixels), expected)
     again = build(tmp_path)  # None is what the checkpoint has
-    assert torch.equal(again.model.timm_model.state_dict()[FIRST], model.timm_model.state_dict()[FIRST])  # type: ignore[operator, union-attr]
+    assert torch.equal(again.model.timm_model.state_dict()[FIRST], model.timm_model.state_dict()[FIRST])  # type: ignore[union-attr]
     with pytest.raises(RecipeError, match=r"model\.in_chans: the checkpoint reads grey pictures"):
         build(tmp_path, in_chans=3)
 

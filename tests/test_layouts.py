@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from collections import Counter
@@ -767,3 +768,29 @@ def test_a_folder_with_one_archive_and_nothing_else_of_data_is_that_archive(tmp_
     write_text(tmp_path / "down" / "train.csv", "text,label\n" + "".join(f"own {n},{'ab'[n % 2]}\n" for n in range(8)))
     splits = load_splits(text(tmp_path / "down"), seed=0)
     assert splits.facts["unused"] == ["reviews.zip"] and splits.train[0]["text"].startswith("own ")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_table_to_predict_is_made_of_its_text_a_block_at_a_time_as_often_as_it_is_asked_for(end: str, tmp_path: Path) -> None:
+    lines = [" text ;who", "", '"one; and";a', '"two', 'lines";b', "", "three;c", "four;d"]
+    (tmp_path / "t.csv").write_bytes(end.join(lines).encode())
+    said: list[str] = []
+    table = open_rows(tmp_path / "t.csv", [("text",)], TextData(source="x"), at_once=3, say=said.append)
+    expected = [
+        {"text": value, "who": who} for value, who in zip(["one; and", f"two{end}lines", "three", "four"], "abcd", strict=True)
+    ]
+    for _ in range(2):
+        blocks = list(table.blocks())
+        assert [len(block) for block in blocks] == [3, 1] and [row for block in blocks for row in block] == expected
+    assert list(table.types) == ["text", "who"] and said == ["the columns of t.csv are separated by semicolons"]
+
+
+def test_the_rows_of_a_csv_to_predict_are_not_in_memory(tmp_path: Path) -> None:
+    rows = "".join(f"the text number {number} of a table that is long,{number}\n" for number in range(20_000))
+    (tmp_path / "t.csv").write_text(f"text,id\n{rows}")
+    tracemalloc.start()
+    table = open_rows(tmp_path / "t.csv", [("text",)], TextData(source="x"), at_once=100)
+    assert sum(map(len, table.blocks())) == 20_000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * len(rows)  # as Python's values they take nine times as much

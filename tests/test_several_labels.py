@@ -505,7 +505,7 @@ def test_hftl_baseline_answers_several_labels_and_begins_with_every_label(severa
         *("TF-IDF of words, logistic regression", "TF-IDF of letters, logistic regression"),
         *("frozen features, logistic regression", "frozen features, nearest neighbours"),
     ]
-    assert table["macro_f1"]["TF-IDF of words, logistic regression"] > 0.9
+    assert table["macro_f1"].tolist()[1] > 0.9
     assert (table["low"] <= table["macro_f1"]).all() and (table["macro_f1"] <= table["high"]).all()
     assert [path.name for path in study.figures] == ["macro_f1.png"] and "macro F1" in study.page
 

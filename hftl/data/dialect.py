@@ -10,10 +10,10 @@ Lines end with a line feed, a carriage return, or both; U+2028, a form feed and 
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,15 @@ class Rows:
     columns: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     """What is worth knowing about how it was read."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A table of texts, all of its columns, of which some rows at a time are made."""
+
+    header: list[str]
+    remarks: list[str]
+    blocks: Callable[[], Iterator[list[dict[str, str]]]]
 
 
 def separator_of(first_line: str, ending: str, wanted: Sequence[str] = (), delimiter: str | None = None) -> str:
@@ -84,39 +93,102 @@ def read_rows(
     wanted: Sequence[str],
     label: str | None = None,
     delimiter: str | None = None,
-    whole: bool = False,
 ) -> Rows:
-    """The columns `wanted` of a .csv or .tsv file, or with `whole` all; `label` is the one of a few values, where there is one.
+    """The columns `wanted` of a .csv or .tsv file; `label` is the one of a few values, where there is one.
 
     A column whose name has spaces around it is found without them. `delimiter` is the character that the recipe names.
 
     Lines without anything on them are skipped; a row of another length than the header is a problem.
     """
+    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=label, delimiter=delimiter, keep=True)
+    header = parsed.check(file, problems, wanted)
+    columns = {name: [fields[header.index(name)] for fields in parsed.rows] for name in wanted if name in header}
+    return Rows(_named(header), len(parsed.rows), columns, remarks)
+
+
+def open_rows(
+    file: Path, text: str, problems: list[Problem], *, wanted: Sequence[str], delimiter: str | None = None, at_once: int
+) -> Blocks:
+    """All columns of such a file, `at_once` rows at a time: they are made of its text as often as they are asked for, and not kept.
+
+    Everything is looked at once before; `wanted` are columns whose names may have spaces around them in the header.
+    """
+    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=None, delimiter=delimiter, keep=False)
+    header = parsed.check(file, problems, wanted)
+    places = {name: header.index(name) for name in _named(header)}
+    width = len(header)
+
+    def blocks() -> Iterator[list[dict[str, str]]]:
+        reader = csv.reader(_lines(text), delimiter=parsed.separator, quoting=parsed.quoting, strict=True)  # type: ignore[arg-type]
+        rows = itertools.islice((fields for fields in reader if len(fields) == width), 1, None)  # the first is the header
+        while True:
+            with _long_fields(text):
+                some = [{name: fields[place] for name, place in places.items()} for fields in itertools.islice(rows, at_once)]
+            if not some:
+                return
+            yield some
+
+    return Blocks(_named(header), remarks, blocks)
+
+
+def _parse(
+    file: Path,
+    text: str,
+    problems: list[Problem],
+    *,
+    wanted: Sequence[str],
+    label: str | None,
+    delimiter: str | None,
+    keep: bool,
+) -> tuple[_Parsed, list[str]]:
+    """The reading of a text that is its own, with a problem where nobody can tell; and what is worth knowing about it."""
     ending = str(table_ending(file.name))
     separator = separator_of(_first_line(text), ending, wanted, delimiter)
-    limit = csv.field_size_limit(len(text) + 1)  # Python's own limit, 131,072 characters, is less than a long document
-    try:
-        quoted = _Parsed(text, separator, csv.QUOTE_MINIMAL)
-        if ending == ".tsv" and '"' in text:
+    remarks = []
+    if separator != ("\t" if ending == ".tsv" else ","):
+        between = _SEPARATORS.get(separator, f'"{separator}"')
+        remarks.append(f"the columns of {file.name} are separated by {between}")
+    both = ending == ".tsv" and '"' in text
+    with _long_fields(text):
+        quoted = _Parsed(text, separator, csv.QUOTE_MINIMAL, keep=keep or both)
+        if both:
             literal = _tells_literal(file, text, separator, quoted, label)
             if isinstance(literal, Problem):
                 problems.append(literal)
-                return Rows(quoted.header)
+                return quoted, remarks
             if literal:
-                read = _Parsed(text, separator, csv.QUOTE_NONE).take(file, separator, problems, wanted, whole=whole)
-                read.remarks.append(f"{file.name} is read without quoting: quotation marks are a part of its texts")
-                return read
+                remarks.append(f"{file.name} is read without quoting: quotation marks are a part of its texts")
+                return _Parsed(text, separator, csv.QUOTE_NONE, keep=keep), remarks
         if quoted.spanning and not quoted.broken:
             problems.extend(_swallowed(file, text, separator, quoted, label))
-        return quoted.take(file, separator, problems, wanted, whole=whole)
+    return quoted, remarks
+
+
+@contextmanager
+def _long_fields(text: str) -> Iterator[None]:
+    """Python's own limit of a field, 131,072 characters, is less than a long document."""
+    limit = csv.field_size_limit(len(text) + 1)
+    try:
+        yield
     finally:
         csv.field_size_limit(limit)
 
 
-class _Parsed:
-    """One reading of a text: with quotes, or with quotation marks as letters."""
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text with their ends, one at a time: `io.StringIO` would take four bytes a letter."""
+    start = 0
+    for end in _LINE_END.finditer(text):
+        yield text[start : end.end()]
+        start = end.end()
+    if start < len(text):
+        yield text[start:]
 
-    def __init__(self, text: str, separator: str, quoting: int) -> None:
+
+class _Parsed:
+    """One reading of a text: with quotes, or with quotation marks as letters; its rows where they are to be kept."""
+
+    def __init__(self, text: str, separator: str, quoting: int, *, keep: bool) -> None:
+        self.separator, self.quoting = separator, quoting
         self.header: list[str] = []
         self.rows: list[list[str]] = []
         self.ragged: list[str] = []
@@ -124,13 +196,14 @@ class _Parsed:
         """The line where a row begins that is no CSV, and why."""
         self.spanning: list[tuple[int, int]] = []
         """First and last line of each row that goes over several."""
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        line, width, keep = 1, 0, self.rows.append
+        reader = csv.reader(_lines(text), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        line, width = 1, 0
         try:
             for fields in reader:
                 end = reader.line_num
                 if len(fields) == width > 0:
-                    keep(fields)
+                    if keep:
+                        self.rows.append(fields)
                 elif fields and not width:
                     self.header, width = fields, len(fields)
                 elif fields:
@@ -145,9 +218,9 @@ class _Parsed:
     def broken(self) -> bool:
         return bool(self.error or self.ragged)
 
-    def take(self, file: Path, separator: str, problems: list[Problem], wanted: Sequence[str], *, whole: bool) -> Rows:
-        """Some columns, or all, and what is wrong."""
-        header = _as_asked(self.header, wanted)
+    def check(self, file: Path, problems: list[Problem], wanted: Sequence[str]) -> list[str]:
+        """Say what is wrong; the header, with the names that are asked for."""
+        header, separator = _as_asked(self.header, wanted), self.separator
         if self.error is not None:
             line, why = self.error
             help = "a quote inside a quoted field is written twice"
@@ -164,13 +237,7 @@ class _Parsed:
         if any(name in wanted for name in twice):
             what = f"two columns of one name: {', '.join(header)}"
             problems.append(Problem(str(file), what, (f"give one of the columns {twice[0]} another name in the first line",)))
-        remarks = []
-        if separator != ("\t" if table_ending(file.name) == ".tsv" else ","):
-            between = _SEPARATORS.get(separator, f'"{separator}"')
-            remarks.append(f"the columns of {file.name} are separated by {between}")
-        places = {name: header.index(name) for name in (_named(header) if whole else wanted) if name in header}
-        columns = {name: [fields[place] for fields in self.rows] for name, place in places.items()}
-        return Rows(_named(header), len(self.rows), columns, remarks)
+        return header
 
 
 def _as_asked(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
@@ -182,7 +249,7 @@ def _as_asked(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 def _literally(text: str, separator: str) -> Iterator[list[str]]:
     """Rows, header first, with quotation marks as letters."""
-    return (fields for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE) if fields)
+    return (fields for fields in csv.reader(_lines(text), delimiter=separator, quoting=csv.QUOTE_NONE) if fields)
 
 
 def _is_whole(text: str, separator: str) -> bool:

@@ -365,7 +365,7 @@ def _rows_of(
     if text is None:
         return [], 0, {}
     if table_ending(file.name) in (".csv", ".tsv"):
-        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label, delimiter=delimiter, whole=whole)
+        read = dialect.read_rows(file, text, problems, wanted=wanted, label=label, delimiter=delimiter)
         remarks += read.remarks
         return read.header, read.count, read.columns
     columns, rows = _json_rows(file, text, problems, remarks)
@@ -382,7 +382,8 @@ class Rows:
     types: Mapping[str, pa.DataType]
     """Every column of the table, in its order."""
     blocks: Callable[[], Iterator[list[dict[str, Any]]]]
-    """The rows, some at a time, as often as they are asked for. Those of Parquet come from the disk, others are in memory."""
+    """The rows, some at a time, as often as they are asked for. Those of Parquet come from the disk; of CSV the text is in memory,
+    of others the rows are."""
 
 
 def open_rows(
@@ -410,14 +411,20 @@ def open_rows(
     number = 0
     values: Mapping[str, list[Any]] = {}
     types: dict[str, pa.DataType] = {}
+    opened: dialect.Blocks | None = None
+    wanted = [name for choice in choices for name in choice]
     if table_ending(file.name) == ".parquet":
         try:
             schema = _schema_of(file)
             types = dict(zip(schema.names, schema.types, strict=True))
         except _DAMAGED as error:
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+    elif table_ending(file.name) in (".csv", ".tsv"):
+        text = read_text(file, problems, encoding=data.encoding, remarks=remarks)
+        opened = dialect.open_rows(file, text or "", problems, wanted=wanted, delimiter=data.delimiter, at_once=at_once)
+        remarks += opened.remarks
+        types = dict.fromkeys(opened.header, pa.string())
     else:
-        wanted = [name for choice in choices for name in choice]
         _, number, values = _rows_of(
             file, wanted, None, problems, remarks, encoding=data.encoding, delimiter=data.delimiter, whole=True
         )
@@ -435,6 +442,9 @@ def open_rows(
         say(printable(remark))
 
     def blocks() -> Iterator[list[dict[str, Any]]]:
+        if opened is not None:
+            yield from opened.blocks()
+            return
         if table_ending(file.name) != ".parquet":
             for start in range(0, number, at_once):
                 some = (of_column[start : start + at_once] for of_column in values.values())

@@ -55,19 +55,18 @@ def baseline(study: StudyDirectory, recipe: Recipe, *, source: str, say: Say) ->
         data, seed, splits = experiment.recipe.data, experiment.recipe.run.seed, experiment.splits
         validation = draw(data, splits.validation, most=MOST_ROWS, seed=seed)
         train = draw(data, splits.train, most=MOST_ROWS, seed=seed)
-        choose = chooser(experiment.recipe, validation)
+        choose, headline = chooser(experiment.recipe, validation), HEADLINES[experiment.classifier.target]
         fitted, left_out = list[Result](), list[str]()
         try:
             for each in _every(experiment, train, validation, left_out, say):
                 answers = answers_of(validation, each.logits).choose_thresholds()
-                reached = answers.quick_metrics()[answers.target.headline]
-                low, high = answers.target.interval(answers, answers.target.headline, level=LEVEL) or (reached, reached)
+                reached = answers.quick_metrics()[headline]
+                low, high = answers.target.interval(answers, headline, level=LEVEL) or (reached, reached)
                 fitted.append(Result(each, reached, low, high, choose(each.logits)))
-                metric = METRICS[answers.target.headline].bare
-                say(f"{each.name}: {metric} {reached:.3f} [{low:.3f}, {high:.3f}], {_in_words(each)}{each.seconds:.1f} s")
+                shown = f"{METRICS[headline].bare} {reached:.3f} [{low:.3f}, {high:.3f}]"
+                say(f"{each.name}: {shown}, {_in_words(each)}{each.seconds:.1f} s")
         except NoBaseline as error:
             raise RunError(f"{source}: no baseline can be fitted: {error}") from None
-        headline = HEADLINES[experiment.classifier.target]
         _write(study, recipe, splits, train, validation, fitted, left_out, headline=headline)
     return [each.baseline for each in fitted]
 
