@@ -31,7 +31,7 @@ RECIPE = nano(
     reviews(32),
     {
         "head": Stage(unfreeze="head", lr=1e-3, schedule="constant"),
-        "all": Stage(lr=1e-3, epochs=2, schedule=LinearSchedule(warmup=0.5)),
+        "all": Stage(lr=1e-3, epochs=2, schedule=LinearSchedule(warmup=0.5), average="ema"),
     },
     batch_size=8,
     precision="auto",
