@@ -114,7 +114,7 @@ def test_card_is_written_again_from_the_run_alone(hftl: Hftl, run: RunDirectory)
 
 def test_evaluate_shows_the_numbers_beside_those_on_record(hftl: Hftl, run: RunDirectory) -> None:
     outcome = hftl("evaluate", run.path)
-    line = next(line for line in outcome.out.splitlines() if line.startswith("accuracy")).split()
+    line = next(line for line in outcome.out.splitlines() if line.startswith("Accuracy ")).split()
     assert outcome.code == 0 and line[1] == line[2]
 
 

@@ -334,9 +334,9 @@ def with_an_unknown_argument(folder: Path) -> None:
     rewrite(folder / "config.json", model_args={"colour": "red"})
 
 
-def in_grey(folder: Path) -> None:
+def in_four_channels(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    rewrite(folder / "config.json", pretrained_cfg={**config["pretrained_cfg"], "input_size": [1, 48, 48]})
+    rewrite(folder / "config.json", pretrained_cfg={**config["pretrained_cfg"], "input_size": [4, 48, 48]})
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def in_grey(folder: Path) -> None:
         (with_a_text_model, 'is no timm model: its config.json has no "architecture" and "pretrained_cfg"'),
         (with_an_unknown_architecture, 'does not know. Did you mean "test_resnet"?'),
         (with_an_unknown_argument, "timm cannot make test_resnet with {'colour': 'red'"),
-        (in_grey, "takes pictures of 1 channels; hftl prepares RGB"),
+        (in_four_channels, "takes pictures of 4 channels; hftl prepares RGB, which has 3, and grey, which has 1"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: Callable[[Path], None], message: str) -> None:

@@ -35,7 +35,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.targets import Integers, Target, target_of_metrics
 from hftl.files import written_whole
 from hftl.records.history import read_history
-from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, f1_of, of_several_labels
+from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, f1_of, value_of
 from hftl.run import RunDirectory
 
 Picture = NDArray[np.uint8]
@@ -432,7 +432,7 @@ def thresholds_figure(predictions: Predictions, values: SplitMetrics, split: str
     thresholds.plot(grid, f1.mean(axis=0), label="macro F1, one for all", **mean)
     reached = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0, (4, 3))}
     thresholds.axhline(values["macro_f1"], label="macro F1, each its own", **reached)
-    average = of_several_labels(values)["mean_average_precision"]
+    average = value_of(values, "mean_average_precision")
     curves.set(xlabel="recall", ylabel="precision", title="" if average is None else f"Mean average precision {average:.3f}")
     thresholds.set(xlabel="threshold of the probability", ylabel="F1", title="F1 of each label by its threshold, and their mean")
     for panel in (curves, thresholds):
