@@ -25,6 +25,7 @@ from transformers import TimmWrapperImageProcessor
 from transformers.image_utils import load_image
 
 from hftl import fonts, store
+from hftl.data.albumentations_views import AlbumentationsViews
 from hftl.data.augmentation import POLICIES, augmentation_pipeline
 from hftl.data.decoding import BadImage, decode, inspect
 from hftl.data.grid import _drawn, write_grid
@@ -614,7 +615,7 @@ def test_what_was_kept_of_an_own_pipeline_under_its_old_geometry_is_not_taken_fo
     parts = {"decoding": samples._decoding, "processor": processor.data_config, "seed": 0, "views": 0, "opencv": cv2.__version__}
     for augmentation, same in ((unsized, False), (sized, True)):
         made = samples_of([encoded(noise(40, 40), "PNG")], processor, augmentation=augmentation)
-        assert made._augmentation is not None
+        assert isinstance(made._augmentation, AlbumentationsViews)
         old = store.key_of(parts | {"pipeline": A.to_dict(made._augmentation.pipeline)})
         assert (made.fingerprint == old) is same
 
@@ -623,7 +624,7 @@ def test_what_was_kept_of_an_own_pipeline_under_its_old_geometry_is_not_taken_fo
 def test_a_policy_makes_the_input_itself(policy: str, processor: TimmWrapperImageProcessor) -> None:
     for size in ((32, 32), (24, 40)):
         made = augmentation_pipeline(policy, size)
-        assert made is not None and made.sized
+        assert isinstance(made, AlbumentationsViews) and made.sized
         assert made.pipeline(image=np.asarray(noise(90, 50)))["image"].shape == (*size, 3)
 
 
