@@ -226,6 +226,14 @@ def test_the_plan_says_what_a_stage_does_for_rare_classes_and_what_two_passes_co
     assert line in adjusted.remarks
 
 
+def test_the_plan_says_where_classes_of_one_size_leave_nothing_to_make_up_for(tmp_path: Path) -> None:
+    for split, start in {"train": 0, "validation": 40, "test": 80}.items():
+        write_rows(tmp_path / f"{split}.csv", mails(12, start=start))  # as many good as bad
+    said = make_plan(prepare(rare(tmp_path, "stages.all.loss=cross_entropy", "stages.head.loss=cross_entropy"))).remarks
+    assert "Stage head draws its examples by class (sampling balanced): each comes once, since all classes have as many." in said
+    assert "Stage all weighs classes (class_weights: effective): 1 for every class alike." in said
+
+
 def test_the_card_and_recipe_yaml_have_what_a_stage_does_for_rare_classes(whole: RunDirectory) -> None:
     write_card(whole)
     rows = {row.split("|")[1].strip(): row.split("|")[3:-1] for row in whole.card.read_text().splitlines() if row.startswith("| *")}

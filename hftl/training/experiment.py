@@ -356,6 +356,8 @@ def _in_words(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
 
     def ends(values: Sequence[float]) -> str:
         low, high = int(np.argmin(values)), int(np.argmax(values))
+        if values[low] == values[high]:
+            return f"{values[low]:.3g} for every class alike"
         return f"from {values[low]:.3g} ({names[low]}) to {values[high]:.3g} ({names[high]})"
 
     if asked.class_weights is not None:
@@ -366,10 +368,10 @@ def _in_words(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
         targets = targets_of(experiment.splits.train)
         times = expected_draws(targets, stage.sampling)
         most, least = in_words(targets[[times.argmax(), times.argmin()]], names)
-        yield (
-            f"Stage {stage.name} draws its examples by class (sampling {stage.sampling}): one of {most} comes {times.max():.3g}"
-            f" times an epoch, one of {least} {times.min():.3g} times."
-        )
+        often = f"one of {most} comes {times.max():.3g} times an epoch, one of {least} {times.min():.3g} times"
+        if times.max() == times.min():
+            often = "each comes once, since all classes have as many"
+        yield f"Stage {stage.name} draws its examples by class (sampling {stage.sampling}): {often}."
     if isinstance(stage.loss, LogitAdjustedLoss):
         added = log_shares(class_counts(experiment), stage.loss.tau)
         yield f"Stage {stage.name} adds to the logits, in training alone ({stage.loss.words}): {ends(added.tolist())}."
