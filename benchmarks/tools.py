@@ -124,14 +124,35 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "sampling-balanced": each("sampling=balanced"),
         "sampling-sqrt": each("sampling=sqrt"),
     },
-    # What pretraining buys: the same network, and a small one, from random weights.
     **{
         name: {
-            "pyramid": ("model.pooling=pyramid",),
-            "scratch": ("model.pretrained=false",),
-            "cnn": ("model.family=cnn",),
+            # What training sees: "plain" sees every picture as evaluation does, 128 pixels a side.
+            "light": ("data.augmentation=light",),
+            "light-torchvision": ("data.augmentation=light", "data.augmentation_library=torchvision"),
+            "standard": ("data.augmentation=standard",),
+            "strong": ("data.augmentation=strong",),
+            "randaugment": ("data.augmentation=randaugment",),
+            "trivialaugment": ("data.augmentation=trivialaugment",),
+            "augmix": ("data.augmentation=augmix",),
+            "light-erasing": ("data.augmentation=light", "data.random_erasing=0.25"),
+            "mixup": ("stages.all.mix=mixup",),
+            "cutmix": ("stages.all.mix=cutmix",),
+            "light-mixup-or-cutmix": ("data.augmentation=light", "stages.all.mix=mixup or cutmix"),
+            "light-96": ("data.augmentation=light", "stages.all.image_size=96"),
+            "light-128-for-160": ("data.augmentation=light", "data.image_size=160", "stages.all.image_size=128"),
+            "light-160": ("data.augmentation=light", "data.image_size=160"),
+            # What pretraining buys: the same network, and a small one, from random weights.
+            **(
+                {}
+                if name == "clothing"
+                else {
+                    "pyramid": ("model.pooling=pyramid",),
+                    "scratch": ("model.pretrained=false",),
+                    "cnn": ("model.family=cnn",),
+                }
+            ),
         }
-        for name in ("hotdog", "hymenoptera")
+        for name in ("hotdog", "hymenoptera", "clothing")
     },
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hftl.evaluation.predictions import Predictions
-from hftl.recipe import Recipe, Stage, TextData, Transformer, override
+from hftl.recipe import ImageData, Recipe, Stage, TextData, Timm, Transformer, override
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -39,6 +39,14 @@ def test_every_arm_is_a_change_that_a_recipe_takes(tools: Any) -> None:
     assert len(of_texts) > 10 and set(tools.ARMS) <= set(tools.SETS)
     changed = [override(recipe, changes) for changes in of_texts]
     assert all(arm != recipe for arm in changed)
+
+
+def test_every_arm_of_pictures_is_a_change_that_a_recipe_of_pictures_takes(tools: Any) -> None:
+    stages = {name: Stage(lr=1, unfreeze=name) for name in ("head", "all")}
+    recipe = Recipe(name="x", data=ImageData(source="x", image_size=128), model=Timm(checkpoint="x"), stages=stages)
+    for name in ("hotdog", "hymenoptera", "clothing"):
+        changed = [override(recipe, changes) for changes in tools.ARMS[name].values()]
+        assert len(changed) > 10 and all(arm != recipe for arm in changed)
 
 
 def test_recall_and_f1_of_some_classes_are_means_over_those_that_a_resample_has(tools: Any) -> None:
