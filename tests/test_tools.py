@@ -33,7 +33,7 @@ def test_a_set_has_all_of_its_arms_or_those_that_are_named_after_the_plain_one(t
 
 
 def test_every_arm_is_a_change_that_a_recipe_takes(tools: Any) -> None:
-    stages = {name: Stage(lr=1, unfreeze=name) for name in ("head", "all")}
+    stages = {name: Stage(lr=1, unfreeze=name, epochs=4) for name in ("head", "all")}
     recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
     of_texts = [changes for name in ("trec", "goemotions") for changes in tools.ARMS[name].values()]
     assert len(of_texts) > 10 and set(tools.ARMS) <= set(tools.SETS)
@@ -42,7 +42,7 @@ def test_every_arm_is_a_change_that_a_recipe_takes(tools: Any) -> None:
 
 
 def test_every_arm_of_pictures_is_a_change_that_a_recipe_of_pictures_takes(tools: Any) -> None:
-    stages = {name: Stage(lr=1, unfreeze=name) for name in ("head", "all")}
+    stages = {name: Stage(lr=1, unfreeze=name, epochs=4) for name in ("head", "all")}
     recipe = Recipe(name="x", data=ImageData(source="x", image_size=128), model=Timm(checkpoint="x"), stages=stages)
     for name in ("hotdog", "hymenoptera", "clothing"):
         changed = [override(recipe, changes) for changes in tools.ARMS[name].values()]
