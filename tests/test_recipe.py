@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hftl
@@ -64,6 +64,7 @@ def test_a_recipe_reads_back_equal_from_its_own_yaml() -> None:
         assert parse_recipe(recipe.to_yaml(), source="x") == recipe
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(min_value=1e-9, max_value=10, allow_nan=False),
     seed=st.integers(min_value=0, max_value=2**31),
