@@ -274,8 +274,9 @@ def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
         ({"schedule": {"kind": "plateau", "factor": 1}}, "schedule.factor: input should be less than 1"),
         (
             {"schedule": "plateau", "epochs": 2},
-            "schedule plateau: 2 epochs are too few for rates that fall after 2 at the soonest; give the stage 3 or more",
+            "schedule plateau: rates fall after 2 epochs at the soonest, and the stage has 2; give it 3 or more",
         ),
+        ({"schedule": "plateau"}, "schedule plateau: rates fall after 2 epochs at the soonest, and the stage has 1; give it 3"),
         ({"optimizer": {"kind": "sgd", "momentun": 0.1}}, 'optimizer.momentun: unknown key "momentun". Did you mean "momentum"?'),
         ({"optimizer": {"kind": "adamw", "betas": [0.9, 1.0]}}, "optimizer.betas.1: input should be less than 1"),
         ({"schedule": "cosin"}, 'schedule: no schedule "cosin". Did you mean "cosine"?'),
@@ -475,3 +476,27 @@ def test_the_schema_has_every_section_and_a_yaml_may_name_it() -> None:
 def small_recipe_text() -> str:
     data, model = hftl.TextData(source="x"), hftl.Transformer(checkpoint="x")
     return hftl.Recipe(name="x", data=data, model=model, stages={"all": hftl.Stage(lr=0.1)}).to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"windows": "mean"}}, "windows is an option where data.kind is text"),
+        ({"model": {"family": "cnn", "reinitialize": 1}}, "reinitialize is an option where model.family is transformer or timm"),
+        (
+            {"model": {"family": "timm", "checkpoint": "x", "head_dropout": 0.1}},
+            "head_dropout is an option where model.family is",
+        ),
+        ({"model": {"family": "timm", "checkpoint": "x", "pretraind": False}}, 'Did you mean "pretrained"?'),
+    ],
+)
+def test_an_option_of_another_kind_or_family_is_refused_with_those_that_have_it(changes: dict[str, Any], said: str) -> None:
+    values = {
+        "name": "x",
+        "data": {"kind": "image", "source": "x"} | changes.get("data", {}),
+        "model": changes.get("model", {"family": "cnn"}),
+        "stages": {"all": {"lr": 0.1}},
+    }
+    with pytest.raises(RecipeError) as refused:
+        hftl.Recipe(**values)
+    assert said in str(refused.value) and str(refused.value).count("is an option where") == ("is an option where" in said)

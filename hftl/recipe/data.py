@@ -281,7 +281,7 @@ class ImageData(_Data):
             of = (
                 "a pipeline of Albumentations'"
                 if isinstance(self.augmentation, dict)
-                else f"{self.augmentation.kind}, of torchvision"
+                else f"{self.augmentation.kind}, which are torchvision's"
             )
             raise ValueError(f"augmentation_library: {self.augmentation_library} does not make the views of {of}; leave it out")
         return self

@@ -14,12 +14,14 @@ from hftl.errors import Problem, did_you_mean
 if TYPE_CHECKING:
     from hftl.recipe.section import Section
 
+_TAGS = ("kind", "family")  # the keys by which a section says which one of several it is
+
 
 def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem]:
     """A problem for each place that pydantic found something wrong with; `root` is the section that was being built."""
     seen: set[str] = set()
     for item in error.errors(include_url=False):
-        keys, section = _walk(item["loc"], root)
+        keys, section, others = _walk(item["loc"], root)
         where = ".".join(keys) or root.__name__.lower()
         # A field that may be one of several types reports each failed attempt: one line a place is enough.
         if where in seen and item["type"] != "extra_forbidden":
@@ -27,7 +29,7 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
         seen.add(where)
         if item["type"] == "extra_forbidden":
             allowed = list(section.model_fields) if section else []
-            homes = tuple(section.homes_of(keys[-1])) if section else ()
+            homes = tuple(section.homes_of(keys[-1]) if section else ()) or tuple(_options_of_others(keys, others))
             guess = "" if homes else did_you_mean(keys[-1], allowed)
             yield Problem(where, f'unknown key "{keys[-1]}".{guess}', (*homes, f"allowed: {', '.join(allowed)}"))
         elif item["type"] == "missing":
@@ -56,16 +58,28 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             yield Problem(where, f"{item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}")
 
 
-def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], type[Section] | None]:
-    """Dotted keys of a pydantic location without the union tags in it, and the section that holds its last key."""
+def _options_of_others(keys: Sequence[str], others: Sequence[Any]) -> Iterator[str]:
+    """A line that says which other kinds or families of a section have the key that this one lacks; none where no other has it."""
+    having = [other for other in others if keys[-1] in other.model_fields]
+    if having:
+        tag = next(field for field in _TAGS if field in having[0].model_fields)
+        words = " or ".join(str(kind_words(other)[0]) for other in having)
+        yield f"{keys[-1]} is an option where {'.'.join([*keys[:-1], tag])} is {words}"
+
+
+def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], type[Section] | None, tuple[Any, ...]]:
+    """Dotted keys of a pydantic location without the union tags in it, the section that holds its last key, and the sections of
+    other kinds or families that might stand in its place."""
     keys: list[str] = []
     annotation: Any = root
     section: type[Section] | None = None
+    others: tuple[Any, ...] = ()
+    untaken: tuple[Any, ...] = ()
     for part in loc:
         options = options_of(annotation)
         tagged = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel) and part in kind_words(o)), None)
         if len(options) > 1 and tagged is not None:
-            annotation = tagged
+            annotation, untaken = tagged, tuple(o for o in options if o is not tagged and kind_words(o))
             continue
         if str(part).startswith(("literal[", "dict[", "[key]")):
             continue  # the name for the member of a union that was tried
@@ -73,14 +87,14 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
         mapping = next((o for o in options if typing.get_origin(o) is dict), None)
         if model is not None:
             keys.append(str(part))
-            section = model
+            section, others, untaken = model, untaken, ()
             annotation = model.model_fields[str(part)].annotation if part in model.model_fields else None
         elif mapping is not None:
             keys.append(str(part))
-            section, annotation = None, typing.get_args(mapping)[1]
+            section, others, annotation = None, (), typing.get_args(mapping)[1]
         elif isinstance(part, int):
             keys.append(str(part))
-    return keys, section
+    return keys, section, others
 
 
 def options_of(annotation: Any) -> tuple[Any, ...]:
@@ -94,7 +108,7 @@ def options_of(annotation: Any) -> tuple[Any, ...]:
 
 def kind_words(model: Any) -> tuple[Any, ...]:
     """The words that a section has for its `kind` or `family`; empty: it has neither, or is no section."""
-    for field in ("kind", "family"):
+    for field in _TAGS:
         if field in getattr(model, "model_fields", ()):
             return typing.get_args(model.model_fields[field].annotation)
     return ()

@@ -89,8 +89,8 @@ class Stage(Section):
     @model_validator(mode="after")
     def _plateau_has_epochs(self) -> Self:
         if isinstance(self.schedule, PlateauSchedule) and self.epochs < (needed := self.schedule.patience + 2):
-            what = f"schedule plateau: {self.epochs} epochs are too few for rates that fall after {needed - 1} at the soonest"
-            raise ValueError(f"{what}; give the stage {needed} or more, or take schedule constant")
+            has = f"rates fall after {needed - 1} epochs at the soonest, and the stage has {self.epochs}"
+            raise ValueError(f"schedule plateau: {has}; give it {needed} or more, or take schedule constant")
         return self
 
     @classmethod
