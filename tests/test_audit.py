@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from hftl.data.near import near_groups, near_pictures, near_texts
 from hftl.data.source import Splits, load_splits
 from hftl.data.text import script_facts
 from hftl.errors import DataError
-from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Transformer
+from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Transformer, load_recipe, override
 from hftl.run import split_facts
 from hftl.samples import BERT_NANO
 
@@ -436,6 +437,24 @@ def test_the_command_shows_a_table_and_what_deserves_a_look(tmp_path: Path, hftl
     assert {name: split["n"] for name, split in found["splits"].items()} == {"train": 18, "validation": 2, "test": 5}
     assert [both["splits"][1] for both in found["near_duplicates"]["across"]] == ["test"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_would_read_95_of_100_texts_whole_is_said_where_training_would_take_it(tmp_path: Path, hftl: Hftl) -> None:
+    def audited(words: int, few: int = 0) -> str:
+        # A text of 40 words and a number is 43 tokens or 44, [CLS] and [SEP] counted.
+        texts = [(" ".join(["good"] * (words if row >= few else 3)) + f" {row}", "ab"[row % 2]) for row in range(40)]
+        write(tmp_path / "data" / "train.jsonl", texts)
+        done = hftl("audit", recipe_file(tmp_path, tmp_path / "data"))
+        assert done.code == 0
+        return " ".join(done.out.split())
+
+    once = re.search(r"100 % of the texts are longer than 16 .*?; data\.max_length=(\d+) reads 95 % of the texts", audited(40))
+    assert once is not None and once[1] in ("43", "44")
+    several = audited(300)
+    assert "data.windows=mean data.max_length=512 reads 95 % of the texts whole" in several
+    for changes in ([f"data.max_length={once[1]}"], ["data.windows=mean", "data.max_length=512"]):
+        override(load_recipe(tmp_path / "recipe.yaml"), changes)
+    assert "of the texts are longer than 16 tokens" in (most := audited(40, few=39)) and "reads 95 %" not in most
 
 
 def test_the_command_refuses_with_exit_code_2_and_as_json_for_programs(tmp_path: Path, hftl: Hftl) -> None:

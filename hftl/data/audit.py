@@ -7,6 +7,7 @@ texts nor pictures.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,9 +32,11 @@ from hftl.data.source import Splits
 from hftl.data.targets import Targets, kind_of, memberships_of, targets_of
 from hftl.errors import printable
 from hftl.names import CONFLICT, DUPLICATE, SEVERAL_LABELS
+from hftl.recipe.data import Windows
 from hftl.terminal import Shown
 from hftl.wording import count, listed, percent
 
+WINDOW = Windows().length
 IMBALANCE = 5
 """How many times the smallest class the largest one is, from which on it is worth a line."""
 UNKNOWN_TOKENS = 0.05
@@ -202,10 +205,13 @@ class Audit(Shown):
                 cut = f"{percent(lengths['share_truncated'])} of the texts are longer than {limit:,} tokens, and cut"
                 lost = {"head": "end", "tail": "beginning", "head+tail": "middle"}[lengths["truncate"]]
                 line = f"{name}: {cut}: their {lost} is not read, {percent(lengths['share_lost'])} of all tokens"
-                more = -(-int(lengths["length_p95"]) // 256) * 256
+                needed = math.ceil(lengths["length_p95"])
                 # What reads words has no windows, and reads a text of any length.
-                if name == "train" and self.vocabulary is None and "windows" not in lengths and more > limit:
-                    line += f"; data.windows=mean data.max_length={more} reads 95 % of the texts whole"
+                if name == "train" and self.vocabulary is None and "windows" not in lengths and needed > limit:
+                    more = f"data.max_length={needed}"
+                    if needed > WINDOW:  # a text of one window is read at once
+                        more = f"data.windows=mean data.max_length={-(-needed // WINDOW) * WINDOW}"
+                    line += f"; {more} reads 95 % of the texts whole"
                 yield line
             if lengths and "windows" in lengths:
                 windows = lengths["windows"]
