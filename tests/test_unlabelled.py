@@ -119,6 +119,21 @@ def test_a_file_with_nothing_but_texts_of_the_test_is_refused(tmp_path: Path) ->
     assert "of 2 texts none is left; the others are in validation or test, or empty" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.txt", "", "empty.txt has no text\n      name a table with rows, a .txt file with lines, or a folder of them"),
+        ("header.csv", "text\n", "header.csv has no text\n      name a table with rows"),
+        ("empty.csv", "", 'no column "text"; columns: none\n      the column is called as in the source: data.text_column'),
+        ("other.jsonl", '{"a": "b"}\n', 'no column "text"; columns: a\n      the column is called as in the source'),
+    ],
+)
+def test_a_file_without_texts_is_refused_in_the_words_of_the_recipe(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    message = refused(TextData(source=source(tmp_path / "films"), unlabelled=str(tmp_path / name)))
+    assert said in message and "predict" not in message and "--text-column" not in message
+
+
 def test_a_source_by_itself_is_all_of_its_splits_that_are_not_called_validation_or_test(tmp_path: Path) -> None:
     found = read_corpus(TextData(source=source(tmp_path / "films")), print)
     assert {some.name: list(some.texts) for some in found} == {

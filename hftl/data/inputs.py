@@ -26,7 +26,7 @@ from hftl.data.folders import files_below
 from hftl.data.joining import FIRST
 from hftl.data.layout import counted, ending_of, is_picture, table_ending, ways_out
 from hftl.data.rows import SHOWN, place_of
-from hftl.data.tables import Rows, open_rows
+from hftl.data.tables import ANOTHER_NAME, Rows, open_rows
 from hftl.data.targets import COLUMN
 from hftl.errors import DataError, Problem, printable
 from hftl.memory import stored_picture, values_of
@@ -60,6 +60,10 @@ class Inputs:
     """What the tables have that they come from."""
 
 
+class NothingAsked(DataError):
+    """What was given can be read, and there is nothing in it."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """All that is to be predicted: looked at, and nothing of it in memory but what was handed over there."""
@@ -73,7 +77,13 @@ class Asked:
 
 
 def read_texts(
-    inputs: Sequence[Any], data: TextData, say: Say, *, columns: Sequence[str] | None = None, at_once: int = 1_000
+    inputs: Sequence[Any],
+    data: TextData,
+    say: Say,
+    *,
+    columns: Sequence[str] | None = None,
+    at_once: int = 1_000,
+    another_name: str = ANOTHER_NAME,
 ) -> Asked:
     """Texts, the lines of .txt files, the .txt files of folders, and of tables the columns that `data` names, or "text".
 
@@ -85,6 +95,7 @@ def read_texts(
         say: is told which files of a folder are left out.
         columns: what the tables call the columns of `data`, in their order; None: as `data` does.
         at_once: texts of a block.
+        another_name: what a table without the columns is answered with.
 
     Raises:
         DataError: what cannot be read, all of it in one report.
@@ -118,7 +129,7 @@ def read_texts(
         elif not os.path.exists(given):
             problems.append(Problem(str(given), "no such file or folder; a text of one word is written with a space after it"))
         elif table_ending((path := Path(given)).name) is not None and not path.is_dir():
-            table = open_rows(path, choices, data, at_once=at_once, say=say)
+            table = open_rows(path, choices, data, at_once=at_once, say=say, another_name=another_name)
             problems += _lacking(path, table, lambda value: isinstance(value, str), "without a text")
             parts.append(table)
         elif data.pair:
@@ -155,7 +166,8 @@ def _asked(
     left_out: Sequence[str] = (),
 ) -> Asked:
     if problems or not number:
-        raise DataError("the inputs", problems or [Problem("inputs", "nothing to predict")])
+        nothing = NothingAsked.single("inputs", "nothing to predict", source="the inputs")
+        raise DataError("the inputs", problems) if problems else nothing
     columns: dict[str, pa.DataType] = {}
     for part in parts:
         for name, kind in (part.types if isinstance(part, Rows) else {}).items():

@@ -386,6 +386,10 @@ class Rows:
     of others the rows are."""
 
 
+ANOTHER_NAME = "another name: --text-column NAME or --image-column NAME; in Python columns=NAME"
+"""The way out of a prediction whose table calls its columns otherwise."""
+
+
 def open_rows(
     file: Path,
     choices: Sequence[Sequence[str]],
@@ -393,6 +397,7 @@ def open_rows(
     *,
     at_once: int,
     say: Callable[[str], object] = lambda line: None,
+    another_name: str = ANOTHER_NAME,
 ) -> Rows:
     """A single table, all of its columns.
 
@@ -402,6 +407,7 @@ def open_rows(
         data: the section of the recipe, which knows encoding and delimiter.
         at_once: rows of a block.
         say: gets what is worth knowing about how it is read.
+        another_name: the way out where it has the columns of no choice.
 
     Raises:
         DataError: the file cannot be read, or has the columns of no choice.
@@ -433,8 +439,7 @@ def open_rows(
     chosen = next((choice for choice in choices if set(choice) <= set(types)), None)
     if not problems and chosen is None:
         asked = " or ".join(" and ".join(f'"{name}"' for name in choice if name not in types) for choice in choices)
-        way = "another name: --text-column NAME or --image-column NAME; in Python columns=NAME"
-        problems.append(Problem(str(file), f"no column {asked}; columns: {listed(types)}", (way,)))
+        problems.append(Problem(str(file), f"no column {asked}; columns: {listed(types) or 'none'}", (another_name,)))
     if problems:
         raise DataError(str(file), problems)
     assert chosen is not None

@@ -15,9 +15,8 @@ from datasets import Dataset, concatenate_datasets
 
 from hftl.data.archives import is_archive
 from hftl.data.columns import Strings, pick
-from hftl.data.content import content_of
 from hftl.data.duplicates import text_fingerprints
-from hftl.data.inputs import Say
+from hftl.data.inputs import NothingAsked, Say, read_texts
 from hftl.data.layout import Role, find_name, list_folder, role_of, table_ending
 from hftl.data.reading import open_source
 from hftl.data.rows import Source, Table, content_columns
@@ -88,7 +87,7 @@ def read_corpus(data: TextData, say: Say) -> list[Texts]:
     """
     path = Path(os.path.expanduser(data.source))
     if _is_plain(path):
-        dataset = _rows(path, data, say)
+        dataset = _rows("data.source", path, data, say)
         return _refuse_none(data, [_without(path.name, dataset, set())])
     source = open_source(data)
     held_out: set[bytes] = set()
@@ -165,13 +164,17 @@ def _given_rows(data: TextData, say: Say) -> Dataset:
         raise DataError(
             data.source, [Problem("data.unlabelled", what, ("name a split, a table, a .txt file, or a folder of them",))]
         )
-    return _rows(path, data, say)
+    return _rows("data.unlabelled", path, data, say)
 
 
-def _rows(path: Path, data: TextData, say: Say) -> Dataset:
+def _rows(key: str, path: Path, data: TextData, say: Say) -> Dataset:
     """What `hftl predict` reads of a path."""
     try:
-        asked = content_of(data).inputs([path], say)
+        asked = read_texts([path], data, say, another_name="the column is called as in the source: data.text_column")
+    except NothingAsked:
+        what = f"{path} has no text"
+        help = "name a table with rows, a .txt file with lines, or a folder of them"
+        raise DataError.single(key, what, help, source=data.source) from None
     except DataError as error:
         raise DataError(str(path), error.problems) from None
     blocks = [block.dataset for block in asked.blocks()]
