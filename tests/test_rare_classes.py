@@ -216,6 +216,9 @@ def test_the_plan_says_what_a_stage_does_for_rare_classes_and_what_two_passes_co
         "Stage all computes each example twice (loss r drop (alpha 0.5)): that is twice the operations, and memory for up to 16"
         in said
     )
+    # Of 8 examples a step, 2 at a time of each pass.
+    fourth = "\n".join(make_plan(prepare(rare(data, "run.gradient_accumulation=4"))).remarks)
+    assert "memory for up to 4 examples at once; run.gradient_accumulation=8 halves it." in fourth
     shown = re.sub(" +", " ", "\n".join(render(plan)))
     assert "\nloss r_drop r_drop\nclass weights - effective\nsampling balanced -\n" in shown
     once = make_plan(prepare(rare(data, "stages.all.loss=cross_entropy"))).stages[1]

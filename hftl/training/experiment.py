@@ -376,9 +376,10 @@ def _in_words(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
         added = log_shares(class_counts(experiment), stage.loss.tau)
         yield f"Stage {stage.name} adds to the logits, in training alone ({stage.loss.words}): {ends(added.tolist())}."
     if stage.loss.passes > 1:
+        pieces = experiment.recipe.run.gradient_accumulation
         yield (
             f"Stage {stage.name} computes each example twice (loss {stage.loss.words}): that is twice the operations, and memory"
-            f" for up to {2 * stage.batch_size} examples at once; run.gradient_accumulation=2 halves it."
+            f" for up to {2 * -(-stage.batch_size // pieces)} examples at once; run.gradient_accumulation={2 * pieces} halves it."
         )
 
 
