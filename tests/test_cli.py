@@ -86,8 +86,11 @@ def test_plan_prints_the_table_and_trains_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_draws_the_rates_of_the_run_where_it_is_told_to(hftl: Hftl, recipe_file: Path, tmp_path: Path) -> None:
-    outcome = hftl("plan", recipe_file, "--json", "--plot", "--output", tmp_path / "rates.png")
+@pytest.mark.parametrize("asked", [["--plot"], []])
+def test_plan_draws_the_rates_of_the_run_where_it_is_told_to(
+    hftl: Hftl, recipe_file: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    outcome = hftl("plan", recipe_file, "--json", *asked, "--output", tmp_path / "rates.png")
     assert outcome.code == 0 and "stages" in json.loads(outcome.out)
     assert f"{tmp_path / 'rates.png'}: the learning rate of every layer group" in outcome.err.replace("\n", " ")
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ from sittings import assert_same_run, signal_at
 from small import bert, nano, reviews, train
 
 from hftl import api
+from hftl.errors import RecipeError
 from hftl.evaluation.report import rates_figure
 from hftl.recipe import PlateauSchedule, Stage
 from hftl.signals import Stopped
@@ -43,6 +44,11 @@ def test_the_figure_marks_stages_and_groups(tmp_path: Path) -> None:
     legend: Any = panel.get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["head", "layer.3", "embeddings to layer.2"]
     assert panel.get_yscale() == "log" and panel.get_xlim() == (0, 15)
+
+
+def test_the_figure_is_a_png_and_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"output: rates\.xyz does not end with \.png"):
+        api.plan(bert(), plot=tmp_path / "rates.xyz")
 
 
 def test_rates_on_a_plateau_fall_and_a_run_that_was_stopped_there_continues(

@@ -181,7 +181,7 @@ def test_the_split_seed_decides_the_rows_and_the_seed_of_the_run_does_not() -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ablate", "--over", "staged,flott"], 'Did you mean "flat"?'),
+        (["ablate", "--over", "staged,flott"], '--over flott: no such arm. Did you mean "flat"?'),
         (["ablate", "--over", "staged"], "two arms or more"),
         (["ablate", "--seeds", "0"], "at least 1"),
         (["repeat"], "either --seeds or --folds"),

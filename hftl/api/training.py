@@ -62,7 +62,7 @@ def plan(recipe: Recipe, *, plot: str | Path | None = None, source: str = "recip
 
     Args:
         recipe: what would be trained.
-        plot: where a figure of every group's rate over the whole run is written, a PNG; None: nowhere.
+        plot: where a figure of every group's rate over the whole run is written, a .png; None: nowhere.
         source: what the recipe is called in errors.
         say: is told which facts of the card do not hold for these data, and what was drawn.
 
@@ -72,6 +72,8 @@ def plan(recipe: Recipe, *, plot: str | Path | None = None, source: str = "recip
     from hftl.training.experiment import make_plan, prepare_experiment
     from hftl.training.machine import process_state
 
+    if plot is not None and Path(plot).suffix.casefold() != ".png":
+        raise RecipeError.single("output", f"{Path(plot).name} does not end with .png", "such as plan.png", source=str(plot))
     experiment = prepare_experiment(recipe)
     plan_of_recipe = make_plan(experiment, source=source, measure=process_state().device)
     if plot is not None:

@@ -24,7 +24,9 @@ def plan(
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, for programs.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw every group's learning rate over the whole run.")] = False,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The picture that --plot writes.")] = Path("plan.png"),
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where it is drawn, a .png; default: plan.png.")
+    ] = None,
 ) -> None:
     """Show which layers train at which rate in which stage, and what it costs. Trains nothing.
 
@@ -36,7 +38,7 @@ def plan(
     """
     lines: list[str] = []
     chosen = api.load_recipe(recipe, overrides or ())
-    result = api.plan(chosen, plot=output if plot else None, source=recipe, say=lines.append)
+    result = api.plan(chosen, plot=output or (Path("plan.png") if plot else None), source=recipe, say=lines.append)
     if json:
         out.print_json(data=result.to_dict(), ensure_ascii=True)
     else:

@@ -42,8 +42,8 @@ def arms_of(recipe: Recipe, words: Sequence[str], *, source: str = "recipe") -> 
             problems.append(Problem(f"--over {name}", "two arms have this name"))
             continue
         if not equals and name not in ARMS:
-            help = (did_you_mean(name, ARMS), f"arms by name: {', '.join(ARMS)}; an own one is written name=key=value,key=value")
-            problems.append(Problem(f"--over {name}", "no such arm", tuple(line for line in help if line)))
+            help = f"arms by name: {', '.join(ARMS)}; an own one is written name=key=value,key=value"
+            problems.append(Problem(f"--over {name}", f"no such arm.{did_you_mean(name, ARMS)}", (help,)))
             continue
         try:
             arms[name] = override(recipe, _assignments(changes), source=source) if equals else _named(recipe, name)
