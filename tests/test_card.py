@@ -320,6 +320,14 @@ def test_what_pictures_go_through_is_shown(image_run: RunDirectory) -> None:
     assert "- Augmentation, in training only: standard." in render_card(image_run)
 
 
+def test_the_dropout_that_a_recipe_asks_for_is_shown_and_no_other(copy: RunDirectory) -> None:
+    assert "- Dropout, in training only" not in render_card(copy)
+    recipe = make_recipe("transformer")
+    model = recipe.model.model_copy(update={"head_dropout": 0.3, "drop_path": 0.05})
+    write_text(copy.recipe, recipe.model_copy(update={"model": model}).to_yaml())
+    assert "- Dropout, in training only: drop path 0.05, head dropout 0.3." in render_card(copy).splitlines()
+
+
 def test_a_faultless_model_has_no_worst_class(copy: RunDirectory) -> None:
     labels = np.array([0, 1] * 20)
     logits = np.where(labels[:, None] == np.arange(2), 4.0, -4.0).astype(np.float32)

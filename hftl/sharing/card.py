@@ -296,6 +296,7 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         "architecture": model["architecture"],
         "start": start,
         "origin": origin,
+        "dropped": _dropped(recipe),
         "augmentation": _augmentation(recipe.data) if isinstance(recipe.data, ImageData) else "",
     }
 
@@ -320,8 +321,14 @@ def _augmentation(data: ImageData) -> str:
         policy = f"{data.augmentation}{', made by torchvision' if data.augmentation_library == 'torchvision' else ''}"
     else:
         policy = "an Albumentations pipeline of its own, in recipe.yaml"
-    erased = f"; random erasing in {data.random_erasing:.0%} of the views" if data.random_erasing else ""
+    erased = f"; random erasing in {100 * data.random_erasing:g} % of the views" if data.random_erasing else ""
     return policy + erased
+
+
+def _dropped(recipe: Recipe) -> str:
+    """The dropout of the model where the recipe says another one than its family or checkpoint has."""
+    given = recipe.model.model_dump(exclude_defaults=True, include={"dropout", "head_dropout", "drop_path", "word_dropout"})
+    return ", ".join(f"{name.replace('_', ' ')} {rate:g}" for name, rate in given.items())
 
 
 def _hand_written(recipe: Recipe) -> dict[str, list[str]]:
