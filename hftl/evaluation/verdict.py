@@ -92,8 +92,9 @@ def _worst_classes(split: str, values: OneLabelMetrics, stage: str, *, weighted:
         low, high = recall_interval
         confused = _taken_for(values, worst["label"])
         below = high < values["accuracy_interval"][0]
+        among = " of those that are predicted" if never else ""
         yield (
-            f'  worst class on {split}: "{worst["label"]}", recall {worst["recall"]:.3f} [{low:.3f}, {high:.3f}],'
+            f'  worst class on {split}{among}: "{worst["label"]}", recall {worst["recall"]:.3f} [{low:.3f}, {high:.3f}],'
             f" n = {worst['n']:,}{confused}{f'. {balanced}' if below and rare(worst) else ''}"
         )
 
