@@ -112,7 +112,7 @@ def test_a_table_is_read_as_the_runs_recipe_says(folder: Path, tmp_path: Path) -
 def test_columns_may_be_named(hftl: Hftl, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,title,text\n1,good,bad\n")
     outcome = hftl("predict", folder, tmp_path / "new.csv", "--text-column", "title", "--output", tmp_path / "out.csv")
-    assert outcome.code == 0 and "1 predictions in" in outcome.out
+    assert outcome.code == 0 and "1 prediction in" in outcome.out
     [row] = rows_of(tmp_path / "out.csv")
     assert (row["input"], row["text"]) == ("good", "bad")
     refused = hftl("predict", folder, tmp_path / "new.csv", "--text-column", "titel")

@@ -174,7 +174,7 @@ def predict(
     if output is not None:
         number = run.predict_to(output, given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
         if is_main_process():
-            say(f"{number} predictions in {output}")
+            say(f"{number} prediction{'' if number == 1 else 's'} in {output}")
         return
     predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
     if not is_main_process():

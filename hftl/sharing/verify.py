@@ -141,7 +141,7 @@ class Verdict(Shown):
         for kind, (count, wrong) in self.counts.items():
             yield f"{kind:<18}{count:>6,} checked, {f'{wrong} WRONG' if wrong else 'all hold'}"
         if self.hand_written:
-            yield f"{'by hand':<18}{self.hand_written:>6,} numbers in what the authors wrote; nothing to check them by"
+            yield f"{'by hand':<18}{self.hand_written:>6,} in what the authors wrote; there is nothing to check that by"
         yield from (f"- {note}" for note in self.notes)
         claims, wrong = len(self.claims), len(self.failed)
         yield f"DOES NOT HOLD: {wrong:,} of {claims:,} claims" if wrong else f"holds: all {claims:,} claims"
