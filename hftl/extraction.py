@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, disable_progress_bars
 from numpy.typing import NDArray
+from torch import nn
 
 from hftl.data.content import Content, content_of
 from hftl.data.inputs import Asked, Inputs, Say
@@ -186,6 +187,14 @@ class Extractor:
             raise RunError(f"--pooling: one vector a text enters {self.group}, so that there is nothing to pool; leave it out")
         return None
 
+    @property
+    def _convolved(self) -> bool:
+        """Whether the first layer behind the boundary is one over maps whose channels are first."""
+        assert self._boundary is not None
+        entry = self._model.get_submodule(self._boundary.entry_module)
+        layers = (module for module in entry.modules() if next(module.parameters(recurse=False), None) is not None)
+        return isinstance(next(layers, None), nn.Conv2d | nn.BatchNorm2d)
+
     @contextmanager
     def _hooks(self) -> Iterator[BoundaryHooks | None]:
         if self._boundary is None:
@@ -206,7 +215,7 @@ class Extractor:
             return pooled(self._model, inputs)[:, _KINDS[self.pooling]].float()
         entered = hooks.capture(inputs).float()
         if "pixel_values" in inputs:
-            return _mean_over_places(entered, inputs["pixel_values"].shape[-2:], self.group)
+            return _mean_over_places(entered, inputs["pixel_values"].shape[-2:], self.group, convolved=self._convolved)
         if self.pooling in (None, "none"):
             return entered
         return pooled_tokens(entered, inputs["attention_mask"])[:, _KINDS[self.pooling]]
@@ -219,8 +228,10 @@ def _parts(block: Inputs, size: int) -> Iterator[Inputs]:
         yield Inputs(block.names[part], dataset, block.rows[part])
 
 
-def _mean_over_places(entered: torch.Tensor, picture: Sequence[int], group: str) -> torch.Tensor:
+def _mean_over_places(entered: torch.Tensor, picture: Sequence[int], group: str, *, convolved: bool = False) -> torch.Tensor:
     """(B, F) of vectors (B, F), of patches (B, P, F), or of maps, whose channels are first or last: the places lie as the picture.
+
+    Where both fit, as of 32 channels of 32 by 32, they are first of what is `convolved`.
 
     Raises:
         RunError: which of them are the channels cannot be told.
@@ -233,8 +244,8 @@ def _mean_over_places(entered: torch.Tensor, picture: Sequence[int], group: str)
     if entered.ndim == 4:
         first = entered.shape[2] * width == entered.shape[3] * height
         last = entered.shape[1] * width == entered.shape[2] * height
-        if first != last:
-            return entered.mean(dim=(2, 3) if first else (1, 2))
+        if convolved or first != last:
+            return entered.mean(dim=(2, 3) if convolved or first else (1, 2))
     raise RunError(
         f"--from: {tuple(entered.shape[1:])} enters {group}: its channels cannot be told from places; name another group"
     )

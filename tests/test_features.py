@@ -71,6 +71,7 @@ def test_the_mean_over_places_knows_channels_that_are_first_or_last_and_says_whe
     assert _mean_over_places(wide.permute(0, 2, 3, 1), (64, 64), "layer1").tolist() == [[1.5, 5.5, 1.5, 5.5]]
     assert _mean_over_places(torch.ones(1, 3, 2, 4), (32, 64), "layer1").shape == (1, 3)
     assert _mean_over_places(picture.reshape(1, 4, 2), (64, 64), "layer1").tolist() == [[3, 4]]
+    assert _mean_over_places(picture, (64, 64), "layer1", convolved=True).tolist() == [[1.5, 5.5]]
     with pytest.raises(RunError, match="cannot be told from places; name another group"):
         _mean_over_places(picture, (64, 64), "layer1")
 
