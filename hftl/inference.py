@@ -9,11 +9,11 @@ import csv
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,8 @@ from hftl.wording import count, listed
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 SILENT = 10.0
 """Seconds until a line says how far predicting has come, and between two of them."""
+
+Block = TypeVar("Block", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Predictor:
         run = RunDirectory(model_or_run)
         self.classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
         data = run.load_recipe().data if run.recipe.is_file() else None
-        self._content = content_for(self.classifier.kind, data, max_length=self.classifier.max_length)
+        self.content = content_for(self.classifier.kind, data, max_length=self.classifier.max_length)
         self._accelerator = Accelerator()
         self._model = self.classifier.model.to(self._accelerator.device)
 
@@ -110,7 +112,7 @@ class Predictor:
         Raises:
             DataError: inputs that cannot be read, all of them in one report.
         """
-        return self._content.inputs(inputs, say, columns=columns, on_bad_image=on_bad_image)
+        return self.content.inputs(inputs, say, columns=columns, on_bad_image=on_bad_image)
 
     def answer(self, asked: Asked, *, batch_size: int = 64, tta: Tta = "none", say: Say) -> Iterator[list[Prediction]]:
         """Predictions, a block at a time and in the order of the inputs, the same on every process, of which each computes a share.
@@ -122,12 +124,13 @@ class Predictor:
         Raises:
             DataError: there are no such views of what the model reads.
         """
-        kind, views = self.classifier.target, VIEWS.get(tta, 1)
-        names, done, said = self.label_names, 0, time.monotonic()
-        began = said
+        yield from told(self._answers(asked, batch_size, tta), asked, "predicted", say)
+
+    def _answers(self, asked: Asked, batch_size: int, tta: Tta) -> Iterator[list[Prediction]]:
+        kind, views, names = self.classifier.target, VIEWS.get(tta, 1), self.label_names
         for block in asked.blocks():
-            samples = self._content.samples(block.dataset, self.classifier.preprocessor, seed=0, train=False)
-            samples = samples if tta == "none" else self._content.views(samples, tta)
+            samples = self.content.samples(block.dataset, self.classifier.preprocessor, seed=0, train=False)
+            samples = samples if tta == "none" else self.content.views(samples, tta)
             processes = self._accelerator.num_processes
             at_once, rank = max(1, batch_size // views), self._accelerator.process_index
             batches = evaluation_batches(samples, batch_size=at_once, processes=processes, rank=rank)
@@ -147,13 +150,22 @@ class Predictor:
                     strict=True,
                 )
             ]
-            done += len(samples)
-            if (now := time.monotonic()) - said >= SILENT and done < asked.count:
-                said = now
-                say(f"{done:,} of {asked.count:,} predicted, {done / (now - began):,.0f} a second")
-        if asked.left_out:
-            shown = listed(asked.left_out, 10)
-            say(printable(f"left out {count(len(asked.left_out), 'picture')} that cannot be read: {shown}"))
+
+
+def told(blocks: Iterable[Block], asked: Asked, how: str, say: Say) -> Iterator[Block]:
+    """The same blocks; `say` gets a line about how far it has come every `SILENT` seconds, and one at the end about what was left
+    out. `how` is what was done with an input: "predicted"."""
+    done, said = 0, time.monotonic()
+    began = said
+    for block in blocks:
+        yield block
+        done += len(block)
+        if (now := time.monotonic()) - said >= SILENT and done < asked.count:
+            said = now
+            say(f"{done:,} of {asked.count:,} {how}, {done / (now - began):,.0f} a second")
+    if asked.left_out:
+        shown = listed(asked.left_out, 10)
+        say(printable(f"left out {count(len(asked.left_out), 'picture')} that cannot be read: {shown}"))
 
 
 def _labels(answers: Predictions, names: Sequence[str]) -> list[tuple[str, ...] | None]:
@@ -163,17 +175,17 @@ def _labels(answers: Predictions, names: Sequence[str]) -> list[tuple[str, ...] 
     return [tuple(names[place] for place in np.flatnonzero(row).tolist()) for row in answers.predicted]
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, what: str = "predictions", endings: Sequence[str] = OUTPUTS) -> None:
     """Refuse an output that cannot be written, before anything is computed.
 
     Raises:
-        DataError: another ending than .csv, .jsonl or .parquet, an existing file, or no such folder.
+        DataError: another ending than one of `endings`, an existing file, or no such folder.
         RunError: `path` cannot be a name.
     """
     check_name(path)
-    if path.suffix not in OUTPUTS:
-        allowed = f"allowed: {', '.join(OUTPUTS)}"
-        raise DataError.single("--output", f'predictions are not written to "{path.suffix}" files', allowed, source=str(path))
+    if path.suffix not in endings:
+        allowed = f"allowed: {', '.join(endings)}"
+        raise DataError.single("--output", f'{what} are not written to "{path.suffix}" files', allowed, source=str(path))
     if path.exists():
         raise DataError.single("--output", "there is such a file already, and nothing is written over", source=str(path))
     if not path.absolute().parent.is_dir():
@@ -194,13 +206,7 @@ def writing(
     lists = {"labels": pa.list_(pa.string())} if several and path.suffix != ".csv" else {}
     numbers = {name: pa.float64() for name in ("probability", *(f"p({name})" for name in label_names))}
     own = {"label": pa.string(), **lists, **numbers}
-    called = {name: name for name in own}
-    while taken := [name for name, shown in called.items() if shown in asked.columns]:
-        called |= {name: f"predicted {called[name]}" for name in taken}
-    first = {} if "input" in asked.columns else {"input": pa.string()}
-    fields = {**first, **asked.columns, **{called[name]: kind for name, kind in own.items()}}
-    # Bytes of a picture are its content, and no column beside it; only Parquet could hold them.
-    fields = {name: kind for name, kind in fields.items() if not _is_binary(kind)}
+    fields, called = columns_of(asked, own)
 
     def rows(predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
         for one in predictions:
@@ -211,7 +217,7 @@ def writing(
     with written_whole(path) as beside:
         if path.suffix == ".parquet":
             with pq.ParquetWriter(beside, pa.schema(list(fields.items()))) as writer:
-                yield lambda predictions: writer.write_table(_arrow(list(rows(predictions)), fields))
+                yield lambda predictions: writer.write_table(arrow_table(list(rows(predictions)), fields))
             return
         with beside.open("w", encoding="utf-8", newline="") as stream:
             if path.suffix == ".csv":
@@ -222,13 +228,28 @@ def writing(
                 yield lambda predictions: stream.writelines(f"{_json(row)}\n" for row in rows(predictions))
 
 
+def columns_of(asked: Asked, own: Mapping[str, pa.DataType]) -> tuple[dict[str, pa.DataType], dict[str, str]]:
+    """The columns of an output, and what those of the model are called there: `input`, the tables' columns, then `own`.
+
+    Where a table has a column of one of these names, the model's is "predicted NAME".
+    """
+    called = {name: name for name in own}
+    while taken := [name for name, shown in called.items() if shown in asked.columns]:
+        called |= {name: f"predicted {called[name]}" for name in taken}
+    first = {} if "input" in asked.columns else {"input": pa.string()}
+    fields = {**first, **asked.columns, **{called[name]: kind for name, kind in own.items()}}
+    # Bytes of a picture are its content, and no column beside it; only Parquet could hold them.
+    return {name: kind for name, kind in fields.items() if not _is_binary(kind)}, called
+
+
 def _is_binary(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_is_binary(field.type) for field in kind.fields)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _arrow(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, pa.DataType]) -> pa.Table:
+def arrow_table(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, pa.DataType]) -> pa.Table:
+    """Rows of an output, by its columns."""
     columns = {}
     for name, kind in fields.items():
         values = [row[name] for row in rows]

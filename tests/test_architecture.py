@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.memory",
     ),
     "hftl.inference": (*WINGS, "hftl.training", "hftl.memory"),
+    "hftl.extraction": (*WINGS, "hftl.training", "hftl.inference"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
     "hftl.sharing.card": (*GROUND, *CARD_PARTS),
@@ -130,7 +131,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The one door, and the command line, which goes through it alone.
     "hftl.api": (
         *WINGS,
-        *("hftl.training", "hftl.studies", "hftl.inference", "hftl.sharing", "hftl.reproduce", "hftl.ledger", "hftl.doctor"),
+        *(
+            "hftl.training",
+            "hftl.studies",
+            "hftl.inference",
+            "hftl.extraction",
+            "hftl.sharing",
+            "hftl.reproduce",
+            "hftl.ledger",
+            "hftl.doctor",
+        ),
         *OUTSIDE,
     ),
     "hftl.cli": ("hftl.api", "hftl.errors", "hftl.recipe", "hftl.signals", "hftl.launch", "hftl.terminal"),

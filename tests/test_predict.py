@@ -103,7 +103,7 @@ def test_several_tables_and_texts_are_one_table(run: door.Run, tmp_path: Path) -
 def test_a_table_is_read_as_the_runs_recipe_says(folder: Path, tmp_path: Path) -> None:
     """Encoding and delimiter are those of training."""
     own = Predictor(folder)
-    own._content = Texts(door.TextData(source="x", encoding="cp1252", delimiter="^", max_length=16))
+    own.content = Texts(door.TextData(source="x", encoding="cp1252", delimiter="^", max_length=16))
     (tmp_path / "new.csv").write_bytes("id^text\n1^café\n".encode("cp1252"))
     [answer] = own.predict([tmp_path / "new.csv"])
     assert answer.input == "café" and answer.row == {"id": "1", "text": "café"}

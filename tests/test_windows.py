@@ -294,15 +294,15 @@ def test_a_saved_model_without_its_recipe_answers_the_same(run: hftl.Run, tmp_pa
 
 
 def test_frozen_features_of_a_text_are_the_mean_over_its_windows(tokenizer: Any) -> None:
-    from hftl.training.features import _pooled
+    from hftl.training.features import pooled
 
     model = evaluated(build(SMALL))
     inputs = dict(encoded(tokenizer, LONG, SHORT))
     with torch.no_grad():
-        found = _pooled(model, inputs)
+        found = pooled(model, inputs)
         for row, text in enumerate((LONG, SHORT)):
             of_pieces = [
-                _pooled(model.network, {"input_ids": torch.tensor([piece]), "attention_mask": torch.ones(1, len(piece))})
+                pooled(model.network, {"input_ids": torch.tensor([piece]), "attention_mask": torch.ones(1, len(piece))})
                 for piece in pieces(tokenizer(text)["input_ids"])
             ]
             torch.testing.assert_close(found[row], torch.cat(of_pieces).mean(dim=0), rtol=1e-4, atol=1e-4)

@@ -4,10 +4,11 @@ A notebook and the command line go through it, so each promise (one opening of t
 before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
 
     training    load_recipe, plan, audit, show, vectors; train, fine_tune
-    run         Run, load, compare, runs, pull
+    run         Run, load, compare, runs, pull; features, features_to, of a checkpoint too
     studies     Study, ablate, repeat, baseline, tune, curve, find_lr
 """
 
+from hftl.api.extraction import features, features_to
 from hftl.api.run import Run, compare, load, pull, runs
 from hftl.api.studies import (
     Study,
@@ -34,6 +35,8 @@ __all__ = [
     "compare",
     "curve",
     "examine",
+    "features",
+    "features_to",
     "find_lr",
     "fine_tune",
     "load",

@@ -22,6 +22,8 @@ from hftl.run import RunDirectory
 from hftl.terminal import Markdown, Say, tell
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pandas import DataFrame
     from rich.console import Console
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -157,6 +159,13 @@ class Run:
         return Predictor(self.path)
 
     @property
+    def _source(self) -> dict[str, str | None]:
+        """Which model it is, for what is made with it: "model", the name of its folder or on the Hub, and "revision" there."""
+        if self._published is None:
+            return {"model": self.path.resolve().name, "revision": None}
+        return {"model": self._published.partition("@")[0], "revision": self.path.name}
+
+    @property
     def model(self) -> PreTrainedModel:
         """The model, as transformers knows it, in evaluation mode.
 
@@ -264,6 +273,66 @@ class Run:
             for block in blocks:
                 yield block
                 write(block)
+
+    def features(
+        self,
+        inputs: Any,
+        *,
+        group: str | None = None,
+        pooling: Literal["mean", "first"] | None = None,
+        columns: str | Sequence[str] | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        batch_size: int = 64,
+        say: Say = tell,
+    ) -> NDArray[np.float32]:
+        """What enters a layer group of the model, one vector for each input: (N, F) float32; see `hftl.features`.
+
+        Raises:
+            RunError, DataError: as `hftl.features`.
+        """
+        from hftl.api.extraction import features  # which loads runs
+
+        return features(
+            self,
+            inputs,
+            group=group,
+            pooling=pooling,
+            columns=columns,
+            on_bad_image=on_bad_image,
+            batch_size=batch_size,
+            say=say,
+        )
+
+    def features_to(
+        self,
+        output: str | Path,
+        inputs: Any,
+        *,
+        group: str | None = None,
+        pooling: Literal["mean", "first", "none"] | None = None,
+        columns: str | Sequence[str] | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        batch_size: int = 64,
+        say: Say = tell,
+    ) -> int:
+        """The same into a new Parquet file, a block at a time; how many rows there are. See `hftl.features_to`.
+
+        Raises:
+            RunError, DataError: as `hftl.features_to`.
+        """
+        from hftl.api.extraction import features_to
+
+        return features_to(
+            output,
+            self,
+            inputs,
+            group=group,
+            pooling=pooling,
+            columns=columns,
+            on_bad_image=on_bad_image,
+            batch_size=batch_size,
+            say=say,
+        )
 
     # --- what can be done with it
 

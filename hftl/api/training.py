@@ -283,9 +283,9 @@ def fine_tune(
     from hftl.training.checks import check_run_directory
     from hftl.training.experiment import prepare_experiment
 
-    section = _model_section(model) if isinstance(model, str) else model
+    section = model_section(model) if isinstance(model, str) else model
     if not isinstance(data, TextData | ImageData):
-        data = ImageData(source=data) if _reads_pictures(section) else TextData(source=data)
+        data = ImageData(source=data) if reads_pictures(section) else TextData(source=data)
     name = name or _name_of(section, data)
     draft = override(default_recipe(name, data, section, rows=1, parameters=1), overrides)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
@@ -298,7 +298,7 @@ def fine_tune(
     return train(recipe, run_dir=run_dir, console=console)
 
 
-def _model_section(checkpoint: str) -> Transformer | Timm:
+def model_section(checkpoint: str) -> Transformer | Timm:
     """The section for a checkpoint: timm's where its settings, or its name on the Hub, are."""
     from hftl.models.checkpoint import Checkpoint
     from hftl.models.foreign import check_folder
@@ -310,7 +310,7 @@ def _model_section(checkpoint: str) -> Transformer | Timm:
     return Timm(checkpoint=checkpoint) if is_timm else Transformer(checkpoint=checkpoint)
 
 
-def _reads_pictures(section: Transformer | Timm) -> bool:
+def reads_pictures(section: Transformer | Timm) -> bool:
     """Whether the model is a classifier of pictures, by the type that its config.json names."""
     from transformers.models.auto import modeling_auto
 

@@ -182,6 +182,58 @@ def predict(
     out.print(_answers([(each.label, each.probability, each.input) for each in predictions]), highlight=False)
 
 
+def features(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="A run directory, a published run, or a checkpoint: a Hub id or a local folder.",
+            show_default=False,
+        ),
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...", help="Texts, files (text a line, pictures, CSV/JSONL/Parquet) or folders.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help="The new .parquet, with the columns of tables.", show_default=False)
+    ],
+    group: Annotated[
+        str | None,
+        typer.Option("--from", metavar="GROUP", help="What enters this layer group; default: the head.", show_default=False),
+    ] = None,
+    pooling: Annotated[
+        Literal["mean", "first", "none"] | None,
+        typer.Option(help="Of the tokens of a text; default: mean. Of a picture: the mean over all places.", show_default=False),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text-column",
+            "--image-column",
+            metavar="NAME",
+            help="What tables call the run's column; once for each of several.",
+            show_default=False,
+        ),
+    ] = None,
+    on_bad_image: Annotated[
+        Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
+    ] = "error",
+) -> None:
+    """Write what a model makes of texts or pictures before its head answers: a vector each, for scikit-learn and neighbours.
+
+    hftl features runs/quickstart-reviews new.csv --output features.parquet
+
+    hftl features timm/resnet18.a1_in1k photos/ --output features.parquet --from layer4
+    """
+    given = [_input(text) for text in inputs]
+    number = api.features_to(output, model, given, group=group, pooling=pooling, columns=columns or None, on_bad_image=on_bad_image)
+    if is_main_process():
+        say(f"features of {number} inputs in {output}")
+
+
 def _answers(rows: Sequence[tuple[str, float, str]]) -> Table:
     """Label, probability and input; a long label, as several an example make it, takes lines where an input is cut."""
     from rich.table import Table

@@ -67,10 +67,10 @@ def _compute(
     found: NDArray[np.float32] | None = None
     for batch in batches:
         with torch.inference_mode(), accelerator.autocast():
-            pooled = _pooled(model, batch.to(accelerator.device).inputs).float().cpu().numpy()
+            values = pooled(model, batch.to(accelerator.device).inputs).float().cpu().numpy()
         if found is None:
-            found = np.empty((len(samples), *pooled.shape[1:]), dtype=np.float32)
-        found[batch.index.numpy()] = pooled
+            found = np.empty((len(samples), *values.shape[1:]), dtype=np.float32)
+        found[batch.index.numpy()] = values
     assert found is not None  # a split has an example
     if recipe.run.cache_gb:
         try:
@@ -91,8 +91,8 @@ def _compute(
     return found
 
 
-def _pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(B, kinds, D)"""
+def pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a batch has at the end of the network's body, each kind of it: (B, kinds, D), of a picture without a class token one."""
     if "pixel_values" in inputs and not hasattr(model, "timm_model"):
         last = model(**inputs, output_hidden_states=True).hidden_states[-1]
         if last.ndim == 4:  # a map
@@ -103,22 +103,28 @@ def _pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         last = network.forward_features(inputs["pixel_values"])
         if last.ndim == 4:  # a map, channels first or last
             places = (2, 3) if last.shape[1] == network.num_features else (1, 2)
-            pooled: torch.Tensor = last.mean(dim=places)[:, None]
-            return pooled
+            means: torch.Tensor = last.mean(dim=places)[:, None]
+            return means
         classes = getattr(network, "num_prefix_tokens", 0)
         kinds = [last[:, classes:].mean(dim=1), *([last[:, 0]] if classes else [])]
         return torch.stack(kinds, dim=1)
-    counts = None
-    if hasattr(model, "in_windows"):
-        inputs, counts = model.in_windows(inputs)
-        model = model.network
-    last = model(**inputs, output_hidden_states=True).hidden_states[-1]  # (B, T, D)
-    mask = inputs["attention_mask"]
-    mean = (last * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    first = last[torch.arange(len(last), device=last.device), mask.argmax(dim=1)]  # padding may come before it
-    pooled = torch.stack([mean, first], dim=1)
-    if counts is None:
-        return pooled
-    of_windows = pooled.reshape(*counts.shape, *pooled.shape[1:]) * counts[:, :, None, None]  # (B, W, kinds, D)
+    if not hasattr(model, "in_windows"):
+        return pooled_tokens(last_states(model, inputs), inputs["attention_mask"])
+    inputs, counts = model.in_windows(inputs)
+    of_windows = pooled_tokens(last_states(model.network, inputs), inputs["attention_mask"])
+    of_windows = of_windows.reshape(*counts.shape, *of_windows.shape[1:]) * counts[:, :, None, None]  # (B, W, kinds, D)
     mean_of_windows: torch.Tensor = of_windows.sum(dim=1) / counts.sum(dim=1)[:, None, None]
     return mean_of_windows
+
+
+def last_states(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(B, T, D), of a transformer that reads texts."""
+    states: torch.Tensor = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    return states
+
+
+def pooled_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of (B, T, D) the mean over the real tokens of `mask` (B, T), and the first of them: (B, 2, D)."""
+    mean = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    first = states[torch.arange(len(states), device=states.device), mask.argmax(dim=1)]  # padding may come before it
+    return torch.stack([mean, first], dim=1)
