@@ -179,6 +179,7 @@ def errors(cells: Cells, words: Table, contexts: Table) -> Tensor:
     indptr = np.searchsorted(cells.rows, np.arange(size + 1)).astype(np.int32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")  # torch 2.11 warns of what it is told below
         pattern = torch.sparse_csr_tensor(
             torch.from_numpy(indptr),
             torch.from_numpy(cells.columns),
