@@ -104,6 +104,7 @@ def test_a_run_that_is_continued_has_the_weights_of_one_without_it_and_its_plan_
     with open_run(continued, directory, resume=True, console=quiet()) as run:
         weights = fit(continued, run, lambda evaluation: None)
     assert weights.keys() == expected.keys() and all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+    assert continued.classifier.model.config.use_cache  # that of the copies which train is off, and nothing warns of it
     plan, other = make_plan(experiment), make_plan(plain)
     said = [remark for remark in plan.remarks if "run.gradient_checkpointing" in remark]
     assert [remark.split()[:2] for remark in said] == [["Stage", "head"], ["Stage", "all"]] and plan.flops > other.flops

@@ -42,7 +42,7 @@ def check_recomputable(model: PreTrainedModel, chain: Chain) -> None:
 def recompute_layers(model: PreTrainedModel, chain: Chain) -> None:
     """Let every layer below the head compute its inside again in the backward pass, wherever it is in training mode.
 
-    Classes of transformers do it themselves; of timm's models and of hftl's own network each block does.
+    The model is a stage's copy: its configuration is changed, too, and is not what is saved. Classes of transformers do it themselves; of timm's models and of hftl's own network each block does.
 
     Raises:
         RecipeError: as `check_recomputable`.
@@ -54,6 +54,7 @@ def recompute_layers(model: PreTrainedModel, chain: Chain) -> None:
         for layer in layers:
             layer.__class__ = kinds[type(layer)]
         return
+    model.config.use_cache = False  # decoders' keys for the next word, which no classifier needs; transformers would warn of them
     # Without the hook of `gradient_checkpointing_enable`, which would send gradients through frozen embeddings as well.
     again = functools.partial(checkpoint, use_reentrant=False, context_fn=functools.partial(_contexts, model))
     model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=again)
