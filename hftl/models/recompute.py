@@ -42,7 +42,8 @@ def check_recomputable(model: PreTrainedModel, chain: Chain) -> None:
 def recompute_layers(model: PreTrainedModel, chain: Chain) -> None:
     """Let every layer below the head compute its inside again in the backward pass, wherever it is in training mode.
 
-    The model is a stage's copy: its configuration is changed, too, and is not what is saved. Classes of transformers do it themselves; of timm's models and of hftl's own network each block does.
+    The model is a stage's copy: its configuration is changed, too, and is not what is saved. Classes of transformers do it
+    themselves; of timm's models and of hftl's own network each block does.
 
     Raises:
         RecipeError: as `check_recomputable`.
