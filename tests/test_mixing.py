@@ -31,6 +31,7 @@ from hftl.recipe import (
     Mix,
     Mixup,
     MixupOrCutMix,
+    Recipe,
     Stage,
     override,
     parse_recipe,
@@ -307,6 +308,14 @@ def test_texts_are_not_mixed_and_the_message_says_what_does_the_like() -> None:
 # --- whole runs -----------------------------------------------------------------------------------------------------------------
 
 
+def augmented(recipe: Recipe) -> list[str]:
+    """What the plan says beside its table, with random erasing and dropout as well."""
+    changed = override(recipe, ["data.augmentation=light", "data.random_erasing=0.25", "model.dropout=0.2"])
+    remarks = make_plan(prepare_experiment(changed)).remarks
+    assert remarks[-1] == "Dropout, in training only: dropout 0.2."
+    return list(remarks)
+
+
 def test_a_run_that_mixes_continues_bit_for_bit_and_says_so_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HFTL_CACHE", str(tmp_path / "cache"))
     mixes = ("stages.top.mix=mixup or cutmix", "stages.head.mix=mixup", "stages.head.mix.alpha=0.5")
@@ -315,6 +324,7 @@ def test_a_run_that_mixes_continues_bit_for_bit_and_says_so_everywhere(tmp_path:
     assert [stage.mix for stage in plan.stages] == ["mixup", "mixup or cutmix"]
     assert [stage.cached_up_to for stage in plan.stages] == [None, None]
     assert "every step mixes other pictures (stages.head.mix)" in plan.remarks[0]
+    assert "Augmentation, in training only: light; random erasing in 25 % of the views." in augmented(recipe)
     whole = train(recipe, tmp_path / "whole")
     # 30 pictures / 8 = 4 steps an epoch: stopped in the first stage, and in the second.
     for step in (2, 3):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hftl.errors import RecipeError, did_you_mean
 from hftl.memory import keep
-from hftl.recipe.augmentation import AnyAugmentation
+from hftl.recipe.augmentation import AnyAugmentation, Policy
 from hftl.recipe.section import Count, Fraction, Positive, Section
 
 
@@ -267,6 +267,19 @@ class ImageData(_Data):
     """RGB colour, 0 to 255, on which transparent pictures are composed."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
+
+    @property
+    def augmented(self) -> str:
+        """In words: the policy, its options, and what is done beside it."""
+        if isinstance(self.augmentation, Policy):
+            options = ", ".join(f"{name} {value}" for name, value in self.augmentation if name != "kind")
+            policy = f"{self.augmentation.kind} of torchvision{f' ({options})' if options else ''}"
+        elif isinstance(self.augmentation, str):
+            policy = f"{self.augmentation}{', made by torchvision' if self.augmentation_library == 'torchvision' else ''}"
+        else:
+            policy = "an Albumentations pipeline of its own, in recipe.yaml"
+        erased = f"; random erasing in {100 * self.random_erasing:g} % of the views" if self.random_erasing else ""
+        return policy + erased
 
     @model_validator(mode="after")
     def _options_are_of_an_augmentation(self) -> Self:

@@ -23,7 +23,7 @@ from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
-from hftl.recipe import CNN, ImageData, Policy, Pretrained, Recipe, local_name, override
+from hftl.recipe import CNN, ImageData, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
@@ -296,8 +296,8 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         "architecture": model["architecture"],
         "start": start,
         "origin": origin,
-        "dropped": _dropped(recipe),
-        "augmentation": _augmentation(recipe.data) if isinstance(recipe.data, ImageData) else "",
+        "dropped": recipe.dropped,
+        "augmentation": recipe.data.augmented if isinstance(recipe.data, ImageData) else "",
     }
 
 
@@ -310,25 +310,6 @@ def _learned(data: DataRecord) -> str | None:
         f"learned without labels by {how['method']} ({settings}) from {how['texts']:,} texts ({listed(how['names'])}); none of them"
         f" was in the validation or test split that was read then; SHA-256 {how['sha256'][:16]}"
     )
-
-
-def _augmentation(data: ImageData) -> str:
-    """The policy, its options, and what is done beside it."""
-    if isinstance(data.augmentation, Policy):
-        options = ", ".join(f"{name} {value}" for name, value in data.augmentation if name != "kind")
-        policy = f"{data.augmentation.kind} of torchvision{f' ({options})' if options else ''}"
-    elif isinstance(data.augmentation, str):
-        policy = f"{data.augmentation}{', made by torchvision' if data.augmentation_library == 'torchvision' else ''}"
-    else:
-        policy = "an Albumentations pipeline of its own, in recipe.yaml"
-    erased = f"; random erasing in {100 * data.random_erasing:g} % of the views" if data.random_erasing else ""
-    return policy + erased
-
-
-def _dropped(recipe: Recipe) -> str:
-    """The dropout of the model where the recipe says another one than its family or checkpoint has."""
-    given = recipe.model.model_dump(exclude_defaults=True, include={"dropout", "head_dropout", "drop_path", "word_dropout"})
-    return ", ".join(f"{name.replace('_', ' ')} {rate:g}" for name, rate in given.items())
 
 
 def _hand_written(recipe: Recipe) -> dict[str, list[str]]:

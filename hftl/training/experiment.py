@@ -34,7 +34,7 @@ from hftl.models.family import Classifier
 from hftl.models.image_size import grey, preprocessor_at, why_not
 from hftl.models.recompute import check_recomputable
 from hftl.names import ONE_LABEL, SEVERAL_LABELS, VIEWS, Tta
-from hftl.recipe import LogitAdjustedLoss, Recipe, Stage, check_places
+from hftl.recipe import ImageData, LogitAdjustedLoss, Recipe, Stage, check_places
 from hftl.records.data import Provenance
 from hftl.training.loss import ExampleLoss, check_loss, class_weights, log_shares, make_loss
 from hftl.training.machine import matrix_rate, mixed_precision, tokens_per_batch
@@ -306,6 +306,10 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         remarks.append("In fp16 numbers end at 65,504: gradients are scaled, and a step is skipped where they overflow still.")
     if recipe.run.gradient_checkpointing:
         remarks += _recomputing(experiment)
+    if isinstance(recipe.data, ImageData) and recipe.data.augmented != "none":
+        remarks.append(f"Augmentation, in training only: {recipe.data.augmented}.")
+    if recipe.dropped:
+        remarks.append(f"Dropout, in training only: {recipe.dropped}.")
     if recipe.run.tta != "none":
         views = VIEWS[recipe.run.tta]
         remarks.append(
