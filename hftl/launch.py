@@ -104,11 +104,13 @@ def run_processes(command: Sequence[str], count: int, machine: Machine = Machine
             time.sleep(0.1)
             number = noted() or (signal.SIGTERM if os.getppid() != launcher else None)  # the launcher itself was killed
             if code == 0 and (failed := [rank for rank, child in enumerate(children) if child.poll()]):
-                ended = children[failed[0]].returncode
+                # Of several that have ended since the last look one that was killed: the others may have missed it.
+                cause = min(failed, key=lambda rank: children[rank].returncode >= 0)
+                ended = children[cause].returncode
                 code = _exit_code(ended)
                 deadline = min(deadline, time.monotonic() + TO_NOTICE)
                 if ended < 0 and number is None:
-                    message = f"process {first + failed[0]} of {processes} was killed ({signal.Signals(-ended).name})"
+                    message = f"process {first + cause} of {processes} was killed ({signal.Signals(-ended).name})"
                     sys.stderr.write(f"hftl: {message}; the others are ended. Continue from the last checkpoint with --resume\n")
             if (number is not None or time.monotonic() > deadline) and not stop_asked:
                 # A user's signal leaves all the time that a step and a save take; after a death the others only wait for it.
