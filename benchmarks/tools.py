@@ -39,6 +39,7 @@ from hftl.files import read_json, write_json, write_text
 from hftl.run import RunDirectory
 from hftl.studies.trials import Experiments, Trial, divided, run_trial, sealed
 from hftl.terminal import tell
+from hftl.wording import count
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "tools", HERE.parent / "docs" / "findings.md"
@@ -369,7 +370,9 @@ def row_of(name: str, arm: str, record: Mapping[str, Any]) -> str:
         rows = record["rows"]
         seeds = len(record["seconds"])
         rare = f"; rare: {', '.join(record['rare'])}" if record["rare"] else ""
-        said = f"{name}: {rows['train']:,} rows, {rows['validation']:,} of validation, {record['model']}, {seeds} seeds{rare}"
+        said = (
+            f"{name}: {rows['train']:,} rows, {rows['validation']:,} of validation, {record['model']}, {count(seeds, 'seed')}{rare}"
+        )
     return f"| {said} | {arm} | {' | '.join(cells)} | {record['cost']:.2f} |"
 
 
