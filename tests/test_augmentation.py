@@ -22,7 +22,6 @@ from hftl.data.augmentation import augmentation_pipeline, erase
 from hftl.data.torchvision_views import TorchvisionViews, _Holes, _transforms
 from hftl.errors import RecipeError
 from hftl.recipe import AugMix, ImageData, Policy, RandAugment, Timm, TrivialAugment, override, parse_recipe
-from hftl.sharing.card import _augmentation
 from hftl.studies.space import read_space
 
 TORCHVISION: list[tuple[str | Policy, str | None]] = [
@@ -235,7 +234,7 @@ def test_a_study_varies_the_strength_of_a_policy() -> None:
 
 def test_the_card_names_the_policy_its_options_and_who_made_the_views() -> None:
     def said(**data: Any) -> str:
-        return _augmentation(ImageData(source="photos", **data))
+        return ImageData(source="photos", **data).augmented
 
     assert said() == "none"
     assert said(augmentation="standard") == "standard"
