@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from hftl.evaluation.predictions import Predictions, stored_label_names
+from hftl.evaluation.views import load_viewed
 from hftl.names import Tta
 from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
@@ -37,8 +38,7 @@ def reproduce(run: RunDirectory, source: str) -> Iterator[Claim]:
     """
     opened_by = None if repository(run) else "hftl verify"
     for split, stated in read_metrics(run).items():
-        stored, viewed = Predictions.load(run.predictions(split)), run.viewed_predictions(split)
-        beside = Predictions.load(viewed) if viewed.is_file() else None
+        stored, beside = Predictions.load(run.predictions(split)), load_viewed(run.viewed_predictions(split))
         tta = "none" if beside is None or beside.views is None else beside.views
         answers = evaluate(run, split=split, source=source, opened_by=opened_by, tta=cast("Tta", tta))
         now = answers.metrics(stored_label_names(run.predictions(split)), skipped=stated["skipped"])

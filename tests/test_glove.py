@@ -26,7 +26,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from hftl.data.text import TextSamples
 from hftl.errors import RecipeError, RunError
-from hftl.models import build_classifier, glove, glove_modeling, load_classifier, save_classifier, segmentation, tokenizer_bounds
+from hftl.models import (
+    build_classifier,
+    glove,
+    glove_modeling,
+    load_classifier,
+    save_classifier,
+    segmentation,
+    tokenizer_bounds,
+    transformer,
+)
 from hftl.models import vectors as vector_files
 from hftl.models.family import Classifier
 from hftl.models.glove_modeling import (
@@ -663,7 +672,7 @@ def test_a_saved_model_gives_the_same_logits_and_label_names_everywhere(
 ) -> None:
     classifier = build(vectors, values)
     folder = tmp_path / "model"
-    glove.save(classifier, folder)
+    transformer.save(classifier, folder)
     loaded = glove.load(folder)
     automatic = AutoModelForSequenceClassification.from_pretrained(folder)
     texts = ["a GOOD film isn't bad, the bad film", "good", ""]
@@ -688,7 +697,7 @@ def test_a_saved_model_gives_the_same_logits_and_label_names_everywhere(
 def test_a_saved_model_cuts_clauses_without_hftl_and_without_a_segmenter(chinese: str, segmentation: str, tmp_path: Path) -> None:
     spec = TextCNN(vectors=chinese, channels=4, segmentation=segmentation)  # type: ignore[arg-type]
     classifier = glove.build(spec, ["bad", "good"], texts=WAIMAI)
-    glove.save(classifier, tmp_path / "model")
+    transformer.save(classifier, tmp_path / "model")
     tokenizer_bounds.read_tokenizer((tmp_path / "model" / "tokenizer.json").read_bytes())
     with torch.no_grad():
         expected = classifier.model(**tokenizer_of(classifier)(WAIMAI[:3], padding=True, return_tensors="pt")).logits.softmax(dim=1)
@@ -759,7 +768,7 @@ def test_a_beginning_and_an_end_need_room_and_a_pair_has_none_of_it(tmp_path: Pa
 
 
 def test_a_tokenizer_of_another_model_is_refused(vectors: str, tmp_path: Path) -> None:
-    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    transformer.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
     glove.make_tokenizer(["some", "other", "words"]).save_pretrained(tmp_path / "model")
     with pytest.raises(RunError, match="has a tokenizer of 5 words and a model of 8"):
         glove.load(tmp_path / "model")
@@ -802,7 +811,7 @@ def test_saved_models_give_the_same_logits_where_there_is_no_hftl(vectors: str, 
     for family, values in {"textcnn": {"channels": 4}, "bilstm": {"hidden_size": 4, "trainable_dim": 3}, "bag": {}}.items():
         classifier = build(vectors, {"family": family, **values})
         tokenizer_of(classifier).model_max_length = 6
-        glove.save(classifier, tmp_path / family)
+        transformer.save(classifier, tmp_path / family)
         classifiers[str(tmp_path / family)] = classifier
 
     home = tmp_path / "home"
@@ -835,11 +844,11 @@ def test_saved_models_give_the_same_logits_where_there_is_no_hftl(vectors: str, 
 def test_saving_twice_writes_the_same_bytes_and_loading_changes_none(vectors: str, values: dict[str, Any], tmp_path: Path) -> None:
     classifier = build(vectors, values)
     for name in ("first", "second"):
-        glove.save(classifier, tmp_path / name)
+        transformer.save(classifier, tmp_path / name)
     files = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
     assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "glove_modeling.py"}
     assert {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()} == files
-    glove.save(glove.load(tmp_path / "first"), tmp_path / "third")
+    transformer.save(glove.load(tmp_path / "first"), tmp_path / "third")
     for name in files.keys() - {"tokenizer_config.json"}:  # transformers notes there that a tokenizer came from a folder
         assert (tmp_path / "third" / name).read_bytes() == files[name]
     assert files["glove_modeling.py"] == Path(glove_modeling.__file__).read_bytes()
@@ -852,7 +861,7 @@ def test_saving_twice_writes_the_same_bytes_and_loading_changes_none(vectors: st
 
 @pytest.mark.parametrize("trust", [None, False, True])
 def test_with_hftl_the_modelling_file_in_the_folder_is_not_run(vectors: str, trust: bool | None, tmp_path: Path) -> None:
-    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    transformer.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
     (tmp_path / "model" / "glove_modeling.py").write_text("raise SystemExit('the file in the folder was run')")
     assert type(glove.load(tmp_path / "model").model) is TextCNNForSequenceClassification
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", trust_remote_code=trust)
@@ -861,7 +870,7 @@ def test_with_hftl_the_modelling_file_in_the_folder_is_not_run(vectors: str, tru
 
 def test_a_model_saved_before_it_had_a_modelling_file_still_loads(vectors: str, tmp_path: Path) -> None:
     classifier = build(vectors, {"family": "bilstm", "hidden_size": 4})
-    glove.save(classifier, tmp_path / "model")
+    transformer.save(classifier, tmp_path / "model")
     (tmp_path / "model" / "glove_modeling.py").unlink()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     del config["auto_map"]
@@ -871,7 +880,7 @@ def test_a_model_saved_before_it_had_a_modelling_file_still_loads(vectors: str, 
 
 
 def test_a_model_without_one_of_its_weights_is_refused(vectors: str, tmp_path: Path) -> None:
-    glove.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
+    transformer.save(build(vectors, {"family": "textcnn"}), tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
     del weights["head.linear.bias"]
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})

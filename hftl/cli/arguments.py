@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,21 @@ RunOrRepo = Annotated[
         metavar="RUN_OR_REPO", help="A run directory, or a published run as OWNER/NAME or OWNER/NAME@REVISION.", show_default=False
     ),
 ]
+ContentColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-column",
+        "--image-column",
+        metavar="NAME",
+        help="What tables call the run's column; once for each of several.",
+        show_default=False,
+    ),
+]
+OnBadImage = Annotated[
+    Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
+]
+Tta = Literal["none", "flip", "five_crop", "ten_crop", "scales"]
+"""The words of `hftl.names.Tta`."""
 StudyDir = Annotated[
     Path | None,
     typer.Option(

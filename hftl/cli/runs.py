@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hftl import api
-from hftl.cli.arguments import RunArgument, RunOrRepo
+from hftl.cli.arguments import ContentColumns, OnBadImage, RunArgument, RunOrRepo, Tta
 from hftl.cli.printing import out, plain, say
 from hftl.launch import is_main_process
 from hftl.terminal import show as show_on
@@ -49,7 +49,7 @@ def evaluate(
         typer.Option("--name", help="What that of --data is called; default: as its source.", show_default=False),
     ] = None,
     tta: Annotated[
-        Literal["none", "flip", "five_crop", "ten_crop", "scales"],
+        Tta,
         typer.Option(help="Of pictures also the mean over several views of each: 2, 5, 10 or 3 times the work."),
     ] = "none",
 ) -> None:
@@ -142,21 +142,10 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text-column",
-            "--image-column",
-            metavar="NAME",
-            help="What tables call the run's column; once for each of several.",
-            show_default=False,
-        ),
-    ] = None,
-    on_bad_image: Annotated[
-        Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
-    ] = "error",
+    columns: ContentColumns = None,
+    on_bad_image: OnBadImage = "error",
     tta: Annotated[
-        Literal["none", "flip", "five_crop", "ten_crop", "scales"],
+        Tta,
         typer.Option(help="Of pictures the mean over several views of each: 2, 5, 10 or 3 times the work."),
     ] = "none",
 ) -> None:
@@ -208,19 +197,8 @@ def features(
         Literal["mean", "first", "none"] | None,
         typer.Option(help="Of the tokens of a text; default: mean. Of a picture: the mean over all places.", show_default=False),
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text-column",
-            "--image-column",
-            metavar="NAME",
-            help="What tables call the run's column; once for each of several.",
-            show_default=False,
-        ),
-    ] = None,
-    on_bad_image: Annotated[
-        Literal["error", "skip"], typer.Option(help="Refuse pictures that cannot be read, or leave them out and count them.")
-    ] = "error",
+    columns: ContentColumns = None,
+    on_bad_image: OnBadImage = "error",
 ) -> None:
     """Write what a model makes of texts or pictures before its head answers: a vector each, for scikit-learn and neighbours.
 

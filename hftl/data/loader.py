@@ -163,7 +163,7 @@ def training_batches(
     def planned() -> Iterator[_Planned]:
         for place, step in enumerate(steps, start=start):
             how = plan_mix(mix, seed=seed, epoch=epoch, step=place)
-            partner = dict(zip(step.tolist(), partners_of(step).tolist(), strict=True))
+            partner = {} if how is None else dict(zip(step.tolist(), partners_of(step).tolist(), strict=True))
             parts = micro_batches(
                 step, accumulation=accumulation, processes=processes, lengths=lengths, tokens_per_batch=tokens_per_batch
             )

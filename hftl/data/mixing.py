@@ -45,7 +45,7 @@ class StepMix:
         return bounds[0], bounds[1]
 
     def mixed(self, pictures: torch.Tensor, partners: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Both (B, 3, H, W) -> the same of mixed pictures, and each picture's share of its own mixture."""
+        """Both (B, C, H, W) -> the same of mixed pictures, and each picture's share of its own mixture."""
         if self.centre is None:
             return self.share * pictures + (1 - self.share) * partners, self.share
         rows, columns = self.rectangle(*pictures.shape[2:])

@@ -17,7 +17,7 @@ from rich.text import Text
 from hftl.errors import printable
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.views import in_words
-from hftl.names import ONE_LABEL, title_of_value
+from hftl.names import title_of_value
 from hftl.records.metrics import kind_of
 from hftl.terminal import Shown
 from hftl.wording import count, listed, quoted
@@ -58,7 +58,7 @@ class Evaluated(Shown):
         columns = ("metric", "now", "on record", "95 % interval") if self.facts is None else ("metric", "value", "95 % interval")
         for column in columns:
             table.add_column(column, justify="left" if column == "metric" else "right")
-        kind = self.metrics.get("target", ONE_LABEL)
+        kind = kind_of(self.metrics)
         for name, value in self.metrics.items():
             if isinstance(value, float):
                 known, low_high = self.recorded.get(name), self.metrics.get(f"{name}_interval")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from hftl.evaluation.intervals import mean_interval
 from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.several_metrics import paired_macro_f1, point_value
 from hftl.names import SEVERAL_LABELS
-from hftl.records.baseline import BaselineRecord, Gain, MacroF1Gain, NoBaselineRecord
+from hftl.records.baseline import BaselineRecord, Gain, MacroF1Gain, NoBaselineRecord, decisive
 
 
 def gain(model: Predictions, baseline: Predictions) -> Gain:
@@ -52,12 +51,6 @@ def _macro_f1_gain(model: Predictions, baseline: Predictions, rows: NDArray[np.i
     answers = replace(model, ids=baseline.ids, labels=model.labels[rows], logits=model.logits[rows], sizes=None, size_unit=None)
     own, other = (point_value(each, "macro_f1") or 0.0 for each in (answers, baseline))
     return {"model": own, "baseline": other, "gain": own - other, "gain_interval": paired_macro_f1(baseline, answers)}
-
-
-def decisive(values: Gain) -> tuple[float, Sequence[float] | None]:
-    """The gain that says whether the model is better, and its interval: of accuracy, and of several labels that of macro F1."""
-    of = values.get("macro_f1", values)
-    return of["gain"], of["gain_interval"]
 
 
 def gains(values: Gain) -> bool:

@@ -7,6 +7,7 @@ place of the plain numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from hftl.errors import RunError
@@ -26,6 +27,15 @@ class Answers(NamedTuple):
     def metrics(self, label_names: Sequence[str], *, skipped: int = 0) -> SplitMetrics:
         """As `Predictions.metrics`, and beside them those of the mean over the views."""
         return with_views(self.plain.metrics(label_names, skipped=skipped), self.plain, self.viewed, label_names)
+
+
+def load_viewed(path: Path) -> Predictions | None:
+    """The predictions by several views of each picture that lie there; None: there are none.
+
+    Raises:
+        RunError: the file is not one of predictions.
+    """
+    return Predictions.load(path) if path.is_file() else None
 
 
 def view_metrics(plain: Predictions, viewed: Predictions, label_names: Sequence[str]) -> ViewMetrics:

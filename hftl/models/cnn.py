@@ -16,9 +16,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageClassification, BitImageProcessor, PreTrainedModel
 
 from hftl.errors import RecipeError
-from hftl.models import pictures
+from hftl.models import pictures, transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
-from hftl.models.checkpoint import Checkpoint, Written, quiet_loading, run_error
 from hftl.models.cnn_modeling import CNNConfig, CNNForImageClassification
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
@@ -76,25 +75,13 @@ def build(spec: CNN, label_names: Sequence[str], *, image_size: int | None) -> C
     return Classifier(model, processor, chain(model), facts)
 
 
-def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights, configuration and processor as `from_pretrained` wants them, and the modelling file for those without hftl."""
-    with quiet_loading(), Written():
-        classifier.model.save_pretrained(folder)
-        classifier.preprocessor.save_pretrained(folder)
-
-
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote, with the classes of this package.
+    """Read what `hftl.models.transformer.save` wrote, with the classes of this package.
 
     Raises:
         RunError: there is no complete model in the folder.
     """
-    try:
-        with quiet_loading():
-            model, processor, size = pictures.load_saved(Checkpoint(str(folder)))
-    except RecipeError as error:
-        raise run_error(folder, error) from None
-    return Classifier(model, processor, chain(model), pictures.facts_of(model, processor, size))
+    return pictures.load(folder, lambda model, size: chain(model))
 
 
 def chain(model: PreTrainedModel) -> Chain:
@@ -108,4 +95,4 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 
-FAMILY = Family(_build, save, load, channels_last=True)
+FAMILY = Family(_build, transformer.save, load, channels_last=True)

@@ -45,7 +45,7 @@ from transformers import (
 from hftl.errors import Problem, RecipeError
 from hftl.models import glove_modeling, transformer
 from hftl.models.chain import HEAD, Chain, LayerGroup
-from hftl.models.checkpoint import CONFIG, Checkpoint, Written, quiet_loading, run_error
+from hftl.models.checkpoint import CONFIG, Checkpoint, quiet_loading, run_error
 from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
 from hftl.models.segmentation import count_pieces, fitting, learn_words, scores
@@ -208,15 +208,10 @@ def _make(spec: WordVectors, shared: dict[str, Any]) -> Any:
     return model_class(model_class.config_class(**own, **shared))
 
 
-def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights, configuration and tokenizer as `from_pretrained` wants them, and the modelling file for those without hftl."""
-    with quiet_loading(), Written():
-        classifier.model.save_pretrained(folder)
-        classifier.preprocessor.save_pretrained(folder)
-
-
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote, with the classes of this package; the facts about the training texts stay in the run's data.json.
+    """Read what `hftl.models.transformer.save` wrote, with the classes of this package.
+
+    The facts about the training texts stay in the run's data.json.
 
     Raises:
         RunError: there is no complete model in the folder, or the tokenizer does not belong to it.
@@ -287,7 +282,7 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> 
     return build(recipe.model, label_names, texts=texts, pair=isinstance(recipe.data, TextData) and recipe.data.pair)
 
 
-FAMILY = Family(_build, save, load, shortest_text=0)
+FAMILY = Family(_build, transformer.save, load, shortest_text=0)
 
 # GloVe's files split contractions as the Penn Treebank does ("did n't", "it 's", "ca n't") and keep punctuation as words. Of the
 # 6.84 million words of IMDb's training texts, the share that has a vector in the two small files beside the project: 6B, and

@@ -9,7 +9,7 @@ Shapes: pixel_values (B, 3, H, W) -> logits (B, K): B pictures of H x W pixels, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,8 +96,8 @@ def build(spec: Transformer, label_names: Sequence[str], *, image_size: int | No
     return reinitialize(classifier, lambda: _make(checkpoint, config), count=spec.reinitialize, pretrained=spec.pretrained)
 
 
-def load(folder: Path) -> Classifier:
-    """Read what `hftl.models.transformer.save` wrote.
+def load(folder: Path, layers: Callable[[PreTrainedModel, tuple[int, int]], Chain] | None = None) -> Classifier:
+    """Read what `hftl.models.transformer.save` wrote; `layers` makes the chain of a model for pictures of (H, W), None: `chain`.
 
     Raises:
         RunError: there is no complete model in the folder.
@@ -106,7 +106,7 @@ def load(folder: Path) -> Classifier:
     try:
         with quiet_loading():
             model, processor, size = load_saved(checkpoint)
-            return Classifier(model, processor, chain(model, size), facts_of(model, processor, size))
+            return Classifier(model, processor, (layers or chain)(model, size), facts_of(model, processor, size))
     except RecipeError as error:
         raise run_error(folder, error) from None
 

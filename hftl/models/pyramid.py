@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, BitImagePr
 from hftl.errors import RecipeError
 from hftl.models import pictures, vision
 from hftl.models.chain import HEAD
-from hftl.models.checkpoint import CONFIG, MALFORMED, Checkpoint, Written, quiet_loading, read_object, run_error
+from hftl.models.checkpoint import CONFIG, MALFORMED, Checkpoint, quiet_loading, read_object, run_error
 from hftl.models.family import Classifier
 from hftl.models.pyramid_modeling import PyramidConfig, PyramidForImageClassification, last_levels
 from hftl.recipe import Timm
@@ -75,15 +75,8 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     return Classifier(model, processor, chain, {**plain.facts, **_facts(model, processor, size), "new_parameters": sorted(new)})
 
 
-def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights, configuration and processor as `from_pretrained` wants them, and the modelling file for those without hftl."""
-    with quiet_loading(), Written():
-        classifier.model.save_pretrained(folder)
-        classifier.preprocessor.save_pretrained(folder)
-
-
 def load(folder: Path) -> Classifier:
-    """Read what `save` wrote, with the classes of this package.
+    """Read what `hftl.models.transformer.save` wrote, with the classes of this package.
 
     Raises:
         RunError: there is no complete model in the folder, or it asks timm for more than a network.

@@ -151,7 +151,10 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
 
 
 def save(classifier: Classifier, folder: Path) -> None:
-    """Write weights (safetensors), config and tokenizer as `from_pretrained` and `pipeline` want them; no path goes with them."""
+    """Write weights (safetensors), config and preprocessor as `from_pretrained` and `pipeline` want them; no path goes with them.
+
+    Of a model whose classes are hftl's own a copy of their modelling file goes with it, for those without hftl.
+    """
     with quiet_loading(), Written():
         classifier.model.save_pretrained(folder)
         classifier.preprocessor.save_pretrained(folder)

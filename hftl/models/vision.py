@@ -134,9 +134,9 @@ def save(classifier: Classifier, folder: Path) -> None:
     `model_args`, where transformers would meet it twice. The preprocessing is part of config.json.
     """
     if classifier.model.config.model_type == PYRAMID:
-        from hftl.models import pyramid  # which is made of parts of this module
+        from hftl.models import transformer  # whose format a pyramid has; no other model of timm needs that module
 
-        pyramid.save(classifier, folder)
+        transformer.save(classifier, folder)
         return
     timm_model: TimmModel = classifier.model.timm_model
     config = classifier.model.config

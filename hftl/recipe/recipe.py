@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData, TextData
-from hftl.recipe.model import AnyModel, Transformer, WordVectors
+from hftl.recipe.model import AnyModel, Timm, Transformer, WordVectors
 from hftl.recipe.places import LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
@@ -173,6 +173,11 @@ class Recipe(Section):
     def opens_test(self) -> bool:
         """Whether training opens the test split at its end; otherwise `hftl test` does, once."""
         return self.run.test == "open" and self.data.test_split != "none"
+
+    @property
+    def in_timms_format(self) -> bool:
+        """Whether its model is saved as timm has it; all others are as transformers has them."""
+        return isinstance(self.model, Timm) and self.model.pooling == "native"
 
     @property
     def dropped(self) -> str:

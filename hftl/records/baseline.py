@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict, final
 
 from hftl.files import read_json
@@ -48,6 +49,12 @@ class BaselineRecord(TypedDict):
     training_rows: int
     seconds: float
     gains: dict[str, Gain]
+
+
+def decisive(values: Gain) -> tuple[float, Sequence[float] | None]:
+    """The gain that says whether the model is better, and its interval: of accuracy, and of several labels that of macro F1."""
+    of = values.get("macro_f1", values)
+    return of["gain"], of["gain_interval"]
 
 
 def read_baseline(run: RunDirectory) -> BaselineRecord | NoBaselineRecord | None:

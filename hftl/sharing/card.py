@@ -25,7 +25,7 @@ from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
 from hftl.recipe import CNN, ImageData, Pretrained, Recipe, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
-from hftl.records.baseline import read_baseline
+from hftl.records.baseline import decisive, read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
 from hftl.records.environment import FinishedEnvironment, read_finished_environment
 from hftl.records.history import StageEnd, read_stage_ends
@@ -219,9 +219,8 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     if split not in record["gains"]:  # run.baseline was "none" when test was opened
         return None
     values = record["gains"][split]
-    of_macro_f1 = values.get("macro_f1")
-    decisive = values if of_macro_f1 is None else of_macro_f1  # see `hftl.evaluation.gain.decisive`
-    low, high = decisive["gain_interval"] or (decisive["gain"], decisive["gain"])
+    gain, interval = decisive(values)
+    low, high = interval or (gain, gain)
     said = "better" if low > 0 else "worse" if high < 0 else "open"
     return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, "macro_f1": None, **values}
 

@@ -44,7 +44,7 @@ from hftl.models.family import Classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import example, is_grey, is_timms, make_text, read_picture, tokenized, tokens_of
+from hftl.sharing.usage import example, is_grey, make_text, read_picture, tokenized, tokens_of
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -390,7 +390,7 @@ def usage(run: RunDirectory, done: Export) -> str:
         ]
         inputs, names = "files", 'config["label_names"]'
         name = "names[int(row.argmax())]"
-    if not isinstance(data, TextData) and not is_timms(recipe):
+    if not isinstance(data, TextData) and not recipe.in_timms_format:
         names, name = 'config["id2label"]', "names[str(row.argmax())]"
     several = "thresholds" in config
     if several:

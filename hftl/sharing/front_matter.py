@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hftl.errors import did_you_mean
 from hftl.names import METRICS, title_of
-from hftl.recipe import Pretrained, Recipe, Timm, local_name
+from hftl.recipe import Pretrained, Recipe, local_name
 from hftl.records.data import DataRecord
 from hftl.records.metrics import SplitMetrics, kind_of, value_of
 from hftl.sharing.markdown import visible
@@ -88,7 +88,7 @@ def front_matter(recipe: Recipe, data: DataRecord, values: SplitMetrics, split: 
     return ModelCardData(
         language=_languages(card.language),
         license=visible(card.license) if card.license else None,
-        library_name="timm" if isinstance(recipe.model, Timm) and recipe.model.pooling == "native" else "transformers",
+        library_name="timm" if recipe.in_timms_format else "transformers",
         pipeline_tag=task,
         base_model=hub_base_model(recipe, data),
         datasets=[dataset] if dataset else None,

@@ -18,11 +18,6 @@ from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
 
-def is_timms(recipe: Recipe) -> bool:
-    """Whether the saved model is one of timm's own, in timm's format."""
-    return isinstance(recipe.model, Timm) and recipe.model.pooling == "native"
-
-
 def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
     """What of a recipe lay on the machine that ran it: {dotted key: "local:NAME"}."""
     places = {}
@@ -50,7 +45,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
     modules = {
         "hftl.models.glove": isinstance(recipe.model, WordVectors),
         "hftl.models.cnn": isinstance(recipe.model, CNN),
-        "hftl.models.pyramid": isinstance(recipe.model, Timm) and not is_timms(recipe),
+        "hftl.models.pyramid": isinstance(recipe.model, Timm) and not recipe.in_timms_format,
         "hftl.models.transformer": pooled or windowed,
     }
     return {
@@ -72,7 +67,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "tokenized": safe(tokenized(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
-        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if is_timms(recipe) else None,
+        "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if recipe.in_timms_format else None,
         "read_picture": safe(read_picture(recipe.data.background, grey=is_grey(config)))
         if isinstance(recipe.data, ImageData)
         else None,

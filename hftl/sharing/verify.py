@@ -32,7 +32,7 @@ from hftl.evaluation.openings import widened, widened_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
 from hftl.evaluation.seeds import spread
-from hftl.evaluation.views import Answers
+from hftl.evaluation.views import Answers, load_viewed
 from hftl.facts import contradictions, how_known
 from hftl.freeze_proof import read_freeze_proof
 from hftl.ledger import recipe_digest
@@ -175,7 +175,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         path = run.predictions(split)
         predictions, names = Predictions.load(path), stored_label_names(path)
         skipped = sum(row["split"] == split for row in data["skipped"])
-        viewed = _viewed(run.viewed_predictions(split))
+        viewed = load_viewed(run.viewed_predictions(split))
         recomputed[split] = Answers(predictions, viewed).metrics(names, skipped=skipped)
         if viewed is not None:
             claims.append(_same("metrics.json", f"{split}.tta, as recipe.yaml has it", str(viewed.views), recipe.run.tta))
@@ -203,11 +203,6 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     else:
         notes.append("no README.md: there is no card to compare")
     return Verdict(tuple(claims), sum(len(NUMBER.findall(text)) for text in hand_written(recipe)), tuple(notes))
-
-
-def _viewed(path: Path) -> Predictions | None:
-    """The predictions by several views of each picture; None: there are none."""
-    return Predictions.load(path) if path.is_file() else None
 
 
 def _compare_files(run: RunDirectory, repo_id: str | None, *, cached: bool) -> Iterator[Claim]:
@@ -337,7 +332,7 @@ def _recompute_evaluations(run: RunDirectory) -> tuple[Metrics, list[Claim]]:
         stated, stated_rows = read_metrics_on_other_rows(run, name), read_other_rows(run, name)
         classes = stored_label_names(run.predictions("validation"))
         claims.append(_same("evaluations", f"{name}, classes", _shown(list(names)), _shown(list(classes))))
-        answers = Answers(predictions, _viewed(path.with_name("views.parquet")))
+        answers = Answers(predictions, load_viewed(path.with_name("views.parquet")))
         recomputed[name] = answers.metrics(names, skipped=len(stated_rows["skipped"]))
         claims += _compare_values("evaluations", name, stated, recomputed[name])
         rows = predictions.target.split_facts(predictions, names)

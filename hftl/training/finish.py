@@ -24,7 +24,7 @@ from hftl.evaluation.predict import predict_logits
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import write_figures
 from hftl.evaluation.targets import Thresholds, target_named
-from hftl.evaluation.views import Answers, said_of_views
+from hftl.evaluation.views import Answers, load_viewed, said_of_views
 from hftl.files import write_json
 from hftl.ledger import note_opening
 from hftl.models import save_classifier
@@ -68,7 +68,7 @@ def finish(experiment: Experiment, run: OpenRun, *, open_test: bool) -> None:
         if directory.predictions("test").is_file():
             # A run that was stopped after it had opened test does not open it again.
             predictions["test"] = Predictions.load(directory.predictions("test"))
-            viewed["test"] = load_viewed(directory, "test")
+            viewed["test"] = load_viewed(directory.viewed_predictions("test"))
         else:
             with main_first():
                 test = make_samples(recipe, experiment.classifier, splits.test, train=False)
@@ -142,16 +142,6 @@ def predict_split(
     )
 
 
-def load_viewed(run: RunDirectory, split: str) -> Predictions | None:
-    """What a run has of the predictions of a split by several views of each picture; None: its recipe asks for none.
-
-    Raises:
-        RunError: the file is not one of predictions.
-    """
-    path = run.viewed_predictions(split)
-    return Predictions.load(path) if path.is_file() else None
-
-
 def write_opening(run: RunDirectory, splits: Splits, *, by: str, purpose: Purpose, say: Callable[[str], object]) -> None:
     """Write an opening of the test split down before the split is looked at; one that was cut short is continued."""
     cut_short = bool(read_openings(run)) and not (run.finished and "test" in read_metrics(run))
@@ -168,7 +158,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
     data, label_names = read_data(run), stored_label_names(run.predictions("validation"))
     skipped = Counter(row["split"] for row in data["skipped"])
     metrics = {
-        split: Answers(predicted, load_viewed(run, split)).metrics(label_names, skipped=skipped[split])
+        split: Answers(predicted, load_viewed(run.viewed_predictions(split))).metrics(label_names, skipped=skipped[split])
         for split, predicted in predictions.items()
     }
     write_figures(run, metrics)

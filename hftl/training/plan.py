@@ -177,8 +177,9 @@ def _counting_mode(model: nn.Module) -> Iterator[FlopCounterMode]:
         model.train(was_training)
 
 
-def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str | None = None) -> int:
-    """Operations of a training step on one example; with `start`, from a stored activation that enters this group.
+def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str | None = None, recompute: bool = False) -> int:
+    """Operations of a training step on one example; with `start`, from a stored activation that enters this group; with `recompute`
+    the groups that train, but for the head, compute forward once more.
 
     Three groups of 10 of which the last trains: 30 forward, 20 backward. The last two: 30 + 40. First and last: 30 + 20 + 10 + 20.
     The last one from what enters it: 10 + 20.
@@ -186,7 +187,8 @@ def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str 
     names = list(forward)
     lowest = min(names.index(name) for name in trains)
     backward = sum((2 if name in trains else 1) * forward[name] for name in names[lowest:])
-    return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward
+    again = sum(forward[name] for name in trains if name != HEAD) if recompute else 0
+    return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward + again
 
 
 def kept_bytes(
@@ -253,7 +255,6 @@ def build_plan(
     """
     shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
-    again = sum(forward[group] for group in sizes if group != HEAD) if recompute else 0
     columns = tuple(
         _stage_plan(
             stage,
@@ -264,7 +265,7 @@ def build_plan(
             (cached or {}).get(stage.name),
             average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs),
             recompute=recompute,
-            whole=step_flops(forward, list(sizes)) + again,
+            whole=step_flops(forward, list(sizes), recompute=recompute),
         )
         for stage in stages
     )
@@ -302,11 +303,10 @@ def _stage_plan(
     groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
     seen = train_examples * stage.epochs
     computed = seen * stage.loss.passes
-    again = sum(forward[group] for group in stage.trains if group != HEAD) if recompute else 0
-    flops = computed * (step_flops(forward, stage.trains) + again)
+    flops = computed * step_flops(forward, stage.trains, recompute=recompute)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
-        from_there = step_flops(forward, stage.trains, start=cached.group) + again
+        from_there = step_flops(forward, stage.trains, start=cached.group, recompute=recompute)
         flops = computed * from_there + train_examples * cached.num_views * before
     decay = {group.name: group.weight_decay for group in reversed(stage.param_groups)}  # the one with weight decay comes first
     return StagePlan(
