@@ -38,6 +38,9 @@ from hftl.sharing.card import render_card
 from hftl.training import finish
 from hftl.training.experiment import Experiment, prepare_experiment
 
+needs_gensim = pytest.mark.skipif(
+    sys.version_info >= gensim_vectors.NO_GENSIM, reason="gensim cannot be built for this Python (pyproject.toml)"
+)
 LN10, LN_625 = 2.302585, -0.470004  # ln 10, ln 0.625
 
 
@@ -331,6 +334,7 @@ def test_texts_without_words_are_refused(tmp_path: Path) -> None:
 # --- gensim ---------------------------------------------------------------------------------------------------------------------
 
 
+@needs_gensim
 @pytest.mark.parametrize("method", ["skip-gram", "cbow", "fasttext"])
 def test_the_methods_of_gensim_write_the_same_file_again_with_one_thread(method: str, tmp_path: Path) -> None:
     said: list[str] = []
@@ -344,6 +348,7 @@ def test_the_methods_of_gensim_write_the_same_file_again_with_one_thread(method:
     assert not np.array_equal(own.vectors, other.vectors)
 
 
+@needs_gensim
 def test_skip_gram_brings_words_together_that_stand_together(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     sides = (["red", "green", "blue", "white"], ["one", "two", "three", "four"])
@@ -362,11 +367,15 @@ def test_a_long_text_is_learned_from_whole() -> None:
 
 
 def test_without_gensim_its_methods_are_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gensim_vectors, "NO_GENSIM", (9, 0))
     monkeypatch.setitem(sys.modules, "gensim", None)
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with pytest.raises(
         RunError, match=r'need gensim, which is not installed:  pip install "hftl\[vectors\]"; --method glove needs'
     ):
+        quickly(tmp_path / "own.txt", "no/such/source", method="cbow")
+    monkeypatch.setattr(gensim_vectors, "NO_GENSIM", (3, 11))
+    with pytest.raises(RunError, match=r"cannot be built for Python 3\.14; use Python 3\.11 to 3\.13, or --method glove"):
         quickly(tmp_path / "own.txt", "no/such/source", method="cbow")
     assert list(tmp_path.iterdir()) == []
 
@@ -412,6 +421,7 @@ def test_hashes_and_n_grams_are_fasttexts() -> None:
     assert subwords.hashed("é") == ((step ^ 0xFFFFFFA9) * 16_777_619) & 0xFFFFFFFF
 
 
+@needs_gensim
 def test_a_vocabulary_word_that_fasttext_lacks_has_the_vector_of_its_n_grams_as_gensim_makes_it(tmp_path: Path) -> None:
     from gensim.models.fasttext import load_facebook_vectors
 
@@ -456,6 +466,7 @@ def test_a_table_of_model2vec_gives_a_word_the_mean_of_its_tokens(tmp_path: Path
     assert compose_vectors(str(weighted), ["films"])[1].tolist() == [[2.0, 1.0]]  # (2 (0, 1) + 4 (1, 0)) / 2
 
 
+@needs_gensim
 def test_files_that_are_broken_or_would_run_code_are_refused_in_one_message(tmp_path: Path) -> None:
     from gensim.models import KeyedVectors
 

@@ -8,6 +8,7 @@ V words, D dimensions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,9 @@ BUCKETS = 200_000
 SHORTEST, LONGEST = 3, 6
 """Letters of the n-grams of fastText, with a "<" before the word and a ">" after it."""
 _TEXT = 10_000  # words: gensim leaves out what a longer text has beyond them
+
+NO_GENSIM = (3, 14)
+"""From this version of Python on the extra `vectors` brings nothing: gensim's C code does not compile there."""
 
 Say = Callable[[str], object]
 
@@ -128,5 +132,7 @@ def _gensim() -> Any:
         import gensim.models
     except ImportError:
         ways = 'pip install "hftl[vectors]"; --method glove needs nothing else'
+        if sys.version_info >= NO_GENSIM:
+            ways = "it cannot be built for Python 3.14; use Python 3.11 to 3.13, or --method glove, which needs nothing else"
         raise RunError(f"skip-gram, cbow and fasttext need gensim, which is not installed:  {ways}") from None
     return gensim.models
