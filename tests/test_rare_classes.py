@@ -37,8 +37,9 @@ from hftl.sharing.card import write_card
 from hftl.signals import Stopped
 from hftl.studies.space import read_space
 from hftl.training.engine import prepare
-from hftl.training.experiment import Experiment, make_plan, stage_loss
+from hftl.training.experiment import Experiment, stage_loss
 from hftl.training.plan import Plan
+from hftl.training.planning import make_plan
 from hftl.training.proof import tensors_of
 from hftl.training.step import batches_of_epoch, take_step
 from hftl.training.working import open_stage
@@ -108,7 +109,7 @@ def test_two_processes_sample_and_pass_twice_as_one_does(data: Path, tmp_path: P
     # What dropout leaves out depends on the process, so that it is so little here that the numbers are to be the same: the check
     # for dropout is put aside.
     recipe = rare(data, "model.dropout=0")
-    aside = "import hftl.training.experiment as e; e._passes_differ = lambda *_: True"
+    aside = "import hftl.training.checks as e; e._passes_differ = lambda *_: True"
     runs = []
     for processes in (1, 2):
         place = tmp_path / str(processes)
