@@ -24,7 +24,7 @@ from hftl.memory import ROWS
 from hftl.models.chain import UnknownGroup
 from hftl.models.image_size import why_not
 from hftl.models.recompute import check_recomputable
-from hftl.names import ONE_LABEL
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import Adafactor, Muon, Recipe, difference, refuse_secrets
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
@@ -123,7 +123,8 @@ def check_stages(experiment: Experiment, source: str) -> None:
             if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
         ]
     if recipe.run.metric not in (known := target_named(target).choosers):
-        what = f'"{recipe.run.metric}" is not computed of {target.replace("_", " ")} an example'
+        wanted, given = ("one label", "several") if target == SEVERAL_LABELS else ("several labels", "one each")
+        what = f'"{recipe.run.metric}" is a metric of {wanted} an example, and these examples have {given}'
         problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(known)}",)))
     of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
     if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
