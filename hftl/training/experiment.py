@@ -22,6 +22,7 @@ from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, Undivided, read_undivided
 from hftl.data.targets import kind_of, targets_of
+from hftl.data.unlabelled import check_unlabelled
 from hftl.errors import DataError, Problem
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
@@ -186,11 +187,13 @@ def read_data(recipe: Recipe) -> Undivided:
     """Read and check a recipe's source.
 
     Raises:
-        DataError, RecipeError: it cannot be used, or lies on another machine.
+        DataError, RecipeError: it cannot be used, or lies on another machine; or `data.unlabelled` is nothing.
     """
     check_places(recipe)
     disable_progress_bars()  # of datasets: the run's own lines say what happens
-    return read_undivided(recipe.data)
+    undivided = read_undivided(recipe.data)
+    check_unlabelled(recipe.data, undivided)
+    return undivided
 
 
 def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
