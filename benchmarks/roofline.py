@@ -17,10 +17,10 @@ from rich.console import Console
 from side import Clock, read_spec, write_result
 
 from hftl.data.batches import plan_epoch
+from hftl.training.costs import forward_flops, step_flops
 from hftl.training.engine import train
 from hftl.training.experiment import Experiment, make_samples, prepare_experiment
 from hftl.training.machine import has_native_bf16, matrix_rate
-from hftl.training.plan import forward_flops, step_flops
 
 TITLES = {
     "minilm": "MiniLM",

@@ -31,11 +31,10 @@ from hftl.data.loader import evaluation_batches
 from hftl.errors import RunError, did_you_mean
 from hftl.files import written_whole
 from hftl.inference import arrow_table, columns_of, told
-from hftl.models import family_of
+from hftl.models import family_of, family_saved_as
 from hftl.models.boundary import Boundary, BoundaryHooks, NotSeparable, find_boundary
 from hftl.models.chain import HEAD
 from hftl.models.family import Classifier
-from hftl.names import CNN, PYRAMID, WORD_MODELS
 from hftl.recipe import Recipe, TextData
 from hftl.training.features import KINDS, last_states, pooled, pooled_tokens
 
@@ -106,8 +105,8 @@ class Extractor:
         self._model: Any = classifier.model.eval()  # type: ignore[no-untyped-call]
         self._classifier, self._content, self.asked = classifier, content, asked
         inputs = self._two_examples()
-        own = self._model.config.model_type in (CNN, PYRAMID, *WORD_MODELS)  # they return nothing but logits
-        self._boundary = self._find_boundary(inputs) if own or self.group != HEAD else None
+        is_caught = self.group != HEAD or family_saved_as(self._model.config.model_type).logits_alone
+        self._boundary = self._find_boundary(inputs) if is_caught else None
         self.pooling: Pooling | None = self._pooling_of(pooling)
         device = next(self._model.parameters()).device
         with self._hooks() as hooks, torch.inference_mode():

@@ -48,8 +48,11 @@ class Prediction:
     input: str
     """The text, or the picture's file; of a picture or array in memory its place among the inputs, such as "input 3"."""
     label: str
+    """Several labels are one text, "joy, anger"."""
     probability: float
+    """Of `label`; of several labels that of the whole set, as if they were independent: a product over all K."""
     probabilities: dict[str, float]
+    """Of each class or label."""
     labels: tuple[str, ...] | None = None
     """Where an example has several labels, those whose probability reaches their threshold; None: there is one, `label`."""
     row: Mapping[str, Any] | None = None
@@ -199,9 +202,9 @@ def writing(
     """A function that writes predictions, block by block, as .csv, .jsonl or .parquet, by the file's ending (see `check_output`).
 
     A row has `input`, the columns of the table that it comes from, then `label`, `probability` and the probability of each class as
-    "p(CLASS)". Several labels an example are a text, "joy, anger", and in .jsonl and .parquet the list `labels` after it. Where a
-    table has a column of one of these names, the model's is "predicted NAME". Parquet keeps the types of Parquet. The file appears
-    when all is written, or not at all.
+    "p(CLASS)". Several labels an example are a text, "joy, anger", whose probability is that of the whole set, and in .jsonl and
+    .parquet the list `labels` after it. Where a table has a column of one of these names, the model's is "predicted NAME". Parquet
+    keeps the types of Parquet. The file appears when all is written, or not at all.
     """
     lists = {"labels": pa.list_(pa.string())} if several and path.suffix != ".csv" else {}
     numbers = {name: pa.float64() for name in ("probability", *(f"p({name})" for name in label_names))}

@@ -77,13 +77,6 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 DUPLICATE, CONFLICT, NO_LABEL = "duplicate", "conflict", "no label"
 """Kinds of rows that were left out, in data.json: another split has the content; its content has several labels; it has none."""
 
-WORD_MODELS: Mapping[str, tuple[str, str]] = {
-    "hftl_textcnn": ("GloveTextCNNConfig", "TextCNNForSequenceClassification"),
-    "hftl_bag": ("GloveBagConfig", "BagOfEmbeddingsForSequenceClassification"),
-    "hftl_bilstm": ("GloveBiLSTMConfig", "BiLSTMForSequenceClassification"),
-}
-"""`model_type` of hftl's own networks -> their classes in glove_modeling.py, which lies beside the weights of each."""
-
 Tta = Literal["none", "flip", "five_crop", "ten_crop", "scales"]
 """Test-time augmentation: which views of a picture a prediction is the mean of; "none": the picture alone."""
 VIEWS: Mapping[str, int] = {"flip": 2, "five_crop": 5, "ten_crop": 10, "scales": 3}
@@ -96,22 +89,32 @@ HEAD_AND_TAIL = "head_and_tail"
 """In tokenizer_config.json: how many tokens of a text that is too long stay from its beginning and from its end, special ones
 counted. transformers has no such setting, and cuts the end off."""
 
-POOLED = "hftl_pooled"
-"""`model_type` of an encoder of transformers under another pooling than its own."""
-WINDOWED = "hftl_windowed"
-"""`model_type` of a classifier that reads long texts in windows."""
-CNN = "hftl_cnn"
-"""`model_type` of the small convolutional network."""
-PYRAMID = "hftl_pyramid"
-"""`model_type` of a timm network whose head reads several levels."""
-MODELING: Mapping[str, tuple[str, str, str]] = {
-    **{model_type: ("glove_modeling", *classes) for model_type, classes in WORD_MODELS.items()},
-    POOLED: ("pooling_modeling", "PooledConfig", "PooledForSequenceClassification"),
-    WINDOWED: ("pooling_modeling", "WindowedConfig", "WindowedForSequenceClassification"),
-    CNN: ("cnn_modeling", "CNNConfig", "CNNForImageClassification"),
-    PYRAMID: ("pyramid_modeling", "PyramidConfig", "PyramidForImageClassification"),
+
+@dataclass(frozen=True)
+class Network:
+    """One of hftl's own networks, which transformers does not have."""
+
+    config: str
+    model: str
+    code: str
+    """The module of `hftl.models` with these two classes, of which a copy lies beside the weights."""
+    module: str
+    """The one that builds, saves and loads the network; to import it brings the architecture."""
+
+
+POOLED, WINDOWED, PYRAMID = "hftl_pooled", "hftl_windowed", "hftl_pyramid"
+NETWORKS: Mapping[str, Network] = {
+    "hftl_textcnn": Network("GloveTextCNNConfig", "TextCNNForSequenceClassification", "glove_modeling", "hftl.models.glove"),
+    "hftl_bag": Network("GloveBagConfig", "BagOfEmbeddingsForSequenceClassification", "glove_modeling", "hftl.models.glove"),
+    "hftl_bilstm": Network("GloveBiLSTMConfig", "BiLSTMForSequenceClassification", "glove_modeling", "hftl.models.glove"),
+    "hftl_cnn": Network("CNNConfig", "CNNForImageClassification", "cnn_modeling", "hftl.models.cnn"),
+    # An encoder of transformers under another pooling than its own, a classifier that reads long texts in windows, a network of
+    # timm whose head reads several levels.
+    POOLED: Network("PooledConfig", "PooledForSequenceClassification", "pooling_modeling", "hftl.models.transformer"),
+    WINDOWED: Network("WindowedConfig", "WindowedForSequenceClassification", "pooling_modeling", "hftl.models.transformer"),
+    PYRAMID: Network("PyramidConfig", "PyramidForImageClassification", "pyramid_modeling", "hftl.models.pyramid"),
 }
-"""`model_type` -> the module of `hftl.models` of which a copy lies beside the weights, and the model's classes in it."""
+"""`model_type` in config.json -> the network."""
 
 CODE_SETTINGS = frozenset(
     (

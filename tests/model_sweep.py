@@ -43,7 +43,8 @@ from hftl.models import build_classifier, load_classifier, save_classifier
 from hftl.models.answers import ANOTHER
 from hftl.models.boundary import NotSeparable
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
-from hftl.training.experiment import Experiment, make_plan, make_samples
+from hftl.training.experiment import Experiment, make_samples
+from hftl.training.planning import make_plan
 from hftl.training.proof import group_hashes, prove
 from hftl.training.stage import freeze, make_optimizer, train_mode
 

@@ -27,8 +27,9 @@ from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import cache, engine
-from hftl.training.experiment import make_plan, prepare_experiment
+from hftl.training.experiment import prepare_experiment
 from hftl.training.machine import mixed_precision
+from hftl.training.planning import make_plan
 from hftl.training.watch import Watch
 
 TEXT = reviews(70, 24, 12, max_length=48)

@@ -325,7 +325,7 @@ def test_the_dropout_that_a_recipe_asks_for_is_shown_and_no_other(copy: RunDirec
     recipe = make_recipe("transformer")
     model = recipe.model.model_copy(update={"head_dropout": 0.3, "drop_path": 0.05})
     write_text(copy.recipe, recipe.model_copy(update={"model": model}).to_yaml())
-    assert "- Dropout, in training only: drop path 0.05, head dropout 0.3." in render_card(copy).splitlines()
+    assert "- Dropout, in training only: drop_path 0.05, head_dropout 0.3." in render_card(copy).splitlines()
 
 
 def test_a_faultless_model_has_no_worst_class(copy: RunDirectory) -> None:

@@ -21,8 +21,9 @@ from small import STAGES, nano, reviews
 
 from hftl.files import to_json
 from hftl.sharing.card import write_card
-from hftl.training.experiment import make_plan, prepare_experiment
+from hftl.training.experiment import prepare_experiment
 from hftl.training.plan import Plan
+from hftl.training.planning import make_plan
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 REWRITE = "HFTL_GOLDEN=write .venv/bin/python -m pytest tests/test_golden.py"

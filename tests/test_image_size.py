@@ -18,7 +18,8 @@ from hftl.models.image_size import preprocessor_at, why_not
 from hftl.recipe import Recipe, Stage, override, parse_recipe
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
-from hftl.training.experiment import Experiment, make_plan, prepare_experiment
+from hftl.training.experiment import Experiment, prepare_experiment
+from hftl.training.planning import make_plan
 
 
 def recipe_of(folder: Path, *changes: str) -> Recipe:

@@ -39,8 +39,9 @@ from hftl.recipe import (
 from hftl.records.plan import read_plan
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
-from hftl.training.experiment import make_plan, prepare_experiment, show
+from hftl.training.experiment import prepare_experiment, show
 from hftl.training.loss import make_loss
+from hftl.training.planning import make_plan
 from hftl.training.step import _losses
 
 CPU = torch.device("cpu")

@@ -10,7 +10,9 @@ from torch import nn
 from hftl.errors import RecipeError
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.training.plan import CachedPrefix, Plan, build_plan, forward_flops, plan_footer, plan_table, step_flops
+from hftl.training.costs import forward_flops, step_flops
+from hftl.training.plan import Plan, plan_footer, plan_table
+from hftl.training.planning import CachedPrefix, build_plan
 from hftl.training.resolved import resolve_stages
 
 

@@ -37,8 +37,9 @@ from hftl.sharing.card import write_card
 from hftl.signals import Stopped
 from hftl.studies.space import read_space
 from hftl.training.engine import prepare
-from hftl.training.experiment import Experiment, make_plan, stage_loss
+from hftl.training.experiment import Experiment, stage_loss
 from hftl.training.plan import Plan
+from hftl.training.planning import make_plan
 from hftl.training.proof import tensors_of
 from hftl.training.step import batches_of_epoch, take_step
 from hftl.training.working import open_stage
@@ -108,7 +109,7 @@ def test_two_processes_sample_and_pass_twice_as_one_does(data: Path, tmp_path: P
     # What dropout leaves out depends on the process, so that it is so little here that the numbers are to be the same: the check
     # for dropout is put aside.
     recipe = rare(data, "model.dropout=0")
-    aside = "import hftl.training.experiment as e; e._passes_differ = lambda *_: True"
+    aside = "import hftl.training.checks as e; e._passes_differ = lambda *_: True"
     runs = []
     for processes in (1, 2):
         place = tmp_path / str(processes)
@@ -213,7 +214,7 @@ def test_the_plan_says_what_a_stage_does_for_rare_classes_and_what_two_passes_co
     )
     assert "Stage all weighs classes (class_weights: effective): from 0.604 (bad) to 2.98 (good)." in said
     assert (
-        "Stage all computes each example twice (loss r drop (alpha 0.5)): that is twice the operations, and memory for up to 16"
+        "Stage all computes each example twice (loss r_drop (alpha 0.5)): that is twice the operations, and memory for up to 16"
         in said
     )
     # Of 8 examples a step, 2 at a time of each pass.
@@ -225,7 +226,7 @@ def test_the_plan_says_what_a_stage_does_for_rare_classes_and_what_two_passes_co
     assert plan.stages[1].flops == 2 * once.flops and plan.stages[1].cost_share == 2 * once.cost_share == 2
     adjusted = make_plan(prepare(rare(data, "stages.all.loss={kind: logit_adjusted, tau: 2}", "stages.all.class_weights=null")))
     # Twice log(6 / 36) and log(30 / 36).
-    line = "Stage all adds to the logits, in training alone (logit adjusted (tau 2.0)): from -3.58 (good) to -0.365 (bad)."
+    line = "Stage all adds to the logits, in training alone (logit_adjusted (tau 2.0)): from -3.58 (good) to -0.365 (bad)."
     assert line in adjusted.remarks
 
 
@@ -240,7 +241,7 @@ def test_the_plan_says_where_classes_of_one_size_leave_nothing_to_make_up_for(tm
 def test_the_card_and_recipe_yaml_have_what_a_stage_does_for_rare_classes(whole: RunDirectory) -> None:
     write_card(whole)
     rows = {row.split("|")[1].strip(): row.split("|")[3:-1] for row in whole.card.read_text().splitlines() if row.startswith("| *")}
-    assert [cell.strip() for cell in rows["*loss*"]] == ["r drop", "r drop"]
+    assert [cell.strip() for cell in rows["*loss*"]] == ["r_drop", "r_drop"]
     assert [cell.strip() for cell in rows["*class weights*"]] == ["none", "effective"]
     assert [cell.strip() for cell in rows["*sampling*"]] == ["balanced", "none"]
     stages = whole.load_recipe().stages

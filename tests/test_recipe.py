@@ -315,6 +315,32 @@ def test_an_option_that_does_not_apply_is_refused_with_the_place_where_it_does(v
     assert expected in str(caught.value) and str(caught.value).startswith("1 problem in hftl.Stage(...)")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        (
+            "stages.all.loss=cosine",
+            'no loss "cosine".\n      "cosine" is a word of stages.all.schedule\n      allowed: cross_entropy',
+        ),
+        ("stages.all.schedule=focal", '"focal" is a word of stages.all.loss'),
+        (
+            "stages.all.sampling=effective",
+            "or 'sqrt'; found 'effective'\n      \"effective\" is a word of stages.all.class_weights",
+        ),
+        ("stages.all.mix=randaugment", '"randaugment" is a word of data.augmentation'),
+        ("model.pooling=pyramid", '"pyramid" is a word of model.pooling, where model.family is timm'),
+        ("run.metric=r_drop", "or 'hamming_loss'; found 'r_drop'\n      \"r_drop\" is a word of stages.NAME.loss"),
+        ("run.precision=int8", "or 'fp16'; found 'int8'\n"),  # no key has it
+        ("stages.all.loss=none", 'no loss "none".\n      allowed'),  # many have it
+        ("run.metric=macro-f1", '. Did you mean "macro_f1"?'),
+    ],
+)
+def test_a_word_of_another_key_or_family_is_refused_with_the_place_that_takes_it(assignment: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        override(small(), [assignment])
+    assert said in f"{error.value}\n"
+
+
 def test_an_option_of_another_kind_is_refused_by_the_section_itself() -> None:
     wrong: dict[str, Any] = {"gamma": 0.5}
     with pytest.raises(RecipeError, match=r"gamma is an option of schedule step, exponential: hftl.StepSchedule\(gamma"):

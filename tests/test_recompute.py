@@ -19,10 +19,10 @@ from hftl.models.fast_training import use_fast_training
 from hftl.models.recompute import recompute_layers
 from hftl.recipe import CNN, Recipe, RunSettings, Stage, TextCNN, Transformer
 from hftl.run import RunDirectory
+from hftl.training.costs import kept_bytes
 from hftl.training.engine import Evaluation, fit, prepare
-from hftl.training.experiment import make_plan
 from hftl.training.open_run import open_run
-from hftl.training.plan import kept_bytes
+from hftl.training.planning import make_plan
 from hftl.training.stage import freeze, train_mode
 
 

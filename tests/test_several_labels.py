@@ -539,7 +539,7 @@ def test_two_runs_are_compared_on_the_same_rows(several_run: RunDirectory, tmp_p
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("run.metric=mcc", '"mcc" is not computed of several labels an example'),
+        ("run.metric=mcc", '"mcc" is a metric of one label an example, and these examples have several'),
         ("data.target=one", "labels? that is neither"),
         ("stages.all.loss=logit_adjusted", r"stages\.all\.loss: \"logit_adjusted\" is for one label(.|\n)*class_weights=effective"),
     ],

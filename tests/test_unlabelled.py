@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hftl.data.source import read_undivided
-from hftl.data.unlabelled import Texts, read_corpus, read_unlabelled
+from hftl.data.unlabelled import Texts, check_unlabelled, read_corpus, read_unlabelled
 from hftl.errors import DataError, RecipeError
 from hftl.recipe import Recipe, Stage, TextCNN, TextData, check_places, without_places
 
@@ -110,7 +110,12 @@ def test_training_texts_that_are_kept_though_the_test_has_them_are_left_out(tmp_
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_in_one_message(unlabelled: str, said: str, tmp_path: Path) -> None:
-    assert said in refused(TextData(source=source(tmp_path / "films"), unlabelled=unlabelled))
+    data = TextData(source=source(tmp_path / "films"), unlabelled=unlabelled)
+    assert said in refused(data)
+    if not unlabelled.startswith("local:"):  # of a published recipe, which is trained without it
+        with pytest.raises(DataError) as refusal:  # also where training does not read it
+            check_unlabelled(data, read_undivided(data))
+        assert said in str(refusal.value)
 
 
 def test_a_file_with_nothing_but_texts_of_the_test_is_refused(tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ def plan(recipe: Recipe, *, plot: str | Path | None = None, source: str = "recip
     Raises:
         RecipeError, DataError: the recipe cannot be carried out; everything that is wrong, in one report.
     """
-    from hftl.training.experiment import make_plan, prepare_experiment
+    from hftl.training.experiment import prepare_experiment
     from hftl.training.machine import process_state
+    from hftl.training.planning import make_plan
 
     if plot is not None and Path(plot).suffix.casefold() != ".png":
         raise RecipeError.single("output", f"{Path(plot).name} does not end with .png", "such as plan.png", source=str(plot))

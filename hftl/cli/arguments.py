@@ -37,6 +37,12 @@ RunOrRepo = Annotated[
         metavar="RUN_OR_REPO", help="A run directory, or a published run as OWNER/NAME or OWNER/NAME@REVISION.", show_default=False
     ),
 ]
+InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Texts, files (text a line, pictures, CSV/JSONL/Parquet) or folders.", show_default=False
+    ),
+]
 ContentColumns = Annotated[
     list[str] | None,
     typer.Option(

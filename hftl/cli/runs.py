@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hftl import api
-from hftl.cli.arguments import ContentColumns, OnBadImage, RunArgument, RunOrRepo, Tta
+from hftl.cli.arguments import ContentColumns, InputsArgument, OnBadImage, RunArgument, RunOrRepo, Tta
 from hftl.cli.printing import out, plain, say
 from hftl.launch import is_main_process
 from hftl.terminal import show as show_on
@@ -127,12 +127,7 @@ def predict(
             metavar="MODEL", help="A run directory, a saved model folder, or a published run as OWNER/NAME.", show_default=False
         ),
     ],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...", help="Texts, files (text a line, pictures, CSV/JSONL/Parquet) or folders.", show_default=False
-        ),
-    ],
+    inputs: InputsArgument,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -168,7 +163,8 @@ def predict(
     predictions = run.predict(given, columns=columns or None, on_bad_image=on_bad_image, tta=tta)
     if not is_main_process():
         return
-    out.print(_answers([(each.label, each.probability, each.input) for each in predictions]), highlight=False)
+    several = any(each.labels is not None for each in predictions)
+    out.print(_answers([(each.label, each.probability, each.input) for each in predictions], several=several), highlight=False)
 
 
 def features(
@@ -180,12 +176,7 @@ def features(
             show_default=False,
         ),
     ],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA...", help="Texts, files (text a line, pictures, CSV/JSONL/Parquet) or folders.", show_default=False
-        ),
-    ],
+    inputs: InputsArgument,
     output: Annotated[
         Path, typer.Option("--output", metavar="FILE", help="The new .parquet, with the columns of tables.", show_default=False)
     ],
@@ -209,17 +200,17 @@ def features(
     given = [_input(text) for text in inputs]
     number = api.features_to(output, model, given, group=group, pooling=pooling, columns=columns or None, on_bad_image=on_bad_image)
     if is_main_process():
-        say(f"features of {number} inputs in {output}")
+        say(f"features of {number} input{'' if number == 1 else 's'} in {output}")
 
 
-def _answers(rows: Sequence[tuple[str, float, str]]) -> Table:
+def _answers(rows: Sequence[tuple[str, float, str]], *, several: bool = False) -> Table:
     """Label, probability and input; a long label, as several an example make it, takes lines where an input is cut."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     longest = max(len(plain(label)) for label, *_ in rows)
-    table.add_column("label", overflow="fold", min_width=min(longest, 32), max_width=48)
-    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("labels" if several else "label", overflow="fold", min_width=min(longest, 32), max_width=48)
+    table.add_column("probability of the set" if several else "probability", justify="right", no_wrap=True)
     table.add_column("input", overflow="ellipsis", no_wrap=True, ratio=1)
     for label, probability, given in rows:
         table.add_row(plain(label), f"{probability:.3f}", plain(given))

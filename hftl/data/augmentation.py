@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
 from hftl.errors import Problem, RecipeError, did_you_mean
-from hftl.recipe import Policy
+from hftl.recipe import Mix, Policy
 
 POLICIES = ("none", "light", "standard", "strong")
 """Those that are a word alone."""
 ALL_POLICIES = (*POLICIES, "randaugment", "trivialaugment", "augmix")
+_MIXES = tuple(mix.model_fields["kind"].default for mix in get_args(Mix))
 ALBUMENTATIONS, TORCHVISION = "albumentations", "torchvision"
 
 _ERASED, _SHAPES = (0.02, 0.33), (0.3, 1 / 0.3)  # share of the picture; height over width
@@ -64,9 +65,9 @@ def augmentation_pipeline(
     height, width = (size, size) if isinstance(size, int) else size
     if isinstance(augmentation, str) and augmentation not in POLICIES:
         what = f'no policy "{augmentation}".{did_you_mean(augmentation, ALL_POLICIES)}'
-        raise RecipeError(
-            "recipe", [Problem("data.augmentation", what, (f"allowed: {', '.join(ALL_POLICIES)}, or an Albumentations dict",))]
-        )
+        mixes = [f"{augmentation} mixes the pictures of a step: write it as stages.NAME.mix"] if augmentation in _MIXES else []
+        allowed = f"allowed: {', '.join(ALL_POLICIES)}, or an Albumentations dict"
+        raise RecipeError("recipe", [Problem("data.augmentation", what, (*mixes, allowed))])
     if augmentation == "none":
         return None
     if isinstance(augmentation, Policy) or (isinstance(augmentation, str) and library == TORCHVISION):

@@ -22,7 +22,7 @@ from hftl.data.reading import open_source
 from hftl.data.rows import Source, Table, content_columns
 from hftl.data.source import Splits, Undivided
 from hftl.errors import DataError, Problem, did_you_mean
-from hftl.recipe import LOCAL, TextData
+from hftl.recipe import LOCAL, ImageData, TextData
 from hftl.wording import count
 
 HELD_OUT: tuple[Role, ...] = ("validation", "test")
@@ -49,6 +49,23 @@ class Texts:
         """ "unsupervised: 49,998 texts; 2 in validation or test left out"."""
         out = "".join(f"; {number:,} {why} left out" for why, number in self.left_out.items() if number)
         return f"{self.name}: {count(len(self.dataset), 'text')}{out}"
+
+
+def check_unlabelled(data: TextData | ImageData, undivided: Undivided) -> None:
+    """Refuse a `data.unlabelled` that names nothing, or a split that is judged by, also where its texts are not read.
+
+    That of a published recipe ("local:NAME") is asked for where it is read.
+
+    Raises:
+        DataError: it is such a one.
+    """
+    if not isinstance(data, TextData) or data.unlabelled is None or data.unlabelled.startswith(LOCAL):
+        return
+    name = find_name(data.unlabelled, list(undivided.source.splits))
+    if name is None:
+        _given_path(data)
+    else:
+        _check_free(undivided.source, name, undivided.roles, data)
 
 
 def read_unlabelled(data: TextData, undivided: Undivided, splits: Splits, say: Say) -> list[Texts]:
@@ -125,6 +142,12 @@ def _held_out(data: TextData, undivided: Undivided, splits: Splits) -> set[bytes
 
 def _split(source: Source, name: str, roles: Mapping[Role, str], data: TextData) -> Dataset:
     """The texts of one of the source's own splits."""
+    _check_free(source, name, roles, data)
+    return _content(source.splits[name](), data)
+
+
+def _check_free(source: Source, name: str, roles: Mapping[Role, str], data: TextData) -> None:
+    """Refuse a split that the recipe trains on or is judged by."""
     of = next((role for role, split in roles.items() if split == name), role_of(name, loosely=True))
     if of == "train" and name in roles.values():
         what, help = f'"{name}" is the train split, whose texts are read anyway', "leave data.unlabelled out"
@@ -134,7 +157,6 @@ def _split(source: Source, name: str, roles: Mapping[Role, str], data: TextData)
         help = f"splits without a part in the recipe: {', '.join(free) or 'none'}"
         what = f'"{name}" is the {of if of in HELD_OUT else "validation or test"} split, and nothing may be learned from it'
         raise DataError(data.source, [Problem("data.unlabelled", what, (help,))])
-    return _content(source.splits[name](), data)
 
 
 def _content(table: Table, data: TextData) -> Dataset:
@@ -158,13 +180,17 @@ def _given_rows(data: TextData, say: Say) -> Dataset:
     if given.startswith(LOCAL):
         what = f"{given.removeprefix(LOCAL)} lay on the author's machine; name yours"
         raise DataError(data.source, [Problem("data.unlabelled", what, ("write data.unlabelled=PATH",))])
-    path = Path(os.path.expanduser(given))
+    return _rows("data.unlabelled", _given_path(data), data, say)
+
+
+def _given_path(data: TextData) -> Path:
+    """The file or folder that `data.unlabelled` names."""
+    path = Path(os.path.expanduser(str(data.unlabelled)))
     if not os.path.lexists(path):
-        what = f'no split "{given}" in the source, and no such file or folder: {path.absolute()}'
-        raise DataError(
-            data.source, [Problem("data.unlabelled", what, ("name a split, a table, a .txt file, or a folder of them",))]
-        )
-    return _rows("data.unlabelled", path, data, say)
+        what = f'no split "{data.unlabelled}" in the source, and no such file or folder: {path.absolute()}'
+        help = ("name a split, a table, a .txt file, or a folder of them", "or leave it out: data.unlabelled=null")
+        raise DataError(data.source, [Problem("data.unlabelled", what, help)])
+    return path
 
 
 def _rows(key: str, path: Path, data: TextData, say: Say) -> Dataset:

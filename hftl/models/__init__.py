@@ -13,7 +13,7 @@ from hftl.errors import RecipeError, RunError
 from hftl.models.checkpoint import CONFIG, Checkpoint, run_error
 from hftl.models.family import Classifier, Family, special_tokens
 from hftl.models.foreign import check_folder
-from hftl.names import CNN, HEAD_AND_TAIL, ONE_LABEL, PROBLEM_TYPES, PYRAMID, WORD_MODELS
+from hftl.names import HEAD_AND_TAIL, NETWORKS, ONE_LABEL, PROBLEM_TYPES
 from hftl.recipe import Recipe, TextData
 
 FAMILIES: Mapping[str, str] = {
@@ -109,8 +109,7 @@ def family_of(name: str) -> Family:
 
 def family_saved_as(model_type: str) -> Family:
     """The family of a saved model, by `model_type` in its config.json; what no other claims is for transformers to refuse."""
-    if model_type in ("timm_wrapper", PYRAMID):
-        return family_of("timm")
-    if model_type == CNN:
-        return family_of("cnn")
-    return family_of("textcnn" if model_type in WORD_MODELS else "transformer")
+    if model_type in NETWORKS:
+        own: Family = importlib.import_module(NETWORKS[model_type].module).FAMILY
+        return own
+    return family_of("timm" if model_type == "timm_wrapper" else "transformer")

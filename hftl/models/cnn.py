@@ -95,4 +95,4 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classif
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 
-FAMILY = Family(_build, transformer.save, load, channels_last=True)
+FAMILY = Family(_build, transformer.save, load, channels_last=True, logits_alone=True, recomputes_by_block=True)

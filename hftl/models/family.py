@@ -132,3 +132,7 @@ class Family:
     """Whether the stage "head" has one epoch there, and its others go to "all"."""
     channels_last: bool = False
     """Whether its convolutions are faster where the channels of a pixel lie side by side."""
+    logits_alone: bool = False
+    """Whether its models return logits and nothing else, so that what enters the head has to be caught on its way."""
+    recomputes_by_block: bool = False
+    """Whether gradient checkpointing wraps the blocks of a model, see `hftl.models.recompute`; else its class has its own way."""

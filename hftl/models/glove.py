@@ -50,7 +50,7 @@ from hftl.models.family import Classifier, Family
 from hftl.models.foreign import beyond_memory
 from hftl.models.segmentation import count_pieces, fitting, learn_words, scores
 from hftl.models.vectors import WHERE, compose_vectors, file_name, learned, read_vectors, read_words
-from hftl.names import WORD_MODELS
+from hftl.names import NETWORKS
 from hftl.recipe import Recipe, TextData, WordVectors
 from hftl.scripts import UNSPACED, unspaced
 
@@ -67,8 +67,10 @@ _NO_VECTORS = np.zeros((0, 0), dtype=np.float32)
 _MODELS: dict[str, Any] = {}
 """`model_type` -> the class of the model."""
 
-for model_type, (config_name, model_name) in WORD_MODELS.items():
-    config_class, model_class = getattr(glove_modeling, config_name), getattr(glove_modeling, model_name)
+for model_type, network in NETWORKS.items():
+    if network.module != __name__:
+        continue
+    config_class, model_class = getattr(glove_modeling, network.config), getattr(glove_modeling, network.model)
     _MODELS[model_type] = model_class
     AutoConfig.register(model_type, config_class, exist_ok=True)
     AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
@@ -282,7 +284,7 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> 
     return build(recipe.model, label_names, texts=texts, pair=isinstance(recipe.data, TextData) and recipe.data.pair)
 
 
-FAMILY = Family(_build, transformer.save, load, shortest_text=0)
+FAMILY = Family(_build, transformer.save, load, shortest_text=0, logits_alone=True)
 
 # GloVe's files split contractions as the Penn Treebank does ("did n't", "it 's", "ca n't") and keep punctuation as words. Of the
 # 6.84 million words of IMDb's training texts, the share that has a vector in the two small files beside the project: 6B, and

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageClassification, BitImageProcessor
 
 from hftl.errors import RecipeError
-from hftl.models import pictures, vision
+from hftl.models import pictures, transformer, vision
 from hftl.models.chain import HEAD
 from hftl.models.checkpoint import CONFIG, MALFORMED, Checkpoint, quiet_loading, read_object, run_error
 from hftl.models.family import Classifier
 from hftl.models.pyramid_modeling import PyramidConfig, PyramidForImageClassification, last_levels
-from hftl.recipe import Timm
+from hftl.recipe import ImageData, Recipe, Timm
 
 LEVELS = 4
 """Of a ResNet layer1 to layer4, at a quarter to a thirty-second of the picture's side."""
@@ -94,6 +95,15 @@ def load(folder: Path) -> Classifier:
 
 def _facts(model: Any, processor: Any, size: tuple[int, int]) -> dict[str, Any]:
     return {**pictures.facts_of(model, processor, size), "architecture": model.config.architecture, "levels": model.config.levels}
+
+
+def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
+    assert isinstance(recipe.model, Timm) and isinstance(recipe.data, ImageData)  # the recipe checks that they go together
+    return build(recipe.model, label_names, image_size=recipe.data.image_size)
+
+
+FAMILY = replace(vision.FAMILY, build=_build, save=transformer.save, load=load, logits_alone=True)
+"""timm's, but for the format of its files, which is that of transformers. `hftl.models.vision` builds it where the recipe asks."""
 
 
 def _check_levels(spec: Timm, network: Any) -> None:

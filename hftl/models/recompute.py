@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from hftl.errors import RecipeError
+from hftl.models import family_saved_as
 from hftl.models.chain import HEAD, Chain
-from hftl.names import CNN
 
 ROWS = (nn.Sequential, nn.ModuleList)
 
@@ -63,7 +63,7 @@ def recompute_layers(model: PreTrainedModel, chain: Chain) -> None:
 
 def _by_blocks(model: PreTrainedModel) -> bool:
     """Whether it is done here, and not by the class: timm's own way counts a batch twice in batch normalisations' statistics."""
-    return hasattr(model, "timm_model") or model.config.model_type == CNN
+    return family_saved_as(model.config.model_type).recomputes_by_block
 
 
 def _layers(model: PreTrainedModel, chain: Chain) -> Iterator[nn.Module]:

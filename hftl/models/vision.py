@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -37,13 +37,12 @@ from hftl.models.checkpoint import (
     Understood,
     find_checkpoint,
     quiet_loading,
-    read_object,
     refused,
     run_error,
 )
 from hftl.models.family import Classifier, Family, check_drop_path, no_drop_path, reinitialize
 from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
-from hftl.names import PYRAMID, WEIGHT_PLACES
+from hftl.names import WEIGHT_PLACES
 from hftl.recipe import CosineSchedule, ImageData, Recipe, Timm
 
 WRAPPER = "timm_model"
@@ -133,11 +132,6 @@ def save(classifier: Classifier, folder: Path) -> None:
     It is timm's format: names without the wrapper's prefix, the class names as `label_names`, and no `num_classes` among
     `model_args`, where transformers would meet it twice. The preprocessing is part of config.json.
     """
-    if classifier.model.config.model_type == PYRAMID:
-        from hftl.models import transformer  # whose format a pyramid has; no other model of timm needs that module
-
-        transformer.save(classifier, folder)
-        return
     timm_model: TimmModel = classifier.model.timm_model
     config = classifier.model.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,10 +157,6 @@ def load(folder: Path) -> Classifier:
         RunError: there is no complete model in the folder.
     """
     try:
-        if read_object(Checkpoint(str(folder)), folder / CONFIG).get("model_type") == PYRAMID:
-            from hftl.models import pyramid  # which is made of parts of this module
-
-            return pyramid.load(folder)
         return _load_saved(Checkpoint(str(folder)))
     except RecipeError as error:
         raise run_error(folder, error) from None
@@ -500,12 +490,12 @@ def _match(parameter_name: str, matcher: dict[str, Any]) -> tuple[tuple[float, .
     return None
 
 
-def _build(recipe: Recipe, label_names: Sequence[str], texts: object) -> Classifier:
+def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> Classifier:
     assert isinstance(recipe.model, Timm) and isinstance(recipe.data, ImageData)  # the recipe checks that they go together
     if recipe.model.pooling == "pyramid":
         from hftl.models import pyramid  # which is made of parts of this module
 
-        return pyramid.build(recipe.model, label_names, image_size=recipe.data.image_size)
+        return pyramid.FAMILY.build(recipe, label_names, texts)
     return build(recipe.model, label_names, image_size=recipe.data.image_size)
 
 
@@ -513,4 +503,12 @@ def _default_rates(parameters: int) -> tuple[float, float]:
     return (1e-3, 1e-4) if parameters >= 60_000_000 else (3e-3, 5e-4)
 
 
-FAMILY = Family(_build, save, load, channels_last=True, default_rates=_default_rates, default_schedule=CosineSchedule)
+FAMILY = Family(
+    _build,
+    save,
+    load,
+    default_rates=_default_rates,
+    default_schedule=CosineSchedule,
+    channels_last=True,
+    recomputes_by_block=True,
+)

@@ -15,10 +15,6 @@ from hftl.recipe.section import Choice
 class _Policy(Choice):
     key = "augmentation"
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Policy)
-
 
 class RandAugment(_Policy):
     """A crop and a flip, then `operations` of fourteen, drawn by lot and all of one strength (Cubuk et al. 2020,
@@ -45,6 +41,7 @@ class AugMix(_Policy):
 
 
 Policy = RandAugment | TrivialAugment | AugMix
+_Policy.kinds = typing.get_args(Policy)
 
 _WORDS = tuple(word for kind in typing.get_args(Policy) for word in kind_words(kind))
 _POLICY: TypeAdapter[Any] = TypeAdapter(Annotated[Policy, Field(discriminator="kind")])

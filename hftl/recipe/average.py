@@ -14,10 +14,6 @@ from hftl.recipe.section import Choice
 class _Average(Choice):
     key = "average"
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Average)
-
 
 class EMA(_Average):
     """An exponential moving average over the steps (Polyak & Juditsky 1992; timm's `ModelEmaV3`).
@@ -53,3 +49,4 @@ class Soup(_Average):
 
 
 Average = EMA | SWA | Soup
+_Average.kinds = typing.get_args(Average)

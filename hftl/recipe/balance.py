@@ -14,10 +14,6 @@ from hftl.recipe.section import Choice, section_of_word
 class _ClassWeights(Choice):
     key = "class_weights"
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(ClassWeights)
-
 
 class BalancedWeights(_ClassWeights):
     """Every class weighs as much in all as every other: 1 over its number of training examples. Of several labels an example the
@@ -37,6 +33,7 @@ class EffectiveWeights(_ClassWeights):
 
 
 ClassWeights = BalancedWeights | EffectiveWeights
+_ClassWeights.kinds = typing.get_args(ClassWeights)
 
 _BY_CLASS = "dict[by class]"  # the way pydantic would call it, see `hftl.recipe.problems`
 

@@ -15,10 +15,6 @@ class _Loss(Choice):
     passes: ClassVar[int] = 1
     """How often a training step computes each example."""
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Loss)
-
 
 class CrossEntropyLoss(_Loss):
     """Minus the log of the true class's probability; where an example has several labels, the mean over the labels of minus the log
@@ -69,3 +65,4 @@ class RDropLoss(_Loss):
 
 
 Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss | RDropLoss
+_Loss.kinds = typing.get_args(Loss)

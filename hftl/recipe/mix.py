@@ -19,10 +19,6 @@ class _Mix(Choice):
     probability: _Share = 1.0
     """Share of the steps whose pictures are mixed; the others see them as they are."""
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Mix)
-
 
 class Mixup(_Mix):
     """Each picture of a step becomes ``share * picture + (1 - share) * partner``, another picture of the step, and the loss is the
@@ -53,3 +49,4 @@ class MixupOrCutMix(_Mix):
 
 
 Mix = Mixup | CutMix | MixupOrCutMix
+_Mix.kinds = typing.get_args(Mix)

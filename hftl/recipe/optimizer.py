@@ -17,10 +17,6 @@ Epsilon = Annotated[float, Field(gt=0.0)]
 class _Optimizer(Choice):
     key = "optimizer"
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Optimizer)
-
 
 class AdamW(_Optimizer):
     """Adam whose weight decay does not go through its averages (Loshchilov & Hutter 2017, arXiv:1711.05101). torch's, fused."""
@@ -119,3 +115,4 @@ class Adafactor(_Optimizer):
 
 
 Optimizer = AdamW | Adam | SGD | RMSprop | NAdam | RAdam | Lion | Lamb | Muon | Adafactor
+_Optimizer.kinds = typing.get_args(Optimizer)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hftl.recipe.section import Section
 
 _TAGS = ("kind", "family")  # the keys by which a section says which one of several it is
+_OF_MANY = ("none", "auto")  # words that tell nothing of the key they were meant for
 
 
 def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem]:
@@ -40,6 +41,7 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             allowed = [str(word) for member in options_of(union) if member is not type(None) for word in kind_words(member)]
             tag_value = item["ctx"].get("tag")
             guess, help = did_you_mean(str(tag_value).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
+            help = (*_homes_of_word(tag_value, keys, root), *help)
             if not tag_value:
                 yield Problem(f"{where}.{tag}", "missing", help)
             elif section and keys[-1] in section.choices:  # given as a word more often than by its key
@@ -52,6 +54,13 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             yield Problem(where, f"a word, or a section with a kind; found {item['input']!r}", (f"allowed: {words}",))
         elif item["type"] == "dict_type" and section and keys[-1] in section.choices:
             yield Problem(where, f"a word, a section with a kind, or a number for each class name; found {item['input']!r}")
+        elif item["type"] == "literal_error" and section and keys[-1] in section.model_fields:
+            members = options_of(section.model_fields[keys[-1]].annotation)
+            words = list(dict.fromkeys(word for member in members for word in _words(member)))
+            guess = did_you_mean(str(item["input"]).lower(), words)
+            expected = " or ".join(filter(None, [", ".join(map(repr, words[:-1])), repr(words[-1])]))
+            homes = tuple(_homes_of_word(item["input"], keys, root))
+            yield Problem(where, f"input should be {expected}; found {item['input']!r}{guess and '.'}{guess}", homes)
         elif item["type"] == "value_error":
             yield Problem(where, str(item["ctx"]["error"]))
         else:
@@ -65,6 +74,33 @@ def _options_of_others(keys: Sequence[str], others: Sequence[Any]) -> Iterator[s
         tag = next(field for field in _TAGS if field in having[0].model_fields)
         words = " or ".join(str(kind_words(other)[0]) for other in having)
         yield f"{keys[-1]} is an option where {'.'.join([*keys[:-1], tag])} is {words}"
+
+
+def _homes_of_word(word: object, keys: Sequence[str], root: type[Section]) -> list[str]:
+    """Lines that say which other keys take the word that was refused at `keys`."""
+    places = dict.fromkeys(_places_of(word, root, "", keys))
+    return [f'"{word}" is a word of {place}' for place in places if word not in _OF_MANY]
+
+
+def _places_of(word: object, section: Any, within: str, near: Sequence[str]) -> Iterator[str]:
+    """The keys below a section that take a word, and of which family; a stage is called as the one in the keys `near`."""
+    of_family = f", where {within}family is {kind_words(section)[0]}" if "family" in getattr(section, "model_fields", ()) else ""
+    for name, field in getattr(section, "model_fields", {}).items():
+        for member in options_of(field.annotation) if name not in _TAGS else ():
+            if typing.get_origin(member) is dict:
+                called = near[1] if len(near) > 1 and near[0] == name else "NAME"
+                yield from _places_of(word, typing.get_args(member)[1], f"{within}{name}.{called}.", near)
+            elif word in _words(member):
+                yield f"{within}{name}{of_family}"
+            else:
+                yield from _places_of(word, member, f"{within}{name}.", near)
+
+
+def _words(member: Any) -> tuple[Any, ...]:
+    """The words that stand for a member of a field's union: those of a Literal, the kind of a `Choice`."""
+    if typing.get_origin(member) is typing.Literal:
+        return typing.get_args(member)
+    return kind_words(member) if hasattr(member, "kinds") else ()
 
 
 def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], type[Section] | None, tuple[Any, ...]]:

@@ -183,7 +183,7 @@ class Recipe(Section):
     def dropped(self) -> str:
         """The dropout of the model in words, where it is not that of its family or checkpoint; otherwise empty."""
         given = self.model.model_dump(exclude_defaults=True, include={"dropout", "head_dropout", "drop_path", "word_dropout"})
-        return ", ".join(f"{name.replace('_', ' ')} {rate:g}" for name, rate in given.items())
+        return ", ".join(f"{name} {rate:g}" for name, rate in given.items())
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `load_recipe` reads it back equal, but for facts that are about something else (`lapsed`)."""

@@ -13,10 +13,6 @@ from hftl.recipe.section import Choice, Fraction, Positive
 class _Schedule(Choice):
     key = "schedule"
 
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        return typing.get_args(Schedule)
-
 
 class _Warmed(_Schedule):
     warmup: Fraction = 0.0
@@ -132,3 +128,4 @@ Schedule = (
     | OneCycleSchedule
     | SlantedTriangularSchedule
 )
+_Schedule.kinds = typing.get_args(Schedule)

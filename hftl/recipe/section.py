@@ -110,16 +110,13 @@ class Choice(Section):
     """One of several kinds of a thing, each with the options that apply to it; its word alone stands for it with its defaults."""
 
     key: ClassVar[str]
-    """The stage's key that holds it."""
-
-    @classmethod
-    def kinds(cls) -> tuple[type[Choice], ...]:
-        """All kinds of this thing, in the order in which messages list them."""
-        raise NotImplementedError
+    """The key that holds it."""
+    kinds: ClassVar[tuple[type[Choice], ...]]
+    """All kinds of this thing, in the order in which messages list them: the members of the union, which comes after them."""
 
     @classmethod
     def homes_of(cls, key: str) -> Iterator[str]:
-        having = [kind for kind in cls.kinds() if key in kind.model_fields and key != "kind"]
+        having = [kind for kind in cls.kinds if key in kind.model_fields and key != "kind"]
         if having:
             words = ", ".join(kind_words(kind)[0] for kind in having)
             example = f"{{kind: {kind_words(having[0])[0]}, {key}: ...}}"
@@ -127,10 +124,10 @@ class Choice(Section):
 
     @property
     def words(self) -> str:
-        """For people: its kind, and the options that were changed, "focal (gamma 3)"."""
+        """As the recipe has it: its kind, and the options that were changed, "focal (gamma 3)"."""
         changed = self.model_dump(exclude_defaults=True)
-        options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items() if name != "kind")
-        kind = str(getattr(self, "kind")).replace("_", " ")  # noqa: B009  # each kind declares its own
+        options = ", ".join(f"{name} {value}" for name, value in changed.items() if name != "kind")
+        kind = str(getattr(self, "kind"))  # noqa: B009  # each kind declares its own
         return f"{kind} ({options})" if options else kind
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""plan.json: which layer group trains in which stage, at which rate, and what it costs. `hftl.training.plan` makes and shows it."""
+"""plan.json: which layer group trains in which stage, at which rate, and what it costs. `hftl.training.plan` shows it."""
 
 from __future__ import annotations
 

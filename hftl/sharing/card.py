@@ -23,7 +23,7 @@ from hftl.facts import HUB, contradictions, how_known
 from hftl.files import write_text
 from hftl.freeze_proof import StageProof, read_freeze_proof
 from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERAL_LABELS
-from hftl.recipe import CNN, ImageData, Pretrained, Recipe, local_name, override
+from hftl.recipe import ImageData, Pretrained, Recipe, WordVectors, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import decisive, read_baseline
 from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
@@ -270,7 +270,7 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
         if anew := model.get("reinitialized"):
             start += f"; {', '.join(anew)} with random weights"
-    elif isinstance(spec, CNN):
+    elif not isinstance(spec, WordVectors):
         origin, start = "trained from random weights", "random weights"
     elif spec.random_dim is not None:
         origin, start = "trained from random weights", f"random word vectors of {spec.random_dim} dimensions"
@@ -350,9 +350,9 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
     ]
     rows.append([safe("*trains*"), f"{plan['parameters']:,}", *(percent_or_unknown(stage["trainable_share"]) for stage in stages)])
     rows += [
-        [safe("*optimizer*"), "", *(inline(stage["optimizer"].replace("_", " ")) for stage in stages)],
-        [safe("*schedule*"), "", *(inline(stage["schedule"].replace("_", " ")) for stage in stages)],
-        [safe("*loss*"), "", *(inline(stage["loss"].replace("_", " ")) for stage in stages)],
+        [safe("*optimizer*"), "", *(inline(stage["optimizer"]) for stage in stages)],
+        [safe("*schedule*"), "", *(inline(stage["schedule"]) for stage in stages)],
+        [safe("*loss*"), "", *(inline(stage["loss"]) for stage in stages)],
     ]
     for title, given in (
         ("*class weights*", [stage.get("class_weights") for stage in stages]),

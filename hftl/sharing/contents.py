@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hftl.errors import RunError
-from hftl.names import CODE_SETTINGS, MODELING, WEIGHT_PLACES
+from hftl.names import CODE_SETTINGS, NETWORKS, WEIGHT_PLACES
 
 CODE: Mapping[str, Path] = {
-    f"{module}.py": Path(__file__).parent.parent / "models" / f"{module}.py" for module, *_ in MODELING.values()
+    f"{network.code}.py": Path(__file__).parent.parent / "models" / f"{network.code}.py" for network in NETWORKS.values()
 }
 """The modelling files that lie beside the weights of hftl's own networks, by their names."""
 KNOWN_CODE: Mapping[str, frozenset[str]] = {
@@ -31,8 +31,11 @@ KNOWN_CODE: Mapping[str, frozenset[str]] = {
 """SHA-256 of every version of them that hftl has released; so far there is one, its own."""
 # What `auto_map` of such a model says, by its `model_type`; every other model has none.
 _AUTO_MAP = {
-    model_type: {"AutoConfig": f"{module}.{config}", f"AutoModelFor{model.rpartition('For')[2]}": f"{module}.{model}"}
-    for model_type, (module, config, model) in MODELING.items()
+    model_type: {
+        "AutoConfig": f"{network.code}.{network.config}",
+        f"AutoModelFor{network.model.rpartition('For')[2]}": f"{network.code}.{network.model}",
+    }
+    for model_type, network in NETWORKS.items()
 }
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json"),
@@ -116,7 +119,7 @@ def _foreign_settings(file: str, path: Path, names: Iterable[str]) -> Iterator[s
     values = read_settings(path)
     code = {name.rpartition("/")[2] for name in names} & CODE.keys()
     model_type = str(values.get("model_type"))
-    needed = f"{MODELING[model_type][0]}.py" if file == "config.json" and model_type in MODELING else None
+    needed = f"{NETWORKS[model_type].code}.py" if file == "config.json" and model_type in NETWORKS else None
     own = _AUTO_MAP[model_type] if needed in code else None
     for keys, value in _entries({key: value for key, value in values.items() if key != "auto_map" or value != own}):
         where, last = ".".join(keys), keys[-1]

@@ -12,8 +12,8 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
-from hftl.names import HEAD_AND_TAIL, POOLED, PYRAMID, WINDOWED
-from hftl.recipe import CNN, LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, Transformer, WordVectors, local_name
+from hftl.names import HEAD_AND_TAIL, NETWORKS, POOLED, PYRAMID, WINDOWED
+from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
@@ -38,25 +38,19 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
 def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
     """What the model is called, and what else the lines of code in the card ask for."""
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
-    own_class = "auto_map" in config  # of hftl, so that a copy of its code lies beside the weights
-    windowed = isinstance(recipe.model, Transformer) and config.get("model_type") == WINDOWED
+    own = NETWORKS.get(config.get("model_type", ""))
+    windowed = config.get("model_type") == WINDOWED
     network = config.get("network") or {} if windowed else config
-    pooled = isinstance(recipe.model, Transformer) and network.get("model_type") == POOLED
-    modules = {
-        "hftl.models.glove": isinstance(recipe.model, WordVectors),
-        "hftl.models.cnn": isinstance(recipe.model, CNN),
-        "hftl.models.pyramid": isinstance(recipe.model, Timm) and not recipe.in_timms_format,
-        "hftl.models.transformer": pooled or windowed,
-    }
+    pooled = network.get("model_type") == POOLED
     return {
         "model": repo_id or "RUN/model",
         "run": repo_id or "RUN",
         "repo_id": repo_id,
-        "architecture_module": next((module for module, is_of_it in modules.items() if is_of_it), None),
+        "architecture_module": None if own is None else own.module,
         "pooling": network.get("pooling") if pooled else None,
         "windows": config if windowed else None,
         "levels": config.get("levels") if config.get("model_type") == PYRAMID else None,
-        "remote_code": any(modules.values()) and own_class,
+        "remote_code": own is not None and "auto_map" in config,  # a copy of its code lies beside the weights
         "task": "image-classification" if isinstance(recipe.data, ImageData) else "text-classification",
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,
         "make_text": safe(make_text(recipe.data)) if isinstance(recipe.data, TextData) and recipe.data.joins else None,

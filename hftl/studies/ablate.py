@@ -24,7 +24,7 @@ from hftl.studies.page import draw_arms, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.studies.trials import Experiments, Trial
 from hftl.terminal import Say
-from hftl.training.experiment import make_plan
+from hftl.training.planning import make_plan
 from hftl.wording import count, duration, listed
 
 Budget = Literal["equal-steps", "equal-cost"]

@@ -14,7 +14,7 @@ from hftl.errors import RunError
 from hftl.evaluation.baselines import Baseline, NoBaseline, Rows, color_baseline, feature_baselines, majority, text_baselines
 from hftl.evaluation.intervals import LEVEL
 from hftl.names import HEADLINES, METRICS
-from hftl.recipe import Recipe, TextData, Timm, Transformer
+from hftl.recipe import Pretrained, Recipe, TextData
 from hftl.studies.page import draw_shares, write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say
@@ -79,7 +79,7 @@ def _every(experiment: Experiment, train: Drawn, validation: Drawn, left_out: li
         yield from text_baselines(train.rows, validation.rows, classes=classes, choose=choose)
     else:
         yield color_baseline(train.rows, validation.rows, classes=classes, choose=choose)
-    if not isinstance(recipe.model, Transformer | Timm):
+    if not isinstance(recipe.model, Pretrained):
         left_out.append("frozen features: its network has none before it is trained")
         return
     began = time.perf_counter()

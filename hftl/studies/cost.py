@@ -13,9 +13,11 @@ from rich.table import Table
 from hftl.recipe import Recipe
 from hftl.studies.trials import Experiments
 from hftl.terminal import Shown
-from hftl.training.experiment import Experiment, make_plan, stage_loss
+from hftl.training.costs import step_flops
+from hftl.training.experiment import Experiment, stage_loss
 from hftl.training.machine import make_accelerator
-from hftl.training.plan import Plan, step_flops
+from hftl.training.plan import Plan
+from hftl.training.planning import make_plan
 from hftl.training.step import batches_of_epoch, take_step
 from hftl.training.working import open_stage
 from hftl.wording import count, duration, size

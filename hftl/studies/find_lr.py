@@ -27,9 +27,10 @@ from hftl.studies.cost import STEPS, measured_rate
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say, Shown
-from hftl.training.experiment import Experiment, make_plan, prepare_experiment, stage_loss
+from hftl.training.costs import step_flops
+from hftl.training.experiment import Experiment, prepare_experiment, stage_loss
 from hftl.training.machine import make_accelerator
-from hftl.training.plan import step_flops
+from hftl.training.planning import make_plan
 from hftl.training.resolved import ResolvedStage
 from hftl.training.step import NotFinite, batches_of_epoch, take_step
 from hftl.training.working import open_stage

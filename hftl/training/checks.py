@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from hftl.data.loader import Samples
 from hftl.data.source import Splits
-from hftl.errors import Problem, RecipeError, RunError
+from hftl.data.targets import targets_of
+from hftl.errors import DataError, Problem, RecipeError, RunError
 from hftl.evaluation.report import figure_names
+from hftl.evaluation.targets import target_named
 from hftl.files import PARTIAL
 from hftl.memory import ROWS
+from hftl.models.chain import UnknownGroup
+from hftl.models.image_size import why_not
+from hftl.models.recompute import check_recomputable
+from hftl.names import ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import Adafactor, Muon, Recipe, difference, refuse_secrets
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
@@ -25,7 +32,8 @@ from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
 from hftl.system import LOCK
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
-from hftl.training.experiment import Experiment
+from hftl.training.experiment import Experiment, check_views, make_samples, stage_weights, two_examples
+from hftl.training.loss import check_loss
 from hftl.training.plan import Plan
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import train_mode
@@ -85,6 +93,97 @@ def missing(run: RunDirectory) -> list[str]:
     """What a finished run lacks of all that is drawn of its numbers, figures and card, which come last."""
     expected = [*(run.figures / name for name in figure_names(read_metrics(run))), run.card]
     return [path.relative_to(run.path).as_posix() for path in expected if not path.is_file()]
+
+
+def check_stages(experiment: Experiment, source: str) -> None:
+    """What would stop a later stage after hours, now: its layer groups, class weights, the validation metric, the augmentation."""
+    recipe, splits = experiment.recipe, experiment.splits
+    problems: list[Problem] = []
+    try:
+        experiment.stages  # noqa: B018  # resolved here first
+    except RecipeError as error:
+        problems += error.problems
+    problems += _anew_and_frozen(experiment)
+    target = experiment.classifier.target
+    for name, stage in recipe.stages.items():
+        assert not isinstance(stage.loss, str)  # it keeps the section
+        try:
+            check_loss(stage.loss, target)
+            stage_weights(experiment, stage)
+        except RecipeError as error:
+            problems += [Problem(f"stages.{name}.{problem.where}", problem.what, problem.help) for problem in error.problems]
+    if not problems:
+        problems += [
+            Problem(
+                f"stages.{stage.name}.loss",
+                '"r_drop" compares two passes whose dropout differs, and nothing that this stage trains drops anything',
+                ("give the model some, such as model.dropout=0.1, or train more layers, or write another loss",),
+            )
+            for stage in experiment.stages
+            if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
+        ]
+    if recipe.run.metric not in (known := target_named(target).choosers):
+        wanted, given = ("one label", "several") if target == SEVERAL_LABELS else ("several labels", "one each")
+        what = f'"{recipe.run.metric}" is a metric of {wanted} an example, and these examples have {given}'
+        problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(known)}",)))
+    of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
+    if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
+        names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
+        problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
+    problems += _wrong_sizes(experiment) if not problems else []
+    try:
+        make_samples(recipe, experiment.classifier, splits.train.select(range(1)), train=True)
+    except RecipeError as error:
+        problems += error.problems
+    if recipe.run.gradient_checkpointing:
+        try:
+            check_recomputable(experiment.classifier.model, experiment.classifier.chain)
+        except RecipeError as error:
+            problems += error.problems
+    try:
+        check_views(recipe, experiment.typical, recipe.run.tta)
+    except DataError as error:
+        problems += [Problem("run.tta", problem.what, problem.help) for problem in error.problems]
+    if problems:
+        raise RecipeError(source, problems)
+
+
+def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
+    """What the first stage freezes of the layer groups that begin with random weights: noise would go through them."""
+    (name, stage), chain = next(iter(experiment.recipe.stages.items())), experiment.classifier.chain
+    anew = experiment.classifier.facts.get("reinitialized", ())
+    try:
+        frozen = [group for group in anew if group not in chain.select(stage.unfreeze)]
+    except UnknownGroup:  # reported already
+        return
+    if frozen:
+        what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize has drawn anew: what is above would learn from noise"
+        help = f'let it train "last {len(anew)}" or more, or leave model.reinitialize out'
+        yield Problem(f"stages.{name}.unfreeze", what, (help,))
+
+
+def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
+    """Whether anything is random in what the model makes of an example in a stage's training; the model stays as it is."""
+    model, chain = experiment.classifier.model, experiment.classifier.chain
+    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    # Many rows: of two small ones dropout may leave everything in.
+    inputs = {name: torch.cat([tensor] * 8) for name, tensor in two_examples(experiment).items()}
+    train_mode(model, chain, stage.trains)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second = (model(**inputs).logits for _ in range(2))
+    model.eval()  # type: ignore[no-untyped-call]
+    for name, tensor in model.named_buffers():  # BatchNorm's have taken these rows in
+        tensor.copy_(buffers[name])
+    return not torch.equal(first, second)
+
+
+def _wrong_sizes(experiment: Experiment) -> Iterator[Problem]:
+    """The stages whose pictures have a size that the network cannot take."""
+    for stage in experiment.stages:
+        if stage.image_size is not None and (reason := why_not(experiment.classifier, stage.image_size)) is not None:
+            what = f"the network cannot take pictures of {stage.image_size} x {stage.image_size} pixels in one stage alone"
+            help = (reason, "networks of convolutions take any size that is not too small; write data.image_size for all stages")
+            yield Problem(f"stages.{stage.name}.image_size", what, help)
 
 
 def check_batch_sizes(experiment: Experiment, train: Samples, accelerator: Accelerator) -> None:

@@ -35,11 +35,12 @@ from hftl.training.checks import (
     check_space,
     number_format,
 )
-from hftl.training.experiment import Experiment, facts, make_plan
+from hftl.training.experiment import Experiment, facts
 from hftl.training.journal import Journal
 from hftl.training.machine import disk_errors, make_accelerator, process_state
 from hftl.training.origin import check_same_base, other_versions
 from hftl.training.plan import Plan, plan_on_record
+from hftl.training.planning import make_plan
 from hftl.training.progress import Progress, Session
 from hftl.training.sessions import adapt_threads, count_sessions, record_session
 from hftl.training.threads import Threads
