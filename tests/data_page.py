@@ -76,6 +76,20 @@ def zipped(folder: Path) -> None:
     shutil.rmtree(folder / "in")
 
 
+def zipped_splits(folder: Path) -> None:
+    for split in ("train", "test"):
+        write(folder / "in", files(f"{split}/cat", f"{split}/dog"))
+        shutil.make_archive(str(folder / split), "zip", folder / "in", split)
+        shutil.rmtree(folder / "in")
+
+
+def zipped_beside(folder: Path) -> None:
+    write(folder / "in", files(".", each=8))
+    shutil.make_archive(str(folder / "images"), "zip", folder / "in")
+    shutil.rmtree(folder / "in")
+    write(folder, {"train.csv": PATHS.encode()})
+
+
 def write(folder: Path, contents: Mapping[str, bytes]) -> None:
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +161,13 @@ READ = [
     ),
     Example("an archive", zipped, "image", source="photos.zip"),
     Example("a folder with one archive and nothing else of data", zipped, "image"),
+    Example("an archive a split", zipped_splits, "image"),
+    Example(
+        "archives of pictures beside a table of paths",
+        zipped_beside,
+        "image",
+        settings={"image_column": "id", "label_column": "breed"},
+    ),
 ]
 
 REFUSED = [
@@ -165,7 +186,7 @@ REFUSED = [
     Example("eval: for validation or test?", {"train.csv": csv(), "eval.csv": csv([{"text": "another", "label": "pos"}])}),
     Example("one folder too high", files("photos/train/cat", "photos/test/cat"), "image"),
     Example("pictures without class folders", files("train", "test"), "image"),
-    Example("several archives in a folder", {"train.zip": b"PK", "test.zip": b"PK"}, "image"),
+    Example("archives that are no splits", {"cats.zip": b"PK", "dogs.tar.gz": b"PK"}, "image"),
     Example("a pointer of Git LFS", {"a.csv": b"version https://git-lfs.github.com/spec/v1\n"}, source="a.csv"),
     Example("broken pictures", {**files("cat", "dog"), "cat/9.png": b"\x89PNG"}, "image"),
     Example("ids that are there twice", {"a.csv": csv(id=lambda n: n // 2)}, source="a.csv", settings={"id_column": "id"}),

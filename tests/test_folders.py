@@ -155,9 +155,56 @@ def test_an_archive_that_leads_out_of_its_folder_or_is_damaged_is_refused_or_cut
 
 
 def test_archives_in_a_folder_are_named_with_the_way_to_unpack_them(tmp_path: Path) -> None:
-    (tmp_path / "train.zip").write_bytes(b"PK")
-    (tmp_path / "test.zip").write_bytes(b"PK")
-    assert "unzip train.zip -d train" in refused(image(tmp_path))
+    (tmp_path / "cats.zip").write_bytes(b"PK")
+    (tmp_path / "dogs.tar.gz").write_bytes(b"PK")
+    said = refused(image(tmp_path))
+    assert "unzip cats.zip -d cats" in said and "mkdir dogs; tar -xf dogs.tar.gz -C dogs" in said
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+def test_an_archive_a_split_is_read_as_a_folder_a_split(tmp_path: Path, ending: str) -> None:
+    kind = {"zip": "zip", "tar.gz": "gztar"}[ending]
+    # The one has its folder's name in it, as who packs a folder has it, the other the classes alone.
+    pictures(tmp_path / "in" / "train", "cat", "dog")
+    pictures(tmp_path / "in" / "test", "cat", "dog")
+    (tmp_path / "out").mkdir()
+    shutil.make_archive(str(tmp_path / "out" / "train"), kind, tmp_path / "in", "train")
+    shutil.make_archive(str(tmp_path / "out" / "test"), kind, tmp_path / "in" / "test")
+    splits = load_splits(image(tmp_path / "out"), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2, "test": 8} and splits.label_names == ("cat", "dog")
+    assert splits.facts["remarks"] == [f"test.{ending} and train.{ending} are unpacked in the cache, and read from there"]
+    (tmp_path / "texts").mkdir()
+    made = texts(tmp_path / "made", "train/neg", "train/pos", "valid/neg", "valid/pos")
+    for split in ("train", "valid"):
+        shutil.make_archive(str(tmp_path / "texts" / split), kind, made / split)
+    assert sizes(load_splits(text(tmp_path / "texts"), seed=0)) == {"train": 8, "validation": 8}
+
+
+def test_tables_packed_one_by_one_and_archives_of_pictures_beside_their_table_are_read(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for split, first in (("train", 0), ("test", 20)):
+        lines = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(first, first + 8))
+        with zipfile.ZipFile(tmp_path / "texts" / f"{split}.csv.zip", "w") as archive:
+            archive.writestr(f"{split}.csv", f"text,label\n{lines}")
+    assert sizes(load_splits(text(tmp_path / "texts"), seed=0)) == {"train": 6, "validation": 2, "test": 8}
+    # As Kaggle has it: a table of ids without an ending, and the pictures packed beside it.
+    pictures(tmp_path / "in" / "train", "cat", "dog")
+    files = sorted((tmp_path / "in" / "train").rglob("*.png"))
+    (tmp_path / "kaggle").mkdir()
+    with zipfile.ZipFile(tmp_path / "kaggle" / "train_images.zip", "w") as archive:
+        for number, file in enumerate(files):
+            archive.write(file, f"{number}.png")
+    rows = "".join(f"{number},{file.parent.name}\n" for number, file in enumerate(files))
+    (tmp_path / "kaggle" / "train.csv").write_text(f"id,label\n{rows}", encoding="utf-8")
+    data = ImageData(source=str(tmp_path / "kaggle"), image_column="id", validation_fraction=0.25)
+    splits = load_splits(data, seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2} and splits.label_names == ("cat", "dog")
+
+
+def test_two_archives_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("train.zip", "train.tar"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert "train.tar and train.zip are one folder when they are unpacked" in refused(image(tmp_path))
 
 
 # --- save_to_disk, and a clone of the Hub -------------------------------------------------------------------------------------

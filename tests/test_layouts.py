@@ -785,11 +785,37 @@ def test_a_table_to_predict_is_made_of_its_text_a_block_at_a_time_as_often_as_it
     assert list(table.types) == ["text", "who"] and said == ["the columns of t.csv are separated by semicolons"]
 
 
-def test_the_rows_of_a_csv_to_predict_are_not_in_memory(tmp_path: Path) -> None:
-    rows = "".join(f"the text number {number} of a table that is long,{number}\n" for number in range(20_000))
-    (tmp_path / "t.csv").write_text(f"text,id\n{rows}")
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_lines_of_json_to_predict_have_one_type_a_column_whatever_block_says_it(name: str, tmp_path: Path) -> None:
+    """In blocks of two: `n` is whole in the first and broken in the second, `of` is in the last alone, `x` has no one type."""
+    rows = [
+        *({"text": "a\u2028b", "n": 1, "x": 1, "l": []}, {"text": "b", "n": 2, "none": None}),
+        *({"text": "c", "n": 0.5, "x": "y", "l": ["z"]}, {"text": "d"}, {"text": "e", "of": {"a": 1}}),
+    ]
+    (tmp_path / name).write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    table = open_rows(tmp_path / name, [("text",)], TextData(source="x"), at_once=2)
+    kinds = {"text": "string", "n": "double", "x": "string", "l": "list<item: string>", "none": "string", "of": "struct<a: int64>"}
+    assert {column: str(kind) for column, kind in table.types.items()} == kinds
+    for _ in range(2):
+        blocks = list(table.blocks())
+        assert [len(block) for block in blocks] == [2, 2, 1]
+        assert [row for block in blocks for row in block] == [{**dict.fromkeys(kinds), **row} for row in rows]
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n[1]\n')
+    with pytest.raises(DataError, match=r"line 2: Expecting value at column 10, line 3: not an object"):
+        open_rows(tmp_path / "bad.jsonl", [("text",)], TextData(source="x"), at_once=2)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_the_rows_of_a_table_to_predict_are_not_in_memory(name: str, tmp_path: Path) -> None:
+    texts = [(f"the text number {number} of a table that is long", number) for number in range(20_000)]
+    if name == "t.csv":
+        rows = "".join(f"{text},{number}\n" for text, number in texts)
+        (tmp_path / name).write_text(f"text,id\n{rows}")
+    else:
+        rows = "".join(f'{{"text":"{text}","id":{number}}}\n' for text, number in texts)
+        (tmp_path / name).write_text(rows)
     tracemalloc.start()
-    table = open_rows(tmp_path / "t.csv", [("text",)], TextData(source="x"), at_once=100)
+    table = open_rows(tmp_path / name, [("text",)], TextData(source="x"), at_once=100)
     assert sum(map(len, table.blocks())) == 20_000
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Archives (.zip, .tar): unpacked once into the cache of datasets, under the digest of the file."""
+"""Archives (.zip, .tar): unpacked once into the cache of datasets, under the digest of the file, or of those of a folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
 
-from hftl.data.layout import list_folder, role_of
+from hftl.data.layout import list_folder, role_of, table_ending
 from hftl.errors import DataError, Problem
-from hftl.store import exclusive_lock
+from hftl.store import exclusive_lock, key_of
 from hftl.wording import size
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -35,8 +36,50 @@ def unpacked(file: Path) -> Path:
     Raises:
         DataError: it is damaged, encrypted, or would be far larger than it is.
     """
+    return _inner(_made_once(_digest(file), lambda folder: _unpack(file, folder)))
+
+
+def unpacked_beside(archives: Sequence[Path], tables: Sequence[Path]) -> Path:
+    """A folder in the cache in which each archive is a folder of its name, train.zip the folder train, beside copies of the tables.
+
+    Raises:
+        DataError: as `unpacked`, or two archives of one name.
+    """
+    names = [archive_name(file) for file in archives]
+    if twice := [name for name in names if names.count(name) > 1]:
+        alike = " and ".join(file.name for file in archives if archive_name(file) == twice[0])
+        raise DataError(str(archives[0].parent), [Problem("data.source", f"{alike} are one folder when they are unpacked")])
+
+    def make(folder: Path) -> None:
+        for file, name in zip(archives, names, strict=True):
+            packed = folder.with_name(f"{folder.name}.{name}")
+            try:
+                _unpack(file, packed)
+                inner = _inner(packed, name)
+                folder.mkdir(exist_ok=True)
+                inner.replace(folder / name)
+            finally:
+                shutil.rmtree(packed, ignore_errors=True)
+        for file in tables:
+            shutil.copyfile(file, folder / file.name)
+
+    return _made_once(key_of({file.name: _digest(file) for file in (*archives, *tables)}), make)
+
+
+def archive_name(file: Path) -> str:
+    """What an archive is called: "train" of train.tar.gz, and of train.csv.zip, which holds the one table."""
+    ending = max((ending for ending in ARCHIVES if file.name.lower().endswith(ending)), key=len)
+    name = file.name[: -len(ending)]
+    return Path(name).stem if table_ending(name) else name
+
+
+def _digest(file: Path) -> str:
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _made_once(digest: str, make: Callable[[Path], None]) -> Path:
+    """The folder of a digest in the cache: as it is there, or made."""
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / f"{digest[:32]}.unpacked"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder.with_suffix(".lock")):
@@ -44,22 +87,35 @@ def unpacked(file: Path) -> Path:
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                _unpack(file, partial)
+                make(partial)
                 partial.replace(folder)
-            except _DAMAGED as error:
-                raise DataError(
-                    str(file), [Problem("data.source", f"cannot be unpacked: {' '.join(str(error).split())}")]
-                ) from None
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _inner(folder: Path, own: str = "") -> Path:
+    """A folder without those around it that hold nothing but the next one; one that is called as a split stays, but for `own`."""
     while True:
         folders, files = list_folder(folder)
-        if len(folders) != 1 or files or role_of(folders[0].name):
+        if len(folders) != 1 or files or role_of(folders[0].name) not in (None, role_of(own, loosely=True)):
             return folder
         folder = folders[0]
 
 
 def _unpack(file: Path, folder: Path) -> None:
+    """Unpack an archive into a new folder.
+
+    Raises:
+        DataError: see `unpacked`.
+    """
+    try:
+        _extract(file, folder)
+    except _DAMAGED as error:
+        raise DataError(str(file), [Problem("data.source", f"cannot be unpacked: {' '.join(str(error).split())}")]) from None
+
+
+def _extract(file: Path, folder: Path) -> None:
     most = max(_ALWAYS_UNPACKED, _MOST_UNPACKED * file.stat().st_size)
     if file.name.lower().endswith(".zip"):
         with zipfile.ZipFile(file) as archive:

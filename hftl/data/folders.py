@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
+from hftl.data.archives import archive_name, is_archive
 from hftl.data.columns import Labels, Strings, on_disk
 from hftl.data.content import Content, content_of
 from hftl.data.layout import (
@@ -149,7 +150,11 @@ def _class_folders(
 
 
 def _ways_to_unpack(names: Iterable[str]) -> list[str]:
-    return [f"unzip {name} -d {Path(name).stem}" for name in names if name.lower().endswith(".zip")][:3]
+    archives = [Path(name) for name in names if is_archive(Path(name))][:3]
+    return [
+        f"unzip {file} -d {archive_name(file)}" if file.suffix.lower() == ".zip" else f"mkdir {folder}; tar -xf {file} -C {folder}"
+        for file, folder in ((file, archive_name(file)) for file in archives)
+    ]
 
 
 def _holds_splits(data: TextData | ImageData, inside: Mapping[str, _Inside]) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hftl.data.archives import ARCHIVES, is_archive, unpacked
+from hftl.data.archives import ARCHIVES, archive_name, is_archive, unpacked, unpacked_beside
 from hftl.data.content import content_of
 from hftl.data.hub import BUILDERS, HUB_ID, looks_like_a_path, open_hub
 from hftl.data.layout import (
@@ -84,8 +84,14 @@ def _open_here(data: TextData | ImageData, path: Path) -> Source:
         return content_of(data).open_folder(configs)
     if configs is not None and all(table_ending(file.name) for files in configs.values() for file in files):
         return replace(table_source(configs, path, data), splits_from="the configs of README.md")
-    if (archive := _only_archive(path)) is not None:
-        return _open_archive(data, archive)
+    archives, tables = _archives_of(data, path)
+    if len(archives) == 1 and not tables:
+        return _open_archive(data, archives[0])
+    if archives:
+        source = content_of(data).open_folder(unpacked_beside(archives, tables))
+        names = " and ".join(file.name for file in archives)
+        line = f"{names} {'are' if len(archives) > 1 else 'is'} unpacked in the cache, and read from there"
+        return replace(source, remarks=(*source.remarks, line))
     return content_of(data).open_folder(path)
 
 
@@ -94,11 +100,20 @@ def _open_archive(data: TextData | ImageData, file: Path) -> Source:
     return replace(source, remarks=(*source.remarks, f"{file.name} is unpacked in the cache, and read from there"))
 
 
-def _only_archive(folder: Path) -> Path | None:
-    """The archive in a folder that holds nothing else of data, as a download leaves it."""
+def _archives_of(data: TextData | ImageData, folder: Path) -> tuple[list[Path], list[Path]]:
+    """The archives that a folder is read from, and the tables beside them that name what is in them; none where it is read itself.
+
+    As downloads leave it: an archive and nothing else of data, an archive a split, or archives of pictures and tables of paths.
+    """
     folders, files = list_folder(folder)
     holding = [file for file in files if is_data(file) or is_picture(file)]
-    return holding[0] if len(holding) == 1 and is_archive(holding[0]) and not folders else None
+    archives = [file for file in holding if is_archive(file)]
+    tables = [file for file in holding if file not in archives]
+    are_splits = all(role_of(archive_name(file), loosely=True) for file in archives)
+    name_pictures = content_of(data).names_files and all(table_ending(file.name) in (".csv", ".tsv", ".jsonl") for file in tables)
+    if folders or (not name_pictures if tables else len(archives) > 1 and not are_splits):
+        return [], []
+    return archives, tables
 
 
 def choose_splits(source: Source, data: TextData | ImageData) -> dict[Role, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -354,11 +355,10 @@ def _rows_of(
     *,
     encoding: str | None = None,
     delimiter: str | None = None,
-    whole: bool = False,
 ) -> tuple[list[str], int, Mapping[str, list[Any]]]:
-    """Columns, number of rows, and the values of those wanted columns that there are, or with `whole` of all."""
+    """Columns, number of rows, and the values of those wanted columns that there are."""
     if table_ending(file.name) == ".xlsx":
-        read = excel.read_rows(file, problems, wanted=wanted, whole=whole)
+        read = excel.read_rows(file, problems, wanted=wanted)
         remarks += read.remarks
         return read.header, read.count, read.columns
     text = read_text(file, problems, encoding=encoding, remarks=remarks)
@@ -369,8 +369,11 @@ def _rows_of(
         remarks += read.remarks
         return read.header, read.count, read.columns
     columns, rows = _json_rows(file, text, problems, remarks)
-    there = columns if whole else [column for column in wanted if column in columns]
+    there = [column for column in wanted if column in columns]
     return columns, len(rows), {column: [row.get(column) for row in rows] for column in there}
+
+
+_Blocks: TypeAlias = Callable[[], Iterator[list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -382,8 +385,8 @@ class Rows:
     types: Mapping[str, pa.DataType]
     """Every column of the table, in its order."""
     blocks: Callable[[], Iterator[list[dict[str, Any]]]]
-    """The rows, some at a time, as often as they are asked for. Those of Parquet come from the disk; of CSV the text is in memory,
-    of others the rows are."""
+    """The rows, some at a time, as often as they are asked for. Those of Parquet come from the disk; of CSV and JSONL the text
+    is in memory, of others the rows are."""
 
 
 ANOTHER_NAME = "another name: --text-column NAME or --image-column NAME; in Python columns=NAME"
@@ -414,28 +417,29 @@ def open_rows(
     """
     problems: list[Problem] = []
     remarks: list[str] = []
-    number = 0
-    values: Mapping[str, list[Any]] = {}
     types: dict[str, pa.DataType] = {}
-    opened: dialect.Blocks | None = None
+    blocks: _Blocks
     wanted = [name for choice in choices for name in choice]
     if table_ending(file.name) == ".parquet":
-        try:
-            schema = _schema_of(file)
-            types = dict(zip(schema.names, schema.types, strict=True))
-        except _DAMAGED as error:
-            problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
-    elif table_ending(file.name) in (".csv", ".tsv"):
-        text = read_text(file, problems, encoding=data.encoding, remarks=remarks)
-        opened = dialect.open_rows(file, text or "", problems, wanted=wanted, delimiter=data.delimiter, at_once=at_once)
-        remarks += opened.remarks
-        types = dict.fromkeys(opened.header, pa.string())
+        types, blocks = _open_parquet(file, problems, at_once)
+    elif table_ending(file.name) == ".xlsx":
+        read = excel.read_rows(file, problems, wanted=wanted, whole=True)
+        remarks += read.remarks
+        types, blocks = dict.fromkeys(read.columns, pa.string()), _in_blocks(read.columns, read.count, at_once)
     else:
-        _, number, values = _rows_of(
-            file, wanted, None, problems, remarks, encoding=data.encoding, delimiter=data.delimiter, whole=True
-        )
-        typed = table_ending(file.name) in (".json", ".jsonl")
-        types = {name: _type_of(values[name]) if typed else pa.string() for name in values}
+        text = read_text(file, problems, encoding=data.encoding, remarks=remarks) or ""
+        if table_ending(file.name) in (".csv", ".tsv"):
+            opened = dialect.open_rows(file, text, problems, wanted=wanted, delimiter=data.delimiter, at_once=at_once)
+            remarks += opened.remarks
+            types, blocks = dict.fromkeys(opened.header, pa.string()), opened.blocks
+        elif (whole := _whole_json(file, text, wrong := [])) is _LINES:
+            types, blocks = _open_lines(file, text, problems, at_once)
+        else:
+            names, rows = _checked(file, _entries(whole, file, wrong, remarks), wrong, problems)
+            values = {name: [row.get(name) for row in rows] for name in names}
+            found = {name: _type_of(of_column) for name, of_column in values.items()}
+            types = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in found.items()}
+            blocks = _in_blocks(values, len(rows), at_once)
     chosen = next((choice for choice in choices if set(choice) <= set(types)), None)
     if not problems and chosen is None:
         asked = " or ".join(" and ".join(f'"{name}"' for name in choice if name not in types) for choice in choices)
@@ -446,31 +450,45 @@ def open_rows(
     for remark in remarks:
         say(printable(remark))
 
+    return Rows(tuple(chosen), types, blocks)
+
+
+def _open_parquet(file: Path, problems: list[Problem], at_once: int) -> tuple[dict[str, pa.DataType], _Blocks]:
+    """All columns of a Parquet file, and its rows."""
+    types: dict[str, pa.DataType] = {}
+    try:
+        schema = _schema_of(file)
+        types = dict(zip(schema.names, schema.types, strict=True))
+    except _DAMAGED as error:
+        problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
+
     def blocks() -> Iterator[list[dict[str, Any]]]:
-        if opened is not None:
-            yield from opened.blocks()
-            return
-        if table_ending(file.name) != ".parquet":
-            for start in range(0, number, at_once):
-                some = (of_column[start : start + at_once] for of_column in values.values())
-                yield [dict(zip(values, row, strict=True)) for row in zip(*some, strict=True)]
-            return
         try:
             for batch in _batches([file], list(types), at_once):
                 yield batch.to_pylist()
         except _DAMAGED as error:
             raise DataError(str(file), [Problem(str(file), f"cannot be read as Parquet: {error}")]) from None
 
-    return Rows(tuple(chosen), types, blocks)
+    return types, blocks
+
+
+def _in_blocks(values: Mapping[str, list[Any]], number: int, at_once: int) -> _Blocks:
+    """The rows of columns that are in memory."""
+
+    def blocks() -> Iterator[list[dict[str, Any]]]:
+        for start in range(0, number, at_once):
+            some = (of_column[start : start + at_once] for of_column in values.values())
+            yield [dict(zip(values, row, strict=True)) for row in zip(*some, strict=True)]
+
+    return blocks
 
 
 def _type_of(values: Sequence[Any]) -> pa.DataType:
-    """What Arrow makes of a column of JSON; strings where it makes nothing of it."""
+    """What Arrow makes of a column of JSON; strings where it makes nothing of it, null where there is nothing in it."""
     try:
-        found = pa.array(values).type
+        return pa.array(values).type
     except (pa.ArrowException, OverflowError):  # 1 and "a", or a number of 30 digits
         return pa.string()
-    return pa.string() if pa.types.is_null(found) else found
 
 
 def _json_rows(file: Path, text: str, problems: list[Problem], remarks: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -479,32 +497,102 @@ def _json_rows(file: Path, text: str, problems: list[Problem], remarks: list[str
     The text decides, whatever the file is called: ".json" is often an object a line.
     """
     wrong: list[str] = []
-    rows: list[tuple[str, Any]] = []
-    lines = table_ending(file.name) == ".jsonl" and not text.lstrip().startswith("[")
-    if not lines:
-        try:
-            whole = json.loads(text)
-            rows = [(f"entry {number}", row) for number, row in enumerate(_list_of_rows(whole, file, wrong, remarks))]
-        except json.JSONDecodeError as error:
-            lines = error.msg == "Extra data" and text.lstrip().startswith("{")  # after the object of the first line
-            wrong += [] if lines else [f"line {error.lineno}: {error.msg}"]
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless nesting
-            wrong.append(str(error))
-    if lines:
-        # Not `splitlines`: JSON strings may hold U+2028 and other characters that it takes for the end of a line.
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append((f"line {number}", json.loads(line)))
-                except json.JSONDecodeError as error:
-                    wrong.append(f"line {number}: {error.msg} at column {error.colno}")
-                except (ValueError, RecursionError) as error:
-                    wrong.append(f"line {number}: {error}")
+    whole = _whole_json(file, text, wrong)
+    rows = list(_json_lines(text, wrong)) if whole is _LINES else _entries(whole, file, wrong, remarks)
+    return _checked(file, rows, wrong, problems)
+
+
+def _entries(whole: Any, file: Path, wrong: list[str], remarks: list[str]) -> list[tuple[str, Any]]:
+    """The rows of a JSON text that was read as a whole, with their places; none where something is wrong already."""
+    listing = [] if wrong else _list_of_rows(whole, file, wrong, remarks)
+    return [(f"entry {number}", row) for number, row in enumerate(listing)]
+
+
+def _checked(
+    file: Path, rows: Sequence[tuple[str, Any]], wrong: list[str], problems: list[Problem]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows, each an object; none, with a problem, where anything is wrong."""
     wrong += [f"{where}: not an object" for where, row in rows if not isinstance(row, dict)]
     if wrong:
-        problems.append(Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong, SHOWN)}"))
+        problems.append(_no_json(file, wrong))
         return [], []
     return list(dict.fromkeys(key for _, row in rows for key in row)), [row for _, row in rows]
+
+
+def _no_json(file: Path, wrong: Sequence[str]) -> Problem:
+    return Problem(str(file), f"not valid {file.suffix[1:].upper()}: {listed(wrong, SHOWN)}")
+
+
+_LINES = object()
+"""What stands for a JSON text that has an object a line."""
+
+
+def _whole_json(file: Path, text: str, wrong: list[str]) -> Any:
+    """What a JSON text is as a whole, or `_LINES`; what keeps it from being read is added to `wrong`."""
+    if table_ending(file.name) == ".jsonl" and not text.lstrip().startswith("["):
+        return _LINES
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # after the object of the first line
+            return _LINES
+        wrong.append(f"line {error.lineno}: {error.msg}")
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless nesting
+        wrong.append(str(error))
+    return None
+
+
+def _json_lines(text: str, wrong: list[str]) -> Iterator[tuple[str, Any]]:
+    """The value of each line, with its place; what keeps a line from being read is added to `wrong`."""
+    start = number = 0
+    while start < len(text):
+        # Not `splitlines`: JSON strings may hold U+2028 and other characters that it takes for the end of a line.
+        end = text.find("\n", start) + 1 or len(text)
+        line, start, number = text[start:end].removesuffix("\n"), end, number + 1
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                wrong.append(f"line {number}: {error.msg} at column {error.colno}")
+            except (ValueError, RecursionError) as error:
+                wrong.append(f"line {number}: {error}")
+
+
+def _open_lines(file: Path, text: str, problems: list[Problem], at_once: int) -> tuple[dict[str, pa.DataType], _Blocks]:
+    """All columns of a text with an object a line, and its rows: made of the text as often as they are asked for, and not kept.
+
+    Everything is looked at once before.
+    """
+    wrong: list[str] = []
+    types: dict[str, pa.DataType] = {}
+    for some in _batched(_json_lines(text, wrong), at_once):
+        wrong += [f"{where}: not an object" for where, row in some if not isinstance(row, dict)]
+        rows = [row for _, row in some if isinstance(row, dict)]
+        for name in dict.fromkeys(key for row in rows for key in row):
+            types[name] = _common(types.get(name, pa.null()), _type_of([row.get(name) for row in rows]))
+    if wrong:
+        problems.append(_no_json(file, wrong))
+
+    def blocks() -> Iterator[list[dict[str, Any]]]:
+        for some in _batched(_json_lines(text, []), at_once):
+            yield [{name: row.get(name) for name in types} for _, row in some]
+
+    return {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in types.items()}, blocks
+
+
+def _batched(lines: Iterator[tuple[str, Any]], at_once: int) -> Iterator[list[tuple[str, Any]]]:
+    while some := list(itertools.islice(lines, at_once)):
+        yield some
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds what both hold: of whole numbers and others numbers; strings where there is none."""
+    try:
+        schemas = [pa.schema([("it", kind)]) for kind in (one, other)]
+        common: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field("it").type
+        return common
+    except pa.ArrowException:
+        return pa.string()
 
 
 def _list_of_rows(whole: Any, file: Path, wrong: list[str], remarks: list[str]) -> list[Any]:
