@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hftl.data.audit import Audit
     from hftl.doctor import Check
     from hftl.training.plan import Plan
+    from hftl.training.pretraining import Pretrained, PretrainingPlan, PretrainSettings
     from hftl.training.word_vectors import LearnedVectors
 
 # --- before training ----------------------------------------------------------------------------------------------------------
@@ -164,6 +165,81 @@ def vectors(
     if isinstance(source, str | Path):
         source = _recipe_or_source(str(source), overrides)
     return learn_vectors(source, Path(output), settings, say)
+
+
+def pretrain(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    epochs: float | None = None,
+    tokens: int | None = None,
+    lr: float | None = None,
+    warmup: float = 0.06,
+    weight_decay: float = 0.01,
+    mask: float = 0.15,
+    resume: bool = False,
+    say: Say = tell,
+) -> Pretrained:
+    """Pretrain a recipe's transformer further by masked language modelling of its training texts and `data.unlabelled`.
+
+    What is written is a checkpoint, which recipes name as `model.checkpoint`. Rows are of `data.max_length` tokens, and
+    `run.batch_size` of them make a step; seed, number format, accumulation and the minutes between checkpoints are those of `run`
+    too. With `model.pretrained=false` it begins at random weights of the checkpoint's architecture.
+
+    Args:
+        recipe: of texts, with a transformer.
+        output: a new folder.
+        epochs: passes over the texts; None: 1, unless `tokens` says how many.
+        tokens: instead of epochs, how many are read in all.
+        lr: the highest rate; None: 1e-4 from 60 million parameters on, else 3e-4, and three times that from random weights.
+        warmup: the share of the steps over which the rate rises; then it falls to 0 in a line.
+        weight_decay: decoupled, off for biases, norms and embeddings.
+        mask: the share of the tokens that are masked, by whole words.
+        resume: go on with one that was stopped.
+        say: is told how it goes.
+
+    Raises:
+        RecipeError, DataError: the recipe, the settings or the texts cannot be used; nothing has been written.
+        RunError: the folder holds something else or is in use, or training cannot go on.
+        KeyboardInterrupt: Ctrl-C; what was trained is saved, and `resume` goes on.
+    """
+    from hftl.training.pretraining import pretrain as pretrain_model
+
+    settings = _pretraining(epochs=epochs, tokens=tokens, lr=lr, warmup=warmup, weight_decay=weight_decay, mask=mask)
+    try:
+        return pretrain_model(recipe, Path(output), settings, resume=resume, say=say)
+    except signals.Stopped as stopped:
+        if stopped.signal is signal.SIGINT and not signals.is_installed():
+            raise KeyboardInterrupt("the same call goes on with resume=True") from None
+        raise
+
+
+def plan_pretraining(
+    recipe: Recipe,
+    *,
+    epochs: float | None = None,
+    tokens: int | None = None,
+    lr: float | None = None,
+    warmup: float = 0.06,
+    weight_decay: float = 0.01,
+    mask: float = 0.15,
+    say: Say = tell,
+) -> PretrainingPlan:
+    """What `pretrain` would do, and how long that takes here, by a few real steps that are thrown away. Nothing is written.
+
+    Raises:
+        RecipeError, DataError: as `pretrain`.
+    """
+    from hftl.training.pretraining import plan_pretraining as plan_steps
+
+    settings = _pretraining(epochs=epochs, tokens=tokens, lr=lr, warmup=warmup, weight_decay=weight_decay, mask=mask)
+    return plan_steps(recipe, settings, say)
+
+
+def _pretraining(**settings: Any) -> PretrainSettings:
+    from hftl.training.pretraining import PretrainSettings
+
+    return PretrainSettings(**settings)
 
 
 _HOW_READ = ("text_column", "template", "pair", "encoding", "delimiter", "revision", "config", "stream_samples")

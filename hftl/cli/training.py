@@ -188,6 +188,60 @@ def vectors(
     )
 
 
+def pretrain(
+    recipe: RecipeArgument,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FOLDER", help="Where the checkpoint is written.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the texts; default: 1, unless --tokens.", show_default=False)
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Instead: tokens that are read in all.", show_default=False)] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate; default: by the size of the model.", show_default=False)
+    ] = None,
+    warmup: Annotated[float, typer.Option(help="Share of the steps over which the rate rises.")] = 0.06,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Decoupled.")] = 0.01,
+    mask: Annotated[float, typer.Option(help="Share of the tokens that are masked.")] = 0.15,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was stopped, from its last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and how long it takes by a few real steps. Writes nothing.")
+    ] = False,
+) -> None:
+    """Pretrain a recipe's transformer further on its own texts, by masked words: a checkpoint for `model.checkpoint`.
+
+    Learns from the recipe's training texts and `data.unlabelled`; texts that are also in validation or test are left out, and
+    counted. FOLDER/provenance.json says how it was made.
+
+        hftl pretrain recipes/bert_imdb.py data.unlabelled=unsupervised --output bert-imdb --epochs 3
+
+        hftl train recipes/bert_imdb.py model.checkpoint=bert-imdb
+
+    On several processes or GPUs: `accelerate launch --num_processes 2 -m hftl pretrain RECIPE ...`.
+    """
+    chosen = api.load_recipe(recipe, overrides or ())
+    if dry_run:
+        plan = api.plan_pretraining(
+            chosen, epochs=epochs, tokens=tokens, lr=lr, warmup=warmup, weight_decay=weight_decay, mask=mask, say=tell
+        )
+        if is_main_process():
+            show_on(out, plan)
+        return
+    api.pretrain(
+        chosen,
+        output,
+        epochs=epochs,
+        tokens=tokens,
+        lr=lr,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        mask=mask,
+        resume=resume,
+        say=tell,
+    )
+
+
 def doctor() -> None:
     """Look for what keeps training from working here: versions, number formats, memory, the Hub's settings."""
     checks = api.examine()

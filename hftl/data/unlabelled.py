@@ -5,9 +5,10 @@ A text that is also in validation or test, by its fingerprint (`hftl.data.duplic
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ class Texts:
     def texts(self) -> Strings:
         """Them alone, in their order."""
         return Strings(self.dataset, "text")
+
+    @property
+    def sha256(self) -> str:
+        """Of the texts in their order, a zero byte after each; in hex."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
 
     @property
     def said(self) -> str:
@@ -115,6 +124,32 @@ def read_corpus(data: TextData, say: Say) -> list[Texts]:
         else:
             learned.append(name)
     return _refuse_none(data, [_without(name, _content(source.splits[name](), data), held_out) for name in learned])
+
+
+def hold_out(found: Sequence[Texts], *, seed: int) -> tuple[list[Texts], list[Texts]]:
+    """Divide texts into those that are learned from and others, by which it is measured what was learned.
+
+    Equal texts are on one side. Of the different texts 2 % are held out, 500 at most, and at least 20 where that is no more than a
+    tenth: of 300 texts 20, of 100 texts 10, of 5 one.
+
+    Args:
+        seed: which ones.
+
+    Raises:
+        ValueError: there are not two different texts.
+    """
+    fingerprints = [text_fingerprints(some.dataset) for some in found]
+    contents = np.unique(np.concatenate(fingerprints), axis=0) if fingerprints else np.zeros((0, 2), dtype=np.uint64)
+    if len(contents) < 2:
+        raise ValueError(f"{len(contents)} different texts cannot be divided")
+    number = max(1, min(500, round(max(len(contents) / 50, min(20, len(contents) / 10)))))
+    held = _bytes(contents[np.random.default_rng(seed).choice(len(contents), size=number, replace=False)])
+    kept: tuple[list[Texts], list[Texts]] = ([], [])
+    for some, digests in zip(found, fingerprints, strict=True):
+        is_held = np.fromiter((row.tobytes() in held for row in digests), dtype=bool, count=len(digests))
+        for side, rows in zip(kept, (~is_held, is_held), strict=True):
+            side.append(replace(some, dataset=pick(some.dataset, np.flatnonzero(rows).astype(np.int32))))
+    return kept
 
 
 def _refuse_none(data: TextData, found: list[Texts]) -> list[Texts]:

@@ -101,8 +101,7 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
             set_dropout(config, spec.dropout)
         if spec.drop_path:
             raise no_drop_path(f"a {config.model_type} model")
-        tokenizer = _tokenizer(checkpoint)
-        _agree_on_padding(checkpoint, tokenizer, config)
+        tokenizer = read_tokenizer(checkpoint, config)
         encoder_config = config
         if spec.pooling != "native":
             config = _pooled(config, spec.pooling, spec.dropout)
@@ -118,7 +117,7 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
         if isinstance(model, PooledForSequenceClassification) and getattr(model.encoder, "pooler", None) is not None:
             what = f"{type(model.encoder).__name__} always computes a layer over its first token; leave model.pooling out"
             raise RecipeError.single("model.pooling", what, source="model")
-        _check_vocabulary(checkpoint, tokenizer, model)
+        check_vocabulary(checkpoint, tokenizer, model)
         layers = chain(model)
         lost = sorted(name for name in missing if layers.group_of(name) != HEAD or _in_body(model, name))
         if lost:
@@ -187,9 +186,8 @@ def load_saved(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     model, missing = _load(checkpoint, _config(checkpoint, new_head=False, pooled=False))
     if missing:
         raise checkpoint.refused(f"is not complete; missing: {listed(sorted(missing), 5)}")
-    tokenizer = _tokenizer(checkpoint)
-    _agree_on_padding(checkpoint, tokenizer, model.config)
-    _check_vocabulary(checkpoint, tokenizer, model)
+    tokenizer = read_tokenizer(checkpoint, model.config)
+    check_vocabulary(checkpoint, tokenizer, model)
     return model, tokenizer
 
 
@@ -354,6 +352,17 @@ def _is_rate(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
+def read_tokenizer(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint whose folder was checked; it and the config agree on the padding token then.
+
+    Raises:
+        RecipeError: there is none that hftl reads, or the two do not belong together.
+    """
+    tokenizer = _tokenizer(checkpoint)
+    _agree_on_padding(checkpoint, tokenizer, config)
+    return tokenizer
+
+
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with Understood(checkpoint, "has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, revision=checkpoint.revision, trust_remote_code=False)
@@ -481,7 +490,12 @@ def _make(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
         )
 
 
-def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+def check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Refuse a tokenizer that counts beyond the rows of the model's table of tokens.
+
+    Raises:
+        RecipeError: it does, or there is no such table.
+    """
     try:
         table: Any = model.get_input_embeddings()
     except NotImplementedError:  # CANINE, which reads characters by their hashes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +34,18 @@ class CheckpointError(RunError):
     """A checkpoint could not be written; the ones before it stand."""
 
 
-def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress, best: Mapping[str, torch.Tensor]) -> Path:
+class Place(Protocol):
+    """Where a training stands."""
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint; names are in the order of time."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+
+
+def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Place, best: Mapping[str, torch.Tensor]) -> Path:
     """Write the state of all processes into `folder`, verify it, and remove all but the newest `KEPT`. Called by every process.
 
     `best` holds the weights that the run has, on the CPU of the main process.
@@ -154,12 +165,11 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def load_progress(checkpoint: Path, *, processes: int) -> Progress:
-    """Where the run stood when the checkpoint was written.
+def read_state(checkpoint: Path, *, processes: int) -> dict[str, Any]:
+    """What `Place.to_dict` gave when the checkpoint was written.
 
     Raises:
-        RunError: it was written by another number of processes, whose optimizer state and generators do not fit; or by another
-            version of hftl.
+        RunError: it was written by another number of processes, whose optimizer state and generators do not fit.
     """
     state: dict[str, Any] = read_json(checkpoint / _STATE)
     written_by = state.pop("processes")
@@ -168,6 +178,16 @@ def load_progress(checkpoint: Path, *, processes: int) -> Progress:
             f"{checkpoint}: number of processes: {written_by} then, {processes} now; continue it with {written_by}."
             " It is fixed over a run's life: each process has a share of every step, and dropout of its own"
         )
+    return state
+
+
+def load_progress(checkpoint: Path, *, processes: int) -> Progress:
+    """Where the run stood when the checkpoint was written.
+
+    Raises:
+        RunError: it was written by another number of processes, or by another version of hftl.
+    """
+    state = read_state(checkpoint, processes=processes)
     try:
         return Progress.from_dict(state)
     except (TypeError, KeyError):  # the manifest agrees, so these are the bytes that were written

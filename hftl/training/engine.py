@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -40,7 +39,7 @@ from hftl.training.progress import Progress
 from hftl.training.proof import group_hashes, prove_freeze, tensors_of
 from hftl.training.resolved import ResolvedStage
 from hftl.training.sessions import record_cache
-from hftl.training.step import NotFinite, batches_of_epoch, take_step
+from hftl.training.step import NotFinite, batches_of_epoch, seed_step, take_step
 from hftl.training.together import main_first
 from hftl.training.working import Working, open_stage
 
@@ -197,7 +196,7 @@ def _train_epoch(working: Working, samples: Samples, example_loss: ExampleLoss, 
         workers=loader_processes(samples, recipe, accelerator),
     )
     while True:
-        _seed_step(recipe.run.seed, run.progress.cursor.step, accelerator.process_index)
+        seed_step(recipe.run.seed, run.progress.cursor.step, accelerator.process_index)
         try:
             step = take_step(working, batches, example_loss)
         except NotFinite as error:
@@ -326,11 +325,6 @@ def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
         raise RunError(f"run.metric: {metric} is undefined on the validation split, which lacks a class")
     value = validation[metric]
     return as_rank(metric, value), as_rank("log_loss", validation["log_loss"])
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout depends on (seed, step, process) alone, so a continued run draws what the run in one piece would have drawn."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def _not_finite(error: NotFinite, ids: list[str], stage: str, step: int, *, fp16: bool) -> RunError:

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
 
 from hftl.data.loader import Batch, Samples, training_batches
 from hftl.recipe import Recipe
@@ -106,7 +109,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     helpless = not math.isfinite(grad_norm) and gradient_scale(accelerator) <= LEAST_SCALE
     if not math.isfinite(value) or helpless:
         raise NotFinite(value, grad_norm, rows)
-    changed = _update(working)
+    changed = update(accelerator, working.optimizer, working.schedule)
     if changed and not math.isfinite(grad_norm):  # each number of the gradient is finite, and their norm is not
         raise NotFinite(value, grad_norm, rows)
     return Step(value, grad_norm if changed else None, rates)
@@ -120,17 +123,22 @@ def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> to
     return batch.share * own + (1 - batch.share) * example_loss(logits, batch.partner_targets)
 
 
-def _update(working: Working) -> bool:
+def update(accelerator: Accelerator, optimizer: AcceleratedOptimizer, schedule: AcceleratedScheduler) -> bool:
     """Let the optimizer and the schedule take their step; whether they did. In fp16 a gradient that overflows is not used.
 
     torch's scaler then leaves the weights alone and halves its scale, which is the sign: Accelerate's `step_was_skipped` takes the
     call of a fused optimizer, which does the leaving by itself, for a step.
     """
-    scale = gradient_scale(working.accelerator)
-    working.optimizer.step()
-    changed = gradient_scale(working.accelerator) >= scale
+    scale = gradient_scale(accelerator)
+    optimizer.step()
+    changed = gradient_scale(accelerator) >= scale
     if changed:
-        shrink(working.optimizer)
-        working.schedule.step()
-    working.optimizer.zero_grad()
+        shrink(optimizer)
+        schedule.step()
+    optimizer.zero_grad()
     return changed
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout depends on (seed, step, process) alone, so a continued run draws what the run in one piece would have drawn."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from hftl.signals import SIGNALS, is_orphan
+from hftl.training.checkpoint import Place
 from hftl.training.machine import EnergyMeter
 from hftl.training.progress import Progress
 from hftl.training.threads import Threads
@@ -62,7 +63,7 @@ class Watch:
         first = self.last_saved is None and not self._light
         return self._everywhere(first or time.monotonic() - self._saved_at >= enough)
 
-    def saved(self, progress: Progress, *, seconds: float) -> None:
+    def saved(self, progress: Place, *, seconds: float) -> None:
         """Note that a checkpoint was written, and how long that took."""
         self._saved_at, self._saving = time.monotonic(), seconds
         self.last_saved = progress.name

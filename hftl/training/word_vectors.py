@@ -10,7 +10,6 @@ V words, D dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import time
@@ -161,7 +160,7 @@ def learn_vectors(source: Recipe | TextData, output: Path, settings: VectorSetti
         "same_again": settings.method == "glove" or threads == 1,
         "source": local_name(_data(source).source),
         "texts": [
-            {"name": local_name(some.name), "texts": len(some.dataset), "left_out": dict(some.left_out), "sha256": _digest(some)}
+            {"name": local_name(some.name), "texts": len(some.dataset), "left_out": dict(some.left_out), "sha256": some.sha256}
             for some in found
         ],
         "words": len(vocabulary.words),
@@ -276,11 +275,3 @@ def _all(found: Sequence[Texts]) -> Iterator[str]:
 
 def _epochs(settings: VectorSettings) -> int:
     return settings.epochs or EPOCHS[settings.method]
-
-
-def _digest(some: Texts) -> str:
-    """SHA-256 of the texts in their order, a zero byte after each."""
-    digest = hashlib.sha256()
-    for text in some.texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
