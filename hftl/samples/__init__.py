@@ -13,7 +13,7 @@ MOBILENET = str(_HERE / "mobilenetv2")
 """timm's `mobilenetv2_100` without a classifier, pretrained on ImageNet, in half precision."""
 
 REVIEWS = str(_HERE / "reviews")
-"""A folder with train.jsonl (600 reviews) and test.jsonl (210), columns `text` and `label` (negative, positive)."""
+"""A folder with train.jsonl (600 reviews) and test.jsonl (580), columns `text` and `label` (negative, positive)."""
 
 BERT_NANO = str(_HERE / "bert-nano")
 """A BERT with 4 layers, 128 wide, pretrained on film reviews; inputs of up to 128 tokens."""
