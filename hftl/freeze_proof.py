@@ -1,7 +1,9 @@
 """freeze_proof.json: what it has of each stage and layer group, written by training and read by whoever checks a run.
 
 {"stages": [{"stage", "kept", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}]}; "before" and "after" are
-{"parameters", "buffers"}, each the SHA-256 in hex that `hftl.training.proof` takes. The records below name these keys for mypy.
+{"parameters", "buffers"}, each the SHA-256 in hex that `hftl.training.proof` takes. A group that trained by adapters has
+"under_adapters" too, the hashes of its own weights at the end of the stage, before the two were merged. The records below name
+these keys for mypy.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from hftl.errors import RunError
 from hftl.files import read_json, write_json
@@ -32,6 +34,7 @@ class GroupRecord(TypedDict):
     before: HashesRecord
     after: HashesRecord
     ok: bool
+    under_adapters: NotRequired[HashesRecord]
 
 
 class StageRecord(TypedDict):
@@ -53,11 +56,24 @@ class GroupProof:
     after: tuple[str, str]
     stated: bool
     """What the file says of it."""
+    under_adapters: tuple[str, str] | None = None
+    """Of its own weights after a stage that trained adapters of it; None: it had none."""
+
+    @property
+    def unchanged(self) -> bool | None:
+        """Whether what was frozen of it is as it was; None: nothing was."""
+        frozen = self.under_adapters if self.trains else self.after
+        return None if frozen is None else frozen == self.before
+
+    @property
+    def moved(self) -> bool | None:
+        """Whether its parameters are others than before; None: it was frozen."""
+        return self.before[0] != self.after[0] if self.trains else None
 
     @property
     def ok(self) -> bool:
-        """What the hashes say: a frozen group has not changed, and the parameters of one that trains have."""
-        return self.before[0] != self.after[0] if self.trains else self.before == self.after
+        """What the hashes say: what is frozen has not changed, and the parameters of a group that trains have."""
+        return self.unchanged is not False and self.moved is not False
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,13 @@ def write_proof(run: RunDirectory, proof: StageRecord) -> None:
 
 
 def _group_proof(group: Mapping[str, Any]) -> GroupProof:
-    before, after = ((_hash(group[when]["parameters"]), _hash(group[when]["buffers"])) for when in ("before", "after"))
-    return GroupProof(_a(str, group["name"]), _a(bool, group["trains"]), before, after, _a(bool, group["ok"]))
+    before, after = (_hashes(group[when]) for when in ("before", "after"))
+    under = _hashes(group["under_adapters"]) if "under_adapters" in group else None
+    return GroupProof(_a(str, group["name"]), _a(bool, group["trains"]), before, after, _a(bool, group["ok"]), under)
+
+
+def _hashes(record: Mapping[str, Any]) -> tuple[str, str]:
+    return _hash(record["parameters"]), _hash(record["buffers"])
 
 
 def _hash(value: Any) -> str:

@@ -191,6 +191,7 @@ ONLY_IN = {
     "openpyxl": "hftl.data.excel",
     "pi_heif": "hftl.data.decoding",
     "gensim": "hftl.models.gensim_vectors",
+    "peft": "hftl.models.adapters",
 }
 # In a notebook there is one, and only there is it asked for.
 OF_A_NOTEBOOK = {"IPython"}
@@ -202,6 +203,7 @@ EXTRA = {
     "excel": "hftl.data.excel",
     "heic": "hftl.data.decoding",
     "vectors": "hftl.models.gensim_vectors",
+    "lora": "hftl.models.adapters",
 }
 
 

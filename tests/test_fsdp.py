@@ -164,7 +164,9 @@ def test_what_cannot_be_done_with_pieces_is_refused_under_fsdp() -> None:
         "mean": Stage(lr=1e-3, average="ema")
     }
     recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
-    resolved = resolve_stages(recipe, model, chain(model), train_examples=8)
+    resolved = resolve_stages(
+        recipe, model, chain(model), train_examples=8, run=lambda: model(torch.zeros(1, 4, dtype=torch.int64))
+    )
     accelerator = Accelerator(cpu=True)
     check_pieces(resolved, accelerator)
     pieces: Any = SimpleNamespace(is_fsdp2=True)

@@ -43,7 +43,7 @@ def recipe(**stages: Any) -> Recipe:
 
 def plan_of(recipe: Recipe, **values: Any) -> Plan:
     """Its plan with 100 training examples."""
-    stages = resolve_stages(recipe, MODEL, CHAIN, train_examples=100)
+    stages = resolve_stages(recipe, MODEL, CHAIN, train_examples=100, run=lambda: MODEL(torch.arange(5)))
     return build_plan(stages, MODEL, CHAIN, train_examples=100, **{"flops_per_second": None, **values})
 
 
@@ -94,7 +94,7 @@ def test_a_stage_that_keeps_its_prefix_pays_for_it_once() -> None:
 def test_unknown_groups_of_all_stages_are_in_one_report() -> None:
     wrong = recipe(top={"unfreeze": ("layer.5", "head")}, all={"unfreeze": "last 9"})
     with pytest.raises(RecipeError) as caught:
-        resolve_stages(wrong, MODEL, CHAIN, train_examples=100, source="recipes/x.py")
+        resolve_stages(wrong, MODEL, CHAIN, train_examples=100, run=lambda: MODEL(torch.arange(5)), source="recipes/x.py")
     message = str(caught.value)
     assert message.startswith("2 problems in recipes/x.py")
     assert 'stages.top.unfreeze: no layer group "layer.5". Did you mean "layer.0"?' in message

@@ -5,7 +5,7 @@ as a whole, and written back as YAML into the run directory. The YAML is data on
 
     section                                                        what every section is; `problems`: what is wrong with one
     data, model, optimizer, schedule, loss, balance, average,      the sections
-    stage, settings, card
+    lora, stage, settings, card
     recipe                                                         all of them together
     text, reading, overrides, places                               YAML, files and scripts, `key=value`, paths of a machine
 """
@@ -15,6 +15,7 @@ from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
+from hftl.recipe.lora import Lora
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
 from hftl.recipe.mix import CutMix, Mix, Mixup, MixupOrCutMix
 from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
@@ -74,6 +75,7 @@ __all__ = [
     "LinearSchedule",
     "Lion",
     "LogitAdjustedLoss",
+    "Lora",
     "Loss",
     "Mix",
     "Mixup",

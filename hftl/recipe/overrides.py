@@ -91,6 +91,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
             place[part] = {"kind": place[part]}
         elif (where, part) == ("data", "windows") and not isinstance(place.get(part), dict):
             place[part] = {} if place.get(part) is None else {"logits": place[part]}
+        elif where.startswith("stages.") and part == "lora" and not isinstance(place.get(part), dict):
+            place[part] = {} if place.get(part) is None else {"r": place[part]}
         # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData, TextData
-from hftl.recipe.model import AnyModel, Timm, Transformer, WordVectors
+from hftl.recipe.model import CNN, AnyModel, Timm, Transformer, WordVectors
 from hftl.recipe.places import LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
@@ -153,6 +153,18 @@ class Recipe(Section):
             raise ValueError(f"run.gradient_checkpointing: {what}; leave it out, or set run.gradient_accumulation")
         if self.run.gradient_checkpointing and self.run.compile:
             raise ValueError("run.gradient_checkpointing: compiled layers (run.compile) keep what they need; use one of both")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_a_place(self) -> Self:
+        for name, stage in self.stages.items():
+            if stage.lora is not None and isinstance(self.model, WordVectors | CNN):
+                what = (
+                    f'adapters are for layers that were pretrained, and model.family "{self.model.family}" has none; leave them out'
+                )
+                raise ValueError(f"stages.{name}.lora: {what}, or take a transformer or a timm model")
+            if stage.lora is not None and self.run.compile:
+                raise ValueError(f"stages.{name}.lora: layers with adapters are not compiled; leave run.compile out")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from hftl.recipe.average import SWA, Average, Soup
 from hftl.recipe.balance import AnyClassWeights, ClassWeights
+from hftl.recipe.lora import AnyLora
 from hftl.recipe.loss import CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss
 from hftl.recipe.mix import Mix
 from hftl.recipe.optimizer import AdamW, Optimizer
@@ -74,6 +75,9 @@ class Stage(Section):
     average: AnyAverage | None = None
     """A mean of the weights over time, which is evaluated and kept in their place: "ema", "swa" or "soup", or a section:
     `hftl.EMA(decay=0.99)`, in YAML ``{kind: ema, decay: 0.99}``. None: none."""
+    lora: AnyLora | None = None
+    """Adapters: below the head the weights stay as they are, and small matrices beside them are trained. A number, their rank, or a
+    section: `hftl.Lora(r=8, dropout=0.1)`, in YAML ``{r: 8, dropout: 0.1}``. None: the weights themselves train."""
 
     @model_validator(mode="after")
     def _average_has_several(self) -> Self:

@@ -43,6 +43,7 @@ class StageRecord(TypedDict):
     average_bytes: NotRequired[int]
     mix: NotRequired[str | None]
     image_size: NotRequired[int | None]
+    lora: NotRequired[str | None]
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int

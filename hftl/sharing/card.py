@@ -188,6 +188,7 @@ def _facts(
         "stages": _stage_rows(plan, recipe, stage_ends, proofs),
         "undone": _undone(stage_ends),
         "frozen": _frozen(plan, proofs),
+        "adapters": any(stage.get("lora") for stage in plan["stages"]),
         "cost": _cost(environment),
         "sessions": environment["sessions"],
         "machine": _machine(environment),
@@ -349,6 +350,8 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
         for row, group in enumerate(plan["groups"])
     ]
     rows.append([safe("*trains*"), f"{plan['parameters']:,}", *(percent_or_unknown(stage["trainable_share"]) for stage in stages)])
+    if any(adapters := [stage.get("lora") for stage in stages]):
+        rows.append([safe("*adapters*"), "", *(inline(words or "none") for words in adapters)])
     rows += [
         [safe("*optimizer*"), "", *(inline(stage["optimizer"]) for stage in stages)],
         [safe("*schedule*"), "", *(inline(stage["schedule"]) for stage in stages)],
@@ -402,7 +405,7 @@ def _undone(stage_ends: Sequence[StageEnd]) -> list[dict[str, Any]]:
 
 
 def _unchanged(proof: StageProof | None) -> str:
-    frozen = [] if proof is None else [group.ok for group in proof.groups if not group.trains]
+    frozen = [] if proof is None else [group.unchanged for group in proof.groups if group.unchanged is not None]
     return NOT_RECORDED if proof is None else DASH if not frozen else "yes" if all(frozen) else "no"
 
 
@@ -410,11 +413,11 @@ def _frozen(plan: PlanRecord, proofs: Sequence[StageProof]) -> dict[str, Any] | 
     """What the freeze proof says of all stages together; None where it is not about the stages of the plan."""
     if [proof.stage for proof in proofs] != [stage["name"] for stage in plan["stages"]]:
         return None
-    wrong = [(proof.stage, group) for proof in proofs for group in proof.groups if not group.ok]
+    groups = [(proof.stage, group) for proof in proofs for group in proof.groups]
     return {
-        "any": any(not group.trains for proof in proofs for group in proof.groups),
-        "changed": [{"stage": stage, "group": group.name} for stage, group in wrong if not group.trains],
-        "unmoved": [{"stage": stage, "group": group.name} for stage, group in wrong if group.trains],
+        "any": any(group.unchanged is not None for _, group in groups),
+        "changed": [{"stage": stage, "group": group.name} for stage, group in groups if group.unchanged is False],
+        "unmoved": [{"stage": stage, "group": group.name} for stage, group in groups if group.moved is False],
     }
 
 

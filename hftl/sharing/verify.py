@@ -480,8 +480,18 @@ def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
     were not kept, every group starts the next one with the hashes that it had before that stage.
     """
     proofs, plan = read_freeze_proof(run), read_plan(run)
-    planned = {stage["name"]: [(group["name"], group["trains"]) for group in stage["groups"]] for stage in plan["stages"]}
-    stated = {proof.stage: [(group.name, group.trains) for group in proof.groups] for proof in proofs}
+    head = plan["groups"][-1]["name"]  # which has no adapters
+    planned = {
+        stage["name"]: [
+            (group["name"], _how(group["trains"], adapters=bool(stage.get("lora")) and group["name"] != head))
+            for group in stage["groups"]
+        ]
+        for stage in plan["stages"]
+    }
+    stated = {
+        proof.stage: [(group.name, _how(group.trains, adapters=group.under_adapters is not None)) for group in proof.groups]
+        for proof in proofs
+    }
     for stage in dict.fromkeys([*planned, *stated]):
         yield _same("freeze_proof.json", f"{stage}, groups", _frozen_or_not(stated.get(stage)), _frozen_or_not(planned.get(stage)))
     first: dict[str, tuple[str, str]] = {}
@@ -502,8 +512,12 @@ def _compare_proofs(run: RunDirectory) -> Iterator[Claim]:
         yield _same("freeze_proof.json", f"{proof.stage}, ok", str(proof.stated), str(all(group.ok for group in proof.groups)))
 
 
-def _frozen_or_not(groups: Iterable[tuple[str, bool]] | None) -> str:
-    return "no such stage" if groups is None else ", ".join(f"{name} {'trains' if trains else 'frozen'}" for name, trains in groups)
+def _how(trains: bool, *, adapters: bool) -> str:
+    return "frozen" if not trains else "trains by adapters" if adapters else "trains"
+
+
+def _frozen_or_not(groups: Iterable[tuple[str, str]] | None) -> str:
+    return "no such stage" if groups is None else ", ".join(f"{name} {how}" for name, how in groups)
 
 
 def _same(kind: str, where: str, claimed: str, recomputed: str) -> Claim:

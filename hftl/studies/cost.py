@@ -13,7 +13,6 @@ from rich.table import Table
 from hftl.recipe import Recipe
 from hftl.studies.trials import Experiments
 from hftl.terminal import Shown
-from hftl.training.costs import step_flops
 from hftl.training.experiment import Experiment, stage_loss
 from hftl.training.machine import make_accelerator
 from hftl.training.plan import Plan
@@ -109,7 +108,7 @@ def plan_study(title: str, arms: Mapping[str, Recipe], *, times: int, experiment
 def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Floating point operations a second in real training steps of the stage that trains most, after one step to warm up."""
     recipe = experiment.recipe
-    stage = max(experiment.stages, key=lambda each: step_flops(experiment.forward_of(each), each.trains))
+    stage = max(experiment.stages, key=experiment.step_flops)
     accelerator = make_accelerator(recipe, None)
     working = open_stage(experiment, stage, accelerator, checkpoint=None)
     batches = batches_of_epoch(experiment.training_samples(stage), stage, recipe, accelerator, epoch=1)
@@ -125,4 +124,4 @@ def measured_rate(experiment: Experiment, *, clock: Callable[[], float] = time.p
         torch.accelerator.synchronize(accelerator.device)
     seconds = clock() - began
     working.close()
-    return max(taken, 1) * stage.batch_size * stage.loss.passes * step_flops(experiment.forward_of(stage), stage.trains) / seconds
+    return max(taken, 1) * stage.batch_size * stage.loss.passes * experiment.step_flops(stage) / seconds

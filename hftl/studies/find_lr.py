@@ -27,7 +27,6 @@ from hftl.studies.cost import STEPS, measured_rate
 from hftl.studies.page import write_page, write_table
 from hftl.studies.study import Question, StudyDirectory, open_study
 from hftl.terminal import Say, Shown
-from hftl.training.costs import step_flops
 from hftl.training.experiment import Experiment, prepare_experiment, stage_loss
 from hftl.training.machine import make_accelerator
 from hftl.training.planning import make_plan
@@ -185,7 +184,7 @@ def plan_find_lr(recipe: Recipe, question: Question, *, source: str = "recipe") 
         (
             stage.name,
             steps_of(stage),
-            float(steps_of(stage) * stage.batch_size * step_flops(experiment.forward_of(stage), stage.trains)),
+            float(steps_of(stage) * stage.batch_size * experiment.step_flops(stage)),
         )
         for stage in tested
     ]

@@ -142,7 +142,8 @@ def cached_samples(working: Working, experiment: Experiment, run: OpenRun) -> di
         return samples
     # The disk's next checkpoints come first.
     stage = working.stage
-    of_average = average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs)
+    trained = trained_tensors(model, working.chain_of_copy, stage.trains)
+    of_average = average_bytes(stage.average, trained, epochs=stage.epochs)
     spare = SPARE + (KEPT + 2) * checkpoint_bytes(model, optimizer_bytes=8 * model.num_parameters() + of_average)
     build = Build(
         recipe, accelerator, journal, run.stop_if_asked, spare, resumed=progress.cursor.epoch + progress.cursor.offset > 0

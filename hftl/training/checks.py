@@ -5,7 +5,6 @@ Nothing is written over, a run is continued as itself or not at all, and what wo
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -149,9 +148,15 @@ def check_stages(experiment: Experiment, source: str) -> None:
 
 
 def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
-    """What the first stage freezes of the layer groups that begin with random weights: noise would go through them."""
+    """What the first stage freezes, also under adapters, of the layer groups that begin with random weights: noise would go through."""
     (name, stage), chain = next(iter(experiment.recipe.stages.items())), experiment.classifier.chain
     anew = experiment.classifier.facts.get("reinitialized", ())
+    if stage.lora is not None and (anew or not experiment.classifier.facts.get("pretrained", True)):
+        what = (
+            "adapters go beside weights that are random, by model.reinitialize or without pretraining: they would learn from noise"
+        )
+        yield Problem(f"stages.{name}.lora", what, ("train these layers themselves in a stage before this one, or leave lora out",))
+        return
     try:
         frozen = [group for group in anew if group not in chain.select(stage.unfreeze)]
     except UnknownGroup:  # reported already
@@ -163,17 +168,13 @@ def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
 
 
 def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
-    """Whether anything is random in what the model makes of an example in a stage's training; the model stays as it is."""
-    model, chain = experiment.classifier.model, experiment.classifier.chain
-    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    """Whether anything is random in what the model makes of an example in a stage's training."""
+    model, chain = stage.copy_of(experiment.classifier.model, experiment.classifier.chain)
     # Many rows: of two small ones dropout may leave everything in.
     inputs = {name: torch.cat([tensor] * 8) for name, tensor in two_examples(experiment).items()}
     train_mode(model, chain, stage.trains)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         first, second = (model(**inputs).logits for _ in range(2))
-    model.eval()  # type: ignore[no-untyped-call]
-    for name, tensor in model.named_buffers():  # BatchNorm's have taken these rows in
-        tensor.copy_(buffers[name])
     return not torch.equal(first, second)
 
 
@@ -212,7 +213,8 @@ def check_pieces(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> N
 
     Raises:
         RecipeError: Adafactor is asked for under FSDP, where torch 2.14 does not know the norm of a piece of a tensor; or Muon,
-            whose step is of whole matrices; or an average, which is written into checkpoints by the main process alone.
+            whose step is of whole matrices; adapters, which would have to be merged piece by piece; or an average, which is written
+            into checkpoints by the main process alone.
     """
     if not accelerator.is_fsdp2:
         return
@@ -221,6 +223,9 @@ def check_pieces(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> N
         if isinstance(stage.optimizer, Adafactor | Muon):
             what = f"{stage.optimizer.kind} does not train a model that FSDP keeps in pieces"
             problems.append(Problem(f"stages.{stage.name}.optimizer", what, ("lion keeps half of adamw's memory",)))
+        if stage.adapters is not None:
+            what = "no adapters are trained of a model that FSDP keeps in pieces"
+            problems.append(Problem(f"stages.{stage.name}.lora", what, ("leave them out, or train without FSDP: multi_gpu.yaml",)))
         if stage.average is not None:
             what = "no average is kept of weights that FSDP has in pieces"
             problems.append(Problem(f"stages.{stage.name}.average", what, ("leave it out, or train without FSDP: multi_gpu.yaml",)))
@@ -230,7 +235,7 @@ def check_pieces(stages: Sequence[ResolvedStage], accelerator: Accelerator) -> N
 
 def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Samples) -> bool:
     """Whether the stage's network can train on a batch of one: BatchNorm over a single number has no variance."""
-    model, chain = copy.deepcopy(experiment.classifier.model), experiment.classifier.chain
+    model, chain = stage.copy_of(experiment.classifier.model, experiment.classifier.chain)
     train_mode(model, chain, stage.trains)
     inputs = train.to_device(train.collate([train[0, 0]]), torch.device("cpu"))
     try:

@@ -2,7 +2,8 @@
 
 The floating point operations of one forward pass of a typical example are counted group by group (torch's FlopCounterMode); the
 backward pass of a group costs as much again for its weights' gradients and as much again for its input's. Groups below the lowest
-training group need no backward pass.
+training group need no backward pass. Weights that lie frozen under adapters need no gradients; what the adapters compute is counted
+beside them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,18 +65,26 @@ def _counting_mode(model: nn.Module) -> Iterator[FlopCounterMode]:
         model.train(was_training)
 
 
-def step_flops(forward: Mapping[str, int], trains: Sequence[str], *, start: str | None = None, recompute: bool = False) -> int:
+def step_flops(
+    forward: Mapping[str, int],
+    trains: Sequence[str],
+    *,
+    start: str | None = None,
+    recompute: bool = False,
+    adapters: Mapping[str, int] = MappingProxyType({}),
+) -> int:
     """Operations of a training step on one example; with `start`, from a stored activation that enters this group; with `recompute`
-    the groups that train, but for the head, compute forward once more.
+    the groups that train, but for the head, compute forward once more. `adapters` has what those of a group compute forward.
 
     Three groups of 10 of which the last trains: 30 forward, 20 backward. The last two: 30 + 40. First and last: 30 + 20 + 10 + 20.
-    The last one from what enters it: 10 + 20.
+    The last one from what enters it: 10 + 20. The last two, the former by adapters of 1: 30 + 1 forward, 10 + 2 and 20 backward.
     """
     names = list(forward)
     lowest = min(names.index(name) for name in trains)
-    backward = sum((2 if name in trains else 1) * forward[name] for name in names[lowest:])
-    again = sum(forward[name] for name in trains if name != HEAD) if recompute else 0
-    return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward + again
+    backward = sum((2 if name in trains and name not in adapters else 1) * forward[name] for name in names[lowest:])
+    again = sum(forward[name] + adapters.get(name, 0) for name in trains if name != HEAD) if recompute else 0
+    of_adapters = 3 * sum(adapters.values())  # forward, and backward for their weights and for what enters them
+    return sum(forward[name] for name in names[names.index(start) if start else 0 :]) + backward + again + of_adapters
 
 
 def kept_bytes(

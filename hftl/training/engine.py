@@ -305,11 +305,12 @@ def _end_stage(working: Working, run: OpenRun) -> None:
         stage.name,
         stage.trains,
         working.chain,
-        working.model,
+        working.tensors(),
         progress.hashes,
         run.directory,
         run.accelerator,
         kept=kept_any,
+        under_adapters=working.hashes_under_adapters(),
     )
     for line in lines:
         run.journal.say(f"  {line}")

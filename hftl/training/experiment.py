@@ -33,7 +33,7 @@ from hftl.models.image_size import grey, preprocessor_at
 from hftl.names import Tta
 from hftl.recipe import Recipe, Stage, check_places
 from hftl.records.data import Provenance
-from hftl.training.costs import forward_flops
+from hftl.training.costs import forward_flops, step_flops
 from hftl.training.loss import ExampleLoss, class_weights, make_loss
 from hftl.training.origin import base_record
 from hftl.training.resolved import ResolvedStage, resolve_stages
@@ -104,6 +104,19 @@ class Experiment:
         """What `forward_of` has counted."""
         return {}
 
+    def adapters_of(self, stage: ResolvedStage) -> dict[str, int]:
+        """What the adapters of a stage compute forward of a typical example, by layer group; of a stage without them nothing."""
+        if stage.adapters is None:
+            return {}
+        model, chain = stage.copy_of(self.classifier.model, self.classifier.chain)
+        inputs = typical_inputs(self) if stage.image_size is None else grey(self.classifier, stage.image_size)
+        both, forward = forward_flops(model, chain, inputs), self.forward_of(stage)
+        return {group: both[group] - forward[group] for group in stage.adapters.modules}
+
+    def step_flops(self, stage: ResolvedStage) -> int:
+        """Operations of a stage's training step on a typical example."""
+        return step_flops(self.forward_of(stage), stage.trains, adapters=self.adapters_of(stage))
+
     def training_boundary(self, stage: ResolvedStage) -> Boundary | None:
         """The boundary of a stage as its training examples pass it; None: there is none, or it cannot be told."""
         boundary = self.boundaries.get(stage.name)
@@ -122,7 +135,9 @@ class Experiment:
             RecipeError: a stage names a layer group that the model does not have.
         """
         model, chain = self.classifier.model, self.classifier.chain
-        return resolve_stages(self.recipe, model, chain, train_examples=len(self.splits.train))
+        return resolve_stages(
+            self.recipe, model, chain, train_examples=len(self.splits.train), run=lambda: model(**typical_inputs(self))
+        )
 
     @cached_property
     def boundaries(self) -> dict[str, Boundary | NotSeparable]:

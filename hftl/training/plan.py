@@ -61,6 +61,8 @@ class StagePlan:
     """How the pictures of each step are mixed; None: they are not."""
     image_size: int | None
     """Side of the training pictures, in pixels; None: that of evaluation."""
+    lora: str | None
+    """The adapters that train in place of the weights below the head, in words; None: none."""
     trainable_parameters: int
     trainable_share: float
     optimizer_bytes: int
@@ -141,6 +143,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_section()
     stages = plan.stages
     total("trains", f"{plan.parameters:,}", (percent(stage.trainable_share) for stage in stages))
+    if any(stage.lora for stage in stages):
+        total("adapters", "", (stage.lora or "-" for stage in stages))
     total("epochs x batch", "", (f"{stage.epochs} x {stage.batch_size}" for stage in stages))
     total("steps", f"{sum(stage.steps for stage in stages):,}", (f"{stage.steps:,}" for stage in stages))
     total("optimizer", "", (stage.optimizer for stage in stages))

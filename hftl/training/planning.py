@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         train_examples=len(experiment.splits.train),
         forward=experiment.forward,
         forward_of={stage.name: experiment.forward_of(stage) for stage in experiment.stages},
+        adapters_of={stage.name: experiment.adapters_of(stage) for stage in experiment.stages},
         flops_per_second=None if measure is None else matrix_rate(measure, precision),
         recompute=recipe.run.gradient_checkpointing,
         cached=cached,
@@ -109,7 +111,7 @@ def _recomputing(experiment: Experiment) -> Iterator[str]:
     classifier, inputs = experiment.classifier, two_examples(experiment)
     for stage in experiment.stages:
         now, otherwise = (
-            kept_bytes(classifier.model, classifier.chain, stage.trains, inputs, recompute=recompute) / 2
+            kept_bytes(*stage.copy_of(classifier.model, classifier.chain), stage.trains, inputs, recompute=recompute) / 2
             for recompute in (True, False)
         )
         if now == otherwise:
@@ -122,7 +124,7 @@ def _recomputing(experiment: Experiment) -> Iterator[str]:
 
 
 def _stage_remarks(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
-    """What a stage does for rare classes, with its numbers, and what a loss of two passes costs."""
+    """What a stage does by adapters, what for rare classes, with its numbers, and what a loss of two passes costs."""
     asked, names = experiment.recipe.stages[stage.name], experiment.splits.label_names
 
     def ends(values: Sequence[float]) -> str:
@@ -131,6 +133,11 @@ def _stage_remarks(experiment: Experiment, stage: ResolvedStage) -> Iterator[str
             return f"{values[low]:.3g} for every class alike"
         return f"from {values[low]:.3g} ({names[low]}) to {values[high]:.3g} ({names[high]})"
 
+    if stage.adapters is not None:
+        yield (
+            f"Stage {stage.name} trains {stage.adapters.words}; the weights under them stay as they are until its end, when the two"
+            " are merged."
+        )
     if asked.class_weights is not None:
         weights = stage_weights(experiment, asked)
         assert weights is not None
@@ -212,6 +219,7 @@ def build_plan(
     forward: Mapping[str, int],
     flops_per_second: float | None,
     forward_of: Mapping[str, Mapping[str, int]] | None = None,
+    adapters_of: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
     recompute: bool = False,
     cached: Mapping[str, CachedPrefix] | None = None,
     padding_share: float | None = None,
@@ -223,21 +231,22 @@ def build_plan(
     Args:
         forward: cost of a typical example from `forward_flops`.
         forward_of: the same for each stage, whose pictures may be of another size; None: `forward` for all.
+        adapters_of: for the stages with adapters what those of each layer group compute.
         cached: for the stages that compute their frozen prefix once.
         flops_per_second: of this machine; None: not measured.
         recompute: layers that train are computed again in the backward pass.
     """
-    shape = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    sizes = {group: sum(math.prod(shape[name]) for name in chain.parameters[group]) for group in chain.names}
+    count = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    sizes = {group: sum(count[name] for name in chain.parameters[group]) for group in chain.names}
     columns = tuple(
         _stage_plan(
             stage,
-            shape,
             sizes,
             train_examples,
             (forward_of or {}).get(stage.name, forward),
             (cached or {}).get(stage.name),
-            average_bytes(stage.average, trained_tensors(model, chain, stage.trains), epochs=stage.epochs),
+            stage.shapes_of(model, chain),
+            adapters_of.get(stage.name, {}),
             recompute=recompute,
             whole=step_flops(forward, list(sizes), recompute=recompute),
         )
@@ -260,27 +269,28 @@ def build_plan(
 
 def _stage_plan(
     stage: ResolvedStage,
-    shape: Mapping[str, tuple[int, ...]],
     sizes: Mapping[str, int],
     train_examples: int,
     forward: Mapping[str, int],
     cached: CachedPrefix | None,
-    bytes_of_average: int,
+    trained: tuple[nn.Module, Chain],
+    adapters: Mapping[str, int],
     *,
     recompute: bool,
     whole: int,
 ) -> StagePlan:
-    """One column; `shape` is of each parameter, `sizes` are the numbers in each layer group.
+    """One column; `sizes` are the numbers in each layer group, `trained` is the stage's own model and chain, for its shapes.
 
     `forward` is of the stage's own pictures, `whole` a training step of all groups on an example as evaluation sees it.
     """
-    groups, trainable = list(sizes), sum(sizes[group] for group in stage.trains)
+    shape = {name: tuple(parameter.shape) for name, parameter in trained[0].named_parameters()}
+    groups, trainable = list(sizes), sum(math.prod(shape[name]) for group in stage.param_groups for name in group.parameters)
     seen = train_examples * stage.epochs
     computed = seen * stage.loss.passes
-    flops = computed * step_flops(forward, stage.trains, recompute=recompute)
+    flops = computed * step_flops(forward, stage.trains, recompute=recompute, adapters=adapters)
     if cached is not None:
         before = sum(forward[group] for group in groups[: groups.index(cached.group)])
-        from_there = step_flops(forward, stage.trains, start=cached.group, recompute=recompute)
+        from_there = step_flops(forward, stage.trains, start=cached.group, recompute=recompute, adapters=adapters)
         flops = computed * from_there + train_examples * cached.num_views * before
     decay = {group.name: group.weight_decay for group in reversed(stage.param_groups)}  # the one with weight decay comes first
     return StagePlan(
@@ -296,9 +306,10 @@ def _stage_plan(
         sampling=stage.sampling,
         l1=max(group.l1 for group in stage.param_groups),
         average=None if stage.average is None else stage.average.kind,
-        average_bytes=bytes_of_average,
+        average_bytes=average_bytes(stage.average, trained_tensors(*trained, stage.trains), epochs=stage.epochs),
         mix=None if stage.mix is None else stage.mix.kind,
         image_size=stage.image_size,
+        lora=None if stage.adapters is None else stage.adapters.words,
         trainable_parameters=trainable,
         trainable_share=trainable / sum(sizes.values()),
         optimizer_bytes=4

@@ -2,7 +2,8 @@
 
 A flag can be set and a group change all the same: by BatchNorm's running statistics, by weight decay on a parameter that the
 optimizer was given, by a library that sets `requires_grad` again. Only the bytes tell. A frozen group has kept those of its
-parameters and of its buffers; a group that trains has other parameters than before.
+parameters and of its buffers; a group that trains has other parameters than before. One that trains by adapters alone has both: the
+weights under the adapters have kept their bytes, and what the two make together is other weights than before.
 
 A hash is SHA-256 over name, dtype, shape and bytes of each tensor, in the order of the chain, so it is the same on every device
 and for every memory layout. Equal hashes are equal tensors bit for bit: 0.0 and -0.0 differ.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from accelerate import Accelerator
@@ -54,14 +56,24 @@ def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def prove(stage: str, trains: Collection[str], before: GroupHashes, after: GroupHashes, *, kept: bool) -> StageRecord:
+def prove(
+    stage: str,
+    trains: Collection[str],
+    before: GroupHashes,
+    after: GroupHashes,
+    *,
+    kept: bool,
+    under_adapters: GroupHashes = MappingProxyType({}),
+) -> StageRecord:
     """Compare the hashes of a stage's end with those of its start.
 
     `kept`: weights of the stage are the run's now. Otherwise the next stage begins with the hashes with which this one began.
+    `under_adapters`: of the groups that train by adapters the hashes of the weights that lie frozen under them.
 
     Returns:
         {"stage", "kept", "groups": [{"name", "trains", "before", "after", "ok"}], "ok"}. A frozen group is ok when parameters and
-        buffers are equal, one that trains when its parameters differ; the stage is ok when all of its groups are.
+        buffers are equal, one that trains when its parameters differ; the stage is ok when all of its groups are. A group with
+        adapters has "under_adapters" too, which are to be equal to "before".
 
     Raises:
         KeyError: a group has no hashes from before.
@@ -70,7 +82,11 @@ def prove(stage: str, trains: Collection[str], before: GroupHashes, after: Group
     for name, now in after.items():
         then = before[name]
         ok = then["parameters"] != now["parameters"] if name in trains else then == now
-        groups.append({"name": name, "trains": name in trains, "before": _record(then), "after": _record(now), "ok": ok})
+        group: GroupRecord = {"name": name, "trains": name in trains, "before": _record(then), "after": _record(now), "ok": ok}
+        if name in under_adapters:
+            group["under_adapters"] = _record(under_adapters[name])
+            group["ok"] = ok and under_adapters[name] == then
+        groups.append(group)
     return {"stage": stage, "kept": kept, "groups": groups, "ok": all(group["ok"] for group in groups)}
 
 
@@ -82,18 +98,21 @@ def prove_freeze(
     name: str,
     trains: Sequence[str],
     chain: Chain,
-    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
     before: GroupHashes,
     run: RunDirectory,
     accelerator: Accelerator,
     *,
     kept: bool,
+    under_adapters: GroupHashes,
 ) -> list[str]:
     """Compare what a stage did with what it said it would do, and write that down; called by all processes.
 
     Args:
+        tensors: those that it ended with, whole on the main process.
         before: the hashes of the weights that the stage began with.
         kept: whether the run has weights of it.
+        under_adapters: see `prove`.
 
     Returns:
         A line for each group that was to train and has not moved.
@@ -101,17 +120,16 @@ def prove_freeze(
     Raises:
         RunError: a frozen group has changed.
     """
-    # By all processes: under FSDP they put the weights together, and the main process has them.
-    weights = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
         return []
-    after = group_hashes({**tensors_of(accelerator.unwrap_model(model)), **weights}, chain)
-    proof = prove(name, trains, before, after, kept=kept)
+    proof = prove(name, trains, before, group_hashes(tensors, chain), kept=kept, under_adapters=under_adapters)
     write_proof(run, proof)
     failed = [group for group in proof["groups"] if not group["ok"]]
     for group in failed:
-        if not group["trains"]:
-            raise RunError(f"stage {name}: the frozen group {group['name']} has changed, a defect of hftl; see {run.freeze_proof}")
+        if not group["trains"] or group.get("under_adapters", group["before"]) != group["before"]:
+            frozen = "weights under the adapters of" if group["trains"] else "group"
+            what = f"the frozen {frozen} {group['name']} {'have' if group['trains'] else 'has'} changed, a defect of hftl"
+            raise RunError(f"stage {name}: {what}; see {run.freeze_proof}")
     return [
         f"layer group {group['name']} did not change in stage {name} although it was trainable; check its learning rate"
         for group in failed

@@ -7,7 +7,7 @@ Frozen means frozen: no gradient, not in the optimizer, BatchNorm statistics and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +101,16 @@ def param_groups(model: nn.Module, chain: Chain, stage: Stage) -> tuple[ParamGro
 
     A layer group gives up to two param groups, one with weight decay and one without.
     """
-    decayed, rates = decayed_parameters(model), group_rates(chain.names, stage)
+    return groups_at_rates(
+        model, chain, stage, {name: group_rates(chain.names, stage)[name] for name in chain.select(stage.unfreeze)}
+    )
+
+
+def groups_at_rates(model: nn.Module, chain: Chain, stage: Stage, rates: Mapping[str, float]) -> tuple[ParamGroup, ...]:
+    """The same for the layer groups that `rates` are of."""
+    decayed = decayed_parameters(model)
     groups = []
-    for name in chain.select(stage.unfreeze):
+    for name in rates:
         for weight_decay, l1, members in (
             (stage.weight_decay, stage.l1, tuple(n for n in chain.parameters[name] if n in decayed)),
             (0.0, 0.0, tuple(n for n in chain.parameters[name] if n not in decayed)),

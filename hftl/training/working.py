@@ -7,7 +7,6 @@ and goes at the end of the stage. Where the stage asks for an average of its wei
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hftl.models import family_of
+from hftl.models.adapters import frozen_tensors, merged_tensors
 from hftl.models.attention import use_fast_dropout_attention
 from hftl.models.boundary import Boundary
 from hftl.models.chain import Chain
@@ -34,6 +34,7 @@ from hftl.training.average import WeightAverage, WeightSoup, trained_tensors
 from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment
 from hftl.training.machine import begin_scaling
+from hftl.training.proof import GroupHashes, group_hashes, tensors_of
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import Plateau, compile_layers, freeze, make_optimizer, make_schedule, shard_units, train_mode
 
@@ -44,6 +45,9 @@ class Working:
 
     stage: ResolvedStage
     chain: Chain
+    """The host's."""
+    chain_of_copy: Chain
+    """With adapters it has more groups."""
     accelerator: Accelerator
     bare: PreTrainedModel
     """The copy itself."""
@@ -60,7 +64,7 @@ class Working:
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
-        train_mode(self.bare, self.chain, self.stage.trains)
+        train_mode(self.bare, self.chain_of_copy, self.stage.trains)
 
     def after_step(self, step: int) -> None:
         """Take the weights into their average; `step` is counted over the stage, from 1."""
@@ -89,11 +93,24 @@ class Working:
             for buffer in self.bare.buffers():
                 broadcast(buffer)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every parameter and buffer as the host would have it now; called by every process, and whole on the main one."""
+        return self._as_in_host({**tensors_of(self.bare), **self.accelerator.get_state_dict(self.model)})
+
+    def hashes_under_adapters(self) -> GroupHashes:
+        """Of each layer group with adapters the hashes of its own weights; of a stage without, none."""
+        if self.stage.adapters is None:
+            return {}
+        return group_hashes(frozen_tensors(tensors_of(self.bare)), self.chain, list(self.stage.adapters.modules))
+
+    def _as_in_host(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return tensors if self.stage.adapters is None else merged_tensors(self.bare, tensors)
+
     def give_weights_to(self, host: PreTrainedModel) -> None:
         """Copy the weights to the host model of every process."""
         weights = self.accelerator.get_state_dict(self.model)
         if weights:  # under FSDP only the main process holds the whole
-            host.load_state_dict(weights)
+            host.load_state_dict(self._as_in_host(weights))
         if self.accelerator.num_processes > 1:
             for tensor in host.state_dict().values():
                 tensor.copy_(broadcast(tensor.to(self.accelerator.device)))
@@ -108,11 +125,12 @@ class Working:
 def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accelerator, *, checkpoint: Path | None) -> Working:
     """A copy of the host model, ready for the first step of a stage, or for the next one after a `checkpoint` inside the stage."""
     recipe, chain = experiment.recipe, experiment.classifier.chain
-    bare = copy.deepcopy(experiment.classifier.model).to(accelerator.device)
+    bare, chain_of_copy = stage.copy_of(experiment.classifier.model, chain)
+    bare.to(accelerator.device)  # type: ignore[call-arg]  # transformers' wrapper of it has lost its types
     use_fast_dropout_attention(bare)
     if family_of(recipe.model.family).channels_last and not accelerator.is_fsdp2:  # it shards contiguous parameters only
         bare.to(memory_format=torch.channels_last)  # convolutions are 1.2 times as fast
-    freeze(bare, chain, stage.trains)  # before wrapping: DDP fixes its set of parameters when it wraps
+    freeze(bare, chain_of_copy, stage.trains)  # before wrapping: DDP fixes its set of parameters when it wraps
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":  # DDP waits for every gradient to come from autograd
         use_fast_training(bare)
     if recipe.run.gradient_checkpointing:
@@ -127,7 +145,7 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = shard_units(bare, chain)
     model, optimizer, schedule = accelerator.prepare(bare, optimizer, schedule)
     average = soup = saving = None
-    tensors = trained_tensors(bare, chain, stage.trains)
+    tensors = trained_tensors(bare, chain_of_copy, stage.trains)
     if isinstance(stage.average, Soup):
         soup = WeightSoup(stage.average, tensors)
     elif stage.average is not None:
@@ -140,4 +158,4 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         load_training_state(checkpoint, accelerator)
         if mean is not None:
             mean.load(checkpoint)
-    return Working(stage, chain, accelerator, bare, model, optimizer, schedule, average, soup, saving)
+    return Working(stage, chain, chain_of_copy, accelerator, bare, model, optimizer, schedule, average, soup, saving)
