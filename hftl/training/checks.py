@@ -148,7 +148,7 @@ def check_stages(experiment: Experiment, source: str) -> None:
 
 
 def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
-    """What the first stage freezes, also under adapters, of the layer groups that begin with random weights: noise would go through."""
+    """What the first stage freezes, also under adapters, of the groups that begin with random weights: noise would go through."""
     (name, stage), chain = next(iter(experiment.recipe.stages.items())), experiment.classifier.chain
     anew = experiment.classifier.facts.get("reinitialized", ())
     if stage.lora is not None and (anew or not experiment.classifier.facts.get("pretrained", True)):
