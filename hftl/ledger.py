@@ -29,7 +29,7 @@ from hftl.run import RunDirectory
 _NO_EFFECT = (
     *("name", "card.", "run.test", "run.workers", "run.log_every", "run.trackers", "run.checkpoint_minutes", "run.timeout_minutes"),
     *("run.baseline", "data.unlabelled"),
-    *("data.source", "data.revision"),  # what lies there decides, not what it is called
+    *("data.source", "data.revision", "data.extra"),  # what lies there decides, not what it is called
 )
 """What a recipe says, by the start of its key, that has no part in what is trained."""
 
@@ -115,7 +115,9 @@ def recipe_digest(run: RunDirectory, *, seed: bool = True) -> str:
     """
     says = effective(run.load_recipe(), seed=seed)
     contents = read_data(run)["contents"]
-    rows = {split: contents[split] for split in ("train", "validation")}
+    rows: dict[str, str | list[str]] = {split: contents[split] for split in ("train", "validation")}
+    if extra := read_data(run).get("extra"):
+        rows["extra"] = [each["contents"] for each in extra]
     return hashlib.sha256(json.dumps([says, rows], sort_keys=True).encode()).hexdigest()
 
 

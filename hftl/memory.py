@@ -78,18 +78,18 @@ def is_kept(source: str) -> bool:
     return Path(source).parent == cache_folder() / ROWS
 
 
-def copy_beside(source: str, run: Path) -> str:
+def copy_beside(source: str, run: Path, name: str = ROWS) -> str:
     """Copy what `keep` has written into a run's folder, and give the place; what lies there already has to be the same.
 
     Raises:
         RunError: other rows lie there, or those of the source were removed from the cache.
     """
-    place, stored = run / ROWS, Path(source)
+    place, stored = run / name, Path(source)
     if not stored.is_dir():
         raise RunError(f"{stored}: the rows that were kept here are gone; build the recipe again from the data")
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = run / f".{ROWS}.{uuid4().hex}.partial"
+        beside = run / f".{name}.{uuid4().hex}.partial"
         try:
             shutil.copytree(stored, beside)
             _rename(beside, place)

@@ -38,6 +38,7 @@ class Numbers:
         self.lengths = lengths
         self.sizes = list(range(size))
         self.size_unit: Literal["tokens"] = "tokens"
+        self.weights: None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -54,6 +54,7 @@ class Pixels:
     label_names = ("even", "odd")
     lengths = None
     size_unit = "pixels"
+    weights = None
     fingerprint = ""
 
     def __init__(self, size: int) -> None:
@@ -229,7 +230,15 @@ LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 3.0]])
 
 
 def batch_of(targets: torch.Tensor, partners: torch.Tensor, share: float) -> Batch:
-    return Batch({}, targets, torch.arange(len(targets)), torch.ones(len(targets)), partner_targets=partners, share=share)
+    return Batch(
+        {},
+        targets,
+        torch.arange(len(targets)),
+        torch.ones(len(targets)),
+        partner_targets=partners,
+        partner_weight=torch.ones(len(targets)),
+        share=share,
+    )
 
 
 def test_the_loss_of_a_mixed_picture_is_that_of_timm() -> None:

@@ -48,7 +48,7 @@ logging.basicConfig(format="%(message)s", stream=sys.stdout)
 
 class Large:
     # Each sample is 64 kB, a batch of 8 half a megabyte.
-    fingerprint, lengths, size_unit = "0" * 64, None, "pixels"
+    fingerprint, lengths, size_unit, weights = "0" * 64, None, "pixels", None
     ids, targets, sizes = [str(i) for i in range(64)], np.zeros(64, dtype=int), [1] * 64
     def __init__(self, wait=0.0): self.wait = wait
     def __len__(self): return 64

@@ -411,20 +411,24 @@ def _name_of(model: Transformer | Timm, data: TextData | ImageData) -> str:
 @contextmanager
 def _rows_beside(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Iterator[Recipe]:
     """The recipe with its rows in the run's folder, where they were in memory; a run that is refused leaves none there."""
-    if not is_kept(recipe.data.source):
+    names = {recipe.data.source: ROWS, **{each.source: f"{ROWS}-{place}" for place, each in enumerate(recipe.data.extra, start=1)}}
+    in_memory = {source: name for source, name in names.items() if is_kept(source)}
+    if not in_memory:
         yield recipe
         return
     from hftl.training.checks import check_run_directory
 
-    moved_recipe = moved(recipe, str(run.path / ROWS))
+    moved_recipe = moved(recipe, {source: str(run.path / name) for source, name in in_memory.items()})
     if not (resume and run.finished):
         check_run_directory(run, moved_recipe, resume=resume)
-    copy_beside(recipe.data.source, run.path)
+    for source, name in in_memory.items():
+        copy_beside(source, run.path, name)
     try:
         yield moved_recipe
     except HftlError:
         if is_main_process() and not run.recipe.is_file():
-            shutil.rmtree(run.path / ROWS, ignore_errors=True)
+            for name in in_memory.values():
+                shutil.rmtree(run.path / name, ignore_errors=True)
             if not any(run.path.iterdir()):
                 run.path.rmdir()
         raise

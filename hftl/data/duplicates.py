@@ -102,6 +102,19 @@ def set_fingerprints(fingerprints: Mapping[Role, Array], labels: Mapping[Role, A
     return digests
 
 
+def digest(fingerprints: Array, rows: Array) -> str:
+    """SHA-256 of the fingerprints of some rows, in hex."""
+    sha256 = hashlib.sha256()
+    for some in blocks(rows):
+        sha256.update(fingerprints[some].data)
+    return sha256.hexdigest()
+
+
+def digest_of_any_order(fingerprints: Array) -> str:
+    """SHA-256 of the fingerprints of rows, in hex, the same in whichever order the rows are. (N, 2)"""
+    return digest(fingerprints, np.lexsort(fingerprints.T))
+
+
 def number_contents(fingerprints: Mapping[Role, Array]) -> dict[Role, Array]:
     """A number for the content of every row, equal where the contents are, over all splits; -1: it has none. (N,) int32 each."""
     ends = np.cumsum([len(digests) for digests in fingerprints.values()])
@@ -144,7 +157,7 @@ class Duplicates:
 def find_duplicates(contents: Mapping[Role, Array], labels: Mapping[Role, Array]) -> Duplicates:
     """Compare every row with every other; `contents` as `number_contents` gives them, `labels` are class numbers."""
     across = {}
-    roles = [role for role in ROLES if role in contents]
+    roles = [role for role in ("extra", *ROLES) if role in contents]  # the later one keeps its rows
     count = 1 + max(int(numbers.max(initial=-1)) for numbers in contents.values())
     for one, other in combinations(roles, 2):
         rows, other_rows = first_rows(contents[one], count), first_rows(contents[other], count)

@@ -58,7 +58,7 @@ from hftl.data.layout import PICTURES, Role, data_root, is_picture, list_folder
 from hftl.data.loader import Samples
 from hftl.data.preparation import preparation_of
 from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_problems
-from hftl.data.targets import names_of, targets_of
+from hftl.data.targets import names_of, targets_of, weights_of
 from hftl.data.views import Views
 from hftl.errors import DataError, Problem
 from hftl.names import Tta
@@ -113,6 +113,7 @@ class ImageSamples:
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]  # a column, read from Arrow where it is asked for
         self.targets = targets_of(dataset)
+        self.weights = weights_of(dataset)
         self.lengths: None = None
         self.label_names: tuple[str, ...] = names_of(dataset)
         self._pictures = dataset.select_columns("image")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -15,15 +15,18 @@ from datasets import Dataset
 from hftl.data.classes import nearest
 from hftl.data.columns import Strings, pick
 from hftl.data.content import content_of
-from hftl.data.duplicates import number_contents, picture_fingerprints, text_fingerprints
+from hftl.data.decoding import pick_scans
+from hftl.data.duplicates import digest_of_any_order, number_contents, picture_fingerprints, text_fingerprints
 from hftl.data.layout import Role, find_name
 from hftl.data.reading import open_source, read_tables
-from hftl.data.rows import SHOWN, Table
-from hftl.data.source import Splits, assemble, column_problems, digest_of_any_order, unlabelled_rows
-from hftl.data.targets import target_of
+from hftl.data.rows import SHOWN, Source, Table, column_problems
+from hftl.data.targets import assemble, target_of, unlabelled_rows
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.wording import listed
+
+if TYPE_CHECKING:  # which reads further rows for training by this module
+    from hftl.data.source import Splits
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class LabelledRows:
     """16 bytes for the content of every row; zeros for an empty text. (N, 2) uint64"""
     facts: dict[str, Any]
     """JSON-ready: where they are from, counts, classes without a row, what was left out."""
+    targets: np.ndarray
+    """What `hftl.data.targets.targets_of` gives of them."""
+    table: Table
+    """That they are rows of: with what is worth knowing about how it was read."""
+    places: np.ndarray
+    """(N,) which rows of it."""
+    image_scans: np.ndarray | None
+    """Of pictures, (N,) of `decoding.IMAGE_SCAN`."""
 
 
 def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *, kind: str, split: str | None) -> LabelledRows:
@@ -56,6 +67,17 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
     if chosen is None:
         what = f'no split "{split}".{did_you_mean(split, found)}' if split else "several splits, and one is evaluated: name it"
         raise DataError.single("split", what, f"splits there are: {', '.join(found)}", source=data.source)
+    return read_labelled_rows(source, chosen, data, label_names, kind=kind)
+
+
+def read_labelled_rows(
+    source: Source, chosen: str, data: TextData | ImageData, label_names: Sequence[str], *, kind: str, whose: str = "the model"
+) -> LabelledRows:
+    """The same of a source that is open and a split that was chosen; `whose` are the classes, in messages.
+
+    Raises:
+        DataError: everything that is wrong with the rows, in one report; also classes that the model does not know.
+    """
     table = read_tables(source, {"train": chosen}, data)["train"]
     tables: dict[Role, Table] = {"train": table}
     problems = column_problems("train", table, data)
@@ -70,8 +92,8 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
     there = [name for name, rows in zip(targets.names, counts, strict=True) if rows]
     unknown = [name for name in there if name not in label_names]
     if unknown:
-        spelt = [f'the model writes "{near}" for "{name}"' for name in unknown[:SHOWN] if (near := nearest(name, label_names))]
-        what = f"classes that the model does not know: {listed(unknown, SHOWN)}"
+        spelt = [f'{whose} writes "{near}" for "{name}"' for name in unknown[:SHOWN] if (near := nearest(name, label_names))]
+        what = f"classes that {whose} does not know: {listed(unknown, SHOWN)}"
         problems.append(Problem(f'split "{chosen}"', what, (*spelt, f"its classes: {listed(label_names, SHOWN)}")))
     rows = np.delete(np.arange(len(table.ids), dtype=np.int32), list(unreadable))
     if not problems and not len(rows):
@@ -85,14 +107,15 @@ def load_labelled_rows(data: TextData | ImageData, label_names: Sequence[str], *
         "source": data.source,
         "revision": source.revision,
         "format": source.format,
-        "split": chosen if len(found) > 1 else None,
+        "split": chosen if len(source.splits) > 1 else None,
         **target.facts(Strings(dataset := pick(whole, rows), "id"), labels[rows], label_names),
         "contents": digest_of_any_order(fingerprints),
         "without": [name for name in label_names if name not in there],
         "skipped": [{"id": table.ids[row], "why": reason.why} for row, reason in sorted(unreadable.items())],
         "notes": len(scan.notes.get("train", {})),
     }
-    return LabelledRows(dataset, fingerprints, facts)
+    scans = pick_scans([scan.image_scans["train"]], rows) if scan.image_scans else None
+    return LabelledRows(dataset, fingerprints, facts, labels[rows], table, rows, scans)
 
 
 def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from hftl.errors import DataError, Problem
 
-Role = Literal["train", "validation", "test"]
+Role = Literal["train", "validation", "test", "extra"]
+"""What rows are for; "extra" are further ones for training alone, `data.extra`, and no split of the source."""
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
 NO_FILE = "neither a file nor a folder, but a device, a pipe or a socket"
 
@@ -159,7 +160,9 @@ DOCUMENTS = frozenset((".md", ".rst", ".txt", ".html", ".yaml", ".yml", ".json",
 """Endings of files that nobody takes for rows or pictures: counted like others, and not worth a line."""
 # Files about a data set, by the name before the ending.
 _ABOUT = frozenset(("readme", "license", "licence", "copying", "notice", "authors", "citation", "changelog", "requirements"))
-_DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"))
+PROVENANCE = "provenance.json"
+"""Beside rows, or in their folder: where they are from, {key: value}."""
+_DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", PROVENANCE))
 UNLABELLED = frozenset(("unsup", "unsupervised", "unlabeled", "unlabelled"))
 """Folders beside class folders that hold examples without a class, as aclImdb's train/unsup does."""
 # What operating systems and programs leave in folders, besides hidden files.

@@ -45,7 +45,8 @@ class WorkerError(RunError):
 class Samples(Protocol):
     """A split, preprocessed on demand.
 
-    `ids` name the samples, `targets` are what is to be predicted of each (class indices), `lengths` are in tokens as the model sees
+    `ids` name the samples, `targets` are what is to be predicted of each (class indices), `weights` what each counts for in the
+    loss, (N,) float32 (None: all the same), `lengths` are in tokens as the model sees
     them (None for pictures). `sizes` are those of the originals, in `size_unit`: tokens before the cut, pixels of the file.
     """
 
@@ -53,6 +54,8 @@ class Samples(Protocol):
     def ids(self) -> Sequence[str]: ...
     @property
     def targets(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> np.ndarray | None: ...
     @property
     def lengths(self) -> Sequence[int] | np.ndarray | None: ...
     @property
@@ -88,6 +91,8 @@ class Partners:
     """(B,) int64: where the partner of each example is among what was loaded, which begins with the examples themselves."""
     targets: torch.Tensor
     """(B,), of the partners."""
+    weight: torch.Tensor
+    """(B,), of the partners, as `Batch.weight` is of the examples."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,8 @@ class Batch:
     index: torch.Tensor
     """(B,) int64 places in the split."""
     weight: torch.Tensor
-    """(B,) float32: 1 / examples of the whole step in training, 1 in evaluation; 0 for padding."""
+    """(B,) float32: in training the share of each example's weight in the sum over the whole step, 1 / its examples where all weigh
+    the same; 1 in evaluation; 0 for padding."""
     completes_step: bool = True
     to_device: Callable[[dict[str, torch.Tensor], torch.device], dict[str, torch.Tensor]] = transfer
     """Makes the model's inputs of what the loader handed over: `Samples.to_device`, and once that is done, `transfer`."""
@@ -109,16 +115,20 @@ class Batch:
     """None: pictures as they are, or mixed already."""
     partner_targets: torch.Tensor | None = None
     """(B,), once pictures are mixed: the targets of the partners."""
+    partner_weight: torch.Tensor | None = None
+    """(B,), then too."""
     share: float = 1.0
     """Of each picture's own in its mixture; what is left is its partner's."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch as the model takes it, on `device`: mixed, where it has partners."""
         inputs, partner_targets, share = self.to_device(self.inputs, device), self.partner_targets, self.share
+        partner_weight = self.partner_weight
         if self.partners is not None:
             loaded = inputs["pixel_values"]
             pictures, share = self.partners.how.mixed(loaded[: len(self.index)], loaded[self.partners.places.to(device)])
             inputs, partner_targets = {**inputs, "pixel_values": pictures}, self.partners.targets.to(device)
+            partner_weight = self.partners.weight.to(device)
         return Batch(
             inputs,
             self.targets.to(device),
@@ -126,6 +136,7 @@ class Batch:
             self.weight.to(device),
             self.completes_step,
             partner_targets=partner_targets,
+            partner_weight=partner_weight,
             share=share,
         )
 
@@ -160,6 +171,9 @@ def training_batches(
         lengths = lengths[drawn.rows]
     steps = plan_epoch(len(samples), batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)[start:]
 
+    def total_weight(rows: np.ndarray) -> float:
+        return len(rows) if samples.weights is None else float(samples.weights[rows].sum(dtype=np.float64))
+
     def planned() -> Iterator[_Planned]:
         for place, step in enumerate(steps, start=start):
             how = plan_mix(mix, seed=seed, epoch=epoch, step=place)
@@ -172,13 +186,12 @@ def training_batches(
                 partners = [] if how is None else [Position(epoch, partner[place.index]) for place in own]
                 if drawn is not None:
                     own, partners = ([drawn.position(place) for place in places] for places in (own, partners))
-                yield _Planned(own, partners, how, len(step), number == len(parts))
+                yield _Planned(own, partners, how, total_weight(step if drawn is None else drawn.rows[step]), number == len(parts))
 
     for_loader, for_batches = tee(planned())
     loader = _loader(samples, ([*each.own, *each.more] for each in for_loader), workers)
     for tensors, each in zip(loader, for_batches, strict=True):
-        weights = [0.0 if position.is_padding else 1 / each.size for position in each.own]
-        batch = _batch(samples, tensors, each.own, weights, completes_step=each.last)
+        batch = _batch(samples, tensors, each.own, each.shares(each.own, samples.weights), completes_step=each.last)
         yield batch if each.how is None else replace(batch, partners=_partners(samples, each, each.how))
 
 
@@ -190,9 +203,15 @@ class _Planned:
     partners: list[Position]
     """Of each of its own; none where pictures are not mixed."""
     how: StepMix | None
-    size: int
-    """Examples of the step."""
+    total: float
+    """The weights of all examples of the step: their number, where each weighs 1."""
     last: bool
+
+    def shares(self, positions: Sequence[Position], weights: np.ndarray | None) -> list[float]:
+        """What each position, its own or their partners, counts for in the mean over the step; `weights` are those of the split."""
+        of_each = [1.0 if weights is None else float(weights[position.index]) for position in positions]
+        padding = [position.is_padding for position in self.own]
+        return [0.0 if pads else weight / self.total for weight, pads in zip(of_each, padding, strict=True)]
 
     @property
     def more(self) -> list[Position]:
@@ -206,7 +225,8 @@ def _partners(samples: Samples, planned: _Planned, how: StepMix) -> Partners:
     place = {(position.epoch, position.index): place for place, position in enumerate(loaded)}
     targets = samples.targets[np.array([each.index for each in planned.partners])].astype(np.int64)
     places = torch.tensor([place[each.epoch, each.index] for each in planned.partners])
-    return Partners(how, places, torch.from_numpy(targets))
+    weight = torch.tensor(planned.shares(planned.partners, samples.weights), dtype=torch.float32)
+    return Partners(how, places, torch.from_numpy(targets), weight)
 
 
 def evaluation_batches(

@@ -29,7 +29,7 @@ from hftl.data.layout import (
     named,
     role_of,
 )
-from hftl.errors import DataError, Problem
+from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 from hftl.wording import and_more, count, listed
 
@@ -403,3 +403,22 @@ def row_problems(table: Table, what: str, rows: Sequence[int], *help: str) -> li
             help,
         )
     ]
+
+
+def column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
+    """No rows, no content, no labels; and what reading the table has found."""
+    problems = []
+    if not table.ids and not table.problems:
+        problems.append(Problem(f'split "{table.name}"', "no rows"))
+    contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
+    labels = (("data.label_column", column) for column in data.label_columns)
+    ids = () if data.id_column is None else (("data.id_column", data.id_column),)
+    for key, column in (*contents, *labels, *ids):
+        if (table.columns or table.ids) and column not in table.columns:
+            help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
+            if role == "test" and column in data.label_columns:
+                help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
+            problems.append(
+                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))
+            )
+    return problems + table.problems

@@ -9,23 +9,23 @@ K classes. Rows are counted from 0, without a header: "train/17" is row 17 of th
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset, Value
+from datasets import Dataset, concatenate_datasets
 
-from hftl.data.columns import Strings, blocks, pick
+from hftl.data.columns import Strings, pick
 from hftl.data.content import Scan, content_of
 from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import (
     Duplicates,
     LeftOut,
+    digest,
+    digest_of_any_order,
     duplicate_facts,
     duplicate_problems,
     find_duplicates,
@@ -33,13 +33,23 @@ from hftl.data.duplicates import (
     rows_to_drop,
     set_fingerprints,
 )
+from hftl.data.extra import ExtraRows, read_extra
 from hftl.data.layout import Role
 from hftl.data.reading import choose_splits, guesses, open_source, read_tables
-from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, content_columns
+from hftl.data.rows import NO_SPLIT, TEST_SEED, Source, Table, column_problems, content_columns
 from hftl.data.splitting import divide
-from hftl.data.targets import COLUMN, Distinct, OneLabel, Target, Targets, target_of
-from hftl.errors import DataError, Problem, did_you_mean
-from hftl.names import NO_LABEL
+from hftl.data.targets import (
+    Distinct,
+    OneLabel,
+    Target,
+    Targets,
+    assemble,
+    kind_of,
+    target_of,
+    unlabelled_rows,
+    with_weights,
+)
+from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
 from hftl.wording import and_more, count, listed, quoted
 
@@ -84,9 +94,11 @@ class Undivided:
     duplicates: Duplicates
     left_out: Mapping[Role, Mapping[int, LeftOut]]
     kept: Mapping[Role, np.ndarray]
-    """Rows of each table that may be used."""
+    """Rows of each table that may be used; also of "extra", which is not divided."""
     whole: Mapping[Role, Dataset]
     """Of each table all rows."""
+    extra: ExtraRows | None = None
+    """Further rows for training, "extra" among the tables and all that is by role."""
 
     def divided(self, data: TextData | ImageData, *, seed: int) -> Splits:
         """The splits of a section that was read as this one, see `load_splits`.
@@ -98,10 +110,19 @@ class Undivided:
         source, roles, tables, scan = self.source, self.roles, self.tables, self.scan
         target, targets, labelled, contents = self.target, self.targets, self.labelled, self.contents
         names = targets.names
-        strata = {role: target.strata(targets.of_rows[role]) for role in tables}
-        rows = divide(data, {role: (self.kept[role], strata[role]) for role in tables}, contents["train"], seed=seed)
+        strata = {role: target.strata(targets.of_rows[role]) for role in roles}
+        rows = divide(data, {role: (self.kept[role], strata[role]) for role in roles}, contents["train"], seed=seed)
         origin: dict[Role, Role] = {role: role if role in tables else "train" for role in rows}
-        result = {role: pick(self.whole[origin[role]], rows[role]) for role in rows}
+        parts: dict[Role, list[tuple[Role, np.ndarray]]] = {role: [(origin[role], rows[role])] for role in rows}
+        if self.extra is not None:
+            parts["train"].append(("extra", self.kept["extra"]))
+        result = {role: _joined([pick(self.whole[of], some) for of, some in parts[role]]) for role in rows}
+
+        def of_parts(role: Role, values: Mapping[Role, np.ndarray]) -> np.ndarray:
+            """What the rows of a split have of values by table."""
+            [first, *others] = [values[of][some] for of, some in parts[role]]
+            return np.concatenate([first, *others]) if others else first
+
         notes = [
             {"id": tables[role].ids[row], "kind": note.kind, "note": note.text}
             for role, noted in scan.notes.items()
@@ -113,13 +134,13 @@ class Undivided:
             "config": data.config,
             "kind": data.kind,
             "format": source.format,
-            "fingerprint": set_fingerprints(scan.fingerprints, labelled.of_rows, labelled.names),
+            "fingerprint": set_fingerprints({role: scan.fingerprints[role] for role in roles}, labelled.of_rows, labelled.names),
             "label_names": list(names),
             "splits": {
-                role: target.facts(Strings(split, "id"), targets.of_rows[origin[role]][rows[role]], names)
-                for role, split in result.items()
+                role: target.facts(Strings(split, "id"), of_parts(role, targets.of_rows), names) for role, split in result.items()
             },
-            "contents": {role: _digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
+            "contents": {role: digest(scan.fingerprints[origin[role]], rows[role]) for role in rows},
+            **({} if self.extra is None else {"extra": self.extra.facts(self.kept["extra"], content_of(data).thing)}),
             **({"test_rows": digest_of_any_order(scan.fingerprints[origin["test"]][rows["test"]])} if "test" in rows else {}),
             **_how_divided(data, tables, seed),
             **_how_streamed(source, tables),
@@ -130,7 +151,10 @@ class Undivided:
             ],
             "duplicates": duplicate_facts(self.duplicates, tables, data.on_duplicate),
             "notes": notes,
-            "understood": understood(source, roles, tables, data, names),
+            "understood": [
+                *understood(source, roles, tables, data, names),
+                *([] if self.extra is None else self.extra.said(self.kept["extra"], content_of(data).thing)),
+            ],
             **_how_read(source, roles, tables, data, self.said_of_target),
         }
         return Splits(
@@ -139,8 +163,12 @@ class Undivided:
             result.get("test"),
             names,
             facts,
-            contents={role: contents[origin[role]][rows[role]] for role in rows},
-            image_scans={role: pick_scans([scan.image_scans[origin[role]]], rows[role]) for role in rows if scan.image_scans},
+            contents={role: of_parts(role, contents) for role in rows},
+            image_scans={
+                role: _joined_scans([pick_scans([scan.image_scans[of]], some) for of, some in parts[role]])
+                for role in rows
+                if scan.image_scans
+            },
             target=target,
         )
 
@@ -175,10 +203,21 @@ def read_undivided(data: TextData | ImageData) -> Undivided:
         problems += column_problems(role, table, data)
     target, said_of_target = target_of(data, tables["train"])
     targets = target.read(tables, data)
-    names, labelled = targets.names, target.distinct(targets)
+    names = targets.names
     problems += targets.problems
     scan = content_of(data).scan(tables)
     problems += scan.problems
+    extra = None
+    if data.extra and not problems:
+        extra, wrong = read_extra(data, names, kind=kind_of(targets.of_rows["train"]))
+        problems += wrong
+    if extra is not None:
+        tables["extra"] = extra.table
+        targets = replace(targets, of_rows={**targets.of_rows, "extra": extra.targets})
+        scan = replace(scan, fingerprints={**scan.fingerprints, "extra": extra.fingerprints})
+        if extra.image_scans is not None:
+            scan = replace(scan, image_scans={**scan.image_scans, "extra": extra.image_scans})
+    labelled = target.distinct(targets)
     contents = number_contents(scan.fingerprints)
     for role, found in contents.items():
         found[labelled.of_rows[role] < 0] = -1
@@ -196,13 +235,24 @@ def read_undivided(data: TextData | ImageData) -> Undivided:
         left_out = {role: {**unreadable[role], **dropped[role]} for role in tables}
     # Classes are counted over what is left.
     kept = {role: np.delete(np.arange(len(table.ids), dtype=np.int32), list(left_out[role])) for role, table in tables.items()}
-    problems += target.problems(tables, kept, targets)
+    problems += target.problems({role: tables[role] for role in roles}, kept, targets)
     if problems:
         raise DataError(data.source, problems)
-    whole = {role: assemble(table, target, targets.of_rows[role], names) for role, table in tables.items()}
+    whole = {role: assemble(tables[role], target, targets.of_rows[role], names) for role in roles}
+    if extra is not None:
+        whole["train"] = with_weights(whole["train"], np.ones(len(whole["train"]), dtype=np.float32))
+        whole["extra"] = extra.dataset
     return Undivided(
-        source, roles, tables, target, said_of_target, targets, labelled, scan, contents, duplicates, left_out, kept, whole
+        source, roles, tables, target, said_of_target, targets, labelled, scan, contents, duplicates, left_out, kept, whole, extra
     )
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    return parts[0] if len(parts) == 1 else concatenate_datasets(list(parts))
+
+
+def _joined_scans(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else pick_scans(parts, np.arange(sum(map(len, parts))))
 
 
 def understood(
@@ -227,58 +277,6 @@ def _columns(names: Sequence[str]) -> str:
 
 
 _SHOWN = 5  # classes, columns
-
-
-def unlabelled_rows(table: Table, labels: np.ndarray) -> dict[int, LeftOut]:
-    """The rows of a table that have no label, of one that has labels."""
-    if table.labels is None:
-        return {}
-    return dict.fromkeys(np.flatnonzero(labels < 0).tolist(), LeftOut(NO_LABEL, NO_LABEL))
-
-
-def column_problems(role: Role, table: Table, data: TextData | ImageData) -> list[Problem]:
-    """No rows, no content, no labels; and what reading the table has found."""
-    problems = []
-    if not table.ids and not table.problems:
-        problems.append(Problem(f'split "{table.name}"', "no rows"))
-    contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
-    labels = (("data.label_column", column) for column in data.label_columns)
-    ids = () if data.id_column is None else (("data.id_column", data.id_column),)
-    for key, column in (*contents, *labels, *ids):
-        if (table.columns or table.ids) and column not in table.columns:
-            help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
-            if role == "test" and column in data.label_columns:
-                help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
-            problems.append(
-                Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))
-            )
-    return problems + table.problems
-
-
-def _digest(fingerprints: np.ndarray, rows: np.ndarray) -> str:
-    """SHA-256 of the fingerprints of some rows, in hex."""
-    digest = hashlib.sha256()
-    for some in blocks(rows):
-        digest.update(fingerprints[some].data)
-    return digest.hexdigest()
-
-
-def digest_of_any_order(fingerprints: np.ndarray) -> str:
-    """SHA-256 of the fingerprints of rows, in hex, the same in whichever order the rows are. (N, 2)"""
-    return _digest(fingerprints, np.lexsort(fingerprints.T))
-
-
-def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[str]) -> Dataset:
-    """All rows with the columns `id`, content and `label`."""
-    assert table.content is not None
-    ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
-    values, feature = target.column(labels, names)
-    # Of our own: datasets would take a copy of each column to find one.
-    digest = hashlib.sha256(f"{table.content._fingerprint} {table.name} {names}".encode())
-    digest.update(labels.data)
-    whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
-    whole = whole.add_column(COLUMN, values, feature=feature, new_fingerprint=digest.hexdigest()[:16])
-    return whole.select_columns(["id", *table.content.column_names, COLUMN])
 
 
 def _how_divided(data: TextData | ImageData, tables: Mapping[Role, Table], seed: int) -> dict[str, str]:
@@ -317,7 +315,7 @@ def _how_streamed(source: Source, tables: Mapping[Role, Table]) -> dict[str, Any
     if source.stream is None:
         return {}
     rows, buffer = source.stream.rows, source.stream.buffer
-    taken = {role: len(table.ids) for role, table in tables.items()}
+    taken = {role: len(table.ids) for role, table in tables.items() if role != "extra"}
     what = f"the first {rows:,} rows of a shuffle buffer of {buffer:,} rows, not a uniform sample"
     whole = [role for role, count in taken.items() if count < rows]
     return {"streamed": {"rows": rows, "buffer": buffer, "seed": TEST_SEED, "what": what, "taken": taken, "whole": whole}}

@@ -8,6 +8,7 @@ N rows, K classes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, List, Value
 
 from hftl.data.classes import class_a_row_problem, nearest, same_look_problems, visible
-from hftl.data.columns import blocks, integers, memberships, on_disk
+from hftl.data.columns import Strings, blocks, integers, memberships, on_disk
+from hftl.data.duplicates import LeftOut
 from hftl.data.layout import Role
 from hftl.data.rows import NO_SPLIT, SHOWN, Table, is_whole, natural_key, row_problems
 from hftl.data.splitting import ByClass, Strata
 from hftl.errors import Problem
-from hftl.names import ONE_LABEL, SEVERAL_LABELS
+from hftl.names import NO_LABEL, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import ImageData, TextData
 from hftl.run import split_facts
 from hftl.wording import listed
 
 COLUMN = "label"
 """Of the data sets that `hftl.data.source` makes."""
+WEIGHT = "weight"
+"""The column of a train split that has further rows, `data.extra`."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,40 @@ def targets_of(dataset: Dataset) -> np.ndarray:
     if isinstance(dataset.features[COLUMN], List):
         return memberships(dataset, COLUMN, classes=len(names_of(dataset)))
     return integers(dataset, COLUMN)
+
+
+def unlabelled_rows(table: Table, labels: np.ndarray) -> dict[int, LeftOut]:
+    """The rows of a table that have no label, of one that has labels."""
+    if table.labels is None:
+        return {}
+    return dict.fromkeys(np.flatnonzero(labels < 0).tolist(), LeftOut(NO_LABEL, NO_LABEL))
+
+
+def assemble(table: Table, target: Target, labels: np.ndarray, names: Sequence[str]) -> Dataset:
+    """All rows with the columns `id`, content and `label`."""
+    assert table.content is not None
+    ids = table.ids.to_arrow() if isinstance(table.ids, Strings) else pa.array(table.ids, pa.string())
+    values, feature = target.column(labels, names)
+    # Of our own: datasets would take a copy of each column to find one.
+    digest = hashlib.sha256(f"{table.content._fingerprint} {table.name} {names}".encode())
+    digest.update(labels.data)
+    whole = table.content.add_column("id", ids, feature=Value("string"), new_fingerprint=digest.hexdigest()[:16])
+    whole = whole.add_column(COLUMN, values, feature=feature, new_fingerprint=digest.hexdigest()[:16])
+    return whole.select_columns(["id", *table.content.column_names, COLUMN])
+
+
+def with_weights(dataset: Dataset, weights: np.ndarray) -> Dataset:
+    """The rows with a column of what each counts for in the loss. (N,) float32"""
+    column = on_disk(WEIGHT, pa.float32(), (pa.array(some, pa.float32()) for some in blocks(weights))).column(WEIGHT)
+    digest = hashlib.sha256(dataset._fingerprint.encode() + weights.tobytes()).hexdigest()[:16]
+    return dataset.add_column(WEIGHT, column, feature=Value("float32"), new_fingerprint=digest)
+
+
+def weights_of(dataset: Dataset) -> np.ndarray | None:
+    """What each row counts for in the loss, (N,) float32; None: all the same."""
+    if WEIGHT not in dataset.column_names:
+        return None
+    return np.asarray(dataset.select_columns(WEIGHT).with_format("arrow")[:].column(WEIGHT).to_numpy(), dtype=np.float32)
 
 
 def names_of(dataset: Dataset) -> tuple[str, ...]:

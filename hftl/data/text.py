@@ -36,7 +36,7 @@ from hftl.data.joining import FIRST, put_texts, segments
 from hftl.data.layout import Role, is_text
 from hftl.data.loader import Samples, transfer
 from hftl.data.rows import SHOWN, Source, Table
-from hftl.data.targets import in_words, names_of, targets_of
+from hftl.data.targets import in_words, names_of, targets_of, weights_of
 from hftl.errors import DataError, Problem, RecipeError
 from hftl.names import HEAD_AND_TAIL, Tta
 from hftl.recipe import TextData, Windows
@@ -81,6 +81,7 @@ class TextSamples:
     ) -> None:
         self.ids: Sequence[str] = Strings(dataset, "id")
         self.targets = targets_of(dataset)
+        self.weights = weights_of(dataset)
         self.max_length = max_length
         self._tokenizer = tokenizer
         before, after = _special_tokens(tokenizer, max_length)

@@ -22,6 +22,7 @@ from hftl.data.layout import Role, find_name, list_folder, role_of, table_ending
 from hftl.data.reading import open_source
 from hftl.data.rows import Source, Table, content_columns
 from hftl.data.source import Splits, Undivided
+from hftl.data.targets import COLUMN, WEIGHT
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import LOCAL, ImageData, TextData
 from hftl.wording import count
@@ -254,7 +255,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def _columns(dataset: Dataset) -> list[str]:
-    return [name for name in dataset.column_names if name not in ("id", "label")]
+    return [name for name in dataset.column_names if name not in ("id", COLUMN, WEIGHT)]
 
 
 def _without(name: str, dataset: Dataset, held_out: set[bytes]) -> Texts:

@@ -66,6 +66,11 @@ class Views:
         return self._samples.ids
 
     @property
+    def weights(self) -> np.ndarray | None:
+        """Of the samples."""
+        return self._samples.weights
+
+    @property
     def targets(self) -> np.ndarray:
         """One of each picture."""
         return self._samples.targets

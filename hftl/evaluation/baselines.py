@@ -69,6 +69,8 @@ class Rows:
     """Texts, a list of N; histograms or features, (N, F)."""
     labels: Integers
     """(N,) in 0..K-1, or (N, K) of 0 and 1 where an example has several labels."""
+    weights: NDArray[np.float32] | None = None
+    """(N,) what each counts for in training; None: all the same. Neighbours and selections of terms count rows."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def cheap_text_baseline(train: Rows, validation: Rows, *, classes: int, choose: 
     terms = Terms("words", train.contents)
     matrix, other = terms.tfidf(terms.counts), terms.tfidf(terms.of(validation.contents))
     strength, logits, model = _best(
-        ((c, _logistic(matrix, train.labels, classes, c)) for c in _RATES["logistic regression"]), other, choose
+        ((c, _logistic(matrix, train, classes, c)) for c in _RATES["logistic regression"]), other, choose
     )
     return Baseline(
         "TF-IDF of words, logistic regression",
@@ -271,13 +273,13 @@ def text_baselines(train: Rows, validation: Rows, *, classes: int, choose: Choos
         scores = {by: term_scores(terms.counts, train.labels, by) for by, _ in selections}
         methods = {"logistic regression": _RATES["logistic regression"]} if several else _RATES
         for method, strengths in methods.items():
-            yield _text_baseline(terms, other, train.labels, classes, choose, of, method, strengths, selections, scores)
+            yield _text_baseline(terms, other, train, classes, choose, of, method, strengths, selections, scores)
 
 
 def _text_baseline(
     terms: Terms,
     other: csr_array,
-    labels: Integers,
+    train: Rows,
     classes: int,
     choose: Choose,
     of: str,
@@ -291,13 +293,13 @@ def _text_baseline(
     fit = {"linear SVM": _svm, "logistic regression": _logistic, "naive Bayes weights": _naive_bayes_logistic}[method]
     matrix, unseen = (terms.counts, other) if counted else (terms.tfidf(terms.counts), terms.tfidf(other))
 
-    strength, logits, model = _best(((c, fit(matrix, labels, classes, c)) for c in strengths), unseen, choose)
+    strength, logits, model = _best(((c, fit(matrix, train, classes, c)) for c in strengths), unseen, choose)
     choice: dict[str, str | int | float] = {"C": strength, "terms": matrix.shape[1]}
     chosen: Integers = np.arange(matrix.shape[1])
     value = choose(logits)
     for by, count in selections:
         columns = best_terms(scores[by], count)
-        candidate = fit(csr_array(matrix[:, columns]), labels, classes, strength)
+        candidate = fit(csr_array(matrix[:, columns]), train, classes, strength)
         answers = candidate(csr_array(unseen[:, columns]))
         if (reached := choose(answers)) > value:
             value, chosen, logits, model = reached, columns, answers, candidate
@@ -330,7 +332,7 @@ def color_baseline(train: Rows, validation: Rows, *, classes: int, choose: Choos
     _check_labels(train.labels)
     began = time.perf_counter()
     strength, logits, model = _best(
-        ((c, _logistic(train.contents, train.labels, classes, c)) for c in (0.1, 1.0, 10.0, 100.0)), validation.contents, choose
+        ((c, _logistic(train.contents, train, classes, c)) for c in (0.1, 1.0, 10.0, 100.0)), validation.contents, choose
     )
     seconds = time.perf_counter() - began
     return Baseline("histogram of colours, logistic regression", {"C": strength}, logits, model, seconds)
@@ -353,7 +355,7 @@ def feature_baselines(features: Mapping[str, tuple[Rows, Rows]], *, classes: int
         mean, spread = train.contents.mean(axis=0), train.contents.std(axis=0) + 1e-6
         scaled = (train.contents - mean) / spread
         strength, logits, model = _best(
-            ((c, _logistic(scaled, train.labels, classes, c)) for c in _OF_FEATURES), (validation.contents - mean) / spread, choose
+            ((c, _logistic(scaled, train, classes, c)) for c in _OF_FEATURES), (validation.contents - mean) / spread, choose
         )
         tried.append((choose(logits), {"features": kind, "C": strength}, logits, _after_scaling(model, mean, spread)))
     _, choice, logits, answer = max(tried, key=lambda each: each[0])
@@ -410,7 +412,7 @@ def majority(train: Rows, validation: Rows, *, classes: int) -> Baseline:
     if several:
         row = np.zeros(classes, dtype=np.float32)  # a probability of 0.5, which reaches every threshold that it chooses
     else:
-        shares = np.bincount(train.labels, minlength=classes) + 1.0
+        shares = np.bincount(train.labels, train.weights, minlength=classes) + 1.0
         row = np.log(shares / shares.sum()).astype(np.float32)
 
     def answer(contents: Any) -> Logits:
@@ -432,24 +434,24 @@ def _best(
     return max(tried, key=lambda each: choose(each[1]))
 
 
-def _logistic(matrix: Any, labels: Integers, classes: int, c: float) -> Callable[[Any], Logits]:
+def _logistic(matrix: Any, train: Rows, classes: int, c: float) -> Callable[[Any], Logits]:
     from sklearn.linear_model import LogisticRegression
 
-    if labels.ndim == 2:
-        return _a_label_each(matrix, labels, c)
-    model = LogisticRegression(C=c, max_iter=2_000, tol=1e-3).fit(matrix, labels)
+    if train.labels.ndim == 2:
+        return _a_label_each(matrix, train, c)
+    model = LogisticRegression(C=c, max_iter=2_000, tol=1e-3).fit(matrix, train.labels, train.weights)
     return lambda unseen: _all_classes(model.decision_function(unseen), model.classes_, classes)
 
 
-def _a_label_each(matrix: Any, labels: Integers, c: float) -> Callable[[Any], Logits]:
+def _a_label_each(matrix: Any, train: Rows, c: float) -> Callable[[Any], Logits]:
     """Of several labels an example: each against its absence; one that all training rows have, or none, is constant."""
     from sklearn.linear_model import LogisticRegression
 
     models: list[Any] = []
-    for of_label in labels.T:
+    for of_label in train.labels.T:
         always = of_label.min() == of_label.max()
         model = LogisticRegression(C=c, solver="liblinear", tol=1e-2, random_state=0)
-        models.append((_FAR if of_label.max() else -_FAR) if always else model.fit(matrix, of_label))
+        models.append((_FAR if of_label.max() else -_FAR) if always else model.fit(matrix, of_label, train.weights))
 
     def answer(unseen: Any) -> Logits:
         constant = np.ones(unseen.shape[0])
@@ -459,17 +461,18 @@ def _a_label_each(matrix: Any, labels: Integers, c: float) -> Callable[[Any], Lo
     return answer
 
 
-def _svm(matrix: Any, labels: Integers, classes: int, c: float) -> Callable[[Any], Logits]:
+def _svm(matrix: Any, train: Rows, classes: int, c: float) -> Callable[[Any], Logits]:
     from sklearn.svm import LinearSVC
 
-    model = LinearSVC(C=c, dual="auto", max_iter=10_000, random_state=0).fit(matrix, labels)
+    model = LinearSVC(C=c, dual="auto", max_iter=10_000, random_state=0).fit(matrix, train.labels, train.weights)
     return lambda unseen: _all_classes(model.decision_function(unseen), model.classes_, classes)
 
 
-def _naive_bayes_logistic(counts: Any, labels: Integers, classes: int, c: float) -> Callable[[Any], Logits]:
+def _naive_bayes_logistic(counts: Any, train: Rows, classes: int, c: float) -> Callable[[Any], Logits]:
     """One class against the others, on whether a term is there times its naive Bayes weight."""
     from sklearn.linear_model import LogisticRegression
 
+    labels = train.labels
     known = np.unique(labels)
     parts = []
     present = csr_array(counts.astype(bool).astype(np.float64))
@@ -477,7 +480,7 @@ def _naive_bayes_logistic(counts: Any, labels: Integers, classes: int, c: float)
         of_class = labels == label
         weights = naive_bayes_weights(counts, of_class)
         model = LogisticRegression(C=c, max_iter=2_000, tol=1e-3, solver="liblinear", random_state=0)
-        parts.append((weights, model.fit(present.multiply(weights).tocsr(), of_class)))
+        parts.append((weights, model.fit(present.multiply(weights).tocsr(), of_class, train.weights)))
 
     def answer(unseen: Any) -> Logits:
         there = csr_array(unseen.astype(bool).astype(np.float64))

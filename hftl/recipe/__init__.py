@@ -15,6 +15,7 @@ from hftl.recipe.average import EMA, SWA, Average, Soup
 from hftl.recipe.balance import BalancedWeights, ClassWeights, EffectiveWeights
 from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
+from hftl.recipe.extra import Extra
 from hftl.recipe.lora import Lora
 from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
 from hftl.recipe.mix import CutMix, Mix, Mixup, MixupOrCutMix
@@ -68,6 +69,7 @@ __all__ = [
     "CutMix",
     "EffectiveWeights",
     "ExponentialSchedule",
+    "Extra",
     "FocalLoss",
     "ImageData",
     "InverseSqrtSchedule",

@@ -55,7 +55,7 @@ PROSE = frozenset(
 
 _SET = ("data.source", "data.config")
 READ = (*_SET, "data.kind", "data.text_column", "data.image_column", "data.label_column", "data.target", "data.train_split")
-_ROWS = ("data.revision", "data.max_train_samples", "data.stream_samples")
+_ROWS = ("data.revision", "data.extra", "data.max_train_samples", "data.stream_samples")
 _MODEL = ("model.family", "model.checkpoint", "model.vectors", "model.pretrained")
 AUTHOR = "author"
 """In place of a key: who has trained the model that a fact is about; None is whoever uses the recipe."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hftl.errors import RecipeError, did_you_mean
-from hftl.memory import keep
+from hftl.errors import did_you_mean
 from hftl.recipe.augmentation import AnyAugmentation, Policy
+from hftl.recipe.extra import AnyExtra, Extra, Rows, each_given, stored
 from hftl.recipe.section import Count, Fraction, Positive, Section
 
 
@@ -34,12 +33,6 @@ def _alone(value: object) -> object:
 
 _Column = Annotated[str, Field(min_length=1)]
 Columns = Annotated[_Column | Annotated[tuple[_Column, ...], Field(min_length=2)], BeforeValidator(_alone)]
-
-
-if TYPE_CHECKING:
-    Rows: TypeAlias = Any
-else:
-    Rows = Annotated[str, Field(min_length=1)]
 
 
 class _Data(Section):
@@ -95,7 +88,12 @@ class _Data(Section):
     """A column whose values name the rows, each once in its split: predictions have them as `id`. None: "train/17" is row 17."""
     on_duplicate: Literal["error", "drop", "keep"] = "error"
     """What to do where one text or picture is in two splits, or has two labels in one: refuse to train; leave rows out and count
-    them (train gives way to validation, and both to test; of two labels all rows go); or train on them as they are."""
+    them (train gives way to validation, both to test, and `extra` to all of them; of two labels all rows go); or train on them as
+    they are."""
+    extra: AnyExtra = ()
+    """Further rows for training alone, generated, pseudo-labelled or borrowed: a place, or a section or a list of them,
+    `hftl.Extra(source="generated", name="generated", weight=0.5)`. They come in once the source is divided, and are in no other
+    split."""
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -110,24 +108,31 @@ class _Data(Section):
             raise ValueError("data.label_column: names a column twice")
         return self
 
+    @model_validator(mode="after")
+    def _extra_rows_have_names_of_their_own(self) -> Self:
+        names = [each.name for each in self.extra]
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise ValueError(f'data.extra: two are called "{twice[0]}"; say what each is, such as name=generated')
+        return self
+
     @classmethod
     def _store_rows(cls, values: dict[str, Any]) -> dict[str, Any]:
-        source = values.get("source")
-        if source is None or isinstance(source, str | int | float):
-            return values
-        if isinstance(source, os.PathLike):
-            return {**values, "source": os.fspath(source)}
         kind = str(cls.model_fields["kind"].default)
 
-        def names(key: str) -> list[str]:
+        def names(key: str) -> tuple[str, ...]:
             given = values.get(key, cls.model_fields[key].default)
-            return [str(name) for name in given] if isinstance(given, list | tuple) else [str(given)]
+            return tuple(map(str, given)) if isinstance(given, list | tuple) else (str(given),)
 
-        try:
-            place = keep(source, contents=names(f"{kind}_column"), label=names("label_column")[0], pictures=kind == "image")
-        except ValueError as error:
-            raise RecipeError.single("source", str(error), source=cls._title(values)) from None
-        return {**values, "source": place}
+        def store(section: Mapping[str, Any], source: str) -> dict[str, Any]:
+            return stored(
+                section, source=source, contents=names(f"{kind}_column"), label=names("label_column")[0], pictures=kind == "image"
+            )
+
+        result = store(values, cls._title(values))
+        if "extra" in values:
+            given = each_given(values["extra"])
+            result["extra"] = [each if isinstance(each, Extra) else store(each, "data.extra") for each in given]
+        return result
 
 
 class Windows(Section):

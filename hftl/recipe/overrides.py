@@ -10,6 +10,7 @@ import yaml
 from hftl.errors import Problem, RecipeError, did_you_mean
 from hftl.recipe.card import Card
 from hftl.recipe.data import AnyData, ImageData
+from hftl.recipe.extra import each_given
 from hftl.recipe.model import AnyModel
 from hftl.recipe.problems import kind_words, options_of
 from hftl.recipe.reading import build_recipe
@@ -93,6 +94,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
             place[part] = {} if place.get(part) is None else {"logits": place[part]}
         elif where.startswith("stages.") and part == "lora" and not isinstance(place.get(part), dict):
             place[part] = {} if place.get(part) is None else {"r": place[part]}
+        elif (where, part) == ("data", "extra") and len(one := each_given(place.get(part))) == 1:
+            place[part] = dict(one[0])
         # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hftl.recipe.recipe import Recipe
 
 READ_IN_TRAINING = frozenset({"data.source", "model.checkpoint", "model.vectors"})
+EXTRA = "data.extra"
+"""The key of several places that are read in training, each in a section of its own."""
 PLACES = READ_IN_TRAINING | {"data.unlabelled"}
 """The keys of a recipe whose values may be places on a machine; what is read of the last is asked for where it is read."""
 
@@ -37,6 +39,8 @@ def local_name(path: str) -> str:
 
 def is_same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a key mean the same: "photos", "photos/" and "./photos" are one folder."""
+    if key == EXTRA:
+        one, other = ([{**each, "source": os.path.normpath(each["source"])} for each in extra or ()] for extra in (one, other))
     if key in PLACES and isinstance(one, str) and isinstance(other, str):
         return os.path.normpath(one) == os.path.normpath(other)
     return bool(one == other)
@@ -56,6 +60,10 @@ def without_places(recipe: Recipe) -> Recipe:
         form = _HUB_FILE if field == "vectors" else _HUB_NAME
         if not form.fullmatch(place) or os.path.lexists(place):
             values[section][field] = LOCAL + local_name(place)
+    for extra in values["data"]["extra"]:
+        place = extra["source"]
+        if not place.startswith(LOCAL) and (not _HUB_NAME.fullmatch(place) or os.path.lexists(place)):
+            extra["source"] = LOCAL + local_name(place)
     return type(recipe)(**values)
 
 
@@ -65,14 +73,20 @@ def check_places(recipe: Recipe) -> None:
     Raises:
         RecipeError: keys that still say "local:NAME", all of them.
     """
+    places = [(key, value) for key, value in leaves(recipe.model_dump(mode="json")) if key in READ_IN_TRAINING]
     problems = [
         Problem(
             key,
             f"{value.removeprefix(LOCAL)} lay on the author's machine; name yours",
             (f"write {key}=PATH; a stranger's recipe opens no file here that you have not named",),
         )
-        for key, value in leaves(recipe.model_dump(mode="json"))
-        if key in READ_IN_TRAINING and value.startswith(LOCAL)
+        for key, value in places
+        if value.startswith(LOCAL)
     ]
+    if lost := [each for each in recipe.data.extra if each.source.startswith(LOCAL)]:
+        names = ", ".join(each.source.removeprefix(LOCAL) for each in lost)
+        way = "[" + ", ".join("{" + f"source: PATH, name: {each.name}, weight: {each.weight:g}" + "}" for each in lost) + "]"
+        help = (f"write data.extra='{way}'", "or data.extra=null, to train without these rows")
+        problems.append(Problem(EXTRA, f"{names} lay on the author's machine; name yours", help))
     if problems:
         raise RecipeError("recipe", problems)

@@ -130,6 +130,8 @@ def _walk(loc: Sequence[str | int], root: type[Section]) -> tuple[list[str], typ
             section, others, annotation = None, (), typing.get_args(mapping)[1]
         elif isinstance(part, int):
             keys.append(str(part))
+            sections = next((typing.get_args(option) for option in options if typing.get_origin(option) is tuple), (None,))
+            annotation = sections[0]  # of several sections each
     return keys, section, others
 
 

@@ -12,7 +12,7 @@ from hftl.errors import Problem, RecipeError
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData, TextData
 from hftl.recipe.model import CNN, AnyModel, Timm, Transformer, WordVectors
-from hftl.recipe.places import LOCAL, is_same, local_name
+from hftl.recipe.places import EXTRA, LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
 from hftl.recipe.stage import Stage
@@ -255,14 +255,21 @@ def of_another(recipe: Recipe, author: str) -> Recipe:
     return theirs
 
 
-def moved(recipe: Recipe, source: str) -> Recipe:
-    """The same recipe where the same rows lie in another place, `source`: the facts about them still are."""
-    recipe_there = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+def moved(recipe: Recipe, to: Mapping[str, str]) -> Recipe:
+    """The same recipe where the same rows lie in other places: the facts about them still are."""
 
     def at(value: Any) -> Any:
-        return source if value == recipe.data.source else value
+        return to.get(value, value)
 
-    recipe_there._about = {fact: {**then, "data.source": at(then.get("data.source"))} for fact, then in recipe._about.items()}
+    extra = tuple(each.model_copy(update={"source": at(each.source)}) for each in recipe.data.extra)
+    data = recipe.data.model_copy(update={"source": at(recipe.data.source), "extra": extra})
+    recipe_there = recipe.model_copy(update={"data": data})
+
+    def there(then: Mapping[str, Any]) -> Mapping[str, Any]:
+        of_extra = [{**each, "source": at(each["source"])} for each in then.get(EXTRA, ())]
+        return {**then, "data.source": at(then.get("data.source")), EXTRA: of_extra}
+
+    recipe_there._about = {fact: there(then) for fact, then in recipe._about.items()}
     return recipe_there
 
 

@@ -145,6 +145,20 @@ class Provenance(TypedDict):
     model: ModelFacts
 
 
+class ExtraFacts(TypedDict):
+    """Further rows for training alone, see `hftl.data.extra`; `said` is how many, at which weight, in words."""
+
+    name: str
+    source: str
+    revision: str | None
+    format: str
+    n: int
+    left_out: int
+    said: str
+    contents: str
+    provenance: dict[str, Any]
+
+
 class DataRecord(Provenance):
     """The file."""
 
@@ -156,6 +170,8 @@ class DataRecord(Provenance):
     contents: dict[str, str]
     test_rows: NotRequired[str]
     """A digest of what the test rows hold; without it there is no test split."""
+    extra: NotRequired[list[ExtraFacts]]
+    """Without `data.extra` it is not there."""
     validation: str
     test: str
     streamed: NotRequired[Streamed]

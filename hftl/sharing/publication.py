@@ -34,7 +34,7 @@ from hftl.secrets import find_secrets
 from hftl.sharing.card import check_repo_id, render_card
 from hftl.sharing.contents import CODE, foreign, is_document
 from hftl.sharing.front_matter import check_front_matter
-from hftl.sharing.usage import local_places
+from hftl.sharing.usage import local_extra, local_places
 
 # The allow-list, as patterns of fnmatch. What is fetched of a stranger's repository goes by it, too.
 _DIGITS = "[0-9]" * 5
@@ -155,8 +155,9 @@ def _gather(run: RunDirectory, repo_id: str, folder: Path) -> Publication:
     problems += contradictions(recipe, data)
     write_text(copy.card, render_card(copy, repo_id=repo_id))
     problems += [Problem("README.md", sentence) for sentence in check_front_matter(copy.card.read_text(encoding="utf-8"))]
-    write_text(copy.recipe, _without_places(recipe, places).to_yaml())
-    names = {_value(recipe, key): name for key, name in places.items()}
+    of_extra = local_extra(recipe, data)
+    write_text(copy.recipe, _without_places(recipe, places, of_extra).to_yaml())
+    names = {**{_value(recipe, key): name for key, name in places.items()}, **of_extra}
     for path in (copy.data, copy.audit):
         write_text(path, to_json(_renamed(read_json(path), names)))
     for evaluation in copy.evaluations:
@@ -290,8 +291,10 @@ def _value(recipe: Recipe, key: str) -> str:
     return str(getattr(getattr(recipe, section), field))
 
 
-def _without_places(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
+def _without_places(recipe: Recipe, places: Mapping[str, str], of_extra: Mapping[str, str]) -> Recipe:
     values = recipe.model_dump(mode="json")
+    for extra in values["data"]["extra"]:
+        extra["source"] = of_extra.get(extra["source"], extra["source"])
     for key, name in places.items():
         section, field = key.split(".")
         values[section][field] = name

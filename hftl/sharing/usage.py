@@ -13,7 +13,7 @@ from jinja2.filters import do_mark_safe as safe
 from hftl.facts import HUB
 from hftl.files import read_json
 from hftl.names import HEAD_AND_TAIL, NETWORKS, POOLED, PYRAMID, WINDOWED
-from hftl.recipe import LOCAL, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
+from hftl.recipe import LOCAL, Extra, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
 
@@ -33,6 +33,12 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
     elif isinstance(model, WordVectors) and not model.vectors.startswith(HUB) and model.random_dim is None:
         places["model.vectors"] = model.vectors
     return {key: LOCAL + local_name(path) for key, path in places.items()}
+
+
+def local_extra(recipe: Recipe, data: DataRecord) -> dict[str, str]:
+    """What of the further rows for training lay there: {source: "local:NAME"}."""
+    own = zip(recipe.data.extra, data.get("extra", []), strict=True)
+    return {extra.source: LOCAL + local_name(extra.source) for extra, facts in own if facts["format"] != "hub"}
 
 
 def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
@@ -141,11 +147,20 @@ def repeat(recipe: Recipe, data: DataRecord, repo_id: str | None) -> dict[str, s
     for section, pinned in revisions.items():
         here = [word for key, word in named.items() if key.startswith(section)]
         words += here or ([f"{section}.revision={_shell_word(pinned)}"] if pinned else [])
+    if lost := local_extra(recipe, data):
+        words.append(f"data.extra='[{', '.join(_extra(each, lost) for each in recipe.data.extra)}]'")
     of = repo_id or "RUN"
     return {
         "train": " \\\n    ".join(words),
         "verify": f"hftl verify {of}\nhftl verify {of} --data {source}",
     }
+
+
+def _extra(extra: Extra, local: Mapping[str, str]) -> str:
+    """A section of `data.extra` in one line of YAML, with a place to fill in where it was local."""
+    given = {key: _shell_word(str(value), whole=True) for key, value in extra.model_dump(exclude_defaults=True).items()}
+    given["source"] = f"PATH/TO/{_shell_word(extra.source)}" if extra.source in local else given["source"]
+    return "{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 
 
 def _shell_word(path: str, *, whole: bool = False) -> str:

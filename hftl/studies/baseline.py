@@ -97,7 +97,7 @@ def _features(experiment: Experiment, validation: Drawn, say: Say) -> dict[str, 
         rows = at_most(dataset, most, seed=recipe.run.seed)
         samples = make_samples(recipe, experiment.classifier, rows, train=False)
         for kind, values in frozen_features(experiment, samples, accelerator, say=say).items():
-            found.setdefault(kind, []).append(Rows(values, samples.targets.astype(np.int64)))
+            found.setdefault(kind, []).append(Rows(values, samples.targets.astype(np.int64), samples.weights))
     return {kind: (rows[0], rows[1]) for kind, rows in found.items()}
 
 

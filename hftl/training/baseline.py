@@ -20,7 +20,7 @@ from datasets import Dataset
 
 from hftl.data.columns import Strings
 from hftl.data.source import Splits
-from hftl.data.targets import kind_of, targets_of
+from hftl.data.targets import kind_of, targets_of, weights_of
 from hftl.errors import HftlError
 from hftl.evaluation.baselines import (
     SIDE,
@@ -67,7 +67,7 @@ def draw(data: TextData | ImageData, dataset: Dataset, *, most: int, seed: int) 
     """
     dataset = at_most(dataset, most, seed=seed)
     contents = list(Strings(dataset, "text")) if isinstance(data, TextData) else _histograms(data, dataset)
-    return Drawn(list(Strings(dataset, "id")), Rows(contents, targets_of(dataset).astype(np.int64)))
+    return Drawn(list(Strings(dataset, "id")), Rows(contents, targets_of(dataset).astype(np.int64), weights_of(dataset)))
 
 
 def _histograms(data: ImageData, dataset: Dataset) -> np.ndarray:

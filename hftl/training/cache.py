@@ -69,7 +69,7 @@ class StoredSamples:
     """
 
     def __init__(self, samples: Samples, rows: Rows, boundary: Boundary, *, views: int) -> None:
-        self.ids, self.targets, self.lengths = samples.ids, samples.targets, samples.lengths
+        self.ids, self.targets, self.weights, self.lengths = samples.ids, samples.targets, samples.weights, samples.lengths
         self._samples, self._rows, self._boundary, self._views = samples, rows, boundary, views
 
     @property
@@ -118,6 +118,7 @@ class _EveryView:
         self.collate, self.to_device = samples.collate, samples.to_device
         self.lengths = None if samples.lengths is None else np.repeat(np.asarray(samples.lengths), views)
         self.targets = np.repeat(samples.targets, views, axis=0)
+        self.weights: None = None  # nothing is learned from them
 
     def __len__(self) -> int:
         return len(self._samples) * self._views

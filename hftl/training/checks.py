@@ -5,6 +5,7 @@ Nothing is written over, a run is continued as itself or not at all, and what wo
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -58,7 +59,8 @@ def check_run_directory(run: RunDirectory, recipe: Recipe, *, resume: bool) -> N
         raise RunError(f"{run.path} is a file; a run needs a folder of its own")
     if not resume:
         # The rows that were in memory are there before the run is, see `hftl.memory`.
-        if run.path.exists() and any(path.suffix != PARTIAL and path.name not in {LOCK, ROWS} for path in run.path.iterdir()):
+        before = re.compile(rf"{re.escape(LOCK)}|{ROWS}(-\d+)?|.*{re.escape(PARTIAL)}")
+        if run.path.exists() and any(not before.fullmatch(path.name) for path in run.path.iterdir()):
             if run.finished:
                 raise RunError(f"{run.path} holds a finished run, which is never written over. Choose another place with --run-dir")
             if not run.recipe.is_file():
@@ -250,12 +252,17 @@ def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Sample
 
 def check_same_data(splits: Splits, run: RunDirectory) -> None:
     """Refuse to continue or compare a run on other rows, or other contents of them, than it was started with."""
-    recorded = read_data(run)
+    recorded, facts = read_data(run), splits.facts
+    without = "extra" in recorded and "extra" not in facts  # left out: where train is not asked for, they are not needed
     changed = [
         name
-        for name, facts in splits.facts["splits"].items()
-        if facts != recorded["splits"].get(name) or splits.facts["contents"][name] != recorded["contents"].get(name)
+        for name, of_split in facts["splits"].items()
+        if (of_split != recorded["splits"].get(name) and not (without and name == "train"))
+        or facts["contents"][name] != recorded["contents"].get(name)
     ]
+    then, now = ([each["contents"] for each in of.get("extra", ())] for of in (recorded, facts))
+    if then != now and not without:
+        changed.append("extra")
     if changed:
         raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
 

@@ -21,7 +21,7 @@ from hftl.data.content import MixedSteps, content_of
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, Undivided, read_undivided
-from hftl.data.targets import kind_of, targets_of
+from hftl.data.targets import kind_of, targets_of, weights_of
 from hftl.data.unlabelled import check_unlabelled
 from hftl.errors import DataError, Problem
 from hftl.evaluation.serving import ServingSamples, choose
@@ -257,11 +257,17 @@ def check_views(recipe: Recipe, samples: Samples, tta: Tta) -> None:
         content_of(recipe.data).views(samples, tta)
 
 
-def class_counts(experiment: Experiment) -> list[int]:
-    """Training examples of each class, in the order of the class names."""
-    splits = experiment.splits
-    counts: list[int] = splits.target.counts(targets_of(splits.train), splits.label_names).tolist()
-    return counts
+def class_counts(experiment: Experiment) -> list[float]:
+    """Training examples of each class, in the order of the class names; one of `data.extra` counts as much as it weighs."""
+    splits, weights = experiment.splits, weights_of(experiment.splits.train)
+    targets = targets_of(splits.train)
+    if weights is None:
+        counts = splits.target.counts(targets, splits.label_names)
+    elif targets.ndim == 1:
+        counts = np.bincount(targets, weights, minlength=len(splits.label_names))
+    else:
+        counts = weights @ (targets > 0)
+    return [float(number) for number in counts]
 
 
 def stage_weights(experiment: Experiment, stage: Stage) -> torch.Tensor | None:
@@ -271,8 +277,9 @@ def stage_weights(experiment: Experiment, stage: Stage) -> torch.Tensor | None:
         RecipeError: they cannot be made.
     """
     splits = experiment.splits
-    target = experiment.classifier.target
-    return class_weights(stage, class_counts(experiment), splits.label_names, target=target, examples=len(splits.train))
+    target, weights = experiment.classifier.target, weights_of(splits.train)
+    examples = float(len(splits.train) if weights is None else weights.sum())
+    return class_weights(stage, class_counts(experiment), splits.label_names, target=target, examples=examples)
 
 
 def stage_loss(experiment: Experiment, stage: ResolvedStage) -> ExampleLoss:

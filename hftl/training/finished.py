@@ -28,7 +28,7 @@ from hftl.training.checks import check_run_directory, check_same_data, check_sam
 from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator, process_state
-from hftl.training.origin import other_versions
+from hftl.training.origin import extra_at_commits, other_versions
 from hftl.training.sessions import record_versions
 from hftl.training.together import main_first
 
@@ -141,6 +141,9 @@ def _evaluate(
     # Duplicates are refused before training, not after it: what was trained on is what is read now, and the fingerprints tell.
     on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
     changed = {"source": source, "revision": revision, "on_duplicate": on_duplicate}
+    # Of further rows train has all there are, and a baseline learns from it.
+    needed = split == "train" or (for_results and run.baseline.is_file())
+    changed["extra"] = extra_at_commits(recipe, run) if needed else ()
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
     if source.startswith(LOCAL):
         raise RunError(f"{run.path}: its data lay on the author's machine; with your copy: hftl verify {run.path} --data PATH")

@@ -30,7 +30,12 @@ first pass, then those of the second."""
 
 
 def class_weights(
-    stage: Stage, class_counts: Sequence[int], label_names: Sequence[str], *, target: str = ONE_LABEL, examples: int | None = None
+    stage: Stage,
+    class_counts: Sequence[float],
+    label_names: Sequence[str],
+    *,
+    target: str = ONE_LABEL,
+    examples: float | None = None,
 ) -> torch.Tensor | None:
     """Weight of each class, (K,) float32, or None; of one label scaled so that the mean over the examples of an epoch is 1.
 
@@ -85,7 +90,7 @@ def effective_number(counts: torch.Tensor, beta: float) -> torch.Tensor:
     return ((1 - beta ** counts.double()) / (1 - beta)).float()
 
 
-def log_shares(class_counts: Sequence[int], tau: float) -> torch.Tensor:
+def log_shares(class_counts: Sequence[float], tau: float) -> torch.Tensor:
     """(K,) tau times the log of each class's share; of 1 and 3 examples log(1/4) and log(3/4). A class without any has 1."""
     counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
     return tau * (counts / counts.sum()).log()
@@ -113,7 +118,7 @@ def check_loss(loss: Loss, target: str) -> None:
 
 
 def make_loss(
-    loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL, class_counts: Sequence[int] | None = None
+    loss: Loss, weights: torch.Tensor | None, *, target: str = ONE_LABEL, class_counts: Sequence[float] | None = None
 ) -> ExampleLoss:
     """A function of logits (B, K) and targets that gives the loss of each example, (B,).
 
@@ -145,7 +150,7 @@ def r_drop_loss(cross_entropy: ExampleLoss, alpha: float, *, target: str) -> Exa
     return of_examples
 
 
-def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Sequence[int] | None = None) -> ExampleLoss:
+def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Sequence[float] | None = None) -> ExampleLoss:
     """Cross-entropy is torch's, with its label smoothing; focal loss is ``(1 - p) ** gamma * cross_entropy`` with p the probability
     of the true class (Lin et al. 2017, arXiv:1708.02002); the logit-adjusted loss is the cross-entropy of ``logits + tau *
     log(n_k / n)``, where a class without an example counts as having one (Menon et al. 2021, arXiv:2007.07314, equation 10). A

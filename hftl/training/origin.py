@@ -22,7 +22,7 @@ from hftl.errors import RunError, printable
 from hftl.facts import with_facts
 from hftl.files import PARTIAL
 from hftl.models.family import Classifier
-from hftl.recipe import Pretrained, Recipe
+from hftl.recipe import Extra, Pretrained, Recipe
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
@@ -111,11 +111,26 @@ def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
         return recipe
     data, with_commits = read_data(run), recipe
     of_data, of_model = data["revision"], data["model"]["revision"]
+    if recipe.data.extra:
+        with_commits = with_commits.model_copy(
+            update={"data": recipe.data.model_copy(update={"extra": extra_at_commits(recipe, run)})}
+        )
     if of_data is not None:
-        with_commits = with_commits.model_copy(update={"data": recipe.data.model_copy(update={"revision": of_data})})
+        with_commits = with_commits.model_copy(update={"data": with_commits.data.model_copy(update={"revision": of_data})})
     if of_model is not None and isinstance(recipe.model, Pretrained) and not Path(recipe.model.checkpoint).expanduser().is_dir():
         with_commits = with_commits.model_copy(update={"model": recipe.model.model_copy(update={"revision": of_model})})
     return recipe if with_commits is recipe else with_facts(with_commits, card=recipe.card, name=recipe.name)
+
+
+def extra_at_commits(recipe: Recipe, run: RunDirectory) -> tuple[Extra, ...]:
+    """The further rows for training at the commits of the Hub that the run was started with."""
+    commits = [each["revision"] for each in read_data(run).get("extra", [])]
+    if len(commits) != len(recipe.data.extra):
+        return recipe.data.extra
+    return tuple(
+        each if commit is None else each.model_copy(update={"revision": commit})
+        for each, commit in zip(recipe.data.extra, commits, strict=True)
+    )
 
 
 def other_versions(run: RunDirectory) -> list[str]:

@@ -34,6 +34,7 @@ from hftl.training.checks import check_same_data
 from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import predict_split
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator
+from hftl.training.origin import extra_at_commits
 from hftl.training.together import main_first
 
 
@@ -105,6 +106,7 @@ def evaluate_on(
 def _section(recipe: Recipe, data: Any) -> TextData | ImageData:
     """The recipe's section for another source, all rows of it."""
     whole = dict.fromkeys(("revision", "config", "train_split", "validation_split", "test_split", "stream_samples"))
+    whole["extra"] = None
     limits = dict.fromkeys(("max_train_samples", "max_validation_samples", "max_test_samples"))
     return type(recipe.data)(**{**recipe.data.model_dump(), **whole, **limits, "source": data})
 
@@ -120,11 +122,13 @@ def _seen(run: RunDirectory, recipe: Recipe, rows: LabelledRows) -> tuple[Mappin
     """How many of the rows are in each split of the run; or None, and why that is not known."""
     if run.published_as is not None:
         recipe = without_places(recipe)
-    if recipe.data.source.startswith(LOCAL):
+    if any(each.source.startswith(LOCAL) for each in (recipe.data, *recipe.data.extra)):
         return None, "its training data lay on the author's machine"
     revision = read_data(run)["revision"]
     on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
-    section = recipe.data.model_copy(update={"revision": revision, "on_duplicate": on_duplicate})
+    section = recipe.data.model_copy(
+        update={"revision": revision, "on_duplicate": on_duplicate, "extra": extra_at_commits(recipe, run)}
+    )
     try:
         splits = load_splits(section, seed=recipe.run.seed)
         check_same_data(splits, run)

@@ -30,7 +30,7 @@ class Step:
     """What a step has seen."""
 
     loss: float
-    """Mean over its examples, of all processes."""
+    """Mean over its examples, of all processes, by their weights."""
     grad_norm: float | None
     """Norm of the mean loss's gradient, before it is clipped; None: in fp16 the gradient overflowed, and no weight was changed."""
     rates: Mapping[str, float]
@@ -89,8 +89,8 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
             if stage.loss.passes > 1:  # as one of so many times the rows: dropout differs by row, and DDP wants a single call
                 inputs = {name: torch.cat([tensor] * stage.loss.passes) for name, tensor in inputs.items()}
             logits = working.model(**inputs).logits  # (B, K), of two passes (2 B, K)
-            loss = (_losses(example_loss, logits.float(), batch) * batch.weight).sum()
-            # The weights divide by the examples of the whole step; DDP divides by the processes once more.
+            loss = _losses(example_loss, logits.float(), batch).sum()
+            # The weights divide by those of the whole step; DDP divides by the processes once more.
             accelerator.backward(loss * accelerator.num_processes)
         loss_sum += loss.detach()
         weight_sum += float(batch.weight.sum())
@@ -116,11 +116,13 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
 
 
 def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The loss of each example, (B,); of a mixed one the mean of the losses for its own target and for its partner's, by shares."""
-    own = example_loss(logits, batch.targets)
+    """What each example adds to the loss of the step, (B,): its loss times its weight; of a mixed one the mean of that for its own
+    target and weight and for those of its partner, by shares."""
+    own = example_loss(logits, batch.targets) * batch.weight
     if batch.partner_targets is None:
         return own
-    return batch.share * own + (1 - batch.share) * example_loss(logits, batch.partner_targets)
+    assert batch.partner_weight is not None
+    return batch.share * own + (1 - batch.share) * example_loss(logits, batch.partner_targets) * batch.partner_weight
 
 
 def update(accelerator: Accelerator, optimizer: AcceleratedOptimizer, schedule: AcceleratedScheduler) -> bool:
