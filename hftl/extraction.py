@@ -62,7 +62,7 @@ class Features:
 
 
 def bare(recipe: Recipe) -> tuple[Classifier, Content]:
-    """The model of a recipe as its checkpoint has it, and how its inputs are read; its new head is of no use.
+    """The model of a recipe as its checkpoint has it, and how its inputs are read; its head is new, and no use is made of it.
 
     A text is cut to the tokens of `data.max_length`, or to those that the model takes where these are fewer.
 
@@ -167,7 +167,7 @@ class Extractor:
             self._model.to(device)
 
     def _pooling_of(self, asked: Pooling | None) -> Pooling | None:
-        """The pooling that is meant; None: there is one vector an input."""
+        """The pooling to use; None: what enters the group is one vector an input."""
         boundary = self._boundary
         if self._classifier.kind == "image":
             if asked not in (None, "mean"):

@@ -53,13 +53,12 @@ ChooserOfSeveral = Literal[
 ]
 Chooser = ChooserOfOne | ChooserOfSeveral
 """The metrics that may choose the weights, `run.metric`: each is computed after every epoch."""
-CHOOSERS: tuple[str, ...] = get_args(ChooserOfOne)
-"""Where an example has one label."""
-CHOOSERS_OF_SEVERAL: tuple[str, ...] = get_args(ChooserOfSeveral)
-
 ONE_LABEL, SEVERAL_LABELS = "one_label", "several_labels"
 """The kinds of target: every example has one of several classes, or any number of labels. A file that names no kind is about the
 first."""
+
+CHOOSERS: Mapping[str, tuple[str, ...]] = {ONE_LABEL: get_args(ChooserOfOne), SEVERAL_LABELS: get_args(ChooserOfSeveral)}
+"""Kind of target -> the metrics that may choose the weights."""
 
 ProblemType = Literal["single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES: Mapping[str, ProblemType] = {ONE_LABEL: "single_label_classification", SEVERAL_LABELS: "multi_label_classification"}
@@ -102,7 +101,7 @@ class Network:
     """The one that builds, saves and loads the network; to import it brings the architecture."""
 
 
-POOLED, WINDOWED, PYRAMID = "hftl_pooled", "hftl_windowed", "hftl_pyramid"
+POOLED, WINDOWED = "hftl_pooled", "hftl_windowed"
 NETWORKS: Mapping[str, Network] = {
     "hftl_textcnn": Network("GloveTextCNNConfig", "TextCNNForSequenceClassification", "glove_modeling", "hftl.models.glove"),
     "hftl_bag": Network("GloveBagConfig", "BagOfEmbeddingsForSequenceClassification", "glove_modeling", "hftl.models.glove"),
@@ -112,7 +111,7 @@ NETWORKS: Mapping[str, Network] = {
     # timm whose head reads several levels.
     POOLED: Network("PooledConfig", "PooledForSequenceClassification", "pooling_modeling", "hftl.models.transformer"),
     WINDOWED: Network("WindowedConfig", "WindowedForSequenceClassification", "pooling_modeling", "hftl.models.transformer"),
-    PYRAMID: Network("PyramidConfig", "PyramidForImageClassification", "pyramid_modeling", "hftl.models.pyramid"),
+    "hftl_pyramid": Network("PyramidConfig", "PyramidForImageClassification", "pyramid_modeling", "hftl.models.pyramid"),
 }
 """`model_type` in config.json -> the network."""
 

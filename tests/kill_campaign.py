@@ -61,7 +61,7 @@ from hftl.sharing import card
 from hftl.sharing.verify import verify
 from hftl.training import engine, experiment, finish, open_run
 from hftl.training.checkpoint import newest_checkpoint
-from hftl.training.checks import missing
+from hftl.training.finished import missing
 from hftl.training.journal import Journal
 
 BUILD, CARD, STEP, BETWEEN = "a cache build", "the card", "a step", "between two steps"

@@ -230,7 +230,7 @@ def test_what_would_stop_a_later_stage_is_found_before_the_first(tmp_path: Path)
     with pytest.raises(RecipeError, match=r'stages\.top\.class_weights: no class "positve"\. Did you mean "positive"'):
         train(recipe, tmp_path / "run")
     with pytest.raises(
-        RecipeError, match=r"stages\.head\.unfreeze: freezes layer.3, whose weights model.reinitialize has drawn anew"
+        RecipeError, match=r"stages\.head\.unfreeze: freezes layer.3, whose weights model.reinitialize makes random"
     ):
         train(tiny_recipe("model.reinitialize=1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

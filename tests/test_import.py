@@ -75,6 +75,16 @@ def test_help_and_doctor_and_a_card_work_where_libraries_are_missing_or_broken(t
     assert json.loads(schema.stdout)["title"] == "Recipe"
 
 
+def test_a_plan_loads_no_library_that_it_does_not_need_and_leaves_the_collector_as_it_was() -> None:
+    code = """
+import gc, json, sys
+import hftl.training.planning
+names = ["matplotlib", "peft", "sklearn", "evaluate", "albumentations", "timm", "optuna"]
+print(json.dumps([[name for name in names if name in sys.modules], gc.isenabled(), gc.get_freeze_count()]))
+"""
+    assert json.loads(python(code).stdout) == [[], True, 0]
+
+
 def test_the_auto_classes_know_the_glove_families_once_the_models_are_imported() -> None:
     code = """
 import hftl

@@ -38,7 +38,7 @@ from hftl.evaluation.metrics import (
 )
 from hftl.evaluation.predictions import MOST_ROWS, Predictions, stored_label_names
 from hftl.evaluation.streaming import classification_metrics
-from hftl.names import CHOOSERS
+from hftl.names import CHOOSERS, ONE_LABEL
 
 
 def predictions_of(labels: list[int], logits: list[list[float]]) -> Predictions:
@@ -298,7 +298,7 @@ def test_an_interval_of_a_higher_level_is_made_the_same_way() -> None:
     assert interval_of(eight_of_ten, "accuracy", level=0.975) == pytest.approx([0.4476, 0.9518], abs=5e-5)
     predictions = make_predictions(CLOTHES, 300, seed=1)
     values = compute_metrics(predictions, CLOTHES)
-    for metric in CHOOSERS:
+    for metric in CHOOSERS[ONE_LABEL]:
         assert interval_of(predictions, metric, level=0.95) == pytest.approx(values[f"{metric}_interval"], rel=1e-12), metric
         (low, high), (lower, higher) = values[f"{metric}_interval"], interval_of(predictions, metric, level=0.975) or (1.0, 0.0)
         assert lower < low < high < higher, metric

@@ -30,8 +30,8 @@ from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
 from hftl.training import engine, finish, finished, open_run
-from hftl.training.checks import missing
 from hftl.training.experiment import prepare_experiment
+from hftl.training.finished import missing
 from hftl.training.origin import base_record, check_same_base
 from hftl.training.plan import plan_on_record
 from hftl.training.planning import make_plan

@@ -394,7 +394,7 @@ def reads_pictures(section: Transformer | Timm) -> bool:
     from hftl.models.checkpoint import find_checkpoint
     from hftl.models.foreign import check_folder
 
-    if isinstance(section, Timm):
+    if "text" not in section.reads:
         return True
     model_type = check_folder(find_checkpoint(section), new_head=True).get("model_type")
     names = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES

@@ -43,7 +43,7 @@ class Texts:
 
     @property
     def texts(self) -> Strings:
-        """Them alone, in their order."""
+        """The texts alone, in their order."""
         return Strings(self.dataset, "text")
 
     @property
@@ -67,7 +67,7 @@ def check_unlabelled(data: TextData | ImageData, undivided: Undivided) -> None:
     That of a published recipe ("local:NAME") is asked for where it is read.
 
     Raises:
-        DataError: it is such a one.
+        DataError: it does.
     """
     if not isinstance(data, TextData) or data.unlabelled is None or data.unlabelled.startswith(LOCAL):
         return
@@ -91,17 +91,16 @@ def read_unlabelled(data: TextData, undivided: Undivided, splits: Splits, say: S
         DataError: `data.unlabelled` is the train, validation or test split, or nothing that can be read; or no text is left of it.
     """
     held_out = _held_out(data, undivided, splits)
-    found = [_without("train", splits.train.select_columns(_columns(splits.train)), held_out)]
+    read = [_without("train", splits.train.select_columns(_columns(splits.train)), held_out)]
     if data.unlabelled is None:
-        return found
-    given = data.unlabelled
-    name = find_name(given, list(undivided.source.splits))
+        return read
+    name = find_name(data.unlabelled, list(undivided.source.splits))
     dataset = _given_rows(data, say) if name is None else _split(undivided.source, name, undivided.roles, data)
-    found.append(_without(given, dataset, held_out))
-    if not len(found[-1].dataset):
-        what = f"{given}: of {count(len(dataset), 'text')} none is left; the others are in validation or test, or empty"
+    read.append(_without(data.unlabelled, dataset, held_out))
+    if not len(read[-1].dataset):
+        what = f"{data.unlabelled}: of {count(len(dataset), 'text')} none is left; the others are in validation or test, or empty"
         raise DataError(data.source, [Problem("data.unlabelled", what, ("name texts that the recipe is not judged by",))])
-    return found
+    return read
 
 
 def read_corpus(data: TextData, say: Say) -> list[Texts]:

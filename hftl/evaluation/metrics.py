@@ -36,7 +36,7 @@ from hftl.evaluation.intervals import (
 )
 from hftl.evaluation.predictions import Predictions, check_label_names
 from hftl.evaluation.targets import Floats, Integers
-from hftl.names import CHOOSERS
+from hftl.names import CHOOSERS, ONE_LABEL
 from hftl.wording import quoted
 
 BINS = 15
@@ -53,7 +53,7 @@ MOST_RESAMPLES = 20_000
 
 def quick_metrics(predictions: Predictions) -> dict[str, float]:
     """What may choose the weights, `names.CHOOSERS`; auc where it is defined. Without intervals, for the end of each epoch."""
-    return _point_values(predictions, CHOOSERS)
+    return _point_values(predictions, CHOOSERS[ONE_LABEL])
 
 
 def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, skipped: int = 0) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hftl.evaluation.predictions import TEXT, Predictions
 from hftl.evaluation.selection import scores
 from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import verdict
-from hftl.names import CHOOSERS, HEADLINES, ONE_LABEL
+from hftl.names import HEADLINES, ONE_LABEL
 from hftl.records.metrics import Metrics, OneLabelMetrics, SplitMetrics, of_one_label
 from hftl.run import split_facts
 from hftl.wording import quoted
@@ -116,7 +116,6 @@ class OneLabel:
     # --- a split ---
 
     headline = HEADLINES[ONE_LABEL]
-    choosers = CHOOSERS
 
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """As `hftl.evaluation.metrics.quick_metrics`."""

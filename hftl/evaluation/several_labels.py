@@ -20,7 +20,7 @@ from hftl.evaluation import several_metrics
 from hftl.evaluation.predictions import Predictions, list_matrix
 from hftl.evaluation.targets import Floats, Integers, Interval, Scores, Thresholds
 from hftl.evaluation.verdict import opened, small_validation
-from hftl.names import CHOOSERS_OF_SEVERAL, HEADLINES, NO_LABEL, SEVERAL_LABELS
+from hftl.names import HEADLINES, NO_LABEL, SEVERAL_LABELS
 from hftl.records.metrics import Metrics, SeveralLabelsMetrics, SplitMetrics, f1_of, of_several_labels
 from hftl.run import several_split_facts
 from hftl.wording import quoted
@@ -42,7 +42,6 @@ class SeveralLabels:
         "has_label": pa.list_(pa.int8()),
     }
     headline = HEADLINES[SEVERAL_LABELS]
-    choosers = CHOOSERS_OF_SEVERAL
 
     # --- an example ---
 

@@ -21,7 +21,7 @@ from hftl.evaluation.intervals import LEVEL, RESAMPLES, Z, mean_interval, percen
 from hftl.evaluation.metrics import accuracy_by_size, against_the_rest, auc_interval, macro_f1, resamples_at
 from hftl.evaluation.predictions import Predictions, check_label_names
 from hftl.evaluation.targets import Floats, Integers
-from hftl.names import CHOOSERS_OF_SEVERAL, SEVERAL_LABELS
+from hftl.names import CHOOSERS, SEVERAL_LABELS
 
 
 def choose_thresholds(probabilities: Floats, labels: Integers) -> tuple[float, ...]:
@@ -52,7 +52,7 @@ def quick_metrics(predictions: Predictions) -> dict[str, float]:
     """What may choose the weights, at the thresholds that these examples choose unless they have some; auc where it is defined."""
     if predictions.thresholds is None:
         predictions = predictions.choose_thresholds()
-    values = {name: point_value(predictions, name) for name in CHOOSERS_OF_SEVERAL}
+    values = {name: point_value(predictions, name) for name in CHOOSERS[SEVERAL_LABELS]}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -89,7 +89,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
     sets, rows = np.unique(predictions.labels, axis=0, return_counts=True)
     majority = int(rows.argmax())
     intervals = {
-        **{name: interval_of(predictions, name) for name in CHOOSERS_OF_SEVERAL if name not in BOOTSTRAPPED},
+        **{name: interval_of(predictions, name) for name in CHOOSERS[SEVERAL_LABELS] if name not in BOOTSTRAPPED},
         **_bootstrap_intervals(predictions, BOOTSTRAPPED),
     }
     return {
@@ -98,7 +98,7 @@ def compute_metrics(predictions: Predictions, label_names: Sequence[str], *, ski
         "skipped": skipped,
         **{
             key: value
-            for name in CHOOSERS_OF_SEVERAL
+            for name in CHOOSERS[SEVERAL_LABELS]
             for key, value in ((name, point_value(predictions, name)), (f"{name}_interval", intervals[name]))
         },
         **({} if _areas(predictions) is not None else {"auc_undefined": "of every label all examples have it, or none"}),

@@ -15,7 +15,7 @@ import numpy as np
 
 from hftl.evaluation.metrics import POINT_VALUES
 from hftl.evaluation.predictions import Predictions
-from hftl.names import CHOOSERS
+from hftl.names import CHOOSERS, ONE_LABEL
 
 
 class PointMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
@@ -42,4 +42,4 @@ def classification_metrics(*, calibration: bool = False) -> evaluate.CombinedEva
     Feed it with ``add_batch(references=(B,), logits=(B, K))`` and end with ``compute()``. What is undefined is left out, such as an
     AUC where a class is absent.
     """
-    return evaluate.combine([PointMetric(key) for key in (POINT_VALUES if calibration else CHOOSERS)])
+    return evaluate.combine([PointMetric(key) for key in (POINT_VALUES if calibration else CHOOSERS[ONE_LABEL])])

@@ -103,9 +103,6 @@ class Target(Protocol):
     headline: str
     """The metric that a card opens with."""
 
-    choosers: tuple[str, ...]
-    """The metrics that `quick_metrics` gives."""
-
     def quick_metrics(self, predictions: Predictions) -> dict[str, float]:
         """What may choose the weights, without intervals."""
 

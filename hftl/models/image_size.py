@@ -9,7 +9,6 @@ import copy
 from typing import Any
 
 import torch
-from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hftl.models.checkpoint import MALFORMED
 from hftl.models.family import Classifier
@@ -19,10 +18,8 @@ from hftl.models.pictures import MOST_PIXELS, set_size
 def preprocessor_at(classifier: Classifier, side: int) -> Any:
     """A copy of the classifier's image processor that makes pictures of S x S pixels, and is the same in all else."""
     processor: Any = classifier.preprocessor
-    if isinstance(processor, TimmWrapperImageProcessor):
-        return TimmWrapperImageProcessor(
-            {**processor.data_config, "input_size": (processor.data_config["input_size"][0], side, side)}
-        )
+    if (config := getattr(processor, "data_config", None)) is not None:  # timm's
+        return type(processor)({**config, "input_size": (config["input_size"][0], side, side)})
     processor = copy.deepcopy(processor)
     set_size(processor, side)
     return processor

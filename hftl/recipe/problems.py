@@ -40,8 +40,8 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             union = section.model_fields[keys[-1]].annotation if section else None
             allowed = [str(word) for member in options_of(union) if member is not type(None) for word in kind_words(member)]
             tag_value = item["ctx"].get("tag")
-            guess, help = did_you_mean(str(tag_value).lower(), allowed), (f"allowed: {', '.join(allowed)}",)
-            help = (*_homes_of_word(tag_value, keys, root), *help)
+            guess = did_you_mean(str(tag_value).lower(), allowed)
+            help = (*_homes_of_word(tag_value, keys, root), f"allowed: {', '.join(allowed)}")
             if not tag_value:
                 yield Problem(f"{where}.{tag}", "missing", help)
             elif section and keys[-1] in section.choices:  # given as a word more often than by its key
@@ -56,9 +56,9 @@ def problems_of(error: ValidationError, root: type[Section]) -> Iterator[Problem
             yield Problem(where, f"a word, a section with a kind, or a number for each class name; found {item['input']!r}")
         elif item["type"] == "literal_error" and section and keys[-1] in section.model_fields:
             members = options_of(section.model_fields[keys[-1]].annotation)
-            words = list(dict.fromkeys(word for member in members for word in _words(member)))
-            guess = did_you_mean(str(item["input"]).lower(), words)
-            expected = " or ".join(filter(None, [", ".join(map(repr, words[:-1])), repr(words[-1])]))
+            *most, last = dict.fromkeys(word for member in members for word in _words(member))
+            guess = did_you_mean(str(item["input"]).lower(), [*most, last])
+            expected = " or ".join([*([", ".join(map(repr, most))] if most else []), repr(last)])
             homes = tuple(_homes_of_word(item["input"], keys, root))
             yield Problem(where, f"input should be {expected}; found {item['input']!r}{guess and '.'}{guess}", homes)
         elif item["type"] == "value_error":

@@ -12,7 +12,7 @@ from jinja2.filters import do_mark_safe as safe
 
 from hftl.facts import HUB
 from hftl.files import read_json
-from hftl.names import HEAD_AND_TAIL, NETWORKS, POOLED, PYRAMID, WINDOWED
+from hftl.names import HEAD_AND_TAIL, NETWORKS, POOLED, WINDOWED
 from hftl.recipe import LOCAL, Extra, ImageData, Pretrained, Recipe, TextData, Timm, WordVectors, local_name
 from hftl.records.data import DataRecord
 from hftl.run import RunDirectory
@@ -44,7 +44,7 @@ def local_extra(recipe: Recipe, data: DataRecord) -> dict[str, str]:
 def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any]:
     """What the model is called, and what else the lines of code in the card ask for."""
     config = read_json(run.model / "config.json") if (run.model / "config.json").is_file() else {}
-    own = NETWORKS.get(config.get("model_type", ""))
+    own = NETWORKS.get(str(config.get("model_type")))
     windowed = config.get("model_type") == WINDOWED
     network = config.get("network") or {} if windowed else config
     pooled = network.get("model_type") == POOLED
@@ -55,7 +55,7 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "architecture_module": None if own is None else own.module,
         "pooling": network.get("pooling") if pooled else None,
         "windows": config if windowed else None,
-        "levels": config.get("levels") if config.get("model_type") == PYRAMID else None,
+        "levels": config.get("levels") if own is not None else None,
         "remote_code": own is not None and "auto_map" in config,  # a copy of its code lies beside the weights
         "task": "image-classification" if isinstance(recipe.data, ImageData) else "text-classification",
         "max_length": recipe.data.max_length if isinstance(recipe.data, TextData) else None,

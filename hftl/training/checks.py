@@ -17,18 +17,15 @@ from hftl.data.loader import Samples
 from hftl.data.source import Splits
 from hftl.data.targets import targets_of
 from hftl.errors import DataError, Problem, RecipeError, RunError
-from hftl.evaluation.report import figure_names
-from hftl.evaluation.targets import target_named
 from hftl.files import PARTIAL
 from hftl.memory import ROWS
 from hftl.models.chain import UnknownGroup
 from hftl.models.image_size import why_not
 from hftl.models.recompute import check_recomputable
-from hftl.names import ONE_LABEL, SEVERAL_LABELS
+from hftl.names import CHOOSERS, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import Adafactor, Muon, Recipe, difference, refuse_secrets
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
-from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory
 from hftl.system import LOCK
 from hftl.training.checkpoint import KEPT, checkpoint_bytes
@@ -90,21 +87,20 @@ def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
         )
 
 
-def missing(run: RunDirectory) -> list[str]:
-    """What a finished run lacks of all that is drawn of its numbers, figures and card, which come last."""
-    expected = [*(run.figures / name for name in figure_names(read_metrics(run))), run.card]
-    return [path.relative_to(run.path).as_posix() for path in expected if not path.is_file()]
-
-
 def check_stages(experiment: Experiment, source: str) -> None:
-    """What would stop a later stage after hours, now: its layer groups, class weights, the validation metric, the augmentation."""
+    """Refuse now what would stop a later stage after hours.
+
+    Raises:
+        RecipeError: layer groups, class weights, losses, sizes of pictures, a metric, an augmentation or views that do not fit this
+            model or these data, all of them in one report.
+    """
     recipe, splits = experiment.recipe, experiment.splits
     problems: list[Problem] = []
     try:
         experiment.stages  # noqa: B018  # resolved here first
     except RecipeError as error:
         problems += error.problems
-    problems += _anew_and_frozen(experiment)
+    problems += _frozen_random_groups(experiment)
     target = experiment.classifier.target
     for name, stage in recipe.stages.items():
         assert not isinstance(stage.loss, str)  # it keeps the section
@@ -123,10 +119,10 @@ def check_stages(experiment: Experiment, source: str) -> None:
             for stage in experiment.stages
             if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
         ]
-    if recipe.run.metric not in (known := target_named(target).choosers):
+    if recipe.run.metric not in CHOOSERS[target]:
         wanted, given = ("one label", "several") if target == SEVERAL_LABELS else ("several labels", "one each")
         what = f'"{recipe.run.metric}" is a metric of {wanted} an example, and these examples have {given}'
-        problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(known)}",)))
+        problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(CHOOSERS[target])}",)))
     of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
     if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
         names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
@@ -149,28 +145,28 @@ def check_stages(experiment: Experiment, source: str) -> None:
         raise RecipeError(source, problems)
 
 
-def _anew_and_frozen(experiment: Experiment) -> Iterator[Problem]:
-    """What the first stage freezes, also under adapters, of the groups that begin with random weights: noise would go through."""
+def _frozen_random_groups(experiment: Experiment) -> Iterator[Problem]:
+    """Groups with random weights that the first stage freezes, also under adapters: what is above them would learn from noise."""
     (name, stage), chain = next(iter(experiment.recipe.stages.items())), experiment.classifier.chain
-    anew = experiment.classifier.facts.get("reinitialized", ())
-    if stage.lora is not None and (anew or not experiment.classifier.facts.get("pretrained", True)):
+    random = experiment.classifier.facts.get("reinitialized", ())
+    if stage.lora is not None and (random or not experiment.classifier.facts.get("pretrained", True)):
         what = (
             "adapters go beside weights that are random, by model.reinitialize or without pretraining: they would learn from noise"
         )
         yield Problem(f"stages.{name}.lora", what, ("train these layers themselves in a stage before this one, or leave lora out",))
         return
     try:
-        frozen = [group for group in anew if group not in chain.select(stage.unfreeze)]
+        frozen = [group for group in random if group not in chain.select(stage.unfreeze)]
     except UnknownGroup:  # reported already
         return
     if frozen:
-        what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize has drawn anew: what is above would learn from noise"
-        help = f'let it train "last {len(anew)}" or more, or leave model.reinitialize out'
+        what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize makes random: what is above would learn from noise"
+        help = f'let it train "last {len(random)}" or more, or leave model.reinitialize out'
         yield Problem(f"stages.{name}.unfreeze", what, (help,))
 
 
 def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
-    """Whether anything is random in what the model makes of an example in a stage's training."""
+    """Whether two passes of an example differ in a stage's training, as by dropout."""
     model, chain = stage.copy_of(experiment.classifier.model, experiment.classifier.chain)
     # Many rows: of two small ones dropout may leave everything in.
     inputs = {name: torch.cat([tensor] * 8) for name, tensor in two_examples(experiment).items()}

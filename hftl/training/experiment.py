@@ -54,14 +54,14 @@ class Experiment:
     asked: Recipe
     """The recipe as it was given, with the same facts: recipe.yaml has it. A continued run's own has commits for its branches."""
     said_of_facts: tuple[str, ...] = ()
-    """What there is to say about the others."""
+    """Lines about the facts that do not hold, for people."""
 
     @cached_property
     def samples(self) -> dict[str, Samples]:
         """Training and validation split as the model takes them."""
-        given = {"train": self.splits.train, "validation": self.splits.validation}
         return {
-            split: make_samples(self.recipe, self.classifier, dataset, train=split == "train") for split, dataset in given.items()
+            "train": make_samples(self.recipe, self.classifier, self.splits.train, train=True),
+            "validation": make_samples(self.recipe, self.classifier, self.splits.validation, train=False),
         }
 
     def training_samples(self, stage: ResolvedStage) -> Samples:
@@ -75,7 +75,7 @@ class Experiment:
 
     @cached_property
     def samples_at(self) -> dict[int, Samples]:
-        """Training pictures of other sizes than that of evaluation, as far as a stage has asked for them."""
+        """Side in pixels -> training pictures of that size; `training_samples` adds those that a stage asks for."""
         return {}
 
     @cached_property
@@ -101,7 +101,7 @@ class Experiment:
 
     @cached_property
     def forward_at(self) -> dict[int, dict[str, int]]:
-        """What `forward_of` has counted."""
+        """Side in pixels -> `forward` of pictures of that size; `forward_of` adds those that it counts."""
         return {}
 
     def adapters_of(self, stage: ResolvedStage) -> dict[str, int]:
@@ -118,7 +118,7 @@ class Experiment:
         return step_flops(self.forward_of(stage), stage.trains, adapters=self.adapters_of(stage))
 
     def training_boundary(self, stage: ResolvedStage) -> Boundary | None:
-        """The boundary of a stage as its training examples pass it; None: there is none, or it cannot be told."""
+        """The boundary of a stage at the size of its training examples; None: it has none, or none is known."""
         boundary = self.boundaries.get(stage.name)
         if not isinstance(boundary, Boundary):
             return None
@@ -141,31 +141,31 @@ class Experiment:
 
     @cached_property
     def boundaries(self) -> dict[str, Boundary | NotSeparable]:
-        """For each stage with a frozen prefix that computes anything where it ends, or why that cannot be told."""
+        """The boundary of each stage whose frozen layers compute anything, or why none is known."""
         model, chain = self.classifier.model, self.classifier.chain
-        found: dict[str, Boundary | NotSeparable] = {}
+        boundaries: dict[str, Boundary | NotSeparable] = {}
         inputs = two_examples(self)
         for stage in self.stages:
             prefix = chain.names[: chain.names.index(stage.trains[0])]
-            if sum(self.forward[group] for group in prefix):  # looking words up costs less than reading what was found
+            if sum(self.forward[group] for group in prefix):  # a lookup of words costs less than reading what it gave
                 if stage.trains not in self.boundary_below:
                     train_mode(model, chain, stage.trains)
                     try:
                         self.boundary_below[stage.trains] = find_boundary(model, chain, stage.trains, inputs)
                     except NotSeparable as error:
                         self.boundary_below[stage.trains] = error
-                found[stage.name] = self.boundary_below[stage.trains]
+                boundaries[stage.name] = self.boundary_below[stage.trains]
         model.eval()  # type: ignore[no-untyped-call]
-        return found
+        return boundaries
 
     @cached_property
     def boundary_below(self) -> dict[tuple[str, ...], Boundary | NotSeparable]:
-        """What was learned so far of stages that train these groups."""
+        """Training groups -> the boundary below them; `boundaries` adds those of its stages."""
         return {}
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """What the model was started from, see `hftl.training.origin.base_record`; asked for before anything is trained."""
+        """What the model starts from, see `hftl.training.origin.base_record`; to be read before anything is trained."""
         return base_record(self.classifier)
 
     @cached_property
@@ -180,11 +180,11 @@ class Experiment:
     def with_stages(self, recipe: Recipe) -> Experiment:
         """The same data and the same model for a recipe that differs in its stages and how it is run, by another name.
 
-        What has been made of the data stays: a study reads, checks and tokenises them once for all trials that share them.
+        What was computed of data and model stays: a study reads, checks and tokenises the data once for all trials that share them.
         """
         settled, said = settle(recipe, _provenance(self.splits, self.classifier))
         other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
-        made = (
+        shared = (  # what depends on data and model alone
             "samples",
             "samples_at",
             "typical",
@@ -193,8 +193,8 @@ class Experiment:
             "boundary_below",
             "base",
             "findings",
-        )  # of what depends on data and model alone
-        vars(other).update({name: vars(self)[name] for name in made if name in vars(self)})
+        )
+        vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
 
 
@@ -202,7 +202,7 @@ def read_data(recipe: Recipe) -> Undivided:
     """Read and check a recipe's source.
 
     Raises:
-        DataError, RecipeError: it cannot be used, or lies on another machine; or `data.unlabelled` is nothing.
+        DataError, RecipeError: it cannot be used, or lies on another machine; or `data.unlabelled` names nothing.
     """
     check_places(recipe)
     disable_progress_bars()  # of datasets: the run's own lines say what happens
@@ -318,7 +318,7 @@ def facts(experiment: Experiment, samples: Samples) -> dict[str, Any]:
 
 
 def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
-    """What is worth knowing about the data of a run; `samples` are those of its splits that were made already.
+    """What is worth knowing about the data of a run; `samples` are those of the splits whose samples exist already.
 
     Raises:
         DataError: nearly every token of the training texts is unknown to the model.
@@ -327,17 +327,17 @@ def audit(experiment: Experiment, samples: Mapping[str, Samples]) -> Audit:
     datasets: dict[Role, Dataset] = {"train": splits.train, "validation": splits.validation}
     if splits.test is not None:
         datasets["test"] = splits.test
-    made = {role: samples[role] for role in datasets if role in samples}
-    reading = content_of(recipe.data).reading(datasets, made, classifier.preprocessor, seed=recipe.run.seed)
+    existing = {role: samples[role] for role in datasets if role in samples}
+    reading = content_of(recipe.data).reading(datasets, existing, classifier.preprocessor, seed=recipe.run.seed)
     lengths = reading.lengths
-    found = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=reading.tokens)
+    report = audit_splits(splits, lengths=lengths, vocabulary=classifier.facts.get("vocabulary"), tokens=reading.tokens)
     if lengths and lengths["train"]["share_unknown"] >= NOTHING_KNOWN:
-        script = found.unknown_script()
+        script = report.unknown_script()
         mostly = f", mostly {script}" if script else ""
         what = f"{100 * lengths['train']['share_unknown']:.1f} % of the tokens are unknown to the model{mostly}"
-        help = ("nothing can be learned from texts that all look the same to it", found.way_out())
+        help = ("nothing can be learned from texts that all look the same to it", report.way_out())
         raise DataError(recipe.data.source, [Problem('split "train"', what, help)])
-    return found
+    return report
 
 
 @torch.inference_mode()

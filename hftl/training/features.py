@@ -1,8 +1,8 @@
 """Frozen features: what a recipe's model, as it came, makes of every example; computed once, and kept in the cache.
 
-Of a text the last hidden states: their mean over the real tokens, and that of the first one; of a text that is read in windows the
-mean of these over its windows. Of a picture the last map: its mean
-over all places, and of a network with a class token that token. A feature is float32, whatever number format computed it.
+Of a text: the mean of the last hidden states over the real tokens, and the last hidden state of the first one; of a text that is
+read in windows the mean of these over its windows. Of a picture: the mean of the last map over all places, and the class token of
+a network that has one. A feature is float32, whatever number format computed it.
 
 Shapes: B examples, T tokens, D features.
 """
@@ -36,7 +36,7 @@ def frozen_features(
 ) -> dict[str, NDArray[np.float32]]:
     """Each kind of features of every sample, (N, D); a picture's network without a class token has the mean alone.
 
-    The model is the experiment's, at the weights that it has now. A process alone.
+    The model is the experiment's, with the weights that it has now. For one process alone.
 
     Raises:
         HftlError: a sample cannot be read any more.
@@ -92,7 +92,7 @@ def _compute(
 
 
 def pooled(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What a batch has at the end of the network's body, each kind of it: (B, kinds, D), of a picture without a class token one."""
+    """Each kind of features of a batch: (B, kinds, D); of pictures without a class token there is one kind, the mean."""
     if "pixel_values" in inputs and not hasattr(model, "timm_model"):
         last = model(**inputs, output_hidden_states=True).hidden_states[-1]
         if last.ndim == 4:  # a map

@@ -24,7 +24,7 @@ from hftl.records.metrics import read_metrics
 from hftl.records.openings import read_openings
 from hftl.run import RunDirectory, check_sealed, remove_partial
 from hftl.training.baseline import run_beside
-from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, missing, other_precision
+from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, other_precision
 from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator, process_state
@@ -33,6 +33,12 @@ from hftl.training.sessions import record_versions
 from hftl.training.together import main_first
 
 log = logging.getLogger(__name__)
+
+
+def missing(run: RunDirectory) -> list[str]:
+    """What a finished run lacks of all that is drawn of its numbers, figures and card, which come last."""
+    expected = [*(run.figures / name for name in figure_names(read_metrics(run))), run.card]
+    return [path.relative_to(run.path).as_posix() for path in expected if not path.is_file()]
 
 
 def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object]) -> None:

@@ -77,7 +77,7 @@ def _padding_share(experiment: Experiment, device: torch.device) -> float | None
 
 
 def _run_remarks(experiment: Experiment, precision: str) -> Iterator[str]:
-    """What there is to say of the whole run: how it chooses, what it trains on, what it costs beside the stages."""
+    """Lines about the whole run: how it chooses its weights, what it trains on, what it costs beside the stages."""
     recipe = experiment.recipe
     if experiment.classifier.target == SEVERAL_LABELS and recipe.run.metric == "accuracy":
         yield (
@@ -107,7 +107,7 @@ def _run_remarks(experiment: Experiment, precision: str) -> Iterator[str]:
 
 
 def _recomputing(experiment: Experiment) -> Iterator[str]:
-    """For each stage what its layers keep of an example for the backward pass, with and without gradient checkpointing."""
+    """A line for each stage: what its layers keep of an example for the backward pass, with and without gradient checkpointing."""
     classifier, inputs = experiment.classifier, two_examples(experiment)
     for stage in experiment.stages:
         now, otherwise = (
@@ -124,7 +124,7 @@ def _recomputing(experiment: Experiment) -> Iterator[str]:
 
 
 def _stage_remarks(experiment: Experiment, stage: ResolvedStage) -> Iterator[str]:
-    """What a stage does by adapters, what for rare classes, with its numbers, and what a loss of two passes costs."""
+    """Lines about a stage: what it does by adapters and for rare classes, with its numbers, and what a loss of two passes costs."""
     asked, names = experiment.recipe.stages[stage.name], experiment.splits.label_names
 
     def ends(values: Sequence[float]) -> str:
@@ -162,7 +162,7 @@ def _stage_remarks(experiment: Experiment, stage: ResolvedStage) -> Iterator[str
 
 
 def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, CachedPrefix], list[str]]:
-    """For each stage what it keeps of its frozen prefix; and for those that could and do not, why."""
+    """What each stage keeps of its frozen prefix; and a line about each that could keep it and does not, with the reason."""
     recipe, lengths = experiment.recipe, experiment.typical.lengths
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return {}, ["Under FSDP, which keeps a model in pieces, frozen layers are computed in every epoch."]

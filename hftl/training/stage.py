@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
-from transformers import get_scheduler
 
 from hftl.models.chain import HEAD, Chain
 from hftl.recipe import (
@@ -315,6 +314,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, *, steps
     def after_warmup(factor: Callable[[int], float], *, share: float) -> LRScheduler:
         warmup = round(share * steps)
         return LambdaLR(optimizer, lambda step: step / warmup if step < warmup else factor(step))
+
+    from transformers import get_scheduler  # brings peft, if it is installed: most of a second that a plan does not need
 
     match schedule:
         case ConstantSchedule():

@@ -62,7 +62,7 @@ class VectorSettings(Section):
     """How texts in scripts without spaces are cut. None: as the recipe's `model.segmentation` says, else "auto"."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Positive | None = None
-    """Of the computation. None: one a core. GloVe gives the same vectors with any number, the others with one alone."""
+    """Threads that compute. None: one a core. GloVe gives the same vectors with any number, the others with one alone."""
 
     @classmethod
     def _title(cls, values: Any) -> str:
@@ -94,7 +94,7 @@ class LearnedVectors:
         return [self.words[other] for other in found if other != row][:number]
 
     def look(self) -> Iterator[str]:
-        """Lines about what was learned: neighbours of frequent words, and analogies of which all words are there."""
+        """Lines about the vectors: the nearest words of frequent ones, and the analogies whose words all have a vector."""
         shown = [word for word in self.words if len(word) > 3 or not word.isascii()]
         yield "nearest words:"
         # Of the very frequent ones every text is full, and their neighbours say little.
