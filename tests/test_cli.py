@@ -164,8 +164,9 @@ def test_a_long_list_of_labels_takes_lines_and_is_not_cut() -> None:
     labels = ", ".join(f"emotion{number}" for number in range(12))
     answers = [(label, 0.5, "a text " * 30) for label in (labels, "joy")]
     console = Console(width=80, file=io.StringIO())
-    console.print(_answers(answers))
+    console.print(_answers(answers, several=True))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.split()[:6] == ["probability", "labels", "of", "the", "set", "input"]
     assert all(f"emotion{number}" in printed for number in range(12)) and "a text" in printed
     assert max(map(len, printed.splitlines())) <= 80 and "joy " in printed
 

@@ -210,7 +210,7 @@ def _answers(rows: Sequence[tuple[str, float, str]], *, several: bool = False) -
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     longest = max(len(plain(label)) for label, *_ in rows)
     table.add_column("labels" if several else "label", overflow="fold", min_width=min(longest, 32), max_width=48)
-    table.add_column("probability of the set" if several else "probability", justify="right", no_wrap=True)
+    table.add_column("probability\nof the set" if several else "probability", justify="right", no_wrap=True)
     table.add_column("input", overflow="ellipsis", no_wrap=True, ratio=1)
     for label, probability, given in rows:
         table.add_row(plain(label), f"{probability:.3f}", plain(given))

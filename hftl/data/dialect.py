@@ -36,7 +36,7 @@ def lines_of(text: str) -> list[str]:
 
 @dataclass
 class Rows:
-    """A table of texts as it was read, with those of the wanted columns that it has."""
+    """The texts of a table, in those of the wanted columns that it has."""
 
     header: list[str] = field(default_factory=list)
     count: int = 0
@@ -47,7 +47,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A table of texts, all of its columns, of which some rows at a time are made."""
+    """A table of texts with all of its columns, read some rows at a time."""
 
     header: list[str]
     remarks: list[str]
@@ -109,9 +109,9 @@ def read_rows(
 def open_rows(
     file: Path, text: str, problems: list[Problem], *, wanted: Sequence[str], delimiter: str | None = None, at_once: int
 ) -> Blocks:
-    """All columns of such a file, `at_once` rows at a time: they are made of its text as often as they are asked for, and not kept.
+    """All columns of such a file, `at_once` rows at a time; its text is parsed anew each time they are read, and no row is kept.
 
-    Everything is looked at once before; `wanted` are columns whose names may have spaces around them in the header.
+    The whole file is checked once before. `wanted` are columns whose names may have spaces around them in the header.
     """
     parsed, remarks = _parse(file, text, problems, wanted=wanted, label=None, delimiter=delimiter, keep=False)
     header = parsed.check(file, problems, wanted)
@@ -141,7 +141,7 @@ def _parse(
     delimiter: str | None,
     keep: bool,
 ) -> tuple[_Parsed, list[str]]:
-    """The reading of a text that is its own, with a problem where nobody can tell; and what is worth knowing about it."""
+    """The right reading of a text, with a problem where it is not clear which one that is; and what is worth knowing about it."""
     ending = str(table_ending(file.name))
     separator = separator_of(_first_line(text), ending, wanted, delimiter)
     remarks = []
@@ -185,7 +185,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 class _Parsed:
-    """One reading of a text: with quotes, or with quotation marks as letters; its rows where they are to be kept."""
+    """One reading of a text: with quotes, or with quotation marks as letters; its rows where `keep`."""
 
     def __init__(self, text: str, separator: str, quoting: int, *, keep: bool) -> None:
         self.separator, self.quoting = separator, quoting
@@ -193,7 +193,7 @@ class _Parsed:
         self.rows: list[list[str]] = []
         self.ragged: list[str] = []
         self.error: tuple[int, str] | None = None
-        """The line where a row begins that is no CSV, and why."""
+        """The first line of a row that is no CSV, and why it is none."""
         self.spanning: list[tuple[int, int]] = []
         """First and last line of each row that goes over several."""
         reader = csv.reader(_lines(text), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
@@ -219,7 +219,7 @@ class _Parsed:
         return bool(self.error or self.ragged)
 
     def check(self, file: Path, problems: list[Problem], wanted: Sequence[str]) -> list[str]:
-        """Say what is wrong; the header, with the names that are asked for."""
+        """Add what is wrong to the problems, and return the header, with the names in `wanted`."""
         header, separator = _as_asked(self.header, wanted), self.separator
         if self.error is not None:
             line, why = self.error

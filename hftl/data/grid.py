@@ -54,7 +54,7 @@ def write_grid(samples: ImageSamples, path: str | Path, *, rows: int = 4, views:
 def write_mixed(
     samples: ImageSamples, path: str | Path, *, mix: Mix, batch_size: int, seed: int, epoch: int, rows: int = 3, columns: int = 6
 ) -> None:
-    """A PNG of the first step that is mixed: some of its pictures as the model gets them, and below each of whom it is made.
+    """A PNG of the first step that is mixed: some of its pictures as the model gets them, and below each the labels in it.
 
     Args:
         batch_size: pictures of a step, over all processes.

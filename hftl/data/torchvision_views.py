@@ -21,7 +21,7 @@ from torchvision.transforms import InterpolationMode, v2
 from hftl.recipe import AugMix, Policy, RandAugment, TrivialAugment
 
 _BILINEAR = InterpolationMode.BILINEAR
-_FILL = [124, 116, 104]  # what a shift or a turn lays bare: the mean of ImageNet's pictures, as the papers have grey
+_FILL = [124, 116, 104]  # of places that a shift or a rotation leaves empty: ImageNet's mean colour, where the papers have grey
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TorchvisionViews:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs too
         try:
-            # A copy: the picture lies in a file, where nothing may be written. As it lies in memory, colours last: half the time.
+            # A copy, since the picture is a read-only map of a file; with the colours last in memory, which takes half the time.
             view = self._transforms(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
         finally:
             torch.set_rng_state(before)

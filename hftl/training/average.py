@@ -42,7 +42,7 @@ class _Mean:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The mean where the weights are, and the weights where the mean is."""
+        """Within it the model has the mean as its weights; after it, its own weights again."""
         self._exchange()
         try:
             yield
@@ -58,13 +58,13 @@ class _Mean:
         self._in_place = not self._in_place
 
     def save(self, folder: Path) -> None:
-        """Write the mean into a checkpoint; of one that is written during an evaluation, that the two have changed places."""
+        """Write the mean into a checkpoint, and whether mean and weights have changed places, as they have during an evaluation."""
         tensors, facts = self._state()
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, folder / FILE, metadata={FACTS: json.dumps({"in_place": self._in_place, **facts})})
 
     def load(self, folder: Path) -> None:
-        """Put back what `save` wrote, once the weights of the same checkpoint are: each where it belongs."""
+        """Read what `save` wrote, after the weights of the same checkpoint were read."""
         with safe_open(folder / FILE, "pt") as stream:
             names, facts = list(stream.keys()), json.loads(stream.metadata()[FACTS])
             self._put_back({name: stream.get_tensor(name) for name in names}, facts)
@@ -103,9 +103,9 @@ class WeightAverage(_Mean):
 
 
 def share_of_step(average: EMA | SWA, step: int, *, epochs: int, steps_per_epoch: int) -> float:
-    """How much of the mean a step's weights are; `step` is counted over the stage, from 1. 0: the mean stays as it is.
+    """The share of a step's weights in the mean; `step` is counted over the stage, from 1. 0: the mean stays as it is.
 
-    EMA's is timm's (`ModelEmaV3` with `use_warmup`): the first step takes the place of what the stage began with, and the second
+    EMA's is timm's (`ModelEmaV3` with `use_warmup`): the first step replaces the weights that the stage began with, and the second
     has ``2 ** (-2 / 3)``, or 0.63. SWA, of the last 2 of 4 epochs: 1 at the ends of the first three, then 1/2.
     """
     match average:
@@ -121,7 +121,7 @@ Rank = tuple[float, float]
 
 
 class Ranked(Protocol):
-    """What an evaluation gives."""
+    """The result of an evaluation."""
 
     @property
     def rank(self) -> Rank: ...
@@ -131,7 +131,7 @@ Judged = TypeVar("Judged", bound=Ranked)
 
 
 class WeightSoup(_Mean):
-    """The best epochs of a stage, on the CPU, of which its end makes the mean that validation likes best."""
+    """The best epochs of a stage, on the CPU; at the stage's end the mean of those whose mean is best on validation is made."""
 
     def __init__(self, soup: Soup, trained: Sequence[torch.Tensor]) -> None:
         super().__init__(trained)
@@ -147,10 +147,10 @@ class WeightSoup(_Mean):
         return sorted(self._epochs, key=lambda epoch: (self._epochs[epoch][0], -epoch), reverse=True)
 
     def cook(self, judge: Callable[[], Judged]) -> tuple[tuple[int, ...], Judged] | None:
-        """The greedy soup: the epochs of which the weights are the mean, and what `judge` says of it; None: of one epoch alone.
+        """The greedy soup: its epochs, and the result of `judge` for their mean; None: it has one epoch alone.
 
-        It begins with the best epoch. The others are tried one by one, the better before the worse; one stays where the mean with
-        it is no worse than without. `judge` is called while the mean to be tried is in place.
+        It begins with the best epoch. The others are tried one by one, the better before the worse; an epoch joins where the mean
+        with it is no worse than without. `judge` is called while the model has the mean to be tried as its weights.
         """
         best, *others = self._best_first()
         chosen: tuple[int, ...] = (best,)
@@ -164,7 +164,7 @@ class WeightSoup(_Mean):
 
     @contextmanager
     def of(self, *epochs: int) -> Iterator[None]:
-        """The mean of these epochs where the weights are."""
+        """Within it the model has the mean of these epochs as its weights."""
         for place, mean in enumerate(self._mean):
             stacked = torch.stack([self._epochs[epoch][1][place] for epoch in epochs])
             mean.copy_(stacked.mean(dim=0) if mean.is_floating_point() else stacked[0])

@@ -17,11 +17,11 @@ from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import make_schedule
 
 MOST_POINTS = 2_000
-"""Of a stage in the figure, which is not as many pixels wide."""
+"""Steps of a stage that the figure shows at the most; it has fewer pixels across."""
 
 
 def rates_of_stage(stage: ResolvedStage) -> Iterator[dict[str, float]]:
-    """Layer group -> its rate, for each step of the stage, should it not stop early, nor a plateau come."""
+    """Layer group -> its rate, for each step of the stage, as if it did not stop early and reached no plateau."""
     groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in stage.rates.values()]
     optimizer = torch.optim.SGD(groups, lr=stage.lr)
     schedule = make_schedule(optimizer, stage.schedule, steps=stage.steps, steps_per_epoch=stage.steps_per_epoch)
@@ -32,7 +32,7 @@ def rates_of_stage(stage: ResolvedStage) -> Iterator[dict[str, float]]:
 
 
 def rates_of_run(stages: Sequence[ResolvedStage]) -> list[Mapping[str, Any]]:
-    """{"step", "stage", "lr"} as the lines of a history have them; of a long stage not of every step."""
+    """{"step", "stage", "lr"} as the lines of a history have them; a long stage leaves steps out."""
     lines: list[Mapping[str, Any]] = []
     before = 0
     for stage in stages:
@@ -45,7 +45,7 @@ def rates_of_run(stages: Sequence[ResolvedStage]) -> list[Mapping[str, Any]]:
 
 
 def draw_rates(stages: Sequence[ResolvedStage], path: Path) -> str:
-    """Draw the rates of a run into a PNG; a line that says what it shows."""
+    """Draw the rates of a run into a PNG, and return a line that says what it shows."""
     save_figure(rates_figure(rates_of_run(stages)), path)
     on_plateaus = [stage.name for stage in stages if isinstance(stage.schedule, PlateauSchedule)]
     as_if = f" (of {', '.join(on_plateaus)} as if every epoch were better)" if on_plateaus else ""
