@@ -239,26 +239,39 @@ def test_both_kinds_of_model_load_the_checkpoint(whole: Pretrained) -> None:
     ]
 
 
-def test_a_run_that_is_stopped_between_steps_ends_with_the_same_bytes(
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is done any more, and what is on the disk is all that is left."""
+
+
+def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bytes(
     whole: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, sessions = pretraining.take_step, 0
+    take, write, sessions = pretraining.take_step, pretraining.write_json, 0
 
-    def stopped(training: Any, step: int) -> float:
+    def interrupted(training: Any, step: int) -> float:
+        if (step, sessions) == (3, 2):
+            raise Killed
         loss = take(training, step)
-        if step in (1, 2):  # of 6, from 0; an epoch has 3 or 4
+        if (step, sessions) == (1, 1):
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
-    monkeypatch.setattr(pretraining, "take_step", stopped)
+    def killed_at_the_end(path: Path, value: Any) -> None:
+        if sessions == 3:
+            raise Killed
+        write(path, value)
+
+    monkeypatch.setattr(pretraining, "take_step", interrupted)
+    monkeypatch.setattr(pretraining, "write_json", killed_at_the_end)
     while not (tmp_path / "run" / "provenance.json").is_file():
         sessions += 1
-        with suppress(Stopped):
-            run(tmp_path / "run", resume=sessions > 1)
-    assert sessions == 3
+        with suppress(Stopped, Killed):
+            run(tmp_path / "run", "run.checkpoint_minutes=0", resume=sessions > 1)  # a checkpoint after each of the 6 steps
+    assert sessions == 4
     assert weights(tmp_path / "run") == weights(whole.path)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in whole.path.iterdir())
     ours, theirs = (facts_of(folder) for folder in (tmp_path / "run", whole.path))
-    assert ours["held_out"] == theirs["held_out"] and ours["curve"] == theirs["curve"] and ours["sessions"] == 3
+    assert ours["held_out"] == theirs["held_out"] and ours["curve"] == theirs["curve"] and ours["sessions"] == 4
 
 
 def test_what_was_begun_goes_on_as_itself_alone_and_nothing_is_written_over(whole: Pretrained, tmp_path: Path) -> None:
