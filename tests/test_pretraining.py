@@ -34,6 +34,7 @@ import hftl
 from hftl.data.masked_text import BEGINS, CONTINUES, SPECIAL, choose_words, pack
 from hftl.data.unlabelled import Texts, hold_out
 from hftl.errors import RecipeError, RunError
+from hftl.files import write_json
 from hftl.models import masked_lm
 from hftl.recipe import Recipe, Stage, TextCNN, Transformer, override
 from hftl.samples import BERT_NANO
@@ -108,7 +109,7 @@ def byte_pairs() -> PreTrainedTokenizerFast:
     letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", sep_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", sep_token="</s>", pad_token="<pad>")  # type: ignore[no-untyped-call]
 
 
 def sentence_pieces() -> PreTrainedTokenizerFast:
@@ -116,14 +117,14 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
     pieces = [("<unk>", 0.0), *((piece, -1.0) for piece in ("▁", "▁go", "od", "▁film", "s", "bad"))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", sep_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", sep_token="</s>", unk_token="<unk>")  # type: ignore[no-untyped-call]
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
     vocabulary = {name: n for n, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "go", "##od", "film", "##s"])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", sep_token="[SEP]", unk_token="[UNK]")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", sep_token="[SEP]", unk_token="[UNK]")  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_the_head_is_computed_at_the_masked_places_alone_with_the_same_logits_an
         model_type, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, **settings
     )
     torch.manual_seed(0)
-    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(BERT_NANO).save_pretrained(tmp_path)
     built = masked_lm.build(Transformer(checkpoint=str(tmp_path)), length=16)
     assert built.facts["head"] == "at masked places" and not built.facts["new_parameters"]
@@ -246,7 +247,7 @@ class Killed(BaseException):
 def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bytes(
     whole: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, write, sessions = pretraining.take_step, pretraining.write_json, 0
+    take, sessions = pretraining.take_step, 0
 
     def interrupted(training: Any, step: int) -> float:
         if (step, sessions) == (3, 2):
@@ -259,10 +260,10 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bytes(
     def killed_at_the_end(path: Path, value: Any) -> None:
         if sessions == 3:
             raise Killed
-        write(path, value)
+        write_json(path, value)
 
     monkeypatch.setattr(pretraining, "take_step", interrupted)
-    monkeypatch.setattr(pretraining, "write_json", killed_at_the_end)
+    monkeypatch.setattr("hftl.training.pretraining.write_json", killed_at_the_end)
     while not (tmp_path / "run" / "provenance.json").is_file():
         sessions += 1
         with suppress(Stopped, Killed):
@@ -283,8 +284,13 @@ def test_what_was_begun_goes_on_as_itself_alone_and_nothing_is_written_over(whol
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(RunError, match="is not empty"):
         run(tmp_path / "other")
+
+    def stopped(training: Any, step: int) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(pretraining, "take_step", lambda training, step: os.kill(os.getpid(), signal.SIGTERM) or 1.0)
+        patched.setattr(pretraining, "take_step", stopped)
         run(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
     with pytest.raises(RunError, match="was begun and stopped"):
@@ -343,7 +349,7 @@ def test_an_architecture_without_weights_is_pretrained_from_random_ones(tmp_path
 def test_the_layer_over_the_first_token_stays_as_it_came(tmp_path: Path) -> None:
     config = AutoConfig.for_model("bert", **SMALL, pad_token_id=0, max_position_embeddings=32)
     torch.manual_seed(0)
-    before = AutoModel.from_config(config)
+    before = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     before.save_pretrained(tmp_path / "encoder")
     AutoTokenizer.from_pretrained(BERT_NANO).save_pretrained(tmp_path / "encoder")
     lines = list[str]()
@@ -402,7 +408,7 @@ def without_a_mask(folder: Path) -> Path:
     AutoConfig.for_model("bert", **SMALL, pad_token_id=0).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "film": 2, "good": 3, "bad": 4}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)  # type: ignore[no-untyped-call]
     return folder
 
 
