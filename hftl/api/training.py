@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hftl.data.audit import Audit
     from hftl.doctor import Check
     from hftl.training.plan import Plan
-    from hftl.training.pretraining import Pretrained, PretrainingPlan, PretrainSettings
+    from hftl.training.pretraining import Pretrained, PretrainingPlan
+    from hftl.training.pretraining_task import PretrainSettings
     from hftl.training.word_vectors import LearnedVectors
 
 # --- before training ----------------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def plan_pretraining(
 
 
 def _pretraining(**settings: Any) -> PretrainSettings:
-    from hftl.training.pretraining import PretrainSettings
+    from hftl.training.pretraining_task import PretrainSettings
 
     return PretrainSettings(**settings)
 

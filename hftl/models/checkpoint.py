@@ -30,7 +30,10 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from hftl.errors import RecipeError, RunError, printable
+from hftl.files import fingerprint
 from hftl.recipe import Timm, Transformer
+from hftl.records.data import FurtherPretrained
+from hftl.records.pretraining import FILE, read_pretraining
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -180,6 +183,38 @@ def stored_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
                 tensors += 1
                 numbers += math.prod(opened.get_slice(name).get_shape())
     return tensors, numbers
+
+
+def pretraining(checkpoint: Checkpoint) -> FurtherPretrained | None:
+    """How a checkpoint was pretrained further, where `hftl pretrain` has made it.
+
+    Raises:
+        RecipeError: its provenance.json cannot be read, or is about other weights.
+    """
+    file = checkpoint.file_or_none(FILE)
+    if file is None:
+        return None
+    try:
+        found = read_pretraining(file)
+    except RunError as error:
+        raise checkpoint.refused(f"has a {FILE} that cannot be read", error) from None
+    if found is None:
+        return None
+    weights, base, measured = checkpoint.weights(), found["base"], found["held_out"]
+    if not weights or fingerprint(weights[0]) != found["file"] or not measured:
+        what = f"has a {FILE} that says how other weights were pretrained"
+        raise checkpoint.refused(what, None, f"Where they were changed since, take {FILE} out of the folder.")
+    return {
+        "base": base["checkpoint"],
+        "revision": base["revision"],
+        "from_random": not base["pretrained"],
+        "texts": sum(some["texts"] for some in found["texts"]),
+        "names": [f"{some['name']} {some['texts']:,}" for some in found["texts"]],
+        "steps": found["steps"],
+        "tokens": found["tokens"],
+        "losses": [measured[0]["loss"], measured[-1]["loss"]],
+        "sha256": found["file"]["sha256"],
+    }
 
 
 @dataclass(frozen=True)

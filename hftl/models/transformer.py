@@ -43,6 +43,7 @@ from hftl.models.checkpoint import (
     Understood,
     Written,
     find_checkpoint,
+    pretraining,
     quiet_loading,
     refused,
     run_error,
@@ -59,6 +60,7 @@ from hftl.models.pooling_modeling import (
 )
 from hftl.names import CODE_SETTINGS, ONE_LABEL, POOLED, PROBLEM_TYPES, WINDOWED
 from hftl.recipe import ImageData, Recipe, Transformer, Windows
+from hftl.records.data import pretrained_further
 from hftl.wording import listed
 
 # A tokenizer whose files are missing is built empty by transformers: its special tokens and up to two stray pieces.
@@ -126,6 +128,9 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
         if spec.head_dropout is not None:
             set_head_dropout(model, layers, spec.head_dropout)
         remarks = [*attend_to_all(model), *check_answers(tokenizer, model, output)]
+    further = pretraining(checkpoint) if spec.pretrained else None
+    if further is not None:
+        remarks.append(f"The checkpoint was {pretrained_further(further)}.")
     if spec.pretrained and not same_labels:
         missing |= draw_anew(model, output)
     if windows is not None:
@@ -138,6 +143,7 @@ def build(spec: Transformer, label_names: Sequence[str], *, windows: Windows | N
         "pretrained": spec.pretrained,
         "new_parameters": sorted(missing),
         "remarks": remarks,
+        **({} if further is None else {"pretraining": further}),
     }
     classifier = Classifier(model, tokenizer, layers, facts)
 

@@ -5,7 +5,7 @@ Training writes it at the start; see docs/run_directory.md for what each key mea
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from hftl.errors import RunError
 from hftl.records.shape import Pair, read_record
@@ -123,6 +123,23 @@ class LearnedVectors(TypedDict):
     sha256: str
 
 
+class FurtherPretrained(TypedDict):
+    """How the checkpoint was pretrained further, where `hftl pretrain` has made it; `names` are those of the texts."""
+
+    base: str
+    revision: str | None
+    from_random: bool
+    """It began at random weights of the architecture of `base`."""
+    texts: int
+    names: list[str]
+    steps: int
+    tokens: int
+    losses: Annotated[list[float], 2]
+    """At masked places of texts that were held out: before, and after."""
+    sha256: str
+    """Of the weights."""
+
+
 class ModelFacts(TypedDict):
     """What every family says of its model; each has more to say in words of its own."""
 
@@ -133,6 +150,7 @@ class ModelFacts(TypedDict):
     vocabulary: NotRequired[Vocabulary]
     reinitialized: NotRequired[list[str]]
     vectors: NotRequired[LearnedVectors]
+    pretraining: NotRequired[FurtherPretrained]
 
 
 class Provenance(TypedDict):
@@ -204,6 +222,20 @@ class OtherRows(TypedDict):
     skipped: list[dict[str, Any]]
     seen: dict[str, int] | None
     seen_unknown: NotRequired[str]
+
+
+def pretrained_further(how: FurtherPretrained) -> str:
+    """How a checkpoint was pretrained further, in a clause for the plan and the card."""
+    begun = "from random weights" if how["from_random"] else f"further, from {how['base']}"
+    if how["revision"] is not None:
+        begun += f" at revision {how['revision']}"
+    before, after = how["losses"]
+    return (
+        f"pretrained {begun} on {how['texts']:,} texts without their labels ({', '.join(how['names'])}) by hftl pretrain:"
+        f" {how['steps']:,} steps, {how['tokens']:,} tokens; loss at masked words of texts that were held out {before:.2f} before,"
+        f" {after:.2f} after; none of the texts was in the validation or test split that was read then;"
+        f" SHA-256 {how['sha256'][:16]}"
+    )
 
 
 def read_data(run: RunDirectory) -> DataRecord:

@@ -26,7 +26,7 @@ from hftl.names import CONFLICT, DUPLICATE, HEADLINES, METRICS, NO_LABEL, SEVERA
 from hftl.recipe import ImageData, Pretrained, Recipe, WordVectors, local_name, override
 from hftl.records.audit import AuditRecord, read_audit
 from hftl.records.baseline import decisive, read_baseline
-from hftl.records.data import DataRecord, SkippedRow, read_data, read_other_rows
+from hftl.records.data import DataRecord, SkippedRow, pretrained_further, read_data, read_other_rows
 from hftl.records.environment import FinishedEnvironment, read_finished_environment
 from hftl.records.history import StageEnd, read_stage_ends
 from hftl.records.metrics import Metrics, kind_of, of_one_label, read_metrics, read_metrics_on_other_rows
@@ -269,6 +269,8 @@ def _names(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         start = f"{base}, {revision}" if spec.pretrained else f"the architecture {base}, random weights"
         if recipe.card.base_model and spec.pretrained and not model["revision"]:
             start = f"{base}, as the authors say of their local copy, {local_name(spec.checkpoint)}; nothing here proves it"
+        if further := model.get("pretraining"):
+            start += f", {pretrained_further(further)}"
         if anew := model.get("reinitialized"):
             start += f"; {', '.join(anew)} with random weights"
     elif not isinstance(spec, WordVectors):
