@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from sittings import assert_same_run, signal_at
-from small import nano, reviews, train
+from small import nano, noisy_pictures, reviews, train
 from small_models import TRANSFORMERS, small_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
-from hftl.errors import RecipeError
+from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
 from hftl.models import transformer
 from hftl.models.adapters import Adapters, NoAdapters, find_places, frozen_tensors, insert, merged_tensors
 from hftl.models.chain import Chain, LayerGroup
-from hftl.recipe import Lora, Recipe, RunSettings, Stage, TextData, Transformer, override
+from hftl.models.recompute import recompute_layers
+from hftl.recipe import Lora, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
+from hftl.samples import BERT_NANO, MOBILENET
+from hftl.sharing.adapter import export_adapter
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
 from hftl.signals import Stopped
 from hftl.training import engine
-from hftl.training.planning import build_plan
+from hftl.training.checks import check_pieces
+from hftl.training.costs import kept_bytes
+from hftl.training.experiment import prepare_experiment
+from hftl.training.planning import build_plan, make_plan
 from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import freeze, train_mode
 
@@ -37,7 +47,7 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.stem, self.norm, self.shift = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Parameter(torch.zeros(4, 1, 1))
         self.first = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
         self.second = nn.ModuleDict(
             {
@@ -50,7 +60,7 @@ class Tiny(nn.Module):
         self.head = nn.Linear(4, 2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        entered = self.second["dilated"](self.second["grouped"](self.first(self.stem(pixels)))).mean((2, 3))
+        entered = self.second["dilated"](self.second["grouped"](self.first(self.norm(self.stem(pixels)) + self.shift))).mean((2, 3))
         used = nn.functional.linear(entered, self.idle.weight)  # its weight is used, and the module is not called
         logits: torch.Tensor = self.head(self.second["linear"](used))
         return logits
@@ -59,7 +69,7 @@ class Tiny(nn.Module):
 def tiny() -> tuple[Tiny, Chain]:
     torch.manual_seed(0)
     model = Tiny()
-    prefixes = {"stem": ("stem",), "first": ("first",), "second": ("second", "idle"), "head": ("head",)}
+    prefixes = {"stem": ("stem", "norm", "shift"), "first": ("first",), "second": ("second", "idle"), "head": ("head",)}
     groups = [LayerGroup(name, of_group) for name, of_group in prefixes.items()]
     return model, Chain(model, groups)
 
@@ -101,6 +111,13 @@ def test_what_can_have_no_adapter_is_refused_in_a_sentence(groups: tuple[str, ..
     with pytest.raises(NoAdapters, match=what.replace("?", r"\?")) as caught:
         places(groups, lora, named=True)
     assert caught.value.help
+
+
+def test_without_peft_adapters_are_refused_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(NoAdapters, match="adapters are peft's, which is not installed") as caught:
+        places(("first", "head"), Lora())
+    assert caught.value.help == 'pip install "hftl[lora]"'
 
 
 # --- a copy with adapters -------------------------------------------------------------------------------------------------------
@@ -186,6 +203,28 @@ def test_every_architecture_answers_the_same_merged_as_with_adapters(name: str) 
     torch.testing.assert_close(plain(**inputs).logits, answered, rtol=0, atol=1e-5)
 
 
+def test_layers_with_adapters_compute_their_inside_again_to_the_same_gradients() -> None:
+    plain = small_model(TRANSFORMERS["bert"])
+    chain, ids = transformer.chain(plain), torch.tensor([[2, 5, 6, 3], [2, 7, 8, 3]])
+    inputs, trains = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ("layer.1", "layer.2", "head")
+    adapters = Adapters(Lora(r=2), {f"layer.{n}": (f"bert.encoder.layer.{n}.output.dense",) for n in (1, 2)}, seed=0)
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model = copy.deepcopy(plain)
+        of_copy = insert(model, chain, adapters)
+        kept.append(kept_bytes(model, of_copy, trains, inputs, recompute=recompute))
+        freeze(model, of_copy, trains)
+        if recompute:
+            recompute_layers(model, chain)
+        train_mode(model, of_copy, trains)
+        torch.manual_seed(3)
+        model(**inputs).logits[:, 0].sum().backward()
+        gradients.append({name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None})
+    assert kept[1] < 0.7 * kept[0]
+    assert gradients[0].keys() == gradients[1].keys() == {name for group in trains for name in of_copy.parameters[group]}
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
 # --- what a stage with adapters is ----------------------------------------------------------------------------------------------
 
 
@@ -268,6 +307,13 @@ def test_networks_without_pretrained_layers_have_no_adapters() -> None:
         override(words, ["model.family=textcnn", "model.vectors=x", "stages.all.lora=2"])
 
 
+def test_a_model_in_pieces_has_no_adapters() -> None:
+    stage, _, _ = resolved(lora=Lora(r=2))
+    pieces: Any = SimpleNamespace(is_fsdp2=True)
+    with pytest.raises(RecipeError, match=r"stages\.all\.lora: no adapters are trained of a model that FSDP keeps in pieces"):
+        check_pieces([stage], pieces)
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +337,12 @@ PARTS = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return train(adapted(), tmp_path_factory.mktemp("adapters") / "run")
+
+
+def test_random_weights_have_no_adapters_beside_them() -> None:
+    recipe = override(adapted().model_copy(update={"stages": {"lora": adapted().stages["lora"]}}), ["model.pretrained=false"])
+    with pytest.raises(RecipeError, match=r"stages\.lora\.lora: adapters beside weights that are random"):
+        make_plan(prepare_experiment(recipe))
 
 
 def test_the_weights_under_adapters_keep_their_bytes_and_the_next_stage_begins_with_the_merged_ones(run: RunDirectory) -> None:
@@ -317,15 +369,14 @@ def test_a_run_that_is_stopped_between_adapters_steps_continues_bit_for_bit(
 def test_plan_card_and_verify_know_what_was_adapted(run: RunDirectory) -> None:
     words = "LoRA r=2 on 12 modules"
     assert [stage["lora"] for stage in read_json(run.plan)["stages"]] == [None, words, None]
+    assert [stage["cached_up_to"] for stage in read_json(run.plan)["stages"]] == ["head", "layer.2", "layer.3"]
+    assert read_json(run.environment)["cached"]["lora"] == {"train": "stored", "validation": "stored"}
     assert f"| *adapters* |  | none | {words} | none |" in write_card(run).read_text(encoding="utf-8")
     assert not verify(run).failed
 
 
-def test_a_model_that_was_adapted_differs_by_the_rank_alone_and_answers_as_before_the_merge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Loaded by transformers alone: the head is there, and no adapter."""
-    inputs = AutoTokenizer.from_pretrained(BERT_NANO)(["a good film", "so bad that it hurts"], padding=True, return_tensors="pt")
+def noting(monkeypatch: pytest.MonkeyPatch, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The logits of a stage's copy at the end of each epoch, its adapters in it."""
     seen: list[torch.Tensor] = []
     end_epoch = engine._end_epoch
 
@@ -336,15 +387,68 @@ def test_a_model_that_was_adapted_differs_by_the_rank_alone_and_answers_as_befor
         return ended
 
     monkeypatch.setattr(engine, "_end_epoch", noted)
+    return seen
+
+
+# peft 0.21 asks transformers for it by its old name.
+PEFTS_NOISE = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@PEFTS_NOISE
+def test_a_model_that_was_adapted_answers_the_same_merged_reloaded_and_as_an_adapter_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By transformers, and by transformers and peft, without hftl: the head is there each time."""
+    inputs = AutoTokenizer.from_pretrained(BERT_NANO)(["a good film", "so bad that it hurts"], padding=True, return_tensors="pt")
+    seen = noting(monkeypatch, inputs)
     stage = adapted().stages["lora"].model_copy(update={"epochs": 1, "average": None})
     run = train(adapted().model_copy(update={"stages": {"lora": stage}}), tmp_path / "run")
     loaded = AutoModelForSequenceClassification.from_pretrained(run.model)
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, seen[0], rtol=0, atol=1e-5)
-    delivered, read = load_file(run.model / "model.safetensors"), load_file(Path(BERT_NANO) / "model.safetensors")
+    delivered, read = (load_file(Path(place) / "model.safetensors") for place in (run.model, BERT_NANO))
+    read = {name: tensor.float() for name, tensor in read.items()}
     assert not any("lora" in name or "base_layer" in name for name in delivered)
     changed = [name for name in read if ".layer." in name and not torch.equal(delivered[name], read[name])]
     assert sorted(changed) == sorted(f"bert.encoder.layer.{layer}.{part}.weight" for layer in (2, 3) for part in PARTS)
     for name in changed:
         values = torch.linalg.svdvals((delivered[name] - read[name]).double())
         assert values[1] > 1e-6 and values[2] < 1e-3 * values[1]
+
+    done = export_adapter(run, run.path / "adapter")
+    assert (done.r, done.modules, done.base_model) == (2, 12, None)
+    assert sorted(path.name for path in done.folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert BERT_NANO not in (done.folder / "adapter_config.json").read_text()
+    base = AutoModelForSequenceClassification.from_pretrained(BERT_NANO, num_labels=2, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(PeftModel.from_pretrained(base, done.folder).eval()(**inputs).logits, seen[0], rtol=0, atol=1e-5)
+    with pytest.raises(RunError, match="nothing is written over"):
+        export_adapter(run, done.folder)
+
+
+def test_layers_that_were_trained_themselves_are_no_adapter(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match=r"was trained itself(?s:.*); push the whole model"):
+        export_adapter(run, run.path / "adapter")
+    assert not (run.path / "adapter").exists()
+
+
+@PEFTS_NOISE
+def test_a_network_of_timm_is_adapted_beside_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)}
+    seen = noting(monkeypatch, pixels)
+    recipe = noisy_pictures(tmp_path / "data", "data.augmentation=none", "run.gradient_accumulation=1")
+    stages = {"lora": Stage(lr=1e-2, unfreeze="last 3", lora=Lora(r=2))}
+    recipe = recipe.model_copy(update={"model": Timm(checkpoint=MOBILENET), "stages": stages})
+    run = train(recipe, tmp_path / "run")
+    (stage,) = read_json(run.freeze_proof)["stages"]
+    assert stage["ok"] and [group["before"]["buffers"] for group in stage["groups"]] == [
+        group["after"]["buffers"] for group in stage["groups"]
+    ]
+    with torch.no_grad():
+        loaded = timm.create_model(f"local-dir:{run.model}", pretrained=True).eval()
+        torch.testing.assert_close(loaded(pixels["pixel_values"]), seen[0], rtol=0, atol=1e-5)
+        done = export_adapter(run, tmp_path / "adapter")
+        options = {"num_labels": 2, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+        base = AutoModelForImageClassification.from_pretrained(MOBILENET, **options)
+        model = PeftModel.from_pretrained(base, done.folder).eval()
+        torch.testing.assert_close(model(**pixels).logits, seen[0], rtol=0, atol=1e-5)

@@ -120,6 +120,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "hftl.sharing.publication",
     ),
     "hftl.sharing.export": (*GROUND, "hftl.models", "hftl.sharing.usage", "hftl.sharing.publication", "hftl.terminal"),
+    "hftl.sharing.adapter": (*GROUND, "hftl.models", "hftl.sharing.export", "hftl.sharing.front_matter", "hftl.terminal"),
     # Where the two wings meet: the model again, beside what was published.
     "hftl.reproduce": (*WINGS, "hftl.training", "hftl.sharing"),
     # Many fits of one recipe: they know training, and nothing of what is published.

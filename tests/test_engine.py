@@ -342,7 +342,7 @@ def test_micro_batches_change_the_memory_and_not_the_weights(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_two_processes_give_the_weights_and_metrics_of_one(tmp_path: Path) -> None:
-    recipe = tiny_recipe("model.dropout=0", "stages.head.epochs=1", "stages.top.epochs=1")
+    recipe = tiny_recipe("model.dropout=0", "stages.head.epochs=1", "stages.top.epochs=1", "stages.top.lora=2")
     one = train(recipe, tmp_path / "one")
     (tmp_path / "recipe.py").write_text(
         f"import hftl\nrecipe = hftl.load_recipe({str(one.recipe)!r})\nif __name__ == '__main__':\n    hftl.main(recipe)\n"

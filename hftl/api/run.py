@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from hftl.errors import RunError, did_you_mean, printable
 from hftl.files import write_json
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hftl.evaluation.compare import Comparison
     from hftl.evaluation.evaluated import Evaluated
     from hftl.inference import Prediction, Predictor
+    from hftl.sharing.adapter import AdapterFolder
     from hftl.sharing.export import Export
     from hftl.sharing.hub import Pushed
     from hftl.sharing.verify import Verdict
@@ -490,21 +491,34 @@ class Run:
 
         return push(self.paths, repo_id, private=private, revision=revision, replace=replace, dry_run=dry_run, say=say)
 
-    def export(self, format: Literal["onnx"] = "onnx", folder: str | Path | None = None) -> Export:
-        """Write the model as ONNX, compared with the saved one; needs `pip install "hftl[onnx]"`.
+    @overload
+    def export(self, format: Literal["onnx"] = "onnx", folder: str | Path | None = None) -> Export: ...
+    @overload
+    def export(self, format: Literal["adapter"], folder: str | Path | None = None) -> AdapterFolder: ...
+    def export(self, format: Literal["onnx", "adapter"] = "onnx", folder: str | Path | None = None) -> Export | AdapterFolder:
+        """Write the model as ONNX, or as adapters of its checkpoint and a head as peft has them; compared with the saved one.
+
+        The former needs `pip install "hftl[onnx]"`, the latter `pip install "hftl[lora]"` and a run whose layers below the head
+        were trained by adapters alone (docs/adapters.md).
 
         Args:
             format: what to write.
-            folder: a new one; None: RUN/onnx.
+            folder: a new one; None: RUN/onnx or RUN/adapter.
 
         Raises:
-            RunError: the run is not finished, the packages are missing, or the exported model answers otherwise.
+            RunError: the run is not finished, the packages are missing, its layers were trained in another way, or the exported
+                model answers otherwise.
         """
-        if format != "onnx":
-            raise RunError(f'"{format}" is not written; allowed: onnx')
+        if format not in ("onnx", "adapter"):
+            raise RunError(f'"{format}" is not written; allowed: onnx, adapter')
+        place = Path(folder) if folder is not None else self.path / format
+        if format == "adapter":
+            from hftl.sharing.adapter import export_adapter
+
+            return export_adapter(self.paths, place)
         from hftl.sharing.export import export_onnx
 
-        return export_onnx(self.paths, Path(folder) if folder is not None else self.path / "onnx")
+        return export_onnx(self.paths, place)
 
     # --- how it is shown
 

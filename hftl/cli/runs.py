@@ -320,12 +320,14 @@ def verify(
 
 def export(
     run: RunArgument,
-    format: Annotated[Literal["onnx"], typer.Option(help="What to write.")] = "onnx",
+    format: Annotated[Literal["onnx", "adapter"], typer.Option(help="What to write.")] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The new folder; default: RUN/onnx.", show_default=False)
+        Path | None, typer.Option("--output", metavar="DIR", help="The new folder; default: RUN/FORMAT.", show_default=False)
     ] = None,
 ) -> None:
     """Write a finished run's model as ONNX, compared with the saved model; needs `pip install "hftl[onnx]"`.
+
+    With --format adapter, of a run whose layers were trained by adapters (lora), these and the head, as peft reads them.
 
     hftl export runs/quickstart
     """

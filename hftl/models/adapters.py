@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hftl.errors import did_you_mean
-from hftl.models.chain import HEAD, Chain, LayerGroup, first_calls
+from hftl.files import read_json, write_json
+from hftl.models.chain import HEAD, Chain, LayerGroup, below, first_calls
 from hftl.recipe import Lora
 from hftl.wording import listed
 
@@ -82,15 +87,15 @@ def find_places(
             module's name.
     """
     _peft()
-    below = [group for group in groups if group != HEAD]
-    if not below:
+    lower = [group for group in groups if group != HEAD]
+    if not lower:
         what = "the stage trains the head alone, and adapters are of the layers below it"
         raise NoAdapters(what, f'name such layers, unfreeze="all" or "last 4", or leave lora out: {", ".join(chain.names[:-1])}')
     called, modules = first_calls(model, run), dict(model.named_modules())
-    able = {group: [name for name in chain.modules[group] if name in called and _can_have_one(modules[name])] for group in below}
-    if empty := [group for group in below if not able[group]]:
+    able = {group: [name for name in chain.modules[group] if name in called and _can_have_one(modules[name])] for group in lower}
+    if empty := [group for group in lower if not able[group]]:
         what = f"{listed(empty, 5)} {'have' if len(empty) > 1 else 'has'} no linear layer or convolution that can have an adapter"
-        if named or len(empty) == len(below):
+        if named or len(empty) == len(lower):
             raise NoAdapters(what, "leave such groups out of unfreeze, or leave lora out")
     every = [name for names in able.values() for name in names]
     if lora.targets is None:
@@ -106,7 +111,7 @@ def find_places(
         group: tuple(name for name in names if any(_ends_with(name, target) for target in lora.targets))
         for group, names in able.items()
     }
-    if named and (without := [group for group in below if not chosen[group]]):
+    if named and (without := [group for group in lower if not chosen[group]]):
         what = f"targets: {', '.join(lora.targets)} leave {listed(without, 5)} without an adapter"
         raise NoAdapters(what, "leave such groups out of unfreeze, or name modules of theirs")
     return {group: names for group, names in chosen.items() if names}
@@ -153,7 +158,9 @@ def insert(model: nn.Module, chain: Chain, adapters: Adapters) -> Chain:
         if group.name in adapters.modules:
             members = {*chain.parameters[group.name], *chain.buffers[group.name]}
             frozen = [name for name in own if _without_adapter(name) in members]
-            groups.append(LayerGroup(group.name + BASE, (*frozen, *(n for n in norms if n in chain.modules[group.name]))))
+            frozen += [name for name in norms if name in chain.modules[group.name]]
+            groups.append(LayerGroup(group.name + BASE, tuple(frozen)))
+            group = LayerGroup(group.name, tuple(prefix for prefix in group.prefixes if prefix not in frozen))
         groups.append(group)
     return Chain(model, groups)
 
@@ -200,3 +207,107 @@ def _peft() -> Any:
     except ImportError:
         raise NoAdapters("adapters are peft's, which is not installed", 'pip install "hftl[lora]"') from None
     return peft
+
+
+# --- a trained model as adapters of its base ------------------------------------------------------------------------------------
+
+RESIDUE = 0.01
+"""What may be left of a difference of weights beyond its rank, of its own size: float32 has rounded the merged weights."""
+WHOLE = "push the whole model, which needs no adapters"
+
+
+def save_adapters(
+    model: PreTrainedModel,
+    base: PreTrainedModel,
+    chain: Chain,
+    folder: Path,
+    *,
+    r: int,
+    base_model: str | None,
+    revision: str | None,
+) -> int:
+    """Write what a model has beyond its base as peft reads it, and return on how many modules it has adapters.
+
+    adapter_config.json and adapter_model.safetensors: B and A of each weight below the head that differs from the base's, by its
+    singular values, and the head whole (`modules_to_save`). `base` becomes a model with these adapters.
+
+    Args:
+        r: rank of the differences, at most.
+        base_model: what peft calls the base, a name on the Hub; None: it has none. `revision`: its commit there.
+
+    Raises:
+        NoAdapters: peft is not installed, nothing below the head differs, or something does by more than adapters of this rank.
+    """
+    peft = _peft()
+    own, theirs = dict(model.state_dict()), dict(base.state_dict())
+    head = {*chain.parameters[HEAD], *chain.buffers[HEAD]}
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for name, weight in own.items():
+        if name in head or torch.equal(weight, theirs[name]):
+            continue
+        module = name.removesuffix(".weight")
+        if module == name or not _can_have_one(model.get_submodule(module)):
+            raise NoAdapters(f"{name} was trained itself, and is not what it is in the base", WHOLE)
+        factors[module] = _factors(model.get_submodule(module), weight.double() - theirs[name].double(), r)
+    if not factors:
+        raise NoAdapters("nothing below the head is other than in the base", WHOLE)
+    parts = [name for name in chain.modules[HEAD] if any(each.startswith(f"{name}.") for each in head)]
+    whole = [name for name in parts if not any(below(name, other) and name != other for other in parts)]
+    config = peft.LoraConfig(
+        r=r,
+        lora_alpha=r,
+        target_modules=sorted(factors),
+        modules_to_save=list(whole),  # to which peft adds names of its own
+        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in factors),
+        task_type="SEQ_CLS" if model.main_input_name == "input_ids" else None,
+    )
+    with _without_noise():
+        wrapped = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        for name, (b, a) in factors.items():
+            layer = wrapped.base_model.model.get_submodule(name)
+            layer.lora_B[NAME].weight.copy_(b)
+            layer.lora_A[NAME].weight.copy_(a)
+    for name in whole:
+        part = wrapped.base_model.model.get_submodule(name)
+        part.modules_to_save[NAME].load_state_dict(model.get_submodule(name).state_dict())
+    with _without_noise():
+        wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink()  # peft's, which says nothing of this model
+    written = read_json(folder / "adapter_config.json")  # the base there is called by its place on this machine
+    write_json(folder / "adapter_config.json", {**written, "base_model_name_or_path": base_model, "revision": revision})
+    return len(factors)
+
+
+def load_adapters(base: PreTrainedModel, folder: Path) -> nn.Module:
+    """The base with what `save_adapters` wrote, as peft makes it for everybody; `base` is changed."""
+    with _without_noise():
+        loaded: nn.Module = _peft().PeftModel.from_pretrained(base, str(folder))
+    return loaded.eval()
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """peft 0.21 asks transformers 5.23 for what it calls by another name by now, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def _factors(module: nn.Module, difference: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """B and A of a difference of weights, each with the root of its singular values.
+
+    Raises:
+        NoAdapters: the difference is of a higher rank than r.
+    """
+    matrix = difference.T if isinstance(module, Conv1D) else difference.flatten(1)  # (out, in), or (out, in * k * k)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    if float(values[r:].square().sum()) > RESIDUE**2 * float(values.square().sum()):
+        raise NoAdapters(f"a {type(module).__name__} differs from the base's by more than rank {r}: it was trained itself", WHOLE)
+    roots = values[:r].sqrt()
+    b, a = left[:, :r] * roots, roots[:, None] * right[:r]
+    missing = r - len(roots)  # of a weight that has fewer rows or columns than r
+    b, a = nn.functional.pad(b, (0, missing)), nn.functional.pad(a, (0, 0, 0, missing))
+    if difference.ndim > 2:
+        b, a = b[:, :, None, None], a.view(r, *difference.shape[1:])
+    return b, a

@@ -116,7 +116,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
     with _quiet():
         classifier = load_classifier(run.model)
         model = classifier.model
-        batches = _batches(recipe, classifier)
+        batches = batches_to_compare(recipe, classifier)
         expected = [saved_logits(model, batch) for batch in batches]
         beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         beside.mkdir(parents=True)
@@ -204,7 +204,7 @@ def _words(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
 
 
-def _batches(recipe: Recipe, classifier: Classifier) -> list[Batch]:
+def batches_to_compare(recipe: Recipe, classifier: Classifier) -> list[Batch]:
     """What is compared, always the same. The exporter follows the first: neither B nor T is 1, which it takes for a constant."""
     model, preprocessor = classifier.model, cast(Any, classifier.preprocessor)
     generator = torch.Generator().manual_seed(0)

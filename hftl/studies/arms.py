@@ -89,7 +89,7 @@ def _named(recipe: Recipe, name: str) -> Recipe:
         "flat": {"layer_decay": 1.0, "head_lr_multiplier": 1.0},
         "head-x10": {"layer_decay": 1.0, "head_lr_multiplier": 10.0},
         "decay": {"layer_decay": last.layer_decay if last.layer_decay < 1 else DECAY, "head_lr_multiplier": 1.0},
-        "head": {"unfreeze": "head", "layer_decay": 1.0, "head_lr_multiplier": 1.0},
+        "head": {"unfreeze": "head", "layer_decay": 1.0, "head_lr_multiplier": 1.0, "lora": None},
     }
     base = first if name == "head" else last
     stage = base.model_copy(update={"unfreeze": "all", "epochs": epochs, **changes[name]})  # type: ignore[dict-item]
@@ -104,7 +104,8 @@ def _from_random_weights(recipe: Recipe) -> Recipe:
     if not recipe.model.pretrained:
         what, help = "is false already: the recipe itself starts from random weights", "--arm pretrained=model.pretrained=true"
         raise RecipeError.single("model.pretrained", what, f"compare with an arm that does not: {help}")
-    return override(recipe, ["model.pretrained=false"])
+    # Beside random weights there are no adapters.
+    return override(recipe, ["model.pretrained=false", *(f"stages.{name}.lora=null" for name in recipe.stages)])
 
 
 def head_alone(recipe: Recipe) -> Recipe:

@@ -167,6 +167,8 @@ def _frozen_random_groups(experiment: Experiment) -> Iterator[Problem]:
 
 def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:
     """Whether two passes of an example differ in a stage's training, as by dropout."""
+    if stage.adapters is not None and stage.adapters.lora.dropout:
+        return True  # though not before the first step, as long as B is 0
     model, chain = stage.copy_of(experiment.classifier.model, experiment.classifier.chain)
     # Many rows: of two small ones dropout may leave everything in.
     inputs = {name: torch.cat([tensor] * 8) for name, tensor in two_examples(experiment).items()}
