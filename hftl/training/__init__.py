@@ -1,7 +1,8 @@
 """Stages, plan, checkpoints and the engine: writes a run directory.
 
-Here the libraries are loaded that nearly all of it imports. They bring a million objects that stay, through which Python would look
-for cycles again and again, for a fifth of the time: they are loaded without that search, and are old objects to it at once.
+Here the libraries are loaded that nearly all of it imports. They bring a million objects that stay, among which Python's collector
+(`gc`) would look for cycles again and again, for a fifth of the time: they are loaded without it, and are old objects to it at
+once.
 """
 
 import gc
