@@ -19,18 +19,13 @@ from __future__ import annotations
 
 import math
 
-from hftl.names import HEADLINES, ONE_LABEL
 from hftl.recipe import ImageData, LinearSchedule, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 
 FEW_ROWS = 1_000
 
 
-def default_recipe(
-    name: str, data: TextData | ImageData, model: Transformer | Timm, *, rows: int, parameters: int, target: str = ONE_LABEL
-) -> Recipe:
+def default_recipe(name: str, data: TextData | ImageData, model: Transformer | Timm, *, rows: int, parameters: int) -> Recipe:
     """The recipe for so many training rows and a model of so many parameters; the module says by which rule.
-
-    `target` is the kind of what is predicted: by its headline metric validation chooses.
 
     With 480 rows a step has 16 examples and an epoch 30 steps: 8 epochs of "head", since 10 would make 300 steps, and 8 of "all";
     of a transformer 1 and 15. With 22,500 rows an epoch has 704 steps: 1 and 2.
@@ -60,7 +55,7 @@ def default_recipe(
                 schedule=family.default_schedule(warmup=0.1),
             ),
         },
-        run=RunSettings(batch_size=batch_size, metric=HEADLINES[target]),
+        run=RunSettings(batch_size=batch_size),
     )
 
 

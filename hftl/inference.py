@@ -74,7 +74,8 @@ class Predictor:
         run = RunDirectory(model_or_run)
         self.classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
         data = run.load_recipe().data if run.recipe.is_file() else None
-        self.content = content_for(self.classifier.kind, data, max_length=self.classifier.max_length)
+        channels = self.classifier.facts.get("input_size", [3])[0]
+        self.content = content_for(self.classifier.kind, data, max_length=self.classifier.max_length, channels=channels)
         self._accelerator = Accelerator()
         self._model = self.classifier.model.to(self._accelerator.device)
 

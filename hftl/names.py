@@ -126,6 +126,11 @@ WEIGHT_PLACES = frozenset(("url", "file", "state_dict", "hf_hub_id", "hf_hub_fil
 """In timm's `pretrained_cfg`: where weights are, or were once, to be found."""
 
 
+def bands_in(channels: int) -> int | None:
+    """What `data.bands` is of a model of so many channels; None: they are RGB, or grey."""
+    return None if channels in (1, 3) else channels
+
+
 def title_of(metric: str, kind: str) -> str:
     """What a metric is called where it is of a kind of target: of several labels the accuracy is that of whole answers."""
     return "Accuracy (exact match)" if metric == "accuracy" and kind == SEVERAL_LABELS else METRICS[metric].title

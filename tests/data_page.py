@@ -6,9 +6,9 @@ python tests/data_page.py --write   reads all of them, and writes the tables int
 from __future__ import annotations
 
 import gzip
+import html
 import io
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -138,6 +138,7 @@ READ = [
     Example("a table with a column of splits", {"all.csv": csv(split=lambda n: "val" if n > 5 else "train")}, source="all.csv"),
     Example("a table with a column is_valid", {"all.csv": csv(is_valid=lambda n: n > 5)}, source="all.csv"),
     Example("semicolons, tabs or bars", {"a.csv": csv(separator=";")}, source="a.csv"),
+    Example("Excel's line for itself", {"a.csv": b"sep=;\n" + csv(separator=";")}, source="a.csv"),
     Example("another separator", {"a.csv": csv(separator="~")}, source="a.csv", settings={"delimiter": "~"}),
     Example("UTF-16", {"a.csv": csv().decode().encode("utf-16")}, source="a.csv"),
     Example("another encoding", {"a.csv": csv() + "café,neg\n".encode("cp1252")}, source="a.csv", settings={"encoding": "cp1252"}),
@@ -170,8 +171,21 @@ READ = [
     ),
 ]
 
+FASTTEXT = "".join(f"__label__{row['label']} {row['text']}\n" for row in ROWS)
+COCO = {"images": [{"id": 1, "file_name": "0.png"}], "annotations": [{"image_id": 1, "category_id": 1}], "categories": []}
+
 REFUSED = [
     Example("a file of another kind", {"a.ods": b"x"}, source="a.ods"),
+    Example("fastText's lines", {"train.txt": FASTTEXT.encode()}, source="train.txt"),
+    Example("no line of names", {"a.csv": b"".join(csv().splitlines(keepends=True)[1:])}, source="a.csv"),
+    Example("a table somewhere in a JSON file", {"a.json": json.dumps({"data": {"rows": ROWS}}).encode()}, source="a.json"),
+    Example("annotations of COCO", {"coco.json": json.dumps(COCO).encode()}, "image", source="coco.json"),
+    Example(
+        "pictures with their classes in their names",
+        {f"{c}.{n}.png": png(f"{c}{n}") for c in ("cat", "dog") for n in range(2)},
+        "image",
+    ),
+    Example("arrays of bands", {"a/1.npy": b"x", "b/1.npy": b"x"}, "image"),
     Example(
         "another name of the column",
         {"a.csv": csv([{"review": row["text"], "label": row["label"]} for row in ROWS])},
@@ -221,7 +235,7 @@ def tables() -> str:
                     problem = error.problems[-1]
                     said = ": ".join(part for part in (problem.where, problem.what) if part)
                     said = "\n".join([said, *problem.help]).replace(f"{folder}/", "").replace(str(folder), "data")
-                    lines.append(f"| {example.title} | {example.shown(folder)} | {cell(re.sub(r'[<>]', '', said))} |")
+                    lines.append(f"| {example.title} | {example.shown(folder)} | {cell(html.escape(said, quote=False))} |")
                 else:
                     raise AssertionError(f"{example.title} is read")
         finally:

@@ -173,7 +173,33 @@ Every model reads grey pictures in RGB, of three equal channels. `model.in_chans
 sums the weights of its first layer over the three, mean and deviation are the means of the checkpoint's, and coloured pictures
 are turned grey. It spares the first layer two thirds of its work, and little else. `transformers.pipeline` gives every model
 three channels, so the card has lines that do without it; a push compares these with training. A first layer that is no
-convolution is refused. Other numbers of channels (multispectral pictures) are not read.
+convolution is refused. Other numbers of channels are below.
+
+## Pictures of several bands: timm
+
+Satellites, microscopes and depth cameras give arrays of numbers rather than colours. `data.bands=13` reads them, for networks
+of timm:
+
+    hftl train recipe.py data.source=EuroSAT_MS data.bands=13 model.checkpoint=timm/resnet18.a1_in1k
+
+- **Files**: `.npy` of (height, width, 13) or (13, height, width), of whole or broken numbers; TIFF of any number of bands by
+  the extra (`pip install 'hftl[bands]'`: tifffile, BSD-3; packed by LZW or JPEG also `pip install imagecodecs`); PNG of four
+  channels with `data.bands=4`, as four numbers and not as transparency. In Python arrays too: `run.predict([array])`. A file
+  with another number of bands is named with its shape, and `data.on_bad_image=skip` leaves it out. NaN is refused: fill it,
+  as by `numpy.nan_to_num`.
+- **The first layer** has the weights of the pretrained three channels again and again, times 3 / 13, as timm's
+  `adapt_input_conv` makes them. A checkpoint that was trained so is read with its own.
+- **Mean and deviation** of each band are those of up to 1,000 training pictures, in the files' own numbers, which no
+  checkpoint knows; the plan says so, `config.json` has them. Nothing is scaled to bytes. A band that is one number everywhere
+  is refused.
+- **Resizing** is the checkpoint's own, a band at a time. `data.augmentation=light` crops and flips; policies that change
+  colours, random erasing and views (`run.tta`) are refused, mixing (`mix`) is not. What leaves frozen layers is kept as of
+  all pictures; decoded arrays are not, since a file is one already.
+- **Near duplicates** are looked for in a picture of three colours, each the mean of a third of the bands. `hftl show` prints
+  numbers. The card has lines for timm, and `hftl export` those for ONNX; both are compared with training.
+  `transformers.pipeline` opens pictures of colours, and cannot serve such a model.
+- **Not there**: a baseline beside the run (what it counts are colours), other families than timm, `model.pooling=pyramid`,
+  two files a picture. One band is a grey picture (`model.in_chans=1`), three are RGB.
 """
 
 

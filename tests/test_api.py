@@ -154,6 +154,8 @@ def test_history_and_predictions_are_tables(run: hftl.Run) -> None:
     assert list(table.columns) == ["id", "label", "prediction", "p(negative)", "p(positive)", "tokens"]
     assert (table["label"] == table["prediction"]).mean() == pytest.approx(run.metrics["validation"]["accuracy"])
     assert np.allclose(table["p(negative)"] + table["p(positive)"], 1)
+    beside = run.predictions("validation", beside=run.path / "rows" / "train.parquet")
+    assert list(beside)[:2] == ["id", "review"] and beside["prediction"].equals(table["prediction"])
     with pytest.raises(hftl.RunError, match="no predictions for test: it has no such split, or it is still sealed"):
         run.predictions("test")
 

@@ -193,6 +193,7 @@ ONLY_IN = {
     "pi_heif": "hftl.data.decoding",
     "gensim": "hftl.models.gensim_vectors",
     "peft": "hftl.models.adapters",
+    "tifffile": "hftl.data.bands",
 }
 # In a notebook there is one, and only there is it asked for.
 OF_A_NOTEBOOK = {"IPython"}
@@ -205,6 +206,7 @@ EXTRA = {
     "heic": "hftl.data.decoding",
     "vectors": "hftl.models.gensim_vectors",
     "lora": "hftl.models.adapters",
+    "bands": "hftl.data.bands",
 }
 
 

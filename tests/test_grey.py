@@ -81,7 +81,7 @@ def test_other_numbers_of_channels_are_refused(checkpoint: Path, tmp_path: Path)
     with pytest.raises(RecipeError, match='unknown key "in_chans"'):
         Transformer(checkpoint="x", in_chans=1)  # type: ignore[call-arg]
     for change, message in (
-        ({"input_size": [4, 32, 32]}, "pictures of 4 channels"),
+        ({"input_size": [4, 32, 32]}, "4 numbers were expected"),
         ({"mean": [0.5]}, "three numbers were expected"),
     ):
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

@@ -820,3 +820,83 @@ def test_the_rows_of_a_table_to_predict_are_not_in_memory(name: str, tmp_path: P
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 * len(rows)  # as Python's values they take nine times as much
+
+
+# --- as people have them --------------------------------------------------------------------------------------------------------
+
+
+def test_excels_own_line_for_the_separator_is_no_row(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", separator=";")
+    table.write_text("sep=;\r\n" + table.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    splits = load_splits(text(table), seed=0)
+    assert sizes(splits) == {"train": 6, "validation": 2} and "separated by semicolons" in splits.facts["remarks"][0]
+    assert column(table, "label") == [*"abababab"]
+    table.write_text(table.read_text(encoding="utf-8") + "one;two;three\n", encoding="utf-8")
+    assert "line 11 has 3" in refused(text(table))  # counted as an editor counts
+
+
+def test_splits_that_are_called_in_other_languages_are_no_classes(tmp_path: Path) -> None:
+    splits = load_splits(image(pictures(tmp_path, "训练集/猫", "训练集/狗", "测试/猫", "测试/狗")), seed=0)
+    assert splits.label_names == ("狗", "猫") and sizes(splits) == {"train": 6, "validation": 2, "test": 8}
+    assert [role_of(name) for name in ("Entrenamiento", "验证集", "テスト", "protest")] == ["train", "validation", "test", None]
+
+
+def test_lists_of_labels_that_numpy_wrote_keep_their_parts(tmp_path: Path) -> None:
+    lists = ("['joy' 'anger']", "['joy']", "[]", '["it\'s" "joy"]')
+    rows = "".join(f'text {number},"{lists[number % 4].replace(chr(34), chr(34) * 2)}"\n' for number in range(12))
+    (tmp_path / "t.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    assert load_splits(text(tmp_path / "t.csv"), seed=0).label_names == ("anger", "it's", "joy")
+
+
+def test_files_that_are_no_table_say_what_to_type(tmp_path: Path) -> None:
+    rows = [{"text": f"t{number}", "label": "ab"[number % 2]} for number in range(8)]
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "empty.jsonl").write_text("\n\n")
+    (folder / "deep.json").write_text(json.dumps({"v": 1, "data": {"the rows": rows}}))
+    (folder / "coco.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": []}))
+    (folder / "struct.jsonl").write_text("".join(json.dumps({**row, "text": {"body": "x"}}) + "\n" for row in rows))
+    (folder / "fast.txt").write_text("__label__a one\n__label__b two\n")
+    (folder / "t.feather").write_bytes(b"ARROW1")
+    (folder / "bare.csv").write_text("".join(f"{row['text']},{row['label']}\n" for row in rows))
+    (folder / "other.csv").write_text("sentence,label,x y\n" + "".join(f"{row['text']},{row['label']},1\n" for row in rows))
+    (folder / "hot.csv").write_text("text,toxic,rude\n" + "".join(f"{row['text']},1,0\n" for row in rows))
+    twice = pa.Table.from_arrays([pa.array(["t"]), pa.array(["a"]), pa.array(["a"])], names=["text", "label", "label"])
+    pq.write_table(twice, folder / "twice.parquet")
+    for name, said in (
+        ("empty.jsonl", 'split "train": no rows'),
+        ("deep.json", """its rows may be in .data["the rows"]: jq '.data["the rows"]' deep.json > rows.json"""),
+        ("coco.json", "train.csv, with the columns image,label"),
+        ("struct.jsonl", "they are objects with body: pandas.json_normalize"),
+        ("fast.txt", r"(printf 'label\ttext\n'; sed -E 's/^__label__([^ ]+) /\1\t/' fast.txt) > fast.tsv"),
+        ("t.feather", "pandas.read_feather('t.feather').to_parquet('t.parquet')"),
+        ("bare.csv", "put a line above it: text,label"),
+        ("other.csv", "another name: data.text_column=sentence"),
+        ("hot.csv", "where each label has a column of 0 and 1: 'data.label_column=[toxic, rude]'"),
+        ("twice.parquet", "two columns of one name: text, label, label"),
+    ):
+        assert said in refused(text(folder / name)), name
+
+
+def test_the_command_for_lines_of_fasttext_makes_a_table_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "fast.txt").write_text("".join(f"__label__{'ab'[row % 2]} text {row}\n" for row in range(8)))
+    [command] = [line for line in refused(text(tmp_path / "fast.txt")).splitlines() if "sed" in line]
+    subprocess.run(command.partition(": ")[2], shell=True, cwd=tmp_path, check=True)  # noqa: S602  # as a reader copies it
+    assert load_splits(text(tmp_path / "fast.tsv"), seed=0).label_names == ("a", "b")
+
+
+def test_pictures_whose_classes_are_elsewhere_say_where(tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / "flat" / f"{('cat', 'dog')[number % 2]}.{number}.png")
+    said = refused(image(tmp_path / "flat"))
+    assert "where names begin with the class (cat, dog): for f in *; do" in said
+    command = said.partition("(cat, dog): ")[2].splitlines()[0]
+    subprocess.run(command, shell=True, cwd=tmp_path / "flat", check=True)  # noqa: S602
+    assert load_splits(image(tmp_path / "flat" / "classes"), seed=0).label_names == ("cat", "dog")
+    pictures(tmp_path / "coco", "images")
+    (tmp_path / "coco" / "instances.json").write_text("{}")
+    assert "the labels may be in instances.json" in refused(image(tmp_path / "coco"))
+    for name in ("a", "b"):
+        (tmp_path / "arrays" / name).mkdir(parents=True)
+        np.save(tmp_path / "arrays" / name / "1.npy", np.zeros((4, 4, 13)))
+    assert "data.bands=13" in refused(image(tmp_path / "arrays"))

@@ -21,6 +21,7 @@ from small_models import tiny_bert, write_resnet
 
 import hftl as door
 from hftl import inference
+from hftl.data.beside import with_columns
 from hftl.data.tables import open_rows
 from hftl.data.text import Texts
 from hftl.errors import DataError
@@ -213,3 +214,37 @@ def _saved(shots: list[Image.Image], folder: Path) -> list[str]:
     for number, shot in enumerate(shots):
         shot.save(folder / f"saved-{number}.png")
     return [f"saved-{number}.png" for number in range(len(shots))]
+
+
+# --- a run's own predictions beside the table of its rows -----------------------------------------------------------------------
+
+
+def own_predictions(*ids: str) -> pd.DataFrame:
+    return pd.DataFrame({"id": ids, "label": ["neg", "pos", "neg"], "prediction": ["neg", "neg", "pos"], "p(pos)": [0.1, 0.4, 0.9]})
+
+
+def test_other_columns_stand_beside_a_runs_own_predictions_by_row_and_by_id(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"text": list("abcde"), "label": ["pos", "neg", "neg", "pos", "neg"], "who": [*"vwxyz"], "key": [11, 12, 13, 14, 15]}
+    )
+    table.to_csv(tmp_path / "train.csv", index=False)
+    data = door.TextData(source=str(tmp_path / "train.csv"))
+    # Rows 4, 3 and 1 of train: their labels are those of the predictions.
+    by_row = with_columns(own_predictions("train/4", "train/3", "train/1"), tmp_path / "train.csv", data)
+    assert list(by_row) == ["id", "text", "label", "who", "key", "predicted label", "prediction", "p(pos)"]
+    assert by_row["who"].tolist() == ["z", "y", "w"] and by_row["prediction"].tolist() == ["neg", "neg", "pos"]
+    named = door.TextData(source="x", id_column="key")
+    by_id = with_columns(own_predictions("15", "14", "12"), table, named)
+    assert by_id["id"].tolist() == ["15", "14", "12"] and by_id["who"].tolist() == ["z", "y", "w"] and "key" not in by_id
+    for rows, own, message in (
+        (table, ("train/4", "train/3", "train/9"), "beside: no rows for train/9"),
+        (table, ("train/3", "train/4", "train/1"), "another label than the run has read for train/3, train/4"),
+        (table, ("a/1.png", "a/2.png", "b/3.png"), "calls its examples by their files"),
+        (tmp_path / "none.csv", ("train/4", "train/3", "train/1"), "cannot be read: No such file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            with_columns(own_predictions(*own), rows, data)
+    with pytest.raises(DataError, match="ids that several rows have: 11"):
+        with_columns(own_predictions("15", "14", "12"), table.replace({"key": {12: 11}}), named)
+    with pytest.raises(DataError, match='no column "key"'):
+        with_columns(own_predictions("15", "14", "12"), table.drop(columns="key"), named)

@@ -16,14 +16,14 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss, roc_auc_score
-from small import nano, train
+from small import bert, nano, train
 
 import hftl
 from hftl.data.audit import audit_splits
 from hftl.data.iterative import ByLabels, iterative_sides
 from hftl.data.source import Splits, load_splits
 from hftl.data.targets import in_words, targets_of
-from hftl.errors import DataError, RecipeError
+from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import compare
 from hftl.evaluation.gain import in_words as baseline_in_words
 from hftl.evaluation.predictions import Predictions, stored_label_names
@@ -54,6 +54,8 @@ from hftl.recipe import (
 from hftl.run import RunDirectory
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
+from hftl.training.checks import check_same_recipe
+from hftl.training.experiment import judged_by_its_data
 from hftl.training.loss import check_loss, class_weights, make_loss
 from hftl.training.other_rows import evaluate_on
 
@@ -402,7 +404,7 @@ def write_splits(folder: Path) -> Path:
 
 def several_recipe(folder: Path, *changes: str) -> Recipe:
     stages = {"all": Stage(lr=1e-3, epochs=2)}
-    recipe = nano("several", TextData(source=str(folder), max_length=16), stages, metric="macro_f1")
+    recipe = nano("several", TextData(source=str(folder), max_length=16), stages)
     return override(recipe, changes)
 
 
@@ -510,10 +512,19 @@ def test_hftl_baseline_answers_several_labels_and_begins_with_every_label(severa
     assert [path.name for path in study.figures] == ["macro_f1.png"] and "macro F1" in study.page
 
 
-def test_what_chooses_the_weights_by_default_is_said_in_the_plan_where_it_is_the_exact_match(several_run: RunDirectory) -> None:
-    source = several_run.load_recipe().data.source
-    said = [hftl.plan(several_recipe(Path(source), *changes)).remarks for changes in (["run.metric=accuracy"], [])]
-    assert [any("run.metric=macro_f1 counts each label" in line for line in remarks) for remarks in said] == [True, False]
+def test_what_chooses_the_weights_follows_from_the_data_and_is_said(several_run: RunDirectory) -> None:
+    written = several_run.load_recipe()
+    asked = several_recipe(Path(written.data.source), "run.baseline=linear")
+    assert (asked.run.metric, written.run.metric) == ("auto", "macro_f1")
+    assert "validation macro F1" in several_run.card.read_text(encoding="utf-8")
+    said = [hftl.plan(override(asked, changes)).remarks for changes in (["run.metric=accuracy"], [])]
+    assert "The weights are chosen by macro F1 on validation (run.metric=macro_f1)." in said[1]
+    assert any("run.metric=macro_f1 counts each label" in line for line in said[0])
+    check_same_recipe(several_run, asked)  # which goes on as it began
+    with pytest.raises(RunError, match=r"run\.metric: macro_f1 -> accuracy"):
+        check_same_recipe(several_run, override(asked, ["run.metric=accuracy"]))
+    assert judged_by_its_data(asked).run.metric == "macro_f1"  # what a study compares its trials by
+    assert judged_by_its_data(bert()).run.metric == "accuracy"
 
 
 def test_other_rows_are_read_as_the_run_reads_its_own(several_run: RunDirectory, tmp_path: Path) -> None:

@@ -137,11 +137,19 @@ class Run:
 
         return json_normalize(self.paths.read_history())
 
-    def predictions(self, split: Literal["validation", "test"] = "test") -> DataFrame:
+    def predictions(
+        self, split: Literal["validation", "test"] = "test", *, beside: str | Path | DataFrame | None = None
+    ) -> DataFrame:
         """A row for each example of a split: `id`, `label`, `prediction`, the probability of each class as "p(CLASS)", its size.
+
+        Args:
+            split: whose.
+            beside: the table that the rows came from, a file or a DataFrame, whose columns are put before those of the predictions:
+                they are found by `data.id_column`, else by the numbers of the rows. Validation rows made of train are in its table.
 
         Raises:
             RunError: there are none, as of a test split that is still sealed.
+            DataError: `beside` is another table, or none that can be read.
         """
         from hftl.evaluation.evaluated import frame_of
         from hftl.evaluation.predictions import Predictions, stored_label_names
@@ -149,7 +157,12 @@ class Run:
         path = self.paths.predictions(split)
         if not path.is_file() and self.finished:
             raise RunError(f"{self.path}: no predictions for {split}: it has no such split, or it is still sealed (`Run.test`)")
-        return frame_of(Predictions.load(path), stored_label_names(path))
+        frame = frame_of(Predictions.load(path), stored_label_names(path))
+        if beside is None:
+            return frame
+        from hftl.data.beside import with_columns
+
+        return with_columns(frame, beside, self.recipe.data)
 
     # --- the model
 

@@ -141,6 +141,7 @@ def ablate(
     from hftl.studies.ablate import ablate as run_ablation
     from hftl.studies.ablate import ablation
 
+    recipe = _judged(recipe)
     arms, question = ablation(recipe, over, seeds=seeds, budget=budget, open_test=open_test, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-ablate")
     with _interruptible():
@@ -177,6 +178,7 @@ def repeat(
     from hftl.studies.ablate import repeat as run_repetition
     from hftl.studies.ablate import repetition
 
+    recipe = _judged(recipe)
     question = repetition(seeds=seeds, folds=folds, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
     with _interruptible():
@@ -202,6 +204,7 @@ def baseline(recipe: Recipe, *, study_dir: str | Path | None = None, source: str
     """
     from hftl.studies.baseline import baseline as run_baselines
 
+    recipe = _judged(recipe)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-baseline")
     with _interruptible():
         run_baselines(study.paths, recipe, source=source, say=say)
@@ -269,6 +272,7 @@ def curve(
     from hftl.studies.curve import curve as run_curve
     from hftl.studies.curve import question_of
 
+    recipe = _judged(recipe)
     question = question_of(sizes, seeds=seeds, full=full, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
     with _interruptible():
@@ -309,6 +313,7 @@ def find_lr(
     from hftl.studies.find_lr import find_lr as run_test
     from hftl.studies.find_lr import question_of
 
+    recipe = _judged(recipe)
     question = question_of(recipe, stage, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-find-lr")
     with _interruptible():
@@ -369,6 +374,7 @@ def tune(
     """
     from hftl.studies.tune import tune as run_tuning
 
+    recipe = _judged(recipe)
     read, settings = _tuning(
         recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=storage, source=source
     )
@@ -404,6 +410,13 @@ def plan_tuning(
         recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=None, source=source
     )
     return plan_trials(recipe, read, settings)
+
+
+def _judged(recipe: Recipe) -> Recipe:
+    """The recipe with the metric that its trials are compared by: where it leaves that to the data, these are read to know it."""
+    from hftl.training.experiment import judged_by_its_data
+
+    return judged_by_its_data(recipe)
 
 
 def _tuning(

@@ -371,8 +371,7 @@ def fine_tune(
     experiment = prepare_experiment(draft)
     rows = len(experiment.splits.train)
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
-    target = experiment.classifier.target
-    recipe = override(default_recipe(name, data, section, rows=rows, parameters=parameters, target=target), overrides)
+    recipe = override(default_recipe(name, data, section, rows=rows, parameters=parameters), overrides)
     return train(recipe, run_dir=run_dir, console=console)
 
 

@@ -147,7 +147,7 @@ def _view(pipeline: A.BaseCompose, picture: np.ndarray, key: tuple[int, ...]) ->
     except _PIPELINE_FAILURES as error:
         what = f"fails on a picture of {picture.shape[1]} x {picture.shape[0]} pixels: {type(error).__name__}: {error}"
         raise _bad_augmentation([" ".join(what.split())]) from error
-    if not isinstance(view, np.ndarray) or view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3:
+    if not isinstance(view, np.ndarray) or view.dtype != picture.dtype or view.ndim != 3 or view.shape[2] != picture.shape[2]:
         what = "does not return an RGB picture of bytes; leave out Normalize, ToFloat, ToTensorV2: hftl normalises"
         raise _bad_augmentation([what])
     return view

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from hftl.data.layout import Role
 from hftl.errors import Problem
-from hftl.names import Tta
+from hftl.names import Tta, bands_in
 from hftl.recipe import ImageData, Mix, TextData
 
 if TYPE_CHECKING:  # they read rows, and ask a content how
@@ -125,6 +125,13 @@ class Content(Protocol):
             DataError: there are none of this kind of content, or of this preprocessor.
         """
 
+    def channel_numbers(self, train: Dataset) -> tuple[list[float], list[float]] | None:
+        """Mean and deviation of each channel in the training split, where no checkpoint can know them; else None.
+
+        Raises:
+            DataError: a channel cannot be normalised.
+        """
+
     def words(self, dataset: Dataset) -> Iterable[str]:
         """The texts of a split, from which a vocabulary is taken; none of pictures."""
 
@@ -192,19 +199,24 @@ def content_of(data: TextData | ImageData) -> Content:
         from hftl.data.text import Texts
 
         return Texts(data)
+    if data.bands is not None:
+        from hftl.data.bands import Bands
+
+        return Bands(data)
     from hftl.data.image import Pictures  # a run on texts needs neither Albumentations nor OpenCV
 
     return Pictures(data)
 
 
-def content_for(kind: str, data: TextData | ImageData | None, *, max_length: int | None) -> Content:
+def content_for(kind: str, data: TextData | ImageData | None, *, max_length: int | None, channels: int) -> Content:
     """What a trained model reads: as its run did, or by the defaults where `data` is not known.
 
     Args:
         kind: of what the model reads, "text" or "image".
         data: the section that it was trained by.
         max_length: tokens that a text is cut to, which the model's files say; None of pictures.
+        channels: that a model of pictures reads.
     """
     if data is None or data.kind != kind:
-        data = {"text": TextData, "image": ImageData}[kind](source="inputs")
+        data = TextData(source="inputs") if kind == "text" else ImageData(source="inputs", bands=bands_in(channels))
     return content_of(data if max_length is None else data.model_copy(update={"max_length": max_length}))

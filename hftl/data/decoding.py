@@ -34,7 +34,7 @@ EXTREME_ASPECT = 16
 """Longer side over shorter side from which on a picture is called extreme."""
 
 # Where the header says how many pixels decoding will give; an icon, say, holds several pictures.
-_FORMATS: tuple[str, ...] = (
+FORMATS: tuple[str, ...] = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000"),
     *("PPM", "TGA", "PCX", "QOI", "SGI", "SUN", "DDS", "ICO"),
 )
@@ -45,7 +45,7 @@ if CAN_READ_HEIC:  # what phones write, by the extra of that name
     import pi_heif
 
     pi_heif.register_heif_opener(thumbnails=False)
-    _FORMATS = (*_FORMATS, "HEIF")
+    FORMATS = (*FORMATS, "HEIF")
 
 _HONEST_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"})
 
@@ -55,7 +55,7 @@ _CELLS = 32  # a side of what the perceptual hash looks at
 
 _COSINES = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_CELLS) + 1) / (2 * _CELLS))  # (8 waves, 32 places)
 
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error),
     AssertionError,  # a PNG with a palette's transparency and no palette
 )
@@ -100,6 +100,11 @@ def inspect(source: bytes | str | Path) -> ImageScan:
     """
     content = read(source)
     image, header, note = _decode(content, (255, 255, 255), 2 * _CELLS)
+    return scan_of(content, image, header, note)
+
+
+def scan_of(content: bytes, image: Image.Image, header: Header, note: Note | None) -> ImageScan:
+    """What a picture is known by: the bytes of its file, and how it looks in RGB."""
     cells = image.resize((_CELLS, _CELLS), Image.Resampling.BOX)
     waves = (_COSINES @ np.asarray(cells.convert("L"), dtype=np.float64) @ _COSINES.T).ravel()
     bits = waves > np.sort(waves[1:])[31]  # the median of 63: the first of the 64 is the mean, and no wave
@@ -119,7 +124,7 @@ def _decode(
     content = read(source)
     try:
         # Opening reads the header alone: nothing is decoded before the size is known.
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise BadImage(f"{width * height:,} pixels; at most {PIXEL_LIMIT:,} are decoded", kind="too many pixels")
@@ -133,7 +138,7 @@ def _decode(
         raise BadImage("not a picture, or of an unknown format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(str(error), kind="too many pixels") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadImage(f"cannot be decoded: {error}", kind="cannot be decoded") from error
 
 
@@ -220,11 +225,11 @@ def read_header(source: bytes | str | Path) -> Header:
         BadImage: it cannot be opened, or is no picture.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return _header(image)
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *UNREADABLE) as error:
         raise BadImage(f"cannot be opened: {error}", kind="cannot be opened") from None
 
 
@@ -235,13 +240,13 @@ def decoded_pixels(source: bytes | str, at_least: int | None) -> int:
         BadImage: it cannot be opened, or is no picture.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             honest = image.format in _HONEST_FORMATS
             _reduce(image, at_least)
             width, height = image.size
     except UnidentifiedImageError:
         raise BadImage("not a picture, or of an unknown format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_UNREADABLE) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *UNREADABLE) as error:
         raise BadImage(f"cannot be opened: {error}", kind="cannot be opened") from None
     if not honest:
         width, height = decode(source, at_least=at_least).size

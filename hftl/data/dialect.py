@@ -70,8 +70,16 @@ def separator_of(first_line: str, ending: str, wanted: Sequence[str] = (), delim
     return others[0] if len(others) == 1 else usual
 
 
+def _without_sep(text: str) -> tuple[str, str | None]:
+    """A text without the line "sep=;" that Excel takes for no row, and the separator that it names; the line stays, empty."""
+    told = re.match(r'"?sep=([^\r\n"])"?(?=[\r\n])', text)
+    return (text, None) if told is None else (text[told.end() :], told[1])
+
+
 def header_of(head: str, ending: str, delimiter: str | None = None) -> list[str]:
     """The names of the columns, by how a file begins."""
+    head, told = _without_sep(head)
+    delimiter = delimiter or told
     first = _first_line(head)
     return _named(next(csv.reader([first], delimiter=separator_of(first, ending, delimiter=delimiter)), []))
 
@@ -100,7 +108,8 @@ def read_rows(
 
     Lines without anything on them are skipped; a row of another length than the header is a problem.
     """
-    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=label, delimiter=delimiter, keep=True)
+    text, told = _without_sep(text)
+    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=label, delimiter=delimiter or told, keep=True)
     header = parsed.check(file, problems, wanted)
     columns = {name: [fields[header.index(name)] for fields in parsed.rows] for name in wanted if name in header}
     return Rows(_named(header), len(parsed.rows), columns, remarks)
@@ -113,7 +122,8 @@ def open_rows(
 
     The whole file is checked once before. `wanted` are columns whose names may have spaces around them in the header.
     """
-    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=None, delimiter=delimiter, keep=False)
+    text, told = _without_sep(text)
+    parsed, remarks = _parse(file, text, problems, wanted=wanted, label=None, delimiter=delimiter or told, keep=False)
     header = parsed.check(file, problems, wanted)
     places = {name: header.index(name) for name in _named(header)}
     width = len(header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -126,6 +127,7 @@ def _class_folders(
         help = [f"expected SPLIT/CLASS/{content.example} or CLASS/{content.example}, or tables named by split"]
         help += [*_labels_may_be(beside), *_ways_to_unpack(beside)]
         here = any(map(content.is_one, files))
+        help += _classes_in_names([file.name for file in files if content.is_one(file)])
         what = f"{content.thing}s, and no class folders, in" if here else "no folder in"
         raise DataError(data.source, [Problem("data.source", f"{what} {root.absolute()}", tuple(help))])
     if splits:
@@ -142,11 +144,25 @@ def _class_folders(
     problem, remarks = _check_classes(root, inside, content)
     if problem is not None:
         raise DataError(data.source, [problem])
+    if len(inside) == 1 and (labels := _labels_may_be(beside)):
+        [name] = inside
+        raise DataError(
+            data.source, [Problem(str(root / name), f"the only folder, and so the only class of {content.thing}s", tuple(labels))]
+        )
     strays = sum(map(content.is_one, files))
     if strays:
         remarks.append(f"{count(strays, content.thing)} beside the class folders: in none of them, so left out")
     readers = {"train": functools.partial(_read_class_folders, "train", root, root, data, beside)}
     return Source(f"{data.kind} folder", readers, beside=tuple(beside), ignored=ignored, remarks=tuple(remarks))
+
+
+def _classes_in_names(names: Sequence[str]) -> list[str]:
+    """The way out where the class is in the name of each file, as in cat.0.jpg."""
+    begins = [match[0] if (match := re.match(r"[A-Za-z]+(?=[-_.][0-9])", name)) else None for name in names]
+    if None in begins or not 1 < len(set(begins)) <= len(names) / 2:
+        return []
+    command = 'for f in *; do c="${f%%[-_.]*}"; mkdir -p "classes/$c"; cp "$f" "classes/$c/"; done'
+    return [f"where names begin with the class ({listed(sorted(set(map(str, begins)))[:3])}): {command}"]
 
 
 def _ways_to_unpack(names: Iterable[str]) -> list[str]:

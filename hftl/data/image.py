@@ -61,6 +61,7 @@ from hftl.data.rows import Source, Table, picture_paths, place_of, real, row_pro
 from hftl.data.targets import names_of, targets_of, weights_of
 from hftl.data.views import Views
 from hftl.errors import DataError, Problem
+from hftl.memory import stored_picture
 from hftl.names import Tta
 from hftl.recipe import ImageData, Policy
 from hftl.wording import count
@@ -413,6 +414,7 @@ class Pictures:
     names_files = True
     thing = "picture"
     example = "picture.jpg"
+    endings: Sequence[str] = PICTURES
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
@@ -429,6 +431,22 @@ class Pictures:
     def is_one(self, file: Path) -> bool:
         """By its ending or, where it has none, by its first bytes."""
         return is_picture(file)
+
+    def inspect(self, source: bytes | str) -> ImageScan:
+        """Read one to its end.
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        return inspect(source)
+
+    def stored(self, value: Any) -> dict[str, Any]:
+        """{"bytes", "path"} of one in memory.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return stored_picture(value)
 
     def put_files(self, table: Table, paths: Sequence[str]) -> None:
         """The files, unopened."""
@@ -500,7 +518,8 @@ class Pictures:
         It is the table's own folder or one beside it; where no folder has all of them it is the table's own, and each is named.
         """
         own = [folder / self.data.image_folder] if self.data.image_folder is not None else [folder, *list_folder(folder)[0]]
-        endings = ("", *(ending for ending in PICTURES if not any(Path(path).suffix.lower() in PICTURES for path in paths)))
+        bare = not any(Path(path).suffix.lower() in self.endings for path in paths)
+        endings = ("", *(self.endings if bare else ()))
         for ending in endings:
             for below in own:
                 if all(place_of(below, f"{path}{ending}").is_file() for path in paths):
@@ -518,7 +537,7 @@ class Pictures:
             with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
                 for start in rows[::_AT_ONCE]:
                     some = rows[start : start + _AT_ONCE]
-                    for row, scan in zip(some, pool.map(lambda row: _scan_image(content[row]["image"]), some), strict=True):
+                    for row, scan in zip(some, pool.map(lambda row: self._scan(content[row]["image"]), some), strict=True):
                         if isinstance(scan, BadImage):
                             unreadable[role][row] = LeftOut(scan.kind, str(scan))
                         elif scan.note is not None:
@@ -530,6 +549,12 @@ class Pictures:
             fingerprints[role] = picture_fingerprints(scans[role])
         problems = [] if self.data.on_bad_image == "skip" else _bad_image_problems(tables, unreadable)
         return Scan(fingerprints, scans, noted, unreadable, problems)
+
+    def _scan(self, stored: Mapping[str, Any]) -> ImageScan | BadImage:
+        try:
+            return self.inspect(stored["bytes"] if stored["bytes"] is not None else stored["path"])
+        except BadImage as error:
+            return error
 
     def samples(self, dataset: Dataset, preprocessor: Any, *, seed: int, train: bool) -> ImageSamples:
         """Pictures as evaluation sees them, or as training does: augmented."""
@@ -552,6 +577,10 @@ class Pictures:
     def words(self, dataset: Dataset) -> Iterable[str]:
         """None."""
         return ()
+
+    def channel_numbers(self, train: Dataset) -> tuple[list[float], list[float]] | None:
+        """Nothing: those of the checkpoint are for RGB."""
+        return None
 
     def num_views(self, *, train: bool) -> int:
         """As many as the recipe says of training pictures that are augmented; else one."""
@@ -599,18 +628,11 @@ class Pictures:
         self, inputs: Sequence[Any], say: Say, *, columns: Sequence[str] | None = None, on_bad_image: OnBadImage = "error"
     ) -> Asked:
         """Pictures; of tables the column of the run, or "image", which names files or holds them."""
-        return read_pictures(inputs, self.data, say, columns=columns, on_bad_image=on_bad_image, at_once=self.rows_at_once)
+        return read_pictures(inputs, self, say, columns=columns, on_bad_image=on_bad_image)
 
     def two_examples(self, samples: ImageSamples) -> list[dict[str, Any]]:
         """The first two pictures, or the first one twice."""
         return [samples[0, index % len(samples)] for index in range(2)]
-
-
-def _scan_image(stored: Mapping[str, Any]) -> ImageScan | BadImage:
-    try:
-        return inspect(stored["bytes"] if stored["bytes"] is not None else stored["path"])
-    except BadImage as error:
-        return error
 
 
 def _where(table: Table, row: int) -> str:

@@ -13,25 +13,28 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 from datasets import Image as ImageFeature
 
-from hftl.data.decoding import BadImage, inspect
+from hftl.data.decoding import BadImage
 from hftl.data.dialect import lines_of
 from hftl.data.encoding import read_text
 from hftl.data.folders import files_below
 from hftl.data.joining import FIRST
-from hftl.data.layout import counted, ending_of, is_picture, table_ending, ways_out
+from hftl.data.layout import counted, ending_of, table_ending, ways_out
 from hftl.data.rows import SHOWN, place_of
 from hftl.data.tables import ANOTHER_NAME, Rows, open_rows
 from hftl.data.targets import COLUMN
 from hftl.errors import DataError, Problem, printable
-from hftl.memory import stored_picture, values_of
-from hftl.recipe import ImageData, TextData
+from hftl.memory import values_of
+from hftl.recipe import TextData
 from hftl.wording import count, listed
+
+if TYPE_CHECKING:
+    from hftl.data.image import Pictures
 
 Say = Callable[[str], object]
 OnBadImage = Literal["error", "skip"]
@@ -245,28 +248,27 @@ def _read(file: Path, problems: list[Problem], encoding: str | None) -> str:
 
 def read_pictures(
     inputs: Sequence[Any],
-    data: ImageData,
+    content: Pictures,
     say: Say,
     *,
     columns: Sequence[str] | None = None,
     on_bad_image: OnBadImage = "error",
-    at_once: int = 100,
 ) -> Asked:
     """Files, the pictures of folders, those that tables name or hold, and pictures and arrays in memory.
 
     Args:
         inputs: see above.
-        data: the section of the model's recipe; a table's column is that of the recipe, or "image".
+        content: what a picture is; a table's column is that of its recipe, or "image".
         say: is told which files of a folder are left out.
         columns: what the tables call the column of pictures, alone; None: as `data` does.
         on_bad_image: whether one that cannot be read is refused, or left out and counted.
-        at_once: pictures of a block.
 
     Raises:
         DataError: what cannot be read, all of it in one report.
     """
     parts: list[list[Input] | tuple[Path, Rows]] = []
     problems: list[Problem] = []
+    data, at_once = content.data, content.rows_at_once
     if columns is not None and len(columns) != 1:
         what = f"{count(len(columns), 'column')} named, and a picture is in one"
         raise DataError("the inputs", [Problem("--image-column", what)])
@@ -278,13 +280,13 @@ def read_pictures(
     for place, given in enumerate(inputs):
         if not isinstance(given, str | os.PathLike):
             try:
-                parts.append([Input(f"input {place}", stored_picture(given))])
+                parts.append([Input(f"input {place}", content.stored(given))])
             except ValueError as error:
                 problems.append(Problem(f"input {place}", str(error)))
         elif not str(given) or not os.path.exists(given):  # "" would be the folder one is in
             problems.append(Problem(str(given) or '""', "no such file or folder"))
         elif (path := Path(given)).is_dir():
-            parts.append(files(_files(path, is_picture, "picture", problems, say)))
+            parts.append(files(_files(path, content.is_one, content.thing, problems, say)))
         elif table_ending(path.name) is not None:
             table = open_rows(path, choices, data, at_once=at_once, say=say)
             if on_bad_image == "error":
@@ -308,7 +310,7 @@ def read_pictures(
         try:
             if isinstance(one, Problem):
                 raise BadImage(one.what)
-            inspect(one.content["bytes"] or one.content["path"])
+            content.inspect(one.content["bytes"] or one.content["path"])
         except BadImage as error:
             name = one.where if isinstance(one, Problem) else one.name
             if on_bad_image == "skip":

@@ -21,6 +21,7 @@ from hftl.data.rows import Table, is_whole, row_problems
 from hftl.errors import Problem
 from hftl.recipe import TextData
 from hftl.store import key_of
+from hftl.wording import listed
 
 _LOOKED_AT = 1_000  # rows, spread evenly, that tell what a column holds
 _ENOUGH = 100  # so many rows tell that a column has few values
@@ -90,7 +91,10 @@ def _strings_of(table: Table, content: Dataset | list[Any], column: str | None =
     other = [row for row, text in enumerate(content) if not isinstance(text, str | None)]
     halves = [row for row, text in enumerate(content) if isinstance(text, str) and not is_whole(text)]
     problems = row_problems(table, f"no text{where}", none, "an empty text is allowed, a null is not")
-    problems += row_problems(table, f"no text but another type{where}", other, *([] if column is None else [_ANOTHER_PROGRAM]))
+    ways = [] if column is None else [_ANOTHER_PROGRAM]
+    if other and isinstance(content[other[0]], dict):
+        ways = [f"they are objects with {listed(content[other[0]])}: pandas.json_normalize makes a column of each part"]
+    problems += row_problems(table, f"no text but another type{where}", other, *ways)
     problems += row_problems(table, f"half a character{where}", halves, "JSON's \\ud800 to \\udfff mean a character in pairs alone")
     table.problems += problems
     return None if problems else Dataset.from_dict({"text": content}, features=Features({"text": Value("string")}))

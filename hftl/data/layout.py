@@ -23,9 +23,12 @@ NO_FILE = "neither a file nor a folder, but a device, a pipe or a socket"
 # --- split names --------------------------------------------------------------------------------------------------------------
 
 SPLIT_NAMES: Mapping[Role | Literal["either"], tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "validate", "dev", "development"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "训练", "訓練", "entrenamiento", "apprentissage", "treino"),
+    "validation": (
+        *("validation", "val", "valid", "validate", "dev", "development"),
+        *("验证", "驗證", "検証", "validierung"),
+    ),
+    "test": ("test", "testing", "测试", "測試", "テスト", "prueba", "teste"),
     # Some call the one so, some the other.
     "either": ("eval", "evaluation"),
 }
@@ -42,9 +45,8 @@ FLAG_COLUMNS: Mapping[str, Role] = {
 
 _MEANS = {word: role for role, words in SPLIT_NAMES.items() for word in words}
 _ORDER = {word: place for place, word in enumerate(_MEANS)}
-_WHOLE = re.compile(
-    rf"({'|'.join(sorted(_MEANS, key=len, reverse=True))})[-_. ]*(?:sets?|data|dataset|split|images?|imgs?|pictures|photos|files)?"
-)
+_AFTER = ("sets?", "集", "数据", "data", "dataset", "split", "images?", "imgs?", "pictures", "photos", "files")
+_WHOLE = re.compile(rf"({'|'.join(sorted(_MEANS, key=len, reverse=True))})[-_. ]*(?:{'|'.join(_AFTER)})?")
 
 
 def role_of(name: str, *, loosely: bool = False) -> Role | Literal["either"] | None:
@@ -114,6 +116,8 @@ PICTURES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi", ".sgi", ".ras", ".dds", ".ico"),
 )
 """Endings of what Pillow's own decoders read, and of phones' pictures with the extra; hftl.data.decoding has the formats."""
+ARRAYS = (".npy",)
+"""Endings of arrays of bands, which `data.bands` asks for, beside those of pictures; hftl.data.bands reads them."""
 NO_ENDING = "no ending"
 """The place in counts by ending of files that have none."""
 
@@ -268,6 +272,8 @@ def ways_out(endings: Iterable[str]) -> tuple[str, ...]:
         ways.append("of films save frames as .jpg or .png")
     if endings & set(_ARCHIVES):
         ways.append("unpack the archives")
+    if endings & set(ARRAYS):
+        ways.append("arrays of several bands are read by data.bands, such as data.bands=13")
     return tuple(ways)
 
 

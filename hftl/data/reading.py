@@ -33,7 +33,7 @@ from hftl.data.layout import (
 )
 from hftl.data.rows import NO_SPLIT, Source, Table, asked_for
 from hftl.data.saved import configured, is_saved, open_saved
-from hftl.data.tables import table_source
+from hftl.data.tables import table_source, ways_to_convert
 from hftl.errors import DataError, Problem, did_you_mean
 from hftl.recipe import ImageData, TextData
 
@@ -76,7 +76,8 @@ def _open_here(data: TextData | ImageData, path: Path) -> Source:
             return _open_archive(data, path)
         if table_ending(path.name) is None:
             what = f'"{path.suffix}" is not a kind of file that can be read'
-            raise DataError(data.source, [Problem("data.source", what, (f"allowed: {', '.join((*TABLES, *ARCHIVES))}",))])
+            ways = (f"allowed: {', '.join((*TABLES, *ARCHIVES))}", *ways_to_convert(path))
+            raise DataError(data.source, [Problem("data.source", what, ways)])
         return table_source({"train": [path]}, path.parent, data)
     if is_saved(path):
         return open_saved(data, path)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -416,9 +417,24 @@ def column_problems(role: Role, table: Table, data: TextData | ImageData) -> lis
     for key, column in (*contents, *labels, *ids):
         if (table.columns or table.ids) and column not in table.columns:
             help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
+            help += _ways_to_columns(key, table, data) if role == "train" else ()
             if role == "test" and column in data.label_columns:
                 help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
             problems.append(
                 Problem(key, f'no column "{column}" in split "{table.name}".{did_you_mean(column, table.columns)}', tuple(help))
             )
     return problems + table.problems
+
+
+def _ways_to_columns(key: str, table: Table, data: TextData | ImageData) -> Iterator[str]:
+    """What to write where a table calls its columns otherwise, or does not call them."""
+    first = next((name for name in table.columns if name not in named_columns(data)), None)
+    if first is None or key == "data.id_column":
+        return
+    yield f"another name: {shlex.quote(f'{key}={first}')}"
+    if not set(named_columns(data)) & set(table.columns):
+        yield f"where the file begins with a row and not with names, put a line above it: {','.join(named_columns(data))}"
+    elif key == "data.label_column" and len(table.columns) > 2:
+        free = ", ".join([name for name in table.columns if name not in named_columns(data)][:2])
+        yield f"where each label has a column of 0 and 1: {shlex.quote(f'{key}=[{free}]')}"
+    yield from table.remarks

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,8 +219,11 @@ def _of_columns(values: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...
 # --- found from the column ----------------------------------------------------------------------------------------------------
 
 
+_NUMPY_GAP = re.compile(r"(['\"])\s+\1")
+
+
 def as_list(text: str) -> list[Any] | None:
-    """The list that a text is, of JSON or of Python: '["joy", "anger"]', "['joy']", "[]"; None: it is another text."""
+    """The list that a text is, of JSON, Python or NumPy: '["joy", "anger"]', "['joy']", "['joy' 'anger']"; None: another text."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -227,7 +231,7 @@ def as_list(text: str) -> list[Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         try:
-            value = ast.literal_eval(text)
+            value = ast.literal_eval(_NUMPY_GAP.sub(r"\1, \1", text))  # or Python would make one string of both
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return value if isinstance(value, list) and all(isinstance(item, str | int) for item in value) else None

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,10 +146,39 @@ def left_beside(files: Iterable[Path]) -> tuple[list[str], Counter[str]]:
     return names, ignored
 
 
+_PANDAS = {
+    ".feather": "feather",
+    ".orc": "orc",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+    ".dta": "stata",
+    ".sav": "spss",
+    ".xls": "excel",
+    ".ods": "excel",
+    ".xlsm": "excel",
+    ".xml": "xml",
+    ".h5": "hdf",
+}
+"""Endings of tables that pandas reads, and what its function is called."""
+
+
+def ways_to_convert(file: Path) -> Iterator[str]:
+    """A command that makes a table of a file of another kind, where there is one."""
+    if (kind := _PANDAS.get(file.suffix.lower())) is not None:
+        way = f"import pandas; pandas.read_{kind}('{file.name}').to_parquet('{file.stem}.parquet')"
+        yield f'with pandas: python -c "{way}"'
+    if file.suffix.lower() == ".txt":
+        with file.open("rb") as stream:
+            is_fasttext = stream.read(9) == b"__label__"
+        way = f"(printf 'label\\ttext\\n'; sed -E 's/^__label__([^ ]+) /\\1\\t/' {file.name}) > {file.stem}.tsv"
+        yield f"of fastText's format: {way}" if is_fasttext else "a text a file is read from a folder a class: neg/1.txt, pos/1.txt"
+
+
 def _no_table(root: Path, folders: Sequence[Path], files: Sequence[Path], with_tables: Sequence[str]) -> Problem:
     listing = ", ".join(entry.name for entry in sorted([*folders, *files])[:SHOWN]) or "nothing"
     expected = f"expected train{TABLES[0]}, or train with one of {', '.join(TABLES[1:])}, and test and validation likewise"
     ways = [expected, f"found: {listing}"]
+    ways += list(dict.fromkeys(way for file in files for way in ways_to_convert(file)))[:3]
     if len(with_tables) == 1:
         ways.append(f"tables are in {with_tables[0]}/: data.source={root / with_tables[0]}")
     return Problem("data.source", f"no table in {root.absolute()}", tuple(ways))
@@ -220,8 +250,8 @@ def _json_columns(head: str, lines: bool) -> list[str]:
         first = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())[0]
         return list(first) if isinstance(first, dict) else []
     rows = [line for line in head.split("\n", LOOKED_AT)[:LOOKED_AT] if line.strip()]
-    keys = dict.fromkeys(json.loads(rows[0]))
-    for line in rows[1:]:
+    keys: dict[str, None] = {}
+    for line in rows:
         try:
             keys |= dict.fromkeys(json.loads(line))
         except json.JSONDecodeError:  # the last one may be cut
@@ -254,6 +284,9 @@ def _parse_parquet(files: Sequence[Path], data: TextData | ImageData, marks: str
             problems.append(Problem(str(file), f"cannot be read as Parquet: {error}"))
             continue
         columns = columns or names
+        if len(set(names)) < len(names):
+            way_out = "give the columns of one name other ones, as pandas does: df.columns = [...]"
+            problems.append(Problem(str(file), f"two columns of one name: {listed(names)}", (way_out,)))
         if set(names) != set(columns):
             problems.append(Problem(str(file), f"has the columns {listed(names)}, and {files[0].name} has {listed(columns)}"))
     if problems:
@@ -435,7 +468,7 @@ def open_rows(
         elif (whole := _whole_json(file, text, wrong := [])) is _LINES:
             types, blocks = _open_lines(file, text, problems, at_once)
         else:
-            names, rows = _checked(file, _entries(whole, file, wrong, remarks), wrong, problems)
+            names, rows = _checked(file, _entries(whole, file, wrong, problems, remarks), wrong, problems)
             values = {name: [row.get(name) for row in rows] for name in names}
             found = {name: _type_of(of_column) for name, of_column in values.items()}
             types = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in found.items()}
@@ -498,13 +531,13 @@ def _json_rows(file: Path, text: str, problems: list[Problem], remarks: list[str
     """
     wrong: list[str] = []
     whole = _whole_json(file, text, wrong)
-    rows = list(_json_lines(text, wrong)) if whole is _LINES else _entries(whole, file, wrong, remarks)
+    rows = list(_json_lines(text, wrong)) if whole is _LINES else _entries(whole, file, wrong, problems, remarks)
     return _checked(file, rows, wrong, problems)
 
 
-def _entries(whole: Any, file: Path, wrong: list[str], remarks: list[str]) -> list[tuple[str, Any]]:
+def _entries(whole: Any, file: Path, wrong: list[str], problems: list[Problem], remarks: list[str]) -> list[tuple[str, Any]]:
     """The rows of a JSON text that was read as a whole, with their places; none where something is wrong already."""
-    listing = [] if wrong else _list_of_rows(whole, file, wrong, remarks)
+    listing = [] if wrong else _list_of_rows(whole, file, problems, remarks)
     return [(f"entry {number}", row) for number, row in enumerate(listing)]
 
 
@@ -595,7 +628,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _list_of_rows(whole: Any, file: Path, wrong: list[str], remarks: list[str]) -> list[Any]:
+def _list_of_rows(whole: Any, file: Path, problems: list[Problem], remarks: list[str]) -> list[Any]:
     """The rows of a JSON file; what pandas writes by default, columns of lists or of objects by row, is turned."""
     if isinstance(whole, list):
         return whole
@@ -605,9 +638,28 @@ def _list_of_rows(whole: Any, file: Path, wrong: list[str], remarks: list[str]) 
             columns = [list(column.values()) for column in columns]
         if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns) and len(columns) > 1:
             return [dict(zip(whole, values, strict=True)) for values in zip(*columns, strict=True)]
+        if {"images", "annotations"} <= whole.keys():
+            what = "annotations of COCO: what is where in a picture, and hftl tells of a whole picture what it is"
+            way = "a table of one row a picture is read, with its path and its class: train.csv, with the columns image,label"
+            problems.append(Problem(str(file), what, (way,)))
+            return []
         lists = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if len(lists) == 1:
             remarks.append(f'the rows of {file.name} are the list "{lists[0]}" in it')
             return list(whole[lists[0]])
-    wrong.append("expected a list of objects, an object a line, or an object of columns")
+    ways = ['such as [{"text": "a text", "label": "its class"}]']
+    if len(paths := list(_lists_in(whole))) == 1:
+        ways = [f"its rows may be in {paths[0]}: jq {shlex.quote(paths[0])} {shlex.quote(file.name)} > rows.json"]
+    problems.append(Problem(str(file), "expected a list of objects, an object a line, or an object of columns", tuple(ways)))
     return []
+
+
+def _lists_in(whole: Any, path: str = "", depth: int = 4) -> Iterator[str]:
+    """Where in a JSON value lists of objects are, as jq calls the places; what is in such a list is not looked at."""
+    if isinstance(whole, list) and whole and isinstance(whole[0], dict):
+        yield path or "."
+    elif isinstance(whole, dict) and depth:
+        for key, value in whole.items():
+            yield from _lists_in(
+                value, f"{path}.{key}" if re.fullmatch(r"[A-Za-z_]\w*", key) else f"{path}[{json.dumps(key)}]", depth - 1
+            )

@@ -513,6 +513,9 @@ class Texts:
         what = "views are flips and crops of pictures, and a text has none; leave it out"
         raise DataError.single("tta", what, source="the inputs")
 
+    def channel_numbers(self, train: Dataset) -> None:
+        """Nothing: a text has no channels."""
+
     def words(self, dataset: Dataset) -> Iterable[str]:
         """The texts."""
         return Strings(dataset, "text")

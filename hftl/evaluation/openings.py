@@ -58,7 +58,7 @@ def count_openings(run: RunDirectory) -> str | None:
 
 def widened_metrics(predictions: Predictions, recipe: Recipe) -> tuple[str, ...]:
     """Those whose intervals are widened: the one that the card opens with, and the one that chose the weights."""
-    return tuple(dict.fromkeys((predictions.target.headline, recipe.run.metric)))
+    return tuple(dict.fromkeys((predictions.target.headline, recipe.run.chooser)))
 
 
 def widened(predictions: Predictions, metrics: Iterable[str], *, recipes: int) -> Widened:

@@ -3,8 +3,8 @@
 The chain is stem -> timm's own groups -> head: each timm model says by its `group_matcher` which parts belong together, for a
 ResNet stem -> layer1 -> layer2 -> layer3 -> layer4 -> head. What is saved loads in transformers and in timm alike.
 
-Shapes: pixel_values (B, C, S, S) -> logits (B, K): B pictures of S x S pixels, RGB or grey, normalised as in pretraining; K
-classes.
+Shapes: pixel_values (B, C, S, S) -> logits (B, K): B pictures of S x S pixels, RGB, grey or of C bands, normalised as in
+pretraining; K classes.
 timm: Wightman 2019, https://github.com/huggingface/pytorch-image-models.
 """
 
@@ -42,7 +42,7 @@ from hftl.models.checkpoint import (
 )
 from hftl.models.family import Classifier, Family, check_drop_path, no_drop_path, reinitialize
 from hftl.models.foreign import MOST_CLASSES, check_counts, check_folder, check_label_names, check_size, is_whole
-from hftl.names import WEIGHT_PLACES
+from hftl.names import WEIGHT_PLACES, bands_in
 from hftl.recipe import CosineSchedule, ImageData, Recipe, Timm
 
 WRAPPER = "timm_model"
@@ -61,6 +61,7 @@ RESERVED = {
     *(*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters),
     *("features_only", "out_indices", "feature_cls", "device", "dtype"),
 }
+BANDS = "Files hold {bands} bands (data.bands); the weights of a pretrained first layer are repeated over them, times 3 / {bands}."
 GREY = "Pictures are read in grey (model.in_chans=1); the weights of a pretrained first layer are summed over its three channels."
 MOST_PIXELS = 2_048
 """Longest side of a picture, in pixels; timm's own go up to 1,024."""
@@ -83,15 +84,16 @@ class _Source:
     """What it says of several labels an example, see `OF_TARGET`."""
 
 
-def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> Classifier:
+def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None, bands: int | None = None) -> Classifier:
     """A timm model with a head for `label_names`, float32, on the CPU; random weights where `spec.pretrained` is false.
 
     The head is always new, also where the checkpoint's has as many classes; all other weights must be in the checkpoint.
-    Pictures are prepared as in pretraining (mean, std, size, crop, interpolation); `image_size` replaces the size, in pixels.
+    Pictures are prepared as in pretraining (mean, std, size, crop, interpolation); `image_size` replaces the size, in pixels. Of
+    `bands` that the checkpoint does not know, mean and deviation are set by `with_channel_numbers`.
 
     Raises:
-        RecipeError: no such checkpoint or architecture, no safetensors, missing or superfluous weights, pictures of other than 1
-            or 3 channels, no groups, or a size that the network cannot take.
+        RecipeError: no such checkpoint or architecture, no safetensors, missing or superfluous weights, pictures of other channels
+            than the checkpoint can be adapted to, no groups, or a size that the network cannot take.
     """
     checkpoint = None if _is_architecture(spec) else find_checkpoint(spec)
     source = _registered(spec.checkpoint) if checkpoint is None else _read_source(checkpoint, new_head=True)
@@ -101,11 +103,11 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
     if spec.drop_path is not None:
         arguments["drop_path_rate"] = spec.drop_path
         _check_drop_path(source.architecture, spec.drop_path)
-    stored, source = source.pretrained_cfg, _in_channels(replace(source, arguments=arguments), spec.in_chans)
+    stored, source = source.pretrained_cfg, _in_channels(replace(source, arguments=arguments), bands or spec.in_chans)
     if checkpoint is not None and spec.pretrained:
         timm_model = _load(checkpoint, replace(source, pretrained_cfg=stored))  # by its channels timm adapts the first layer
         if stored["input_size"][0] != source.pretrained_cfg["input_size"][0]:
-            _check_first_layer(checkpoint, timm_model)
+            _check_first_layer(checkpoint, timm_model, bands)
         timm_model.reset_classifier(len(label_names))
     else:
         if checkpoint is not None:
@@ -117,6 +119,7 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         "pretrained": spec.pretrained,
         "new_parameters": _classifier_parameters(timm_model) if spec.pretrained else [],
         **({"remarks": [GREY]} if spec.in_chans == 1 else {}),
+        **({"remarks": [BANDS.format(bands=bands)]} if bands else {}),
     }
     classifier = _classifier(timm_model, source, label_names, image_size, facts)
 
@@ -124,6 +127,28 @@ def build(spec: Timm, label_names: Sequence[str], *, image_size: int | None) -> 
         return nn.ModuleDict({WRAPPER: _create(source, num_classes=len(label_names))})
 
     return reinitialize(classifier, fresh, count=spec.reinitialize, pretrained=spec.pretrained)
+
+
+def awaits_channel_numbers(classifier: Classifier) -> bool:
+    """Whether no checkpoint has said mean and deviation of the bands that a classifier reads."""
+    channels = classifier.facts["input_size"][0]
+    return bands_in(channels) is not None and (classifier.facts["mean"], classifier.facts["std"]) == _unknown_numbers(channels)
+
+
+def with_channel_numbers(classifier: Classifier, mean: Sequence[float], std: Sequence[float]) -> Classifier:
+    """The classifier with mean and deviation of each band, in the files' own numbers."""
+    config: Any = classifier.model.config
+    numbers = {"mean": list(mean), "std": list(std)}
+    config.pretrained_cfg = {**config.pretrained_cfg, **numbers}
+    processor = TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
+    remark = f"Mean and deviation of the {len(mean)} bands are those of the training pictures."
+    facts = {**classifier.facts, **numbers, "remarks": [*classifier.facts["remarks"], remark]}
+    return replace(classifier, preprocessor=processor, facts=facts)
+
+
+def _unknown_numbers(channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation that change nothing."""
+    return [0.0] * channels, [1.0] * channels
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -257,17 +282,15 @@ def _check_preprocessing(checkpoint: Checkpoint, pretrained_cfg: dict[str, Any])
     """Refuse sizes, means and deviations that are no such thing; the rest is tried out, as timm makes its transform of it.
 
     Raises:
-        RecipeError: such a value, or pictures of other than 1 or 3 channels.
+        RecipeError: such a value.
     """
     size = pretrained_cfg["input_size"]
     if not isinstance(size, list) or len(size) != 3 or not all(is_whole(side, 1, MOST_PIXELS) for side in size):
         what = f'has "input_size": {size!r} in {CONFIG}'
         raise checkpoint.refused(what, None, f"Channels, height and width were expected, of at most {MOST_PIXELS:,} pixels.")
-    if size[0] not in (1, 3):
-        raise checkpoint.refused(f"takes pictures of {size[0]} channels; hftl prepares RGB, which has 3, and grey, which has 1")
     for key, least in (("mean", -math.inf), ("std", 1e-6)):
         values = pretrained_cfg.get(key, [1.0] * size[0])
-        many = {1: "one number was", 3: "three numbers were"}[size[0]]
+        many = {1: "one number was", 3: "three numbers were"}.get(size[0], f"{size[0]} numbers were")
         if not isinstance(values, list) or len(values) != size[0] or not all(_is_number(v) and v >= least for v in values):
             raise checkpoint.refused(f'has "{key}": {values!r} in {CONFIG}; {many} expected, one a channel')
     crop = pretrained_cfg.get("crop_pct", 1.0)
@@ -286,31 +309,45 @@ def _without_places(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_channels(source: _Source, channels: int | None) -> _Source:
-    """The network for pictures of so many channels; timm sums the weights of its first layer over three where there is one.
+    """The network for pictures of so many channels: timm sums the weights of its first layer over three, or repeats them.
 
     Raises:
-        RecipeError: its checkpoint reads grey, and RGB is asked for.
+        RecipeError: its checkpoint reads grey or bands, and something else is asked for.
     """
     cfg = source.pretrained_cfg
     own, height, width = cfg["input_size"]
+    if bands_in(own) is not None and channels != own:
+        what = f"the checkpoint reads files of {own} bands"
+        raise RecipeError.single("data.bands", what, f"write data.bands={own}", source="model")
     if channels is None or channels == own:
         return source
+    if channels != 1 and cfg.get("crop_mode", "center") == "border":
+        what = 'the checkpoint lays pictures on a border of their mean colour ("crop_mode": "border"), and bands have none'
+        raise RecipeError.single("data.bands", what, "choose another checkpoint", source="model")
     if own == 1:
         raise RecipeError.single(
             "model.in_chans", "the checkpoint reads grey pictures, of one channel", "leave it out", source="model"
         )
+    if channels != 1:
+        mean, std = _unknown_numbers(channels)
+        of_bands = {"input_size": [channels, height, width], "mean": mean, "std": std}
+        return replace(source, arguments={**source.arguments, "in_chans": channels}, pretrained_cfg={**cfg, **of_bands})
     means, deviations = cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD)
     grey = {"input_size": [1, height, width], "mean": [sum(means) / 3], "std": [sum(deviations) / 3]}
     return replace(source, arguments={**source.arguments, "in_chans": 1}, pretrained_cfg={**cfg, **grey})
 
 
-def _check_first_layer(checkpoint: Checkpoint, timm_model: TimmModel) -> None:
+def _check_first_layer(checkpoint: Checkpoint, timm_model: TimmModel, bands: int | None) -> None:
     """Refuse a network whose first layer is no convolution: timm would draw it anew without a word."""
     first = timm_model.pretrained_cfg.get("first_conv") or ()
     layers = [timm_model.get_submodule(name) for name in ((first,) if isinstance(first, str) else first)]
     if not layers or not all(isinstance(layer, nn.Conv2d) for layer in layers):
-        what = "has a first layer that is no convolution, of which no weights for grey pictures can be made"
-        raise checkpoint.refused(what, None, "Leave model.in_chans out: grey pictures are read as RGB.")
+        which = "grey pictures" if bands is None else f"{bands} bands"
+        what = f"has a first layer that is no convolution, of which no weights for {which} can be made"
+        way_out = "Leave model.in_chans out: grey pictures are read as RGB."
+        raise checkpoint.refused(
+            what, None, way_out if bands is None else "Choose one that begins with a convolution, as a ResNet."
+        )
 
 
 def _create(source: _Source, **arguments: Any) -> TimmModel:
@@ -496,7 +533,7 @@ def _build(recipe: Recipe, label_names: Sequence[str], texts: Iterable[str]) -> 
         from hftl.models import pyramid  # which is made of parts of this module
 
         return pyramid.FAMILY.build(recipe, label_names, texts)
-    return build(recipe.model, label_names, image_size=recipe.data.image_size)
+    return build(recipe.model, label_names, image_size=recipe.data.image_size, bands=recipe.data.bands)
 
 
 def _default_rates(parameters: int) -> tuple[float, float]:

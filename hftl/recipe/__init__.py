@@ -24,7 +24,7 @@ from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon,
 from hftl.recipe.overrides import override
 from hftl.recipe.places import LOCAL, check_places, local_name, without_places
 from hftl.recipe.reading import load_recipe, parse_recipe
-from hftl.recipe.recipe import Recipe, difference, flat, moved, of_another, refuse_secrets, same_content, secrets_beside
+from hftl.recipe.recipe import Recipe, difference, flat, judged, moved, of_another, refuse_secrets, same_content, secrets_beside
 from hftl.recipe.schedule import (
     ConstantSchedule,
     CosineRestartsSchedule,
@@ -112,6 +112,7 @@ __all__ = [
     "check_places",
     "difference",
     "flat",
+    "judged",
     "load_recipe",
     "local_name",
     "moved",

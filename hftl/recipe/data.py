@@ -23,6 +23,12 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+def _not_rgb(bands: int) -> int:
+    if bands == 3:
+        raise ValueError("three bands are RGB: pictures of three channels, such as .png, are read without data.bands")
+    return bands
+
+
 Colour = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -270,6 +276,10 @@ class ImageData(_Data):
     each of them once (`run.cache_gb`). It is a trade: less variety for less time."""
     background: tuple[Colour, Colour, Colour] = (255, 255, 255)
     """RGB colour, 0 to 255, on which transparent pictures are composed."""
+    bands: Annotated[int, Field(ge=2, le=1024), AfterValidator(_not_rgb)] | None = None
+    """Numbers a pixel, where files hold arrays of them and no colours: .npy of (H, W, C) or (C, H, W), TIFF by the extra `bands`,
+    PNG of four channels. For timm, whose first layer gets as many; mean and deviation are those of the training pictures. None:
+    pictures, read as RGB."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with a picture that cannot be read: refuse to train, or leave it out and count it."""
 
@@ -285,6 +295,19 @@ class ImageData(_Data):
             policy = "an Albumentations pipeline of its own, in recipe.yaml"
         erased = f"; random erasing in {100 * self.random_erasing:g} % of the views" if self.random_erasing else ""
         return policy + erased
+
+    @model_validator(mode="after")
+    def _options_are_of_bands(self) -> Self:
+        if self.bands is None:
+            return self
+        if self.augmentation not in ("none", "light"):
+            raise ValueError(
+                "augmentation: of bands there are crops and flips, and no colours; write data.augmentation=light, or none"
+            )
+        for key, default in (("random_erasing", 0.0), ("augmentation_library", None), ("background", (255, 255, 255))):
+            if getattr(self, key) != default:
+                raise ValueError(f"{key}: is for pictures of colours, and data.bands={self.bands} are none; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _options_are_of_an_augmentation(self) -> Self:

@@ -19,7 +19,8 @@ def _random_or_file(vectors: str) -> str:
 
 def _grey_or_rgb(channels: int) -> int:
     if channels not in (1, 3):
-        raise ValueError(f"a picture is read in 1 channel, grey, or in 3, RGB; not in {channels}")
+        help = f"; arrays of {channels} bands are data.bands={channels}, which the first layer follows" if channels > 1 else ""
+        raise ValueError(f"a picture is read in 1 channel, grey, or in 3, RGB; not in {channels}{help}")
     return channels
 
 

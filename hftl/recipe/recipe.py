@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from hftl.errors import Problem, RecipeError
+from hftl.names import Chooser
 from hftl.recipe.card import ABOUT, AUTHOR, PROSE, READ, Card
 from hftl.recipe.data import AnyData, ImageData, TextData
 from hftl.recipe.model import CNN, AnyModel, Timm, Transformer, WordVectors
@@ -107,6 +108,22 @@ class Recipe(Section):
             raise ValueError(f"data.windows: a {self.model.family} reads a text of any length at once: {way_out}")
         if isinstance(self.model, Transformer) and self.model.pooling != "native" and self.data.kind == "image":
             raise ValueError("model.pooling: says what is read of a text's tokens; of pictures leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_read(self) -> Self:
+        if not isinstance(self.data, ImageData) or self.data.bands is None:
+            return self
+        if not self.in_timms_format:
+            own = "model.pooling=pyramid" if isinstance(self.model, Timm) else f'model.family "{self.model.family}"'
+            raise ValueError(
+                f"data.bands: {own} reads pictures of RGB alone; write model.family=timm, without a pooling of its own"
+            )
+        assert isinstance(self.model, Timm)
+        if self.model.in_chans is not None:
+            raise ValueError("model.in_chans: the first layer has as many channels as data.bands says; leave it out")
+        if self.run.tta != "none":
+            raise ValueError("run.tta: views are made of pictures of RGB, and data.bands are none; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -253,6 +270,13 @@ def of_another(recipe: Recipe, author: str) -> Recipe:
     theirs = Recipe(**recipe.model_dump(mode="json"))
     theirs._about = {fact: {**then, AUTHOR: author} for fact, then in theirs._about.items()}
     return theirs
+
+
+def judged(recipe: Recipe, metric: Chooser) -> Recipe:
+    """The same recipe with a metric that picks the weights, where it leaves that to the data."""
+    if recipe.run.metric != "auto":
+        return recipe
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"metric": metric})})
 
 
 def moved(recipe: Recipe, to: Mapping[str, str]) -> Recipe:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hftl.names import Chooser, Tta
+from hftl.names import HEADLINES, ONE_LABEL, Chooser, Tta
 from hftl.recipe.section import Positive, Section
 
 
@@ -24,8 +24,9 @@ class RunSettings(Section):
     """Micro-batches a step is cut into, to save memory; does not change what the step computes."""
     evaluation_batch_size: Positive | None = None
     """Pictures of an evaluation batch, a process; None: 64. Texts go by `tokens_per_batch`."""
-    metric: Chooser = "accuracy"
-    """Validation metric that picks the best weights."""
+    metric: Chooser | Literal["auto"] = "auto"
+    """Validation metric that picks the best weights. "auto": accuracy, and where an example has several labels macro F1; the run's
+    recipe.yaml has the one that it was."""
     keep: Literal["best", "last"] = "best"
     """Which weights are delivered: "best" over all stages, so that a stage that improves nothing is undone; "last": the best of the
     last stage. The weights with which the first stage begins are no candidate: their head is random."""
@@ -62,3 +63,8 @@ class RunSettings(Section):
     trackers: tuple[str, ...] = ()
     """Accelerate's trackers by name: "tensorboard", "trackio", "mlflow", "wandb" or another one. They get the keys of the recipe,
     the curves, the final metrics and the figures."""
+
+    @property
+    def chooser(self) -> Chooser:
+        """The metric that picks the best weights: accuracy until the data have said that an example has several labels."""
+        return HEADLINES[ONE_LABEL] if self.metric == "auto" else self.metric

@@ -196,7 +196,7 @@ def _facts(
         "repeat": repeat(recipe, data, repo_id),
         "openings": openings,
         "ledger": ledger,
-        "metric": METRICS[recipe.run.metric].bare,
+        "metric": METRICS[recipe.run.chooser].bare,
         "seeds": _seeds(run),
         "widened": _widened(ledger, HEADLINES[kind_of(values)]) if split == "test" else None,
         "sealed": split == "validation" and "test" in data["splits"],
@@ -383,7 +383,7 @@ def _stage_rows(plan: PlanRecord, recipe: Recipe, stage_ends: Sequence[StageEnd]
     ]
     ends = [end_of[stage["name"]] for stage in stages]
     rows.append([safe("*best epoch*"), "", *(_best_epoch(end) for end in ends)])
-    metric = METRICS[recipe.run.metric].bare
+    metric = METRICS[recipe.run.chooser].bare
     rows.append([safe(f"*validation {metric} then*"), "", *(decimals(end["best_metric"]) for end in ends)])
     rows.append([safe("*weights kept*"), "", *("yes" if end["kept"] else "no" for end in ends)])
     proof_of = {proof.stage: proof for proof in proofs}

@@ -44,7 +44,7 @@ from hftl.models.family import Classifier
 from hftl.recipe import Recipe, TextData
 from hftl.run import RunDirectory
 from hftl.sharing.publication import is_model_file
-from hftl.sharing.usage import example, is_grey, make_text, read_picture, tokenized, tokens_of
+from hftl.sharing.usage import example, make_text, reading_of, tokenized, tokens_of
 from hftl.terminal import Shown
 
 FILE = "model.onnx"
@@ -380,12 +380,16 @@ def usage(run: RunDirectory, done: Export) -> str:
         name = "names[str(row.argmax())]"
     else:  # the processors give torch tensors, timm's nothing else
         imports = ["import onnxruntime", "from PIL import Image, ImageOps", "from transformers import AutoImageProcessor"]
+        pixels = 'pixels = processor([read_picture(file) for file in files], return_tensors="pt")["pixel_values"]'
+        if data.bands is not None:
+            imports = ["import onnxruntime", "import torch", *imports[1:]]
+            pixels = "pixels = torch.stack([prepare(processor.val_transforms, read_picture(file)) for file in files])"
         prepared = [
-            *read_picture(data.background, grey=is_grey(config)).splitlines(),
+            *reading_of(data, config).splitlines(),
             "",
             f"processor = AutoImageProcessor.from_pretrained({str(folder)!r})",
-            'files = ["picture.jpg"]',
-            'pixels = processor([read_picture(file) for file in files], return_tensors="pt")["pixel_values"]',
+            f'files = ["picture.{"jpg" if data.bands is None else "npy"}"]',
+            pixels,
             'inputs = {"pixel_values": pixels.numpy()}',
         ]
         inputs, names = "files", 'config["label_names"]'

@@ -68,10 +68,9 @@ def use(recipe: Recipe, run: RunDirectory, repo_id: str | None) -> dict[str, Any
         "example": safe(example(recipe.data)) if isinstance(recipe.data, TextData) else None,
         "columns": recipe.data.text_columns if isinstance(recipe.data, TextData) and recipe.data.joins else (),
         "timm_name": (f"hf-hub:{repo_id}" if repo_id else "local-dir:RUN/model") if recipe.in_timms_format else None,
-        "read_picture": safe(read_picture(recipe.data.background, grey=is_grey(config)))
-        if isinstance(recipe.data, ImageData)
-        else None,
+        "read_picture": safe(reading_of(recipe.data, config)) if isinstance(recipe.data, ImageData) else None,
         "grey": is_grey(config),
+        "bands": recipe.data.bands if isinstance(recipe.data, ImageData) else None,
     }
 
 
@@ -112,6 +111,33 @@ def tokenized(data: TextData) -> str:
 def is_grey(config: Mapping[str, Any]) -> bool:
     """Whether a model, by its config.json, reads pictures of one channel."""
     return bool(config.get("pretrained_cfg", {}).get("input_size", [3])[0] == 1)
+
+
+def reading_of(data: ImageData, config: Mapping[str, Any]) -> str:
+    """Lines of Python for whoever has no hftl: what reads a file as training did; of bands also what prepares it."""
+    return read_bands(data.bands) if data.bands is not None else read_picture(data.background, grey=is_grey(config))
+
+
+def read_bands(bands: int) -> str:
+    """Lines of Python: `read_picture` gives the bands of a file, each as a picture of floats; `prepare` does with them what a
+    transform of timm's does with a picture."""
+    return f"""\
+def read_picture(file):
+    if file.endswith(".npy"):
+        values = np.load(file)
+    else:
+        import tifffile  # for TIFF
+
+        values = tifffile.imread(file)
+    values = values if values.shape[-1] == {bands} else np.moveaxis(values, 0, -1)
+    return [Image.fromarray(np.ascontiguousarray(values[..., band], dtype=np.float32)) for band in range({bands})]
+
+
+def prepare(transform, bands):
+    *geometry, to_tensor, normalise = transform.transforms
+    for step in geometry:
+        bands = [step(band) for band in bands]
+    return normalise(torch.cat([to_tensor(band) for band in bands]))"""
 
 
 def read_picture(background: Sequence[int], *, grey: bool = False) -> str:

@@ -362,7 +362,7 @@ def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
     if record is None:
         return
     yield _same("seeds.json", "recipe and rows", record["recipe"], recipe_digest(run, seed=False))
-    yield _same("seeds.json", "metric", record["metric"], recipe.run.metric)
+    yield _same("seeds.json", "metric", record["metric"], recipe.run.chooser)
     seeds, values = record["seeds"], record["values"]
     fits = len(set(seeds)) == len(seeds) == len(values) > 1 and all(abs(value) < MOST_OF_A_METRIC for value in values)
     words = "a number of each of several seeds"

@@ -87,7 +87,7 @@ def ablate(study: StudyDirectory, recipe: Recipe, arms: Mapping[str, Recipe], qu
         cells = seeded(arms, question.settings["seeds"])
         trials = run_grid(study, cells, say=say, keep=question.settings["test"] == "open", experiments=experiments)
         summary = _write(study, recipe, cells, trials, title=f"{recipe.name}: {listed(arms)}")
-        metric = recipe.run.metric
+        metric = recipe.run.chooser
         means = {row.arm: as_rank(metric, row.spread.mean) for row in summary if row.spread is not None}
         best = max(means, key=lambda arm: means[arm])
         write_text(study.best, arms[best].to_yaml())
@@ -141,7 +141,7 @@ def _write(
 ) -> list[ArmSummary]:
     write_table(study, pd.DataFrame(list(rows_of(trials, cells))))
     summary = summarise(study, trials)
-    draw_arms(study, trials, metric=recipe.run.metric)
+    draw_arms(study, trials, metric=recipe.run.chooser)
     sentences = [*in_words(summary, recipe, trials), *more]
     write_page(study, title=title, sentences=sentences, table=shown(summary), figures=["arms.png"])
     return summary
@@ -192,7 +192,7 @@ def _difference(study: StudyDirectory, first: list[Trial], other: list[Trial]) -
 
 def in_words(summary: Sequence[ArmSummary], recipe: Recipe, trials: Mapping[str, list[Trial]]) -> Iterator[str]:
     """What a study of arms has come to, in sentences."""
-    metric, first = METRICS[recipe.run.metric].bare, summary[0]
+    metric, first = METRICS[recipe.run.chooser].bare, summary[0]
     for row in summary:
         if row.spread is None:
             yield f"{row.arm}: no trial was completed."

@@ -137,7 +137,7 @@ def _write(
         shown.append([each.name, choice, f"{reached:.3f}", f"{low:.3f} to {high:.3f}", f"{each.seconds:.1f}"])
     write_table(study, pd.DataFrame(rows))
     sentences = [
-        f"On validation, n = {n:,}, {best.name} is the best by {METRICS[recipe.run.metric]}. Each had its settings chosen"
+        f"On validation, n = {n:,}, {best.name} is the best by {METRICS[recipe.run.chooser]}. Each had its settings chosen"
         " by these rows, so its number is likely a little too good; the test split stayed shut.",
         f"{len(train.ids):,} of {len(splits.train):,} training rows; for frozen features at most {MOST_FEATURES:,}.",
         "A model is worth its cost where it is better than this: hftl train says so for the cheapest of them.",

@@ -86,7 +86,7 @@ def told(trial: Trial, recipe: Recipe) -> str:
     if trial.value is None:
         return f"failed: {trial.reason}"
     ended = {"complete": "", "pruned": f", pruned after {count(trial.epochs, 'epoch')}", "failed": ""}[trial.state]
-    return f"{recipe.run.metric} {trial.value:.4f}{ended}, {duration(trial.seconds)}"
+    return f"{recipe.run.chooser} {trial.value:.4f}{ended}, {duration(trial.seconds)}"
 
 
 def correct_rows(study: StudyDirectory, trials: list[Trial]) -> NDArray[np.bool_]:
@@ -107,7 +107,7 @@ def rows_of(trials: Mapping[str, list[Trial]], cells: list[Cell]) -> Iterator[di
             "arm": cell.arm,
             "part": cell.part,
             "state": trial.state,
-            cell.recipe.run.metric: trial.value,
+            cell.recipe.run.chooser: trial.value,
             "epochs": trial.epochs,
             "steps": trial.steps,
             "seconds": trial.seconds,

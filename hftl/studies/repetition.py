@@ -55,7 +55,7 @@ def over_seeds(study: StudyDirectory, run: RunDirectory) -> dict[str, Any]:
     return {
         "study": study.path.resolve().name,
         "recipe": recipe_digest(run, seed=False),
-        "metric": recipe.run.metric,
+        "metric": recipe.run.chooser,
         "seeds": list(done),
         "values": list(done.values()),
         **asdict(spread(list(done.values()))),

@@ -263,7 +263,7 @@ def _read_study(path: Path) -> Row:
     read = (read_trial_record(RunDirectory(file.parent)) for file in sorted(study.trials.glob("*/trial.json")))
     done = [trial for trial in read if trial is not None]
     values = [(trial["value"], trial) for trial in done if trial["state"] == "complete" and trial["value"] is not None]
-    higher = METRICS[recipe.run.metric].higher_is_better
+    higher = METRICS[recipe.run.chooser].higher_is_better
     best = (max if higher else min)(values, key=lambda pair: pair[0], default=(None, None))[1]
     return Row(
         path,

@@ -199,7 +199,7 @@ def _fit(run: RunDirectory, recipe: Recipe, experiments: Experiments, watcher: W
     return Trial(
         run.path.name,
         state,
-        metrics[recipe.run.metric],
+        metrics[recipe.run.chooser],
         metrics,
         epochs=sum(record["event"] == "evaluation" for record in run.read_history()),
         steps=progress.cursor.step,

@@ -172,7 +172,7 @@ def _search(study: StudyDirectory, recipe: Recipe, space: Space, settings: Setti
         space,
         sampler=settings.sampler,
         pruner=settings.pruner,
-        metric=recipe.run.metric,
+        metric=recipe.run.chooser,
         seed=recipe.run.seed,
         epochs=space.most_epochs(recipe),
         token=token_of(study),
@@ -214,7 +214,7 @@ def _run(study: StudyDirectory, recipe: Recipe, space: Space, asked: Asked, expe
     def watch(evaluation: Evaluation) -> None:
         before = sum(epochs[name] for name in list(epochs)[: list(epochs).index(evaluation.stage)])
         epoch = before + evaluation.epoch
-        if asked.report(epoch, _best_so_far(run, recipe.run.metric)) and epoch < sum(epochs.values()):
+        if asked.report(epoch, _best_so_far(run, recipe.run.chooser)) and epoch < sum(epochs.values()):
             raise Pruned(f"behind the other trials after {count(epoch, 'epoch')} of {sum(epochs.values())}")
 
     def leads(metrics: Mapping[str, float]) -> bool:
@@ -242,7 +242,7 @@ def _complete(study: StudyDirectory, drawn: Sequence[Drawn], recipe: Recipe) -> 
 
 def _order(metrics: Mapping[str, float], recipe: Recipe) -> tuple[float, float]:
     """What sorts trials, the best first."""
-    return -as_rank(recipe.run.metric, metrics[recipe.run.metric]), metrics["log_loss"]
+    return -as_rank(recipe.run.chooser, metrics[recipe.run.chooser]), metrics["log_loss"]
 
 
 def _keep_the_best_alone(study: StudyDirectory, search: Search, recipe: Recipe) -> None:
@@ -268,13 +268,13 @@ def _conclude(
         raise RunError(f"{study.path}: no trial is complete yet; the same command goes on with the study")
     best, values = complete[0], next(each.values for each in drawn if name_of(each.number) == complete[0].name)
     rows = [Predictions.load(study.trial(trial.name).predictions("validation")) for trial in complete]
-    corrected = corrected_for_choice(rows, recipe.run.metric)
+    corrected = corrected_for_choice(rows, recipe.run.chooser)
     write_text(study.best, space.recipe(recipe, values).to_yaml())
     write_json(
         study.chosen,
         {
             "trial": best.name,
-            "metric": recipe.run.metric,
+            "metric": recipe.run.chooser,
             "value": best.value,
             "corrected": None if corrected is None else corrected.value,
             "corrected_interval": None if corrected is None or corrected.interval is None else list(corrected.interval),
@@ -287,7 +287,7 @@ def _conclude(
         finish(best.name)
     write_table(study, pd.DataFrame(list(_rows(drawn, done, space, recipe))))
     importance = search.importance()
-    figures = write_figures(study, drawn, done, space, importance, metric=recipe.run.metric)
+    figures = write_figures(study, drawn, done, space, importance, metric=recipe.run.chooser)
     sentences = list(in_words(study, recipe, drawn, done, complete, values, corrected, importance))
     write_page(
         study,
@@ -317,7 +317,7 @@ def in_words(
     importance: Mapping[str, float] | None,
 ) -> Iterator[str]:
     """What a tuning study has come to, in sentences."""
-    metric, best = recipe.run.metric, complete[0]
+    metric, best = recipe.run.chooser, complete[0]
     states = [each.state for each in drawn]
     others = [
         f"{states.count(state)} {word}"
@@ -364,7 +364,7 @@ def _rows(drawn: Sequence[Drawn], done: Mapping[int, Trial], space: Space, recip
         yield {
             "trial": trial.name,
             "state": each.state or "running",
-            recipe.run.metric: trial.value,
+            recipe.run.chooser: trial.value,
             **{dimension.key: each.values.get(dimension.key) for dimension in space.dimensions},
             "epochs": trial.epochs,
             "steps": trial.steps,
@@ -378,7 +378,7 @@ def _shown(complete: Sequence[Trial], drawn: Sequence[Drawn], space: Space, reci
     """The table of the page, its head first."""
     keys = [dimension.key for dimension in space.dimensions]
     by_name = {name_of(each.number): each.values for each in drawn}
-    rows = [["trial", recipe.run.metric, *keys, "time"]]
+    rows = [["trial", recipe.run.chooser, *keys, "time"]]
     for trial in complete[:SHOWN]:
         values = (by_name[trial.name].get(key, "-") for key in keys)
         cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]

@@ -21,7 +21,7 @@ from datasets import Dataset
 from hftl.data.columns import Strings
 from hftl.data.source import Splits
 from hftl.data.targets import kind_of, targets_of, weights_of
-from hftl.errors import HftlError
+from hftl.errors import DataError, HftlError
 from hftl.evaluation.baselines import (
     SIDE,
     Baseline,
@@ -74,6 +74,9 @@ def _histograms(data: ImageData, dataset: Dataset) -> np.ndarray:
     """(N, 512) of pictures that are decoded small where their format can do that."""
     from hftl.data.decoding import decode
 
+    if data.bands is not None:
+        what = f"its pictures have {data.bands} bands and no colours, of which a baseline would count"
+        raise DataError.single("data.bands", what, "run.baseline=none leaves it out", source="the baseline")
     pictures = dataset.select_columns("image")
 
     def histogram(row: int) -> np.ndarray:
@@ -87,7 +90,7 @@ def _histograms(data: ImageData, dataset: Dataset) -> np.ndarray:
 
 def chooser(recipe: Recipe, validation: Drawn) -> Choose:
     """How good answers to these rows are, by the metric of the recipe; accuracy where they lack a class that it needs."""
-    metric = recipe.run.metric
+    metric = recipe.run.chooser
 
     def choose(logits: np.ndarray) -> float:
         values = answers_of(validation, logits).quick_metrics()

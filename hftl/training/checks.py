@@ -23,7 +23,7 @@ from hftl.models.chain import UnknownGroup
 from hftl.models.image_size import why_not
 from hftl.models.recompute import check_recomputable
 from hftl.names import CHOOSERS, ONE_LABEL, SEVERAL_LABELS
-from hftl.recipe import Adafactor, Muon, Recipe, difference, refuse_secrets
+from hftl.recipe import Adafactor, Muon, Recipe, difference, judged, refuse_secrets
 from hftl.records.data import read_data
 from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
@@ -74,7 +74,8 @@ def check_run_directory(run: RunDirectory, recipe: Recipe, *, resume: bool) -> N
 def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
     """Refuse to go on with a run by another recipe than its own."""
     free = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
-    changed = [line for line in difference(run.load_recipe(), recipe) if not line.startswith(free)]
+    started = run.load_recipe()
+    changed = [line for line in difference(started, judged(recipe, started.run.chooser)) if not line.startswith(free)]
     if changed:
         raise RunError(
             "\n".join(
@@ -119,12 +120,12 @@ def check_stages(experiment: Experiment, source: str) -> None:
             for stage in experiment.stages
             if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
         ]
-    if recipe.run.metric not in CHOOSERS[target]:
+    if recipe.run.chooser not in CHOOSERS[target]:
         wanted, given = ("one label", "several") if target == SEVERAL_LABELS else ("several labels", "one each")
-        what = f'"{recipe.run.metric}" is a metric of {wanted} an example, and these examples have {given}'
+        what = f'"{recipe.run.chooser}" is a metric of {wanted} an example, and these examples have {given}'
         problems.append(Problem("run.metric", what, (f"metrics there are: {', '.join(CHOOSERS[target])}",)))
     of_validation = splits.target.counts(targets_of(splits.validation), splits.label_names)
-    if recipe.run.metric == "auc" and target == ONE_LABEL and not of_validation.all():
+    if recipe.run.chooser == "auc" and target == ONE_LABEL and not of_validation.all():
         names = ", ".join(splits.label_names[index] for index in np.flatnonzero(of_validation == 0))
         problems.append(Problem("run.metric", f"auc is undefined: the validation split has no example of {names}"))
     problems += _wrong_sizes(experiment) if not problems else []

@@ -26,7 +26,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.facts import continued, with_facts
 from hftl.models.boundary import Boundary
 from hftl.names import as_rank
-from hftl.recipe import Recipe
+from hftl.recipe import Recipe, judged
 from hftl.run import RunDirectory
 from hftl.training.cache import cached_samples, loader_processes
 from hftl.training.experiment import Experiment, prepare_experiment, stage_loss
@@ -85,7 +85,9 @@ def prepare(recipe: Recipe, *, continues: RunDirectory | None = None) -> Experim
         if continues is None:
             experiment = prepare_experiment(recipe)
         else:
-            recipe, said = continued(recipe, continues.load_recipe())
+            started = continues.load_recipe()
+            recipe, said = continued(recipe, started)
+            recipe = judged(recipe, started.run.chooser)
             experiment = prepare_experiment(pinned(recipe, continues))
             asked = with_facts(recipe, card=experiment.recipe.card, name=experiment.recipe.name)
             experiment = replace(experiment, asked=asked, said_of_facts=(*said, *experiment.said_of_facts))
@@ -255,7 +257,7 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
         step=run.progress.cursor.step,
         train_loss=run.progress.losses.epoch / stage.steps_per_epoch,
         validation=judged.metrics,
-        metric=recipe.run.metric,
+        metric=recipe.run.chooser,
         kept=kept,
         seconds=run.progress.spent.seconds - run.progress.spent.epoch_began,
     )
@@ -267,7 +269,7 @@ def _end_epoch(working: Working, samples: Samples, run: OpenRun) -> Evaluation:
     if is_last:
         run.progress = run.progress.after_last_epoch()
         _end_stage(working, run)
-    value = judged.metrics[recipe.run.metric]
+    value = judged.metrics[recipe.run.chooser]
     return Evaluation(stage.name, epoch, run.progress.cursor.step, value, judged.metrics, kept, judged.predictions)
 
 
@@ -292,7 +294,7 @@ def _serve(working: Working, epochs: tuple[int, ...], judged: _Judged, run: Open
     if kept:
         with working.soup.of(*epochs):
             working.give_weights_to(run.host)
-    run.journal.soup(working.stage.name, epochs, validation=judged.metrics, metric=run.recipe.run.metric, kept=kept)
+    run.journal.soup(working.stage.name, epochs, validation=judged.metrics, metric=run.recipe.run.chooser, kept=kept)
     run.progress = run.progress.after_soup(epochs, judged.rank, kept=kept)
     return kept
 
@@ -315,13 +317,13 @@ def _end_stage(working: Working, run: OpenRun) -> None:
     for line in lines:
         run.journal.say(f"  {line}")
     run.journal.stage_end(
-        list(run.recipe.stages), progress, metric=run.recipe.run.metric, stopped_early=progress.cursor.epoch < stage.epochs
+        list(run.recipe.stages), progress, metric=run.recipe.run.chooser, stopped_early=progress.cursor.epoch < stage.epochs
     )
 
 
 def _rank(validation: dict[str, float], recipe: Recipe) -> tuple[float, float]:
     """How good an epoch is, higher is better: the recipe's metric, then the log loss, which tells ties apart."""
-    metric = recipe.run.metric
+    metric = recipe.run.chooser
     if metric not in validation:
         raise RunError(f"run.metric: {metric} is undefined on the validation split, which lacks a class")
     value = validation[metric]

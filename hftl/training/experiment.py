@@ -30,8 +30,8 @@ from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, activation_shape, find_boundary
 from hftl.models.family import Classifier
 from hftl.models.image_size import grey, preprocessor_at
-from hftl.names import Tta
-from hftl.recipe import Recipe, Stage, check_places
+from hftl.names import HEADLINES, Tta
+from hftl.recipe import ImageData, Recipe, Stage, check_places, judged
 from hftl.records.data import Provenance
 from hftl.training.costs import forward_flops, step_flops
 from hftl.training.loss import ExampleLoss, class_weights, make_loss
@@ -183,6 +183,7 @@ class Experiment:
         What was computed of data and model stays: a study reads, checks and tokenises the data once for all trials that share them.
         """
         settled, said = settle(recipe, _provenance(self.splits, self.classifier))
+        settled = judged(settled, HEADLINES[self.classifier.target])
         other = replace(self, recipe=settled, asked=settled, said_of_facts=said)
         shared = (  # what depends on data and model alone
             "samples",
@@ -211,6 +212,17 @@ def read_data(recipe: Recipe) -> Undivided:
     return undivided
 
 
+def judged_by_its_data(recipe: Recipe) -> Recipe:
+    """The recipe with the metric that picks the weights, where it leaves that to the data, which are read to know it.
+
+    Raises:
+        DataError, RecipeError: as `read_data`.
+    """
+    if recipe.run.metric != "auto":
+        return recipe
+    return judged(recipe, HEADLINES[kind_of(read_data(recipe).targets.of_rows["train"])])
+
+
 def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
 
@@ -228,8 +240,20 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
         texts=content_of(recipe.data).words(splits.train),
         target=kind_of(targets_of(splits.train)),
     )
+    classifier = _with_channel_numbers(recipe, classifier, splits.train)
     settled, said = settle(recipe, _provenance(splits, classifier))
+    settled = judged(settled, HEADLINES[classifier.target])
     return Experiment(settled, splits, classifier, settled, said)
+
+
+def _with_channel_numbers(recipe: Recipe, classifier: Classifier, train: Dataset) -> Classifier:
+    """The classifier with mean and deviation of bands that its checkpoint does not know; another as it is."""
+    if not isinstance(recipe.data, ImageData) or recipe.data.bands is None:
+        return classifier
+    from hftl.models.vision import awaits_channel_numbers, with_channel_numbers  # no other model needs timm
+
+    numbers = content_of(recipe.data).channel_numbers(train) if awaits_channel_numbers(classifier) else None
+    return classifier if numbers is None else with_channel_numbers(classifier, *numbers)
 
 
 def _provenance(splits: Splits, classifier: Classifier) -> Provenance:

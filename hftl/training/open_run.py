@@ -259,7 +259,7 @@ def _begin(
     for reason in passed_over:
         journal.say(f"passed over the checkpoint {reason}")
     if checkpoint is not None:
-        journal.continues(list(recipe.stages), progress, metric=recipe.run.metric, checkpoint=checkpoint.name)
+        journal.continues(list(recipe.stages), progress, metric=recipe.run.chooser, checkpoint=checkpoint.name)
         if recorded is not None and recorded != torch.get_num_threads():
             journal.say(f"with {torch.get_num_threads()} threads instead of {recorded}: sums round differently")
     elif resume:

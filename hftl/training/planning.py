@@ -17,7 +17,7 @@ from hftl.data.content import content_of
 from hftl.data.targets import in_words, targets_of
 from hftl.models.boundary import NotSeparable
 from hftl.models.chain import Chain
-from hftl.names import SEVERAL_LABELS, VIEWS
+from hftl.names import METRICS, SEVERAL_LABELS, VIEWS
 from hftl.recipe import ImageData, LogitAdjustedLoss
 from hftl.training.average import average_bytes, trained_tensors
 from hftl.training.checks import check_stages
@@ -79,7 +79,9 @@ def _padding_share(experiment: Experiment, device: torch.device) -> float | None
 def _run_remarks(experiment: Experiment, precision: str) -> Iterator[str]:
     """Lines about the whole run: how it chooses its weights, what it trains on, what it costs beside the stages."""
     recipe = experiment.recipe
-    if experiment.classifier.target == SEVERAL_LABELS and recipe.run.metric == "accuracy":
+    if experiment.classifier.target == SEVERAL_LABELS and recipe.run.chooser != "accuracy":
+        yield f"The weights are chosen by {METRICS[recipe.run.chooser]} on validation (run.metric={recipe.run.chooser})."
+    elif experiment.classifier.target == SEVERAL_LABELS:
         yield (
             "The weights are chosen by the exact match of all labels (run.metric=accuracy); run.metric=macro_f1 counts each label."
         )
