@@ -3,13 +3,10 @@
     python recipes/gan_augmentation.py photos gan --side 64 --classes hot_dog --steps 4000 --pictures 500
     hftl train recipes/resnet_hotdog.py data.source=photos data.extra=gan/pictures data.extra.name=generated data.extra.weight=0.5
 
-The first argument is whatever `data.source` can be, with `data.key=value` behind it where it is read in another way. The pictures
-are those of the train split alone, divided as a training with the same seed and the same keys divides them. gan/pictures/CLASS has
-what was drawn, gan/pictures/provenance.json by what and from which rows, gan/contact.png a look: of each class a row of training
-pictures, and below it the drawn one that is the nearest to each. The measure that is printed says whether the network copies: how
-far a drawn picture is from the nearest training picture, beside how far a validation picture is, which is no copy.
-
-Stopped or killed, the same command goes on, to the same weights bit for bit on a CPU.
+The first argument is whatever `data.source` can be, with data.key=value behind it where it is read in another way. The pictures are
+those of the train split alone, divided as a training with the same seed and keys divides them. gan/pictures has what was drawn, by
+class, and in provenance.json by what and from which rows; gan/contact.png of each class a row of drawn pictures, and below each the
+training picture that is the nearest. Killed, the same command goes on, to the same weights bit for bit on a CPU.
 
 A DCGAN (Radford et al. 2016, arXiv:1511.06434) with spectral norm in the discriminator (Miyato et al. 2018, arXiv:1802.05957), the
 class by projection (Miyato & Koyama 2018, arXiv:1802.05637), the hinge loss, differentiable augmentation of what the discriminator
@@ -23,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -31,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -40,13 +38,10 @@ import hftl
 from hftl.data.decoding import decode
 from hftl.data.source import Splits, load_splits
 from hftl.data.targets import targets_of
-from hftl.errors import DataError, RecipeError
+from hftl.errors import DataError, HftlError, RecipeError
 from hftl.recipe import override
 
 NOISE, DECAY, SAVE_EVERY = 64, 0.999, 100
-
-
-# --- networks -----------------------------------------------------------------------------------------------------------------
 
 
 def doublings(side: int) -> int:
@@ -113,20 +108,14 @@ def augmented(pictures: Tensor) -> Tensor:
     return pictures * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
 
-# --- training -----------------------------------------------------------------------------------------------------------------
-
-
 def train(pictures: Tensor, classes: Tensor, names: list[str], given: argparse.Namespace) -> tuple[Generator, int]:
-    """The averaged generator, and how many steps it has taken; goes on from the checkpoint in `given.out`, and leaves one there.
-
-    Every random number of a step comes of (seed, step).
-    """
+    """The averaged generator and its steps; goes on from the checkpoint in `given.out`. What is random comes of (seed, step)."""
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise RecipeError.single("accelerate", "a GAN this small is trained by one process")
     torch.manual_seed(given.seed)
-    channels, side = pictures.shape[1], pictures.shape[2]
-    drawing, judging = (network(len(names), channels, side, given.width) for network in (Generator, Discriminator))
+    shape = (len(names), *pictures.shape[1:3], given.width)
+    drawing, judging = Generator(*shape), Discriminator(*shape)
     average = copy.deepcopy(drawing).eval().to(accelerator.device)
     of_drawing, of_judging = (torch.optim.Adam(each.parameters(), lr=given.rate, betas=(0.5, 0.999)) for each in (drawing, judging))
     drawing, judging, of_drawing, of_judging = accelerator.prepare(drawing, judging, of_drawing, of_judging)
@@ -136,16 +125,14 @@ def train(pictures: Tensor, classes: Tensor, names: list[str], given: argparse.N
     if file.is_file():
         saved = torch.load(file, weights_only=True, map_location=accelerator.device)
         if saved["said"] != said:
-            what = f"is of {saved['said']}, and not of {said}"
-            raise RecipeError.single("OUT", what, "name another folder", source=str(file))
+            raise RecipeError.single("OUT", f"is of {saved['said']}, not of {said}", "name another folder", source=str(file))
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         done, seconds = saved["done"], saved["seconds"]
 
     def save() -> None:
-        beside = file.with_suffix(".partial")
         states = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({**states, "done": done, "seconds": seconds, "said": said}, beside)
+        torch.save({**states, "done": done, "seconds": seconds, "said": said}, beside := file.with_suffix(".partial"))
         beside.replace(file)
 
     batch, device = given.batch, accelerator.device
@@ -177,9 +164,6 @@ def train(pictures: Tensor, classes: Tensor, names: list[str], given: argparse.N
     return average, done
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------------------
-
-
 def read(splits: Splits, split: str, side: int, classes: list[str]) -> tuple[Tensor, Tensor]:
     """(N, 3, S, S) from -1 to 1, the middle square of each picture of these classes, and their (N,) places in `classes`."""
     dataset = {"train": splits.train, "validation": splits.validation}[split]
@@ -189,10 +173,7 @@ def read(splits: Splits, split: str, side: int, classes: list[str]) -> tuple[Ten
     for row in [row for row, number in enumerate(numbers.tolist()) if places[number] >= 0]:
         stored = dataset[row]["image"]
         picture = decode(stored["bytes"] if stored["bytes"] is not None else stored["path"])
-        least = min(picture.size)
-        left, top = (picture.width - least) // 2, (picture.height - least) // 2
-        square = picture.crop((left, top, left + least, top + least)).resize((side, side), Image.Resampling.LANCZOS)
-        found.append(np.asarray(square))
+        found.append(np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS)))
         labels.append(places[numbers[row]])
     pixels = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 127.5 - 1 if found else torch.empty(0, 3, side, side)
     return pixels, torch.tensor(labels, dtype=torch.int64)
@@ -216,7 +197,8 @@ def draw(generator: Generator, number: int, place: int, *, seed: int) -> Iterato
     """`number` pictures of a class."""
     device = next(generator.parameters()).device
     noise = torch.randn(number, NOISE, generator=torch.Generator().manual_seed(seed + place)).to(device)
-    for some in noise.split(256):
+    for start in range(0, number, 256):
+        some = noise[start : start + 256]
         yield generator(some, torch.full((len(some),), place, device=device)).cpu()
 
 
@@ -228,17 +210,16 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="data.key=value: how the source is read and divided")
     parser.add_argument("--classes", nargs="+", help="the classes to learn; without it all")
     parser.add_argument("--side", type=int, default=32, choices=[28, 32, 56, 64, 112, 128], help="pixels")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="at most so many, over all sittings")
+    parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--width", type=int, default=32, help="feature maps at the full size; doubled where the side is halved")
-    parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--pictures", type=int, default=100, help="to draw of each class")
     parser.add_argument("--seed", type=int, default=0, help="of split and network: run.seed of the training that follows")
     given = parser.parse_args()
-    recipe = hftl.Recipe(
-        name="gan", data=hftl.ImageData(source=given.source), model=hftl.CNN(), stages={"all": hftl.Stage(unfreeze="all", lr=1e-3)}
-    )
+    stages = {"all": hftl.Stage(unfreeze="all", lr=1e-3)}  # of a recipe of which the data alone are used
+    recipe = hftl.Recipe(name="gan", data=hftl.ImageData(source=given.source), model=hftl.CNN(), stages=stages)
     splits = load_splits(override(recipe, given.changes).data, seed=given.seed)
     names = list(given.classes or splits.label_names)
     if unknown := [name for name in names if name not in splits.label_names]:
@@ -268,13 +249,17 @@ def main() -> None:
     if len(held):
         limit = held.quantile(0.01)
         measure |= {"nearest_validation": round(float(held.median()), 4), "copies": round(float((near < limit).float().mean()), 4)}
-    said = {"model": "conditional DCGAN, spectral norm, differentiable augmentation", "by": "recipes/gan_augmentation.py"}
-    said |= {"steps": steps, "trained_on": f"{len(pictures)} of train", "data_fingerprint": splits.facts["fingerprint"]["train"]}
-    said |= {key: vars(given)[key] for key in ("seed", "side", "width", "batch")} | measure
+    said: dict[str, object] = {"model": "conditional DCGAN, spectral norm, differentiable augmentation", "steps": steps}
+    said |= {"by": "recipes/gan_augmentation.py", "trained_on": f"{len(pictures)} of train", **measure}
+    said |= {"data_fingerprint": splits.facts["fingerprint"]["train"]}
+    said |= {key: vars(given)[key] for key in ("seed", "side", "width", "batch")}
     (given.out / "pictures" / "provenance.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(measure))
     print(f"hftl train RECIPE data.extra={given.out / 'pictures'} data.extra.name=generated data.extra.weight=0.5")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HftlError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

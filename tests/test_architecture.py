@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "hftl.inference": (*WINGS, "hftl.training", "hftl.memory"),
     "hftl.extraction": (*WINGS, "hftl.training", "hftl.inference"),
+    "hftl.pseudo_labels": (*WINGS, "hftl.training", "hftl.inference"),
     # The publishing wing meets the training wing on disk only. The card needs less still.
     "hftl.sharing": (*GROUND, "hftl.evaluation.metrics", "hftl.evaluation.predictions", "hftl.evaluation.serving"),
     "hftl.sharing.card": (*GROUND, *CARD_PARTS),
@@ -137,6 +138,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "hftl.studies",
             "hftl.inference",
             "hftl.extraction",
+            "hftl.pseudo_labels",
             "hftl.sharing",
             "hftl.reproduce",
             "hftl.ledger",

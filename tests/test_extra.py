@@ -32,6 +32,7 @@ from hftl.recipe import (
     Stage,
     TextData,
     check_places,
+    load_recipe,
     override,
     parse_recipe,
     without_places,
@@ -40,7 +41,9 @@ from hftl.records.data import read_data
 from hftl.records.plan import read_plan
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
+from hftl.sharing.publication import prepare
 from hftl.sharing.usage import repeat
+from hftl.sharing.verify import require_verified_copy
 from hftl.signals import Stopped
 from hftl.training.experiment import class_counts, prepare_experiment
 from hftl.training.finished import evaluate
@@ -202,7 +205,7 @@ def test_an_unknown_class_is_one_message_and_a_missing_one_is_fine(source: str, 
     ids=["no such column", "weights that are none", "other columns", "no such split", "blank labels"],
 )
 def test_what_is_wrong_with_the_rows_is_one_message(
-    columns: tuple[str, ...], rows: list[tuple[str, ...]], options: dict[str, str], words: list[str], source: str, tmp_path: Path
+    columns: tuple[str, ...], rows: list[tuple[str, ...]], options: dict[str, Any], words: list[str], source: str, tmp_path: Path
 ) -> None:
     more = write(tmp_path / "more.csv", rows, columns)
     message = refused(TextData(source=source, extra=Extra(source=more, **options)))
@@ -410,6 +413,7 @@ def test_a_run_is_continued_bit_for_bit_with_its_cache_and_says_what_it_was_trai
     }
     data = TextData(source=source, max_length=16, extra=extra)
     recipe = nano("films", data, stages, batch_size=8, log_every=1, baseline="linear", checkpoint_minutes=0)
+    recipe = override(recipe, ["card.license=mit"])
     whole = train(recipe, tmp_path / "whole")
     stopped = tmp_path / "stopped"
     with signal_at(monkeypatch, step=3), pytest.raises(Stopped):
@@ -426,6 +430,13 @@ def test_a_run_is_continued_bit_for_bit_with_its_cache_and_says_what_it_was_trai
     assert read_json(whole.baseline)["training_rows"] == 33
     commands = repeat(recipe, read_data(whole), None)["train"]
     assert "data.extra='[{source: PATH/TO/made, name: generated, weight: 0.5, weight_column: weight}]'" in commands
+
+    publication = prepare(whole, "me/films")
+    require_verified_copy(publication, whole)
+    published = publication.folder
+    assert load_recipe(published / "recipe.yaml").data.extra[0].source == "local:made"
+    assert read_json(published / "data.json")["extra"][0]["source"] == "local:made"
+    assert all(str(tmp_path) not in path.read_text(encoding="utf-8") for path in published.glob("*.json"))
 
     # Validation and test are answered again without them, train is not.
     weighted[0] = (*weighted[0][:2], 0.75)

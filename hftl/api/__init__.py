@@ -4,11 +4,13 @@ A notebook and the command line go through it, so each promise (one opening of t
 before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
 
     training    load_recipe, plan, audit, show, vectors, pretrain; train, fine_tune
+    labelling   pseudo_label, borrow
     run         Run, load, compare, runs, pull; features, features_to, of a checkpoint too
     studies     Study, ablate, repeat, baseline, tune, curve, find_lr
 """
 
 from hftl.api.extraction import features, features_to
+from hftl.api.labelling import borrow, pseudo_label
 from hftl.api.run import Run, compare, load, pull, runs
 from hftl.api.studies import (
     Study,
@@ -32,6 +34,7 @@ __all__ = [
     "ablate",
     "audit",
     "baseline",
+    "borrow",
     "compare",
     "curve",
     "examine",
@@ -49,6 +52,7 @@ __all__ = [
     "plan_repetition",
     "plan_tuning",
     "pretrain",
+    "pseudo_label",
     "pull",
     "repeat",
     "runs",

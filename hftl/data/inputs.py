@@ -155,7 +155,7 @@ def read_texts(
         for some in _in_blocks(contents(), at_once):
             dataset = Dataset.from_dict({name: [one.content[name] for one in some] for name in some[0].content})
             ids = [str(place) for place in range(start, start + len(some))]
-            yield Inputs([one.name for one in some], _unlabelled(ids, dataset), [one.row for one in some])
+            yield Inputs([one.name for one in some], as_unlabelled(ids, dataset), [one.row for one in some])
             start += len(some)
 
     return _asked(sum(1 for _ in contents()) if not problems else 0, blocks, parts, problems)
@@ -326,7 +326,7 @@ def read_pictures(
             pictures = Dataset.from_dict({"image": [dict(one.content) for one in some]})
             dataset = pictures.cast_column("image", ImageFeature(decode=False))
             ids = [f"{start + place} {one.name}" for place, one in enumerate(some)]  # a file may be given twice
-            yield Inputs([one.name for one in some], _unlabelled(ids, dataset), [one.row for one in some])
+            yield Inputs([one.name for one in some], as_unlabelled(ids, dataset), [one.row for one in some])
             start += len(some)
 
     return _asked(number - len(bad), blocks, [part[1] if isinstance(part, tuple) else part for part in parts], problems, left_out)
@@ -362,7 +362,7 @@ def _of_table(file: Path, table: Rows) -> Iterator[Input | Problem]:
                 yield Input(str(path), {"bytes": None, "path": str(path)}, row)
 
 
-def _unlabelled(ids: list[str], contents: Dataset) -> Dataset:
+def as_unlabelled(ids: list[str], contents: Dataset) -> Dataset:
     """The contents as a split has them; what is to be predicted is not known, and the column says nothing."""
     dataset = contents.add_column("id", ids).add_column(COLUMN, [0] * len(ids))
     return dataset.cast_column(COLUMN, ClassLabel(names=["unknown"]))

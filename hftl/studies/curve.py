@@ -202,7 +202,8 @@ def check_sizes(recipe: Recipe, question: Question, experiments: Experiments, *,
         DataError: the data cannot be used.
     """
     splits = experiments.splits_of(with_data(recipe, max_train_samples=None))
-    rows, classes = len(splits.train), len(splits.label_names)
+    of_source = len(splits.train) - sum(each["n"] for each in splits.facts.get("extra", ()))  # a size counts no others
+    rows, classes = of_source, len(splits.label_names)
     problems = [
         Problem("--sizes", f"{size:,}: train has {rows:,} rows" if size > rows else f"{size}: there are {classes} classes")
         for size in question.settings["sizes"]

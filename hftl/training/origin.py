@@ -125,11 +125,12 @@ def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
 def extra_at_commits(recipe: Recipe, run: RunDirectory) -> tuple[Extra, ...]:
     """The further rows for training at the commits of the Hub that the run was started with."""
     commits = [each["revision"] for each in read_data(run).get("extra", [])]
-    if len(commits) != len(recipe.data.extra):
-        return recipe.data.extra
+    extra: tuple[Extra, ...] = recipe.data.extra
+    if len(commits) != len(extra):
+        return extra
     return tuple(
         each if commit is None else each.model_copy(update={"revision": commit})
-        for each, commit in zip(recipe.data.extra, commits, strict=True)
+        for each, commit in zip(extra, commits, strict=True)
     )
 
 
