@@ -82,7 +82,8 @@ def test_the_command_of_a_claim_stands_in_the_head_of_its_recipe(claims: Any) ->
 
 
 def test_every_recipe_has_a_claim(claims: Any) -> None:
-    assert {claim.script for claim in claims.claims()} == {path.stem for path in (REPOSITORY / "recipes").glob("*.py")}
+    recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")} - {"pretrain_bert_nano"}  # which makes a checkpoint
+    assert {claim.script for claim in claims.claims()} == recipes
 
 
 def test_no_head_has_a_decimal_number_beside_its_measured_ones() -> None:

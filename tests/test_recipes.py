@@ -8,7 +8,8 @@ import pytest
 
 from hftl.recipe import load_recipe, parse_recipe
 
-RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.py"))
+SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.py"))
+RECIPES = [path for path in SCRIPTS if path.stem != "pretrain_bert_nano"]  # which makes a checkpoint rather than a run
 
 
 def test_all_recipes_were_found() -> None:
@@ -22,7 +23,7 @@ def test_a_recipe_script_loads_without_training_and_survives_yaml(path: Path) ->
     assert parse_recipe(recipe.to_yaml(), source="x") == recipe
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_recipe_script_opens_with_its_command(path: Path) -> None:
     head = path.read_text().split('"""')[1]
     assert f"python recipes/{path.name}" in head
