@@ -21,7 +21,9 @@ many epochs, all of it from the first, at the better of two rates (1e-3, 3e-3) b
 from __future__ import annotations
 
 import io
+import runpy
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -85,8 +87,10 @@ def main() -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    reviews = hftl.load_recipe(Path(__file__).with_name("film_reviews.py"))
-    folders = [Path("runs") / name for name in ("quickstart", "quickstart-from-scratch", "quickstart-reviews")]
+    texts_script = Path(__file__).with_name("film_reviews.py")
+    reviews = hftl.load_recipe(texts_script)
+    names = ("quickstart", "quickstart-from-scratch", "quickstart-reviews", "quickstart-reviews-from-scratch")
+    folders = [Path("runs") / name for name in names]
     for earlier in folders:  # the demonstration may be repeated; `hftl train` writes its recipes elsewhere
         shutil.rmtree(earlier, ignore_errors=True)
 
@@ -94,25 +98,48 @@ def main() -> None:
     photos = hftl.train(recipe(), run_dir=folders[0], console=console, source="recipes/quickstart.py")
 
     say("\n[3/4] for comparison: the same network from random weights, for as many epochs")
-    scratch = hftl.override(recipe(), FROM_SCRATCH)
-    untrained = hftl.train(scratch, run_dir=folders[1], console=quiet)
-    say(f"  test accuracy {accuracy(photos)} · from random weights {accuracy(untrained)}")
-    say(f"  {best_by_stage(photos)}")
+    untrained = hftl.train(hftl.override(recipe(), FROM_SCRATCH), run_dir=folders[1], console=quiet)
+    for line in verdict(photos, untrained):
+        say(line)
 
-    say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 2 stages")
+    say("\n[4/4] texts: a small BERT learns good film reviews from bad ones, from 480 reviews, in 3 stages")
+    from_scratch = runpy.run_path(str(texts_script), run_name="hftl_recipe")["FROM_SCRATCH"]
     texts = hftl.train(reviews, run_dir=folders[2], console=quiet, source="recipes/film_reviews.py")
-    say(f"  test accuracy {accuracy(texts)}")
-    say(f"  {best_by_stage(texts)}")
+    untaught = hftl.train(hftl.override(reviews, from_scratch), run_dir=folders[3], console=quiet)
+    for line in verdict(texts, untaught):
+        say(line)
     for answer in texts.predict(list(EXAMPLES)):
         say(f"  {answer.label} {answer.probability:.2f}  {answer.input}")
     say(f"\n  {photos.paths.card}, {texts.paths.card}  the model cards")
 
 
-def accuracy(run: hftl.Run) -> str:
-    """That of the test split, with its interval, beside the rows and the majority class."""
-    test = run.metrics["test"]
+def verdict(staged: hftl.Run, untrained: hftl.Run) -> list[str]:
+    """Lines on the test split: the staged model, and what it gains over the same network from random weights and over the baseline
+    beside it, in points of accuracy on the same rows; then each stage's best accuracy on validation, which chose the weights."""
+    test = staged.metrics["test"]
     low, high = test["accuracy_interval"]
-    return f"{test['accuracy']:.3f} [{low:.2f}, {high:.2f}] (n = {test['n']}, majority {test['majority_accuracy']:.2f})"
+    (pair,) = hftl.compare(untrained, staged).pairs
+    (scratch,) = (found for found in pair.differences if found.metric == "accuracy")
+    lines = [
+        f"  accuracy on {test['n']} test examples: {test['accuracy']:.3f} [{low:.2f}, {high:.2f}], 95 % interval",
+        f"  random weights instead: {scratch.first:.3f}, so pretraining gains {gained(scratch.difference, scratch.interval)}",
+    ]
+    beside = staged.baseline
+    if beside is not None and "gains" in beside:
+        gain = beside["gains"]["test"]
+        lines.append(
+            f"  no network ({beside['name']}): {gain['baseline_accuracy']:.3f},"
+            f" so the network gains {gained(gain['gain'], gain['gain_interval'])}"
+        )
+    return [*lines, f"  {best_by_stage(staged)}"]
+
+
+def gained(difference: float, interval: Sequence[float] | None) -> str:
+    """ "+0.071 [+0.03, +0.11]", and whether chance alone may give it."""
+    if interval is None:
+        return f"{difference:+.3f}"
+    settled = interval[0] > 0 or interval[1] < 0
+    return f"{difference:+.3f} [{interval[0]:+.2f}, {interval[1]:+.2f}]{'' if settled else ', which may be chance'}"
 
 
 def best_by_stage(run: hftl.Run) -> str:

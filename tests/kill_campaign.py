@@ -47,7 +47,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
-from small import small_vectors
+from small import BERT_NANO, small_vectors
 
 from hftl import api
 from hftl.errors import HftlError
@@ -56,7 +56,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, read_json_lines, write_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing import card
 from hftl.sharing.verify import verify
 from hftl.training import engine, experiment, finish, open_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import BERT_NANO
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -31,7 +32,6 @@ from hftl.errors import RecipeError, RunError
 from hftl.models import glove, load_classifier, save_classifier, transformer, vision
 from hftl.models.family import Classifier
 from hftl.recipe import TextCNN, Timm, Transformer
-from hftl.samples import BERT_NANO
 
 # --- transformers -----------------------------------------------------------------------------------------------------------------
 

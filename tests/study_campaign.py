@@ -27,13 +27,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a forked child must not meet the threads 
 os.environ["ACCELERATE_USE_CPU"] = "1"
 
 import torch
+from small import BERT_NANO
 
 import hftl
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json_lines
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.studies.study import StudyDirectory
 from hftl.training.checkpoint import newest_checkpoint
 

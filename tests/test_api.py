@@ -20,14 +20,14 @@ import pandas as pd
 import pytest
 from conftest import Hftl
 from rich.console import Console
-from small import quiet
+from small import BERT_NANO, quiet
 
 import hftl
 from hftl.defaults import default_recipe
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing import hub
 from hftl.sharing.publication import prepare
 from hftl.sharing.verify import verify

@@ -477,11 +477,11 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
     assert found == []
 
 
-def test_no_file_is_larger_than_ten_megabytes_nor_the_samples_together_than_sixteen() -> None:
-    assert [relative(path) for path in FILES if path.stat().st_size > 10_000_000] == []
+def test_no_file_is_larger_than_sixteen_megabytes_nor_the_samples_together_than_25() -> None:
+    assert [relative(path) for path in FILES if path.stat().st_size > 16_000_000] == []
     samples = [path for path in FILES if path.is_relative_to(PACKAGE / "samples")]
     assert samples
-    assert sum(path.stat().st_size for path in samples) <= 16_000_000
+    assert sum(path.stat().st_size for path in samples) <= 25_000_000
 
 
 # --- what a change touches ----------------------------------------------------------------------------------------------------

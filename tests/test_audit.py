@@ -17,7 +17,7 @@ import pytest
 from conftest import Hftl
 from datasets import Dataset
 from PIL import Image, ImageDraw
-from small import encoded, ids, noise, write_pictures
+from small import BERT_NANO, encoded, ids, noise, write_pictures
 from transformers import AutoTokenizer
 
 from hftl.data.audit import audit_splits
@@ -29,7 +29,6 @@ from hftl.data.text import script_facts
 from hftl.errors import DataError
 from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Transformer, load_recipe, override
 from hftl.run import split_facts
-from hftl.samples import BERT_NANO
 
 
 @pytest.fixture(autouse=True)

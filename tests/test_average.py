@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from sittings import assert_same_run, signal_at
-from small import nano, noisy_pictures, reviews, train
+from small import BERT_NANO, nano, noisy_pictures, reviews, train
 from small_models import TRANSFORMERS, small_model
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
@@ -24,7 +24,6 @@ from hftl.evaluation.predict import predict_logits
 from hftl.files import read_json
 from hftl.models import transformer
 from hftl.recipe import EMA, SWA, Recipe, Soup, Stage
-from hftl.samples import BERT_NANO
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
 from hftl.signals import Stopped

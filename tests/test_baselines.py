@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import CountVectorizer
+from small import BERT_NANO
 
 import hftl
 from hftl.data.source import load_splits
@@ -37,7 +38,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.training.baseline import run_beside
 
 RECIPE = Recipe(

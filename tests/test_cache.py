@@ -15,7 +15,7 @@ from digits import write_digits
 from forked import Forks
 from rich.console import Console
 from sittings import environment
-from small import nano, reviews, small_vectors
+from small import BERT_NANO, nano, reviews, small_vectors
 from torch import nn
 
 from hftl import store
@@ -24,7 +24,6 @@ from hftl.files import read_json
 from hftl.models.boundary import BoundaryHooks
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import cache, engine
 from hftl.training.experiment import prepare_experiment

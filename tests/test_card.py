@@ -24,6 +24,7 @@ from odd_pictures import odd_pictures, read_differently
 from PIL import Image
 from run_factory import CLOTHES, COMMIT, REVIEWS, make_recipe, make_run, opening
 from safetensors.torch import save_file
+from small import BERT_NANO
 from transformers.image_utils import load_image
 
 from hftl.data.decoding import decode
@@ -34,7 +35,6 @@ from hftl.inference import Predictor
 from hftl.models import build_classifier, save_classifier
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, local_name, parse_recipe
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.sharing.card import hand_written, render_card, write_card
 from hftl.sharing.front_matter import LICENSES, check_front_matter
 from hftl.sharing.publication import prepare

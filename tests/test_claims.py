@@ -82,7 +82,8 @@ def test_the_command_of_a_claim_stands_in_the_head_of_its_recipe(claims: Any) ->
 
 
 def test_every_recipe_has_a_claim(claims: Any) -> None:
-    recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")} - {"gan_augmentation"}  # which draws pictures
+    makers = {"gan_augmentation", "pretrain_bert_nano"}  # scripts that make pictures and a checkpoint, and no run
+    recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")} - makers
     assert {claim.script for claim in claims.claims()} == recipes
 
 

@@ -15,12 +15,13 @@ import pytest
 from conftest import Hftl
 from digits import write_digits
 from rich.console import Console
+from small import BERT_NANO
 
 from hftl.cli import main
 from hftl.cli.runs import _answers
 from hftl.recipe import ImageData, Recipe, RunSettings, Stage, TextData, Timm, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

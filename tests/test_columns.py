@@ -8,14 +8,13 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
-from small import mails, quiet, write_rows
+from small import BERT_NANO, mails, quiet, write_rows
 
 import hftl
 from hftl.data.source import load_splits
 from hftl.errors import DataError
 from hftl.files import read_json
 from hftl.recipe import TextData, override, parse_recipe
-from hftl.samples import BERT_NANO
 from hftl.sharing.parity import check_serving
 from hftl.sharing.publication import prepare
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import BERT_NANO
 
 import hftl
 from hftl.data.source import Splits, load_splits
 from hftl.data.splitting import in_order_of_classes
 from hftl.errors import RecipeError
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.studies.curve import PowerLaw, fit_curve, fit_power_law, in_words
 
 RECIPE = Recipe(

@@ -17,7 +17,7 @@ import torch
 from digits import write_digits
 from rich.console import Console
 from safetensors.torch import load_file
-from small import nano, reviews, train
+from small import BERT_NANO, nano, reviews, train
 from transformers import pipeline
 
 from hftl.errors import DataError, RecipeError, RunError
@@ -26,7 +26,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json, write_json
 from hftl.recipe import CosineSchedule, ImageData, Recipe, RunSettings, Stage, Timm, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
 from hftl.training import checkpoint, engine, finished, open_run, working

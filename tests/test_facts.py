@@ -17,6 +17,7 @@ import yaml
 from conftest import REPOSITORY, Hftl
 from digits import write_digits
 from rich.console import Console
+from small import BERT_NANO
 
 from hftl.api import train
 from hftl.data.source import load_splits
@@ -40,7 +41,6 @@ from hftl.recipe import (
 )
 from hftl.records.data import Provenance
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
 from hftl.sharing.publication import prepare
 from hftl.sharing.verify import verify

@@ -37,7 +37,7 @@ from hub_server import WRITE_TOKEN, LocalHub
 from PIL import Image
 from run_factory import make_run
 from safetensors.torch import load_file
-from small import Bomb, noise, rewrite, write_csv, write_pictures, write_recipe
+from small import BERT_NANO, Bomb, noise, rewrite, write_csv, write_pictures, write_recipe
 from transformers import AutoTokenizer, pipeline
 
 from hftl.cli import main
@@ -46,7 +46,6 @@ from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
 from hftl.recipe import BiLSTM, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.sharing.hub import _send, check_target
 from hftl.sharing.publication import prepare
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import Hftl
-from small import write_picture
+from small import BERT_NANO, write_picture
 from small_models import tiny_bert, write_resnet, write_textcnn
 
 import hftl as door
 from hftl.data import text
 from hftl.errors import HftlError, RunError
 from hftl.extraction import _mean_over_places
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.training.features import pooled_tokens
 
 TEXTS = ["A warm, funny film.", "Dull", "Two hours that nobody gives back, and a slow, weak end."]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small import BERT_NANO
 
 import hftl
 from hftl.errors import RecipeError
 from hftl.recipe import Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.studies.find_lr import RangeTest, rising, smooth
 
 RECIPE = Recipe(

@@ -14,13 +14,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from small import nano, reviews, train
+from small import BERT_NANO, nano, reviews, train
 
 from hftl.errors import RecipeError, RunError
 from hftl.files import read_json
 from hftl.recipe import LinearSchedule, Recipe, RunSettings, Stage, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import engine, machine, open_run, watch, working
 from hftl.training.experiment import stage_loss

@@ -24,7 +24,7 @@ from conftest import REPOSITORY, Hftl
 from digits import write_digits
 from hub_server import READ_TOKEN, WRITE_TOKEN, LocalHub, User
 from safetensors.torch import load_file, save_file
-from small import small_vectors
+from small import BERT_NANO, small_vectors
 
 from hftl.api import train
 from hftl.errors import RunError
@@ -37,7 +37,7 @@ from hftl.files import fingerprint, read_json
 from hftl.ledger import note_opening
 from hftl.recipe import BiLSTM, Card, ImageData, Recipe, RunSettings, Stage, TextCNN, TextData, Timm, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing.hub import _send, check_target, fetch_recipe, push
 from hftl.sharing.publication import prepare
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import BERT_NANO
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hftl.inference import Predictor
-from hftl.samples import BERT_NANO
 
 TEXTS = ["a fine film", "dull, and far too long"]
 

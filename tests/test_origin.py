@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from sittings import assert_same_run, signal_at
-from small import bert, noisy_pictures, small_vectors, train
+from small import BERT_NANO, bert, noisy_pictures, small_vectors, train
 from transformers import PreTrainedTokenizerBase
 
 from hftl.environment import package_versions
@@ -26,7 +26,7 @@ from hftl.errors import RunError
 from hftl.files import read_json, write_json
 from hftl.recipe import Recipe, RunSettings, Stage, TextCNN, TextData
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, MOBILENET, REVIEWS
+from hftl.samples import MOBILENET, REVIEWS
 from hftl.sharing.card import render_card
 from hftl.signals import Stopped
 from hftl.training import engine, finish, finished, open_run

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import BERT_NANO
 from torch import nn
 
 from hftl.errors import RunError
@@ -18,7 +19,6 @@ from hftl.models import build_classifier
 from hftl.models.chain import Chain, LayerGroup
 from hftl.recipe import AdamW, Recipe, Stage, TextData, Transformer
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO
 from hftl.training.proof import group_hashes, prove
 from hftl.training.stage import freeze, make_optimizer, param_groups, train_mode
 

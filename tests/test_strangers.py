@@ -24,7 +24,7 @@ from conftest import REPOSITORY, Hftl
 from hub_server import LocalHub
 from run_factory import make_recipe, make_run, opening
 from safetensors.numpy import load_file, save_file
-from small import small_vectors
+from small import BERT_NANO, small_vectors
 
 from hftl.api import train
 from hftl.data.source import load_splits
@@ -34,7 +34,7 @@ from hftl.files import append_json_line, fingerprint, open_plain, read_json, wri
 from hftl.models import transformer
 from hftl.recipe import Card, Recipe, RunSettings, Stage, TextCNN, TextData, Transformer, check_places, override, without_places
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.sharing import publication as publishing
 from hftl.sharing.card import write_card
 from hftl.sharing.contents import foreign

@@ -229,9 +229,10 @@ def test_a_full_disk_a_read_only_run_and_a_closed_stdout_are_one_message_from_ev
 
 def bert_nano(folder: Path) -> Path:
     """A saved model of two classes."""
+    from small import BERT_NANO
+
     from hftl.models import save_classifier, transformer
     from hftl.recipe import Transformer
-    from hftl.samples import BERT_NANO
 
     save_classifier(transformer.build(Transformer(checkpoint=str(BERT_NANO)), ["negative", "positive"]), folder)
     return folder

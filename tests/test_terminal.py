@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Hftl
 from rich.console import Console
+from small import BERT_NANO
 
 from hftl.environment import environment_record
 from hftl.launch import is_main_process
@@ -47,8 +48,6 @@ def test_an_escape_sequence_is_shown_and_not_obeyed() -> None:
 
 
 def test_class_names_of_a_stranger_reach_no_terminal_as_they_are(tmp_path: Path, hftl: Hftl) -> None:
-    from hftl.samples import BERT_NANO
-
     rows = "".join(f"film number {number},{'ab'[number % 2]}\x1b]0;PWNED\x07\n" for number in range(40))
     (tmp_path / "t.csv").write_text(f"text,label\n{rows}")
     (tmp_path / "recipe.yaml").write_text(
@@ -99,17 +98,17 @@ def test_a_run_whose_terminal_goes_away_goes_on_or_is_saved(how: str, tmp_path: 
     script.write_text(
         """
 import hftl
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 recipe = hftl.Recipe(
     name="t",
     data=hftl.TextData(source=REVIEWS, max_length=32, max_train_samples=48, max_validation_samples=20, max_test_samples=20),
-    model=hftl.Transformer(checkpoint=BERT_NANO),
+    model=hftl.Transformer(checkpoint="BERT_NANO"),
     stages={"head": hftl.Stage(unfreeze="head", lr=1e-3), "all": hftl.Stage(lr=1e-4, epochs=3)},
     run=hftl.RunSettings(batch_size=16),
 )
 if __name__ == "__main__":
     hftl.main(recipe)
-"""
+""".replace("BERT_NANO", BERT_NANO)
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(script), "--run-dir", "run"]

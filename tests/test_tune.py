@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import BERT_NANO
 
 import hftl
 from hftl.errors import RecipeError, RunError
@@ -18,7 +19,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.selection import corrected_for_choice
 from hftl.recipe import EMA, Muon, Recipe, RunSettings, Stage, TextData, Transformer, WSDSchedule
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, REVIEWS
+from hftl.samples import REVIEWS
 from hftl.studies import tune as tuning
 from hftl.studies.search import Asked, Pruner, Sampler, shown_storage
 from hftl.studies.space import Choice, Range, Switch, read_space

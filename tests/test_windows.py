@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from small import nano, quiet, write_rows
+from small import BERT_NANO, nano, quiet, write_rows
 from transformers import AutoTokenizer
 
 import hftl
@@ -21,7 +21,6 @@ from hftl.models.boundary import NotSeparable, find_boundary
 from hftl.models.family import Classifier
 from hftl.models.pooling_modeling import PooledForSequenceClassification, WindowedConfig, WindowedForSequenceClassification
 from hftl.recipe import Stage, TextData, Transformer, Windows, load_recipe, override
-from hftl.samples import BERT_NANO
 from hftl.sharing import export
 from hftl.sharing.contents import foreign
 from hftl.sharing.parity import check_serving

@@ -16,4 +16,4 @@ REVIEWS = str(_HERE / "reviews")
 """A folder with train.jsonl (600 reviews) and test.jsonl (580), columns `text` and `label` (negative, positive)."""
 
 BERT_NANO = str(_HERE / "bert-nano")
-"""A BERT with 4 layers, 128 wide, pretrained on film reviews; inputs of up to 128 tokens."""
+"""A BERT with 3 layers, 384 wide, in half precision: cut out of MiniLM, taught by it on film reviews."""
