@@ -33,6 +33,7 @@ from hftl.sharing.adapter import export_adapter
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify
 from hftl.signals import Stopped
+from hftl.studies.arms import arms_of
 from hftl.training import engine
 from hftl.training.checks import check_pieces
 from hftl.training.costs import kept_bytes
@@ -301,6 +302,18 @@ def test_adapters_that_cannot_be_are_refused_with_the_recipe(changes: list[str],
         override(nano("x", reviews(8), {"all": Stage(lr=1e-3)}), changes)
 
 
+def test_the_arms_of_an_ablation_that_train_no_pretrained_layer_have_no_adapters() -> None:
+    recipe = nano("x", reviews(8), {"all": Stage(lr=1e-3, epochs=2, lora=4)})
+    wide = "wide=stages.all.lora.r=8,stages.all.lora.targets=[query,value],stages.all.lr=1e-2"
+    arms = arms_of(recipe, ["staged", "head", "scratch", wide])
+    assert {name: next(iter(arm.stages.values())).lora for name, arm in arms.items()} == {
+        "staged": Lora(r=4),
+        "head": None,
+        "scratch": None,
+        "wide": Lora(r=8, targets=("query", "value")),
+    }
+
+
 def test_networks_without_pretrained_layers_have_no_adapters() -> None:
     words = nano("x", reviews(8), {"all": Stage(lr=1e-3)})
     with pytest.raises(RecipeError, match=r'model\.family "textcnn" has none; leave them out, or take a transformer'):
@@ -341,7 +354,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def test_random_weights_have_no_adapters_beside_them() -> None:
     recipe = override(adapted().model_copy(update={"stages": {"lora": adapted().stages["lora"]}}), ["model.pretrained=false"])
-    with pytest.raises(RecipeError, match=r"stages\.lora\.lora: adapters beside weights that are random"):
+    with pytest.raises(RecipeError, match=r"stages\.lora\.lora: adapters go beside weights that are random"):
         make_plan(prepare_experiment(recipe))
 
 
