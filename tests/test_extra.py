@@ -150,6 +150,7 @@ def test_pictures_of_one_class_in_a_folder_with_its_provenance(tmp_path: Path) -
     assert facts["said"] == "3 further pictures at weight 1 (made)"
     assert facts["provenance"] == {"model": "DCGAN", "steps": 2000, "note": "x" * 120}
     assert audit_splits(splits).splits["train"]["sizes"]["shortest_side"] == 32
+    assert not any("left out" in remark for remark in splits.facts["remarks"])  # provenance.json was read
     (tmp_path / "made" / "provenance.json").write_text("{", encoding="utf-8")
     assert "provenance.json" in refused(data) and "mend it" in refused(data)
 

@@ -28,7 +28,7 @@ from hftl.data.columns import Strings, on_disk
 from hftl.data.decoding import pick_scans
 from hftl.data.duplicates import digest
 from hftl.data.labelled import LabelledRows, read_labelled_rows
-from hftl.data.layout import PROVENANCE, counted, find_name
+from hftl.data.layout import DOCUMENTS, PROVENANCE, counted, find_name
 from hftl.data.reading import open_source
 from hftl.data.rows import SHOWN, Source, Table, row_problems, train_of
 from hftl.data.targets import with_weights
@@ -121,7 +121,9 @@ def read_extra(data: TextData | ImageData, names: Sequence[str], *, kind: str) -
             where = f"data.extra, {extra.name} rows of {extra.source}"
             problems += [Problem(where, f"{each.where}: {each.what}", each.help) for each in error.problems]
             continue
-        table.remarks += [f"{extra.name}: {remark}" for remark in _remarks(source, chosen, rows)]
+        table.remarks += [
+            f"{extra.name}: {remark}" for remark in _remarks(source, chosen, rows, says_where=_beside(extra.source, PROVENANCE))
+        ]
     if problems:
         return None, problems
     datasets = [with_weights(_named(part.rows.dataset, part.extra.name), own) for part, own in zip(parts, weights, strict=True)]
@@ -212,16 +214,22 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _remarks(source: Source, chosen: str, rows: LabelledRows) -> list[str]:
-    """What is worth knowing about how a section was read: a line a kind."""
+def _remarks(source: Source, chosen: str, rows: LabelledRows, *, says_where: bool) -> list[str]:
+    """What is worth knowing about how a section was read: a line a kind; `says_where`: a provenance.json is beside the rows."""
     remarks = [*source.remarks, *rows.table.remarks]
     if unused := source.unused({"train": chosen}):
         remarks.append(f"not used: {listed(unused, SHOWN)}")
-    if ignored := Counter(source.ignored) + rows.table.ignored:
+    ignored = Counter(source.ignored) + rows.table.ignored - Counter({".json": int(says_where)})
+    if ignored := Counter({ending: n for ending, n in ignored.items() if ending not in DOCUMENTS}):
         remarks.append(f"files left out: {counted(ignored)}")
     if skipped := Counter(row["why"] for row in rows.facts["skipped"]):
         remarks.append("left out: " + listed(f"{count(n, 'row')} ({why})" for why, n in skipped.most_common(SHOWN)))
     return remarks
+
+
+def _beside(source: str, name: str) -> bool:
+    """Whether a file of that name is in a folder of rows."""
+    return (Path(os.path.expanduser(source)) / name).is_file()
 
 
 def _named(dataset: Dataset, name: str) -> Dataset:
