@@ -34,7 +34,7 @@ from hftl.data.decoding import FORMATS, MOST_BYTES, PIXEL_LIMIT, UNREADABLE, Bad
 from hftl.data.image import Pictures
 from hftl.data.layout import ARRAYS, PICTURES, ending_of, is_picture
 from hftl.data.preparation import preparation_of
-from hftl.data.targets import names_of, targets_of
+from hftl.data.targets import names_of, targets_of, weights_of
 from hftl.errors import DataError
 from hftl.memory import stored_picture
 from hftl.recipe import ImageData
@@ -144,7 +144,7 @@ class BandSamples:
         self, dataset: Dataset, processor: Any, *, bands: int, augmentation: str, seed: int, train: bool, views: int = 0
     ) -> None:
         self.ids: Sequence[str] = dataset["id"]
-        self.targets = targets_of(dataset)
+        self.targets, self.weights = targets_of(dataset), weights_of(dataset)
         self.label_names: tuple[str, ...] = names_of(dataset)
         self.bands = bands
         self._pictures = dataset.select_columns("image")
