@@ -357,11 +357,15 @@ def read_records(folder: Path = RESULTS) -> dict[str, list[Record]]:
 
 def does_not_hold(claim: Claim, records: Records) -> list[str]:
     """What README.md says in words, and a seed contradicts: better by stage, far from random weights, right answers."""
-    broken = []
-    for record in records.get(claim.name, ()):
+    broken, found = [], records.get(claim.name, ())
+    if claim.name == "film_reviews" and found:  # of 120 rows of validation one seed leaves more to chance than a stage adds
+        means = {stage: mean(record["validation_by_stage"][stage] for record in found) for stage in found[0]["validation_by_stage"]}
+        if sorted(set(means.values())) != list(means.values()):
+            broken.append(f"{claim.name}: not every stage is better than the one before in the mean of seeds: {means}")
+    for record in found:
         name = f"{claim.name}, seed {record['seed']}"
         stages = list(record["validation_by_stage"].values())
-        if claim.name in APART and sorted(set(stages)) != stages:
+        if claim.name == "quickstart" and sorted(set(stages)) != stages:
             broken.append(f"{name}: not every stage is better than the one before: {record['validation_by_stage']}")
         broken += [
             f'{name}: "{answer["input"]}" is {answer["label"]}'
@@ -490,7 +494,7 @@ def said_of_quickstart(records: Records) -> str:
         return ""
     photos, untrained, reviews, unread = (accuracy(some) for some in (ours, scratch, texts, untaught))
     broken = [line for claim in claims() for line in does_not_hold(claim, records)]
-    by_stage = "" if any("not every stage" in line for line in broken) else ", each stage better on validation than the one before"
+    by_stage = "" if any("not every stage" in line for line in broken) else "; each stage is better on validation than the last"
     right = "" if any(line.startswith("film_reviews") for line in broken) else ", and both sentences are answered rightly"
     return (
         f"Over {of_seeds(ours)} the photos reach {photos} on test, and the same network from random weights {untrained};"

@@ -1,6 +1,10 @@
 """A small pretrained BERT learns to tell good film reviews from bad ones, in three stages, from what lies inside the package.
 
-Measured: not yet by the code as it is; `make claims` does it with the command below.
+Measured: 480 film reviews; bert-nano: test accuracy 0.733 (0.702 to 0.748), n = 580 (which alone leave ± 0.036); validation by
+stage: head 0.67 (0.66 to 0.70), top 0.70 (0.65 to 0.72), all 0.78 (0.74 to 0.81); 5.0 minutes of training a run, seeds 0, 1, 2,
+1 thread. 480 film reviews; bert-nano from random weights: test accuracy 0.582 (0.500 to 0.628), n = 580 (which alone leave ±
+0.040); validation by stage: head 0.51 (0.50 to 0.52), top 0.56 (0.50 to 0.62), all 0.55 (0.50 to 0.63); 9.4 minutes of training
+a run, seeds 0, 1, 2, 1 thread. Mean (lowest to highest) of these runs, on AMD EPYC, 2 cores, bf16, commit e13842b, 2026-11-30.
 
     python recipes/film_reviews.py
 
@@ -9,7 +13,7 @@ with. The same network from random weights, for as many epochs, all of it from t
 by validation:
 
     python recipes/film_reviews.py model.pretrained=false stages.head.unfreeze=all stages.top.unfreeze=all \
-        stages.head.lr=3e-4 stages.top.lr=3e-4 stages.all.lr=3e-4 stages.all.layer_decay=1 stages.head.head_lr_multiplier=1 \
+        stages.head.lr=1e-3 stages.top.lr=1e-3 stages.all.lr=1e-3 stages.all.layer_decay=1 stages.head.head_lr_multiplier=1 \
         stages.top.head_lr_multiplier=1 stages.all.head_lr_multiplier=1
 """
 
@@ -51,7 +55,7 @@ def recipe() -> hftl.Recipe:
 
 FROM_SCRATCH = (
     *("model.pretrained=false", "stages.head.unfreeze=all", "stages.top.unfreeze=all"),
-    *("stages.head.lr=3e-4", "stages.top.lr=3e-4", "stages.all.lr=3e-4", "stages.all.layer_decay=1"),
+    *("stages.head.lr=1e-3", "stages.top.lr=1e-3", "stages.all.lr=1e-3", "stages.all.layer_decay=1"),
     *("stages.head.head_lr_multiplier=1", "stages.top.head_lr_multiplier=1", "stages.all.head_lr_multiplier=1"),
 )
 """The same network from random weights, for as many epochs: all of it trains from the first on, at one rate, the better of 3e-4 and

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from sittings import assert_same_run, signal_at
-from small import nano, noisy_pictures, reviews, train
+from small import BERT_NANO, nano, noisy_pictures, reviews, train
 from small_models import TRANSFORMERS, small_model
 from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
@@ -28,7 +28,7 @@ from hftl.models.chain import Chain, LayerGroup
 from hftl.models.recompute import recompute_layers
 from hftl.recipe import Lora, Recipe, RunSettings, Stage, TextData, Timm, Transformer, override
 from hftl.run import RunDirectory
-from hftl.samples import BERT_NANO, MOBILENET
+from hftl.samples import MOBILENET
 from hftl.sharing.adapter import export_adapter
 from hftl.sharing.card import write_card
 from hftl.sharing.verify import verify

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from sittings import assert_same_run, signal_at
-from small import ids, nano, noise, train, write_pictures
+from small import BERT_NANO, ids, nano, noise, train, write_pictures
 
 import hftl
 from hftl.data.audit import audit_splits
@@ -39,7 +39,6 @@ from hftl.recipe import (
 )
 from hftl.records.data import read_data
 from hftl.records.plan import read_plan
-from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
 from hftl.sharing.publication import prepare
 from hftl.sharing.usage import repeat

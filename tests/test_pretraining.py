@@ -19,7 +19,7 @@ from datasets import Dataset
 from forked import Forks
 from safetensors.torch import load_file
 from sittings import environment
-from small import flip_a_bit, nano, noisy_pictures, quiet, reviews
+from small import BERT_NANO, flip_a_bit, nano, noisy_pictures, quiet, reviews
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -37,7 +37,6 @@ from hftl.errors import RecipeError, RunError
 from hftl.files import write_json
 from hftl.models import masked_lm
 from hftl.recipe import Recipe, Stage, TextCNN, Transformer, override
-from hftl.samples import BERT_NANO
 from hftl.signals import Stopped
 from hftl.training import pretraining
 from hftl.training.pretraining import Pretrained, plan_pretraining, pretrain
