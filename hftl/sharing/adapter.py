@@ -14,6 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -116,16 +117,19 @@ def _base(recipe: Recipe, trained: Classifier, revision: str | None) -> Classifi
     assert isinstance(recipe.model, Pretrained)  # others have no adapters
     if revision is not None:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": revision})})
-    names = list(dict(trained.model.config.id2label).values())
-    built = build_classifier(recipe, names, texts=(), target=trained.target)
+    built = build_classifier(recipe, _names(trained), texts=(), target=trained.target)
     built.model.eval()  # type: ignore[no-untyped-call]
     return built
+
+
+def _names(trained: Classifier) -> list[str]:
+    return list(cast("dict[int, str]", trained.model.config.id2label).values())
 
 
 def _usage(trained: Classifier, folder: Path, base_model: str | None, revision: str | None) -> str:
     auto = "AutoModelForSequenceClassification" if trained.kind == "text" else "AutoModelForImageClassification"
     of = "" if revision is None or base_model is None else f", revision={revision!r}"
-    labels = f"num_labels={len(trained.model.config.id2label)}, ignore_mismatched_sizes=True"
+    labels = f"num_labels={len(_names(trained))}, ignore_mismatched_sizes=True"
     return "\n".join(
         [
             "from peft import PeftModel",
