@@ -232,9 +232,9 @@ def test_a_run_is_repeated_by_the_answers_that_lie_beside_it(
         raise AssertionError("the teacher was asked")
 
     monkeypatch.setattr("hftl.training.teacher.load_classifier", never)
-    again = train(pupil(teacher.path, f"teacher.run={taught.teacher.parent}"), tmp_path / "again")
-    assert_same_run(taught, again)
-    assert answers_in(again) == answers_in(taught) and read_json(again.teacher) == read_json(taught.teacher)
+    again = fitted(pupil(teacher.path, f"teacher.run={taught.teacher.parent}"), tmp_path / "again")
+    assert losses_of(again) == losses_of(taught) and answers_in(again) == answers_in(taught)
+    assert read_json(again.teacher) == {**read_json(taught.teacher), "splits": {}}  # until both are compared at its end
 
 
 def test_the_cache_of_frozen_layers_changes_nothing(teacher: RunDirectory, taught: RunDirectory, tmp_path: Path) -> None:
@@ -363,13 +363,13 @@ def refusal(recipe: Recipe) -> str:
     return str(refused.value)
 
 
-def test_a_teacher_that_has_learned_from_the_rows_of_the_exam_is_refused(teacher: RunDirectory, tmp_path: Path) -> None:
-    data = TextData(source=reviews(4).source, max_length=32, validation_fraction=0.3)
-    of_teacher = train(nano("nano", data, {"all": Stage(lr=3e-4)}, seed=1, test="sealed", log_every=1), tmp_path / "nano")
-    said = refusal(pupil(of_teacher.path, data=data.model_copy(update={"split_seed": 5})))
-    assert "validation rows of this recipe, or was chosen by them: what it teaches would be its answers to the exam" in said
-    assert "divide as the teacher did: data.split_seed=1" in said
-    assert prepare(pupil(of_teacher.path, "data.split_seed=1", data=data)).teacher is not None
+def test_a_teacher_that_has_learned_from_the_rows_of_the_exam_is_refused(teacher: RunDirectory) -> None:
+    turned = reviews(19).model_copy(update={"train_split": "test", "test_split": "train", "max_test_samples": None})
+    said = refusal(pupil(teacher.path, data=turned))
+    # Of the 600 rows 40 have taught the teacher, and 21 have chosen its weights.
+    assert f"{teacher.path} has learned from 61 of the 600 test rows of this recipe, or was chosen by them" in said
+    assert "what it teaches would be its answers to the exam" in said
+    assert "divide as the teacher did: data.split_seed=0, with its data.source and data.validation_fraction" in said
 
 
 def test_where_it_cannot_be_told_what_it_has_learned_from_plan_and_card_say_so(teacher: RunDirectory, tmp_path: Path) -> None:
@@ -385,10 +385,11 @@ def test_where_it_cannot_be_told_what_it_has_learned_from_plan_and_card_say_so(t
     shutil.rmtree(mails_of)
     plan = "\n".join(make_plan(prepare(recipe)).remarks)
     assert "Whether the teacher has learned from rows of validation or test is not known: the data that it was trained on" in plan
-    run = train(recipe, tmp_path / "pupil")
-    assert "**Whether the teacher has learned from rows of these splits is not known**" in render_card(run)
+    run = fitted(recipe, tmp_path / "pupil")
     record = read_teacher(run)
-    assert record is not None and list(record["splits"]) == ["validation"]  # it has answered other test rows
+    assert record is not None and record["unknown"] == "the data that it was trained on cannot be read any more"
+    theirs = [split for split in ("validation", "test") if run.teacher_predictions(split).is_file()]
+    assert theirs == ["validation"]  # it has answered other test rows
 
 
 def test_an_unfinished_run_does_not_teach(teacher: RunDirectory, tmp_path: Path) -> None:
