@@ -29,7 +29,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hftl import store
-from hftl.data.content import content_for
+from hftl.data.content import content_of
 from hftl.data.duplicates import text_fingerprints
 from hftl.data.labelled import count_seen, fingerprints
 from hftl.data.loader import evaluation_batches
@@ -304,8 +304,7 @@ def _asked(teacher: KnownTeacher, rows: Dataset, accelerator: Accelerator, say: 
     """(M, K) logits in the order of the teacher's own classes, in float32 whatever number format the student has."""
     run = RunDirectory(teacher.path)
     classifier, recipe = load_classifier(run.model), run.load_recipe()
-    content = content_for(classifier.kind, recipe.data, max_length=classifier.max_length)
-    samples = content.samples(rows, classifier.preprocessor, seed=0, train=False)
+    samples = content_of(recipe.data).samples(rows, classifier.preprocessor, seed=0, train=False)
     key = store.key_of(
         {
             "layout": _LAYOUT,
