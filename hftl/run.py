@@ -123,6 +123,19 @@ class RunDirectory:
         return self.baseline.parent / self.predictions(split).name
 
     @property
+    def teacher(self) -> Path:
+        """Who has taught the run, and how both answer the same rows; beside it its answers, see `hftl.training.teacher`."""
+        return self.path / "teacher" / "teacher.json"
+
+    def teacher_predictions(self, split: str) -> Path:
+        """What the teacher answers to the validation or the test split.
+
+        Raises:
+            RunError: another split is asked for, as the teacher.json of a stranger may do.
+        """
+        return self.teacher.parent / self.predictions(split).name
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 
@@ -316,7 +329,13 @@ def write_manifest(run: RunDirectory) -> None:
     """Seal what the numbers rest on, the model and the predictions, at the end of training; all of it is on the disk then."""
     others = [path for name in run.evaluations for path in run.evaluation(name).iterdir()]
     evidence = sorted(
-        [*run.model.rglob("*"), *run.predictions("test").parent.glob("*.parquet"), *run.baseline.parent.glob("*.parquet"), *others]
+        [
+            *run.model.rglob("*"),
+            *run.predictions("test").parent.glob("*.parquet"),
+            *run.baseline.parent.glob("*.parquet"),
+            *run.teacher.parent.glob("*.parquet"),
+            *others,
+        ]
     )
     sealed = {}
     for path in evidence:

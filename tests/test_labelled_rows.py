@@ -51,7 +51,7 @@ def test_rows_that_a_run_knows_are_found_by_what_they_hold(photos: tuple[Path, P
     known, new = photos
     rows = load_labelled_rows(pictures(new, on_bad_image="skip"), ("0", "1", "2"), kind=ONE_LABEL, split=None)
     splits = load_splits(pictures(known), seed=0)
-    seen = count_seen(rows, splits)
+    seen = count_seen(rows.fingerprints, splits)
     assert set(seen) == {"train", "validation"} and sum(seen.values()) == 6  # three pictures of each of two classes
 
 
@@ -61,7 +61,8 @@ def test_an_empty_text_is_in_no_split(tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("text,label\n,a\n,b\nTEXT  3,b\nnew,a\n")
     data = hftl.TextData(source=tmp_path / "train.csv", validation_fraction=0.2)
     rows = load_labelled_rows(hftl.TextData(source=tmp_path / "new.csv"), ("a", "b"), kind=ONE_LABEL, split=None)
-    assert sum(count_seen(rows, load_splits(data, seed=0)).values()) == 1  # "TEXT  3" is "text 3", but for case and white space
+    seen = count_seen(rows.fingerprints, load_splits(data, seed=0))
+    assert sum(seen.values()) == 1  # "TEXT  3" is "text 3", but for case and white space
 
 
 def test_of_several_splits_one_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A notebook and the command line go through it, so each promise (one opening of the test split, a card after training, every gate
 before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
 
-    training    load_recipe, plan, audit, show, vectors, pretrain; train, fine_tune
+    training    load_recipe, plan, audit, show, vectors, pretrain; train, fine_tune, distill
     labelling   pseudo_label, borrow
     run         Run, load, compare, runs, pull; features, features_to, of a checkpoint too
     studies     Study, ablate, repeat, baseline, tune, curve, find_lr
@@ -26,7 +26,19 @@ from hftl.api.studies import (
     repeat,
     tune,
 )
-from hftl.api.training import audit, examine, fine_tune, load_recipe, plan, plan_pretraining, pretrain, show, train, vectors
+from hftl.api.training import (
+    audit,
+    distill,
+    examine,
+    fine_tune,
+    load_recipe,
+    plan,
+    plan_pretraining,
+    pretrain,
+    show,
+    train,
+    vectors,
+)
 
 __all__ = [
     "Run",
@@ -37,6 +49,7 @@ __all__ = [
     "borrow",
     "compare",
     "curve",
+    "distill",
     "examine",
     "features",
     "features_to",

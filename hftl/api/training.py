@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hftl import signals
 from hftl.api.run import Run
 from hftl.defaults import default_recipe
-from hftl.errors import HftlError, RecipeError
+from hftl.errors import HftlError, RecipeError, RunError
 from hftl.launch import is_main_process
 from hftl.memory import ROWS, copy_beside, is_kept
 from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, local_name, moved, override
@@ -328,6 +329,39 @@ def train(
     if is_main_process():
         write_card(run)
     return Run(run)
+
+
+def distill(
+    teacher: Run | str | Path,
+    student: Recipe | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train a recipe's model by the answers of a finished run as well as by labels: `train`, with the run as `recipe.teacher`.
+
+    Args:
+        teacher: the finished run, or its directory.
+        student: the recipe, or its file, of any model that reads the same kind of rows.
+        overrides: changes to it by dotted key, such as ``["teacher.temperature=4", "data.unlabelled=unsupervised"]``.
+        run_dir: where the student's run is written; None: runs/NAME, by the recipe's name.
+        resume: continue a run that was stopped.
+        console: where progress is shown; None: stderr, or the notebook.
+
+    Raises:
+        RecipeError, DataError: the recipe or its data cannot be used, or this teacher may not teach it; nothing has been written.
+        RunError: the directory holds another run, that of the teacher above all, or training cannot go on.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    path = teacher.path if isinstance(teacher, Run) else Path(teacher)
+    source, recipe = ("recipe", student) if isinstance(student, Recipe) else (str(student), load_recipe(student))
+    recipe = override(recipe, [f"teacher.run={json.dumps(str(path), ensure_ascii=False)}", *overrides], source=source)
+    run_dir = Path(run_dir) if run_dir is not None else Path("runs") / recipe.name
+    if run_dir.absolute() == path.absolute():
+        raise RunError(f"{run_dir}: a run cannot teach itself; choose another place for the student with --run-dir")
+    return train(recipe, run_dir=run_dir, resume=resume, source=source, console=console)
 
 
 def fine_tune(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from hftl import api
-from hftl.cli.arguments import NoTest, Overrides, RecipeArgument, Resume, RunDir
+from hftl.cli.arguments import NoTest, Overrides, RecipeArgument, Resume, RunArgument, RunDir
 from hftl.cli.printing import err, out, plain, say
 from hftl.errors import DataError, RunError
 from hftl.launch import is_main_process
@@ -100,11 +100,40 @@ def train(
 
 def train_recipe(recipe: Recipe, *, run_dir: Path | None, resume: bool, source: str) -> None:
     """Train, and say what to do next."""
-    run = api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err)
+    _say_what_next(api.train(recipe, run_dir=run_dir, resume=resume, source=source, console=err))
+
+
+def distill(
+    run: RunArgument,
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student", metavar="RECIPE", help="Of the smaller model: a recipe script (.py) or a recipe.yaml.", show_default=False
+        ),
+    ],
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    no_test: NoTest = False,
+) -> None:
+    """Train a smaller model by the answers of a finished run, as well as by the labels.
+
+    The run answers every training row once. The student may be of any family that reads the same kind of rows: a TextCNN of BERT,
+    a MobileNet of a ResNet. With data.unlabelled it learns from texts without labels too.
+
+        hftl distill runs/bert --student recipes/textcnn_imdb.py teacher.temperature=4 data.unlabelled=unsupervised
+
+    RUN becomes the recipe's `teacher.run`; `hftl train RECIPE teacher.run=runs/bert` does the same.
+    """
+    changes = sealed(overrides, no_test)
+    _say_what_next(api.distill(run, student, overrides=changes, run_dir=run_dir, resume=resume, console=err))
+
+
+def _say_what_next(run: api.Run) -> None:
     if is_main_process():
-        example = "PICTURE..."
-        if isinstance(recipe.data, TextData):
-            example = "TABLE.csv" if recipe.data.joins else '"A warm, funny film with a wonderful cast."'
+        data, example = run.recipe.data, "PICTURE..."
+        if isinstance(data, TextData):
+            example = "TABLE.csv" if data.joins else '"A warm, funny film with a wonderful cast."'
         for line in (
             f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, and what shows its answers",
             f"  try:    hftl predict {run.path} {example}",

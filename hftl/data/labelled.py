@@ -118,14 +118,20 @@ def read_labelled_rows(
     return LabelledRows(dataset, fingerprints, facts, labels[rows], table, rows, scans)
 
 
-def count_seen(rows: LabelledRows, splits: Splits) -> dict[Role, int]:
-    """How many of some rows are also in each split of a run, by what they hold; empty texts are in none."""
-    of_run: dict[Role, Dataset | None] = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+def count_seen(contents: np.ndarray, splits: Splits) -> dict[Role, int]:
+    """How many of some rows are also in each split of a run, by what they hold, `fingerprints`; empty texts are in none. (N, 2)"""
+    roles: tuple[Role, ...] = ("train", "validation", "test")
     seen: dict[Role, int] = {}
-    for role, dataset in of_run.items():
-        if dataset is not None:
-            in_pictures = role in splits.image_scans
-            own = picture_fingerprints(splits.image_scans[role]) if in_pictures else text_fingerprints(dataset)
-            numbers = number_contents({"train": own, "test": rows.fingerprints})  # two names; what they mean is no matter
+    for role in roles:
+        if (own := fingerprints(splits, role)) is not None:
+            numbers = number_contents({"train": own, "test": contents})  # two names; what they mean is no matter
             seen[role] = int((np.isin(numbers["test"], numbers["train"]) & (numbers["test"] >= 0)).sum())
     return seen
+
+
+def fingerprints(splits: Splits, role: Role) -> np.ndarray | None:
+    """16 bytes for the content of every row of a split; zeros for an empty text. (N, 2) uint64; None: there is no such split."""
+    if role in splits.image_scans:
+        return picture_fingerprints(splits.image_scans[role])
+    dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}[role]
+    return None if dataset is None else text_fingerprints(dataset)

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, concatenate_datasets
 
 from hftl.data.archives import is_archive
 from hftl.data.columns import Strings, pick
@@ -101,6 +102,18 @@ def read_unlabelled(data: TextData, undivided: Undivided, splits: Splits, say: S
         what = f"{data.unlabelled}: of {count(len(dataset), 'text')} none is left; the others are in validation or test, or empty"
         raise DataError(data.source, [Problem("data.unlabelled", what, ("name texts that the recipe is not judged by",))])
     return read
+
+
+def with_unlabelled(train: Dataset, unlabelled: Dataset) -> Dataset:
+    """The rows of train, and behind them texts without a label: their class is -1, or of several labels they have none; each weighs
+    1."""
+    rows = len(unlabelled)
+    none: list[Any] = [[]] if isinstance(train.features[COLUMN], List) else [-1]
+    texts = unlabelled.select_columns(_columns(train))
+    texts = texts.add_column("id", [f"unlabelled/{row}" for row in range(rows)]).add_column(COLUMN, none * rows)
+    if WEIGHT in train.column_names:
+        texts = texts.add_column(WEIGHT, [1.0] * rows)
+    return concatenate_datasets([train, texts.select_columns(train.column_names).cast(train.features)])
 
 
 def read_corpus(data: TextData, say: Say) -> list[Texts]:

@@ -14,6 +14,7 @@ from hftl.evaluation.predictions import Predictions
 from hftl.evaluation.several_metrics import paired_macro_f1, point_value
 from hftl.names import SEVERAL_LABELS
 from hftl.records.baseline import BaselineRecord, Gain, MacroF1Gain, NoBaselineRecord, decisive
+from hftl.records.teacher import AgainstTeacher
 
 
 def gain(model: Predictions, baseline: Predictions) -> Gain:
@@ -51,6 +52,32 @@ def _macro_f1_gain(model: Predictions, baseline: Predictions, rows: NDArray[np.i
     answers = replace(model, ids=baseline.ids, labels=model.labels[rows], logits=model.logits[rows], sizes=None, size_unit=None)
     own, other = (point_value(each, "macro_f1") or 0.0 for each in (answers, baseline))
     return {"model": own, "baseline": other, "gain": own - other, "gain_interval": paired_macro_f1(baseline, answers)}
+
+
+def against_teacher(model: Predictions, teacher: Predictions) -> AgainstTeacher:
+    """A model and its teacher on the rows of a split, which both have answered; JSON-ready. See `gain`.
+
+    Of ten rows of which the model has 7 right and the teacher 8, and 9 answers are the same: a difference of -0.1, an agreement of
+    0.9.
+
+    Raises:
+        RunError: they have answered other rows.
+    """
+    values = gain(model, teacher)
+    place = {id: row for row, id in enumerate(model.ids)}
+    rows = np.array([place[id] for id in teacher.ids], dtype=np.int64)
+    return {
+        "n": values["n"],
+        "model_accuracy": values["model_accuracy"],
+        "teacher_accuracy": values["baseline_accuracy"],
+        "difference": values["gain"],
+        "difference_interval": values["gain_interval"],
+        "right_in_model_alone": values["right_in_model_alone"],
+        "right_in_teacher_alone": values["right_in_baseline_alone"],
+        "p": values["p"],
+        "agreement": float(model.target.right(model.predicted[rows], teacher.predicted).mean()),
+        **({"macro_f1": values["macro_f1"]} if "macro_f1" in values else {}),  # type: ignore[typeddict-item]
+    }
 
 
 def gains(values: Gain) -> bool:

@@ -42,6 +42,7 @@ from hftl.recipe.schedule import (
 )
 from hftl.recipe.settings import RunSettings
 from hftl.recipe.stage import Stage
+from hftl.recipe.teacher import Teacher
 
 __all__ = [
     "ABOUT",
@@ -101,6 +102,7 @@ __all__ = [
     "Soup",
     "Stage",
     "StepSchedule",
+    "Teacher",
     "TextCNN",
     "TextData",
     "Timm",

@@ -190,8 +190,8 @@ class TextData(_Data):
     `hftl.Windows(length=512)`, in YAML ``{length: 512}``. None: all at once."""
     unlabelled: Annotated[str, Field(min_length=1)] | None = None
     """Further texts, without labels: another split of the source by its name, such as "unsupervised", or a table, a .txt file (a
-    text a line) or a folder of .txt files. Training does not read them, `hftl vectors` does; texts that are also in validation or
-    test are left out."""
+    text a line) or a folder of .txt files. `hftl vectors` reads them, and training where the recipe has a `teacher`; texts that are
+    also in validation or test are left out."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -96,6 +96,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
             place[part] = {} if place.get(part) is None else {"r": place[part]}
         elif (where, part) == ("data", "extra") and len(one := each_given(place.get(part))) == 1:
             place[part] = dict(one[0])
+        elif (where, part) == ("", "teacher") and place.get(part) is None:
+            place[part] = {}
         # Names may have dots in them, such as a stage "v1.5": the longest one that is there.
         names = [name for name in place if isinstance(place[name], dict) and rest.startswith(f"{name}.")]
         if not names:

@@ -14,7 +14,7 @@ from hftl.recipe.section import leaves
 if TYPE_CHECKING:
     from hftl.recipe.recipe import Recipe
 
-READ_IN_TRAINING = frozenset({"data.source", "model.checkpoint", "model.vectors"})
+READ_IN_TRAINING = frozenset({"data.source", "model.checkpoint", "model.vectors", "teacher.run"})
 EXTRA = "data.extra"
 """The key of several places that are read in training, each in a section of its own."""
 PLACES = READ_IN_TRAINING | {"data.unlabelled"}
@@ -49,16 +49,16 @@ def is_same(key: str, one: Any, other: Any) -> bool:
 def without_places(recipe: Recipe) -> Recipe:
     """A stranger's recipe in which each place on a machine is written "local:NAME", so that `check_places` asks for one's own.
 
-    What stays is what can only be meant on the Hub: an id by its form, where nothing of that name lies here.
+    What stays is what can only be meant on the Hub: an id by its form, where nothing of that name lies here. No teacher is.
     """
     values = recipe.model_dump(mode="json")
     for key in PLACES:
         section, field = key.split(".")
-        place = values[section].get(field)
+        place = (values[section] or {}).get(field)
         if place is None or place.startswith(LOCAL) or (field == "vectors" and place.startswith(RANDOM_VECTORS)):
             continue
         form = _HUB_FILE if field == "vectors" else _HUB_NAME
-        if not form.fullmatch(place) or os.path.lexists(place):
+        if section == "teacher" or not form.fullmatch(place) or os.path.lexists(place):
             values[section][field] = LOCAL + local_name(place)
     for extra in values["data"]["extra"]:
         place = extra["source"]

@@ -17,6 +17,7 @@ from hftl.recipe.places import EXTRA, LOCAL, is_same, local_name
 from hftl.recipe.section import Name, Section, leaves
 from hftl.recipe.settings import RunSettings
 from hftl.recipe.stage import Stage
+from hftl.recipe.teacher import Teacher
 from hftl.recipe.text import write_yaml
 from hftl.secrets import environment_secrets, find_secrets, is_random
 
@@ -32,6 +33,8 @@ class Recipe(Section):
     """Name of the run directory."""
     data: AnyData
     model: AnyModel
+    teacher: Teacher | None = None
+    """A finished run that this model learns from as well; None: it learns from labels alone."""
     stages: dict[Name, Stage] = Field(min_length=1)
     """In the order in which they run."""
     run: RunSettings = RunSettings()
@@ -147,6 +150,20 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _teacher_answers_what_is_trained_on(self) -> Self:
+        for name, stage in self.stages.items() if self.teacher is not None else ():
+            if stage.mix is not None:
+                raise ValueError(
+                    f"stages.{name}.mix: the teacher answers each picture as it is, and no mixture of two; leave out one of both"
+                )
+            if stage.sampling is not None and self.learns_unlabelled:
+                raise ValueError(
+                    f"stages.{name}.sampling: draws rows by their class, and those of data.unlabelled have none; leave out"
+                    " one of both, or write class_weights"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batches_are_of_its_kind(self) -> Self:
         pictures = isinstance(self.data, ImageData)
         if not pictures and self.run.tta != "none":
@@ -202,6 +219,11 @@ class Recipe(Section):
     def opens_test(self) -> bool:
         """Whether training opens the test split at its end; otherwise `hftl test` does, once."""
         return self.run.test == "open" and self.data.test_split != "none"
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether training reads `data.unlabelled`: by the answers of a teacher."""
+        return self.teacher is not None and isinstance(self.data, TextData) and self.data.unlabelled is not None
 
     @property
     def in_timms_format(self) -> bool:

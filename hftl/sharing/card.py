@@ -33,6 +33,7 @@ from hftl.records.metrics import Metrics, kind_of, of_one_label, read_metrics, r
 from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
 from hftl.records.plan import PlanRecord, read_plan
 from hftl.records.seeds import read_seeds
+from hftl.records.teacher import read_teacher
 from hftl.run import RunDirectory
 from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
 from hftl.sharing.front_matter import dataset_said, front_matter, hub_base_model, hub_dataset
@@ -160,6 +161,7 @@ def _facts(
         "source": f"predictions/{split}.parquet",
         "headline": values,
         "baseline": _baseline(run, split),
+        "teacher": _teacher(run, recipe, split),
         "results": results(metrics, split),
         "views": VIEWS_IN_WORDS.get(values["tta"]["views"], "") if "tta" in values else "",
         "by_class": values["per_class"],
@@ -224,6 +226,16 @@ def _baseline(run: RunDirectory, split: str) -> dict[str, Any] | None:
     low, high = interval or (gain, gain)
     said = "better" if low > 0 else "worse" if high < 0 else "open"
     return {"reason": None, "name": record["name"], "seconds": record["seconds"], "said": said, "macro_f1": None, **values}
+
+
+def _teacher(run: RunDirectory, recipe: Recipe, split: str) -> dict[str, Any] | None:
+    """Whose answers the model has learned from, and how both answer the split; None: it has learned from labels alone."""
+    record = read_teacher(run)
+    if record is None or recipe.teacher is None:
+        return None
+    section = recipe.teacher
+    weights = {"temperature": section.temperature, "weight": section.weight, "rest": 1 - section.weight}
+    return {**record, **weights, "values": record["splits"].get(split)}
 
 
 def _seeds(run: RunDirectory) -> dict[str, Any] | None:

@@ -25,6 +25,8 @@ def local_places(recipe: Recipe, data: DataRecord) -> dict[str, str]:
         places["data.source"] = recipe.data.source
     if isinstance(recipe.data, TextData) and recipe.data.unlabelled not in (None, local_name(recipe.data.unlabelled or "")):
         places["data.unlabelled"] = str(recipe.data.unlabelled)  # a name alone is that of a split, or tells no place
+    if recipe.teacher is not None:
+        places["teacher.run"] = recipe.teacher.run
     model = recipe.model
     if isinstance(model, Pretrained):
         is_architecture = isinstance(model, Timm) and not model.pretrained and "/" not in model.checkpoint
@@ -175,6 +177,7 @@ def repeat(recipe: Recipe, data: DataRecord, repo_id: str | None) -> dict[str, s
         words += here or ([f"{section}.revision={_shell_word(pinned)}"] if pinned else [])
     if lost := local_extra(recipe, data):
         words.append(f"data.extra='[{', '.join(_extra(each, lost) for each in recipe.data.extra)}]'")
+    words += [word for key, word in named.items() if key == "teacher.run"]
     of = repo_id or "RUN"
     return {
         "train": " \\\n    ".join(words),

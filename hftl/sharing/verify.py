@@ -27,7 +27,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hftl.errors import RunError, printable
-from hftl.evaluation.gain import gain
+from hftl.evaluation.gain import against_teacher, gain
 from hftl.evaluation.openings import widened, widened_metrics
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.report import drawn_again, drawn_by, read_picture, same_everywhere
@@ -45,6 +45,7 @@ from hftl.records.metrics import Metrics, read_metrics, read_metrics_on_other_ro
 from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
 from hftl.records.plan import read_plan
 from hftl.records.seeds import read_seeds
+from hftl.records.teacher import read_teacher
 from hftl.run import RunDirectory, sealed_files
 from hftl.sharing.card import hand_written, render_card
 from hftl.sharing.contents import drawing_note, foreign, read_settings
@@ -183,6 +184,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
         claims += _compare_split(split, predictions, names, data)
     claims += _compare_settings(run, stored_label_names(run.predictions("validation")), data)
     claims += _compare_baseline(run, stated)
+    claims += _compare_teacher(run, recipe)
     claims += _compare_seeds(run, recipe)
     evaluations, of_evaluations = _recompute_evaluations(run)
     claims += of_evaluations
@@ -354,6 +356,26 @@ def _compare_baseline(run: RunDirectory, stated: Metrics) -> Iterator[Claim]:
         classes = (_shown(list(stored_label_names(each))) for each in (path, model))
         yield _same("baseline.json", f"{split}, classes", *classes)
         yield from _compare_values("baseline.json", split, gains[split], gain(Predictions.load(model), Predictions.load(path)))
+
+
+def _compare_teacher(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:
+    """How the model and the teacher that it has learned from answer the same rows, from the predictions of both."""
+    record = read_teacher(run)
+    if record is None and recipe.teacher is None:
+        return
+    stated, found = (_shown(["none" if some is None else "one"]) for some in (recipe.teacher, record))
+    yield _same("teacher.json", "a teacher, as recipe.yaml has it", found, stated)
+    if record is None:
+        return
+    splits = ("test", "validation")
+    there = [split for split in splits if all(path(split).is_file() for path in (run.teacher_predictions, run.predictions))]
+    yield _same("teacher.json", "splits", _shown(sorted(record["splits"])), _shown(there))
+    for split in there:
+        model, path = run.predictions(split), run.teacher_predictions(split)
+        classes = (_shown(list(stored_label_names(each))) for each in (path, model))
+        yield _same("teacher.json", f"{split}, classes", *classes)
+        now = against_teacher(Predictions.load(model), Predictions.load(path))
+        yield from _compare_values("teacher.json", split, record["splits"].get(split, {}), now)
 
 
 def _compare_seeds(run: RunDirectory, recipe: Recipe) -> Iterator[Claim]:

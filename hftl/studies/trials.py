@@ -105,7 +105,7 @@ class Experiments:
         Raises:
             RecipeError, DataError: the data or the checkpoint cannot be used.
         """
-        of_model = (divided(recipe).data, recipe.model, recipe.run.seed)
+        of_model = (divided(recipe).data, recipe.model, recipe.teacher, recipe.run.seed)
         if self._experiment is not None and self._experiment[0] == of_model:
             experiment = self._experiment[1].with_stages(recipe)
             experiment.classifier.model.load_state_dict(self._initial)

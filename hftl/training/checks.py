@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 
 from hftl.data.loader import Samples
-from hftl.data.source import Splits
 from hftl.data.targets import targets_of
 from hftl.errors import DataError, Problem, RecipeError, RunError
 from hftl.files import PARTIAL
@@ -24,7 +23,6 @@ from hftl.models.image_size import why_not
 from hftl.models.recompute import check_recomputable
 from hftl.names import CHOOSERS, ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import Adafactor, Muon, Recipe, difference, judged, refuse_secrets
-from hftl.records.data import read_data
 from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
 from hftl.system import LOCK
@@ -74,6 +72,8 @@ def check_run_directory(run: RunDirectory, recipe: Recipe, *, resume: bool) -> N
 def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
     """Refuse to go on with a run by another recipe than its own."""
     free = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
+    if recipe.learns_unlabelled:
+        free = tuple(key for key in free if key != "data.unlabelled:")
     started = run.load_recipe()
     changed = [line for line in difference(started, judged(recipe, started.run.chooser)) if not line.startswith(free)]
     if changed:
@@ -247,23 +247,6 @@ def _learns_from_one(experiment: Experiment, stage: ResolvedStage, train: Sample
             raise
         return False
     return True
-
-
-def check_same_data(splits: Splits, run: RunDirectory) -> None:
-    """Refuse to continue or compare a run on other rows, or other contents of them, than it was started with."""
-    recorded, facts = read_data(run), splits.facts
-    without = "extra" in recorded and "extra" not in facts  # left out: where train is not asked for, they are not needed
-    changed = [
-        name
-        for name, of_split in facts["splits"].items()
-        if (of_split != recorded["splits"].get(name) and not (without and name == "train"))
-        or facts["contents"][name] != recorded["contents"].get(name)
-    ]
-    then, now = ([each["contents"] for each in of.get("extra", ())] for of in (recorded, facts))
-    if then != now and not without:
-        changed.append("extra")
-    if changed:
-        raise RunError(f"{run.path}: the data are not those of this run any more (changed: {', '.join(changed)}; see data.json)")
 
 
 def check_same_precision(accelerator: Accelerator, run: RunDirectory) -> None:

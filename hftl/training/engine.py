@@ -29,7 +29,7 @@ from hftl.names import as_rank
 from hftl.recipe import Recipe, judged
 from hftl.run import RunDirectory
 from hftl.training.cache import cached_samples, loader_processes
-from hftl.training.experiment import Experiment, prepare_experiment, stage_loss
+from hftl.training.experiment import Experiment, prepare_experiment, stage_loss, teacher_answers
 from hftl.training.finish import finish, predict_split
 from hftl.training.loss import ExampleLoss
 from hftl.training.machine import explain_dead_processes, gradient_scale, process_state
@@ -40,6 +40,7 @@ from hftl.training.proof import group_hashes, prove_freeze, tensors_of
 from hftl.training.resolved import ResolvedStage
 from hftl.training.sessions import record_cache
 from hftl.training.step import NotFinite, batches_of_epoch, seed_step, take_step
+from hftl.training.teacher import write_teacher
 from hftl.training.together import main_first
 from hftl.training.working import Working, open_stage
 
@@ -131,6 +132,7 @@ def fit(experiment: Experiment, run: OpenRun, report: Report | None = None) -> d
         Stopped: a signal asked for it.
     """
     checkpoint = run.checkpoint
+    keep_answers(experiment, run)
     for stage in experiment.stages[run.progress.cursor.stage :]:
         if stage.number > run.progress.cursor.stage:
             run.progress = run.progress.next_stage()
@@ -138,6 +140,14 @@ def fit(experiment: Experiment, run: OpenRun, report: Report | None = None) -> d
             _fit_stage(stage, experiment, run, checkpoint, report)
         checkpoint = None
     return run.host.state_dict()
+
+
+def keep_answers(experiment: Experiment, run: OpenRun) -> None:
+    """Ask the teacher, where there is one, and write its answers beside the run, which goes on without it from then on."""
+    answers = teacher_answers(experiment, run.accelerator, run.journal.say)
+    if experiment.teacher is not None and answers is not None and run.accelerator.is_main_process:
+        write_teacher(experiment.teacher, answers, run.directory)
+    run.accelerator.wait_for_everyone()
 
 
 def _fit_stage(stage: ResolvedStage, experiment: Experiment, run: OpenRun, checkpoint: Path | None, report: Report | None) -> None:

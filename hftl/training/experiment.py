@@ -13,16 +13,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
 
 from hftl.data.audit import NOTHING_KNOWN, Audit, audit_splits
 from hftl.data.content import MixedSteps, content_of
+from hftl.data.inputs import Say
 from hftl.data.layout import Role
 from hftl.data.loader import Samples
 from hftl.data.source import Splits, Undivided, read_undivided
 from hftl.data.targets import kind_of, targets_of, weights_of
-from hftl.data.unlabelled import check_unlabelled
+from hftl.data.unlabelled import check_unlabelled, read_unlabelled, with_unlabelled
 from hftl.errors import DataError, Problem
 from hftl.evaluation.serving import ServingSamples, choose
 from hftl.facts import settle
@@ -31,13 +33,15 @@ from hftl.models.boundary import Boundary, NotSeparable, activation_shape, find_
 from hftl.models.family import Classifier
 from hftl.models.image_size import grey, preprocessor_at
 from hftl.names import HEADLINES, Tta
-from hftl.recipe import ImageData, Recipe, Stage, check_places, judged
+from hftl.recipe import ImageData, Recipe, Stage, TextData, check_places, judged
 from hftl.records.data import Provenance
+from hftl.terminal import tell
 from hftl.training.costs import forward_flops, step_flops
-from hftl.training.loss import ExampleLoss, class_weights, make_loss
+from hftl.training.loss import ExampleLoss, TeacherLoss, class_weights, make_loss
 from hftl.training.origin import base_record
 from hftl.training.resolved import ResolvedStage, resolve_stages
 from hftl.training.stage import train_mode
+from hftl.training.teacher import Answers, KnownTeacher, ask, find_teacher
 
 # So many training texts tell the plan how long a typical one is.
 TYPICAL = 512
@@ -55,12 +59,21 @@ class Experiment:
     """The recipe as it was given, with the same facts: recipe.yaml has it. A continued run's own has commits for its branches."""
     said_of_facts: tuple[str, ...] = ()
     """Lines about the facts that do not hold, for people."""
+    unlabelled: Dataset | None = None
+    """Texts that are learned from by a teacher's answers alone."""
+    teacher: KnownTeacher | None = None
+
+    @cached_property
+    def rows(self) -> Dataset:
+        """What is trained on: the rows of train, and behind them those without a label."""
+        train = self.splits.train
+        return train if self.unlabelled is None else with_unlabelled(train, self.unlabelled)
 
     @cached_property
     def samples(self) -> dict[str, Samples]:
         """Training and validation split as the model takes them."""
         return {
-            "train": make_samples(self.recipe, self.classifier, self.splits.train, train=True),
+            "train": make_samples(self.recipe, self.classifier, self.rows, train=True),
             "validation": make_samples(self.recipe, self.classifier, self.splits.validation, train=False),
         }
 
@@ -70,7 +83,7 @@ class Experiment:
         if side is None:
             return self.samples["train"]
         if side not in self.samples_at:
-            self.samples_at[side] = make_samples(self.recipe, self.classifier, self.splits.train, train=True, image_size=side)
+            self.samples_at[side] = make_samples(self.recipe, self.classifier, self.rows, train=True, image_size=side)
         return self.samples_at[side]
 
     @cached_property
@@ -135,9 +148,7 @@ class Experiment:
             RecipeError: a stage names a layer group that the model does not have.
         """
         model, chain = self.classifier.model, self.classifier.chain
-        return resolve_stages(
-            self.recipe, model, chain, train_examples=len(self.splits.train), run=lambda: model(**typical_inputs(self))
-        )
+        return resolve_stages(self.recipe, model, chain, train_examples=len(self.rows), run=lambda: model(**typical_inputs(self)))
 
     @cached_property
     def boundaries(self) -> dict[str, Boundary | NotSeparable]:
@@ -162,6 +173,11 @@ class Experiment:
     def boundary_below(self) -> dict[tuple[str, ...], Boundary | NotSeparable]:
         """Training groups -> the boundary below them; `boundaries` adds those of its stages."""
         return {}
+
+    @cached_property
+    def answers(self) -> list[Answers]:
+        """The teacher's, once `teacher_answers` has asked for them."""
+        return []
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -194,6 +210,8 @@ class Experiment:
             "boundary_below",
             "base",
             "findings",
+            "rows",
+            "answers",
         )
         vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
@@ -223,16 +241,26 @@ def judged_by_its_data(recipe: Recipe) -> Recipe:
     return judged(recipe, HEADLINES[kind_of(read_data(recipe).targets.of_rows["train"])])
 
 
-def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
+def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None, say: Say = lambda line: None) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
 
     Args:
+        recipe: what would be trained.
         splits: the recipe's data, where they have been read already.
+        say: is told which files of unlabelled texts are left out.
 
     Raises:
-        DataError, RecipeError: the data or the checkpoint cannot be used, or a fact of the card contradicts them.
+        DataError, RecipeError: the data or the checkpoint cannot be used, its teacher may not teach it, or a fact of the card
+            contradicts them.
+        RunError: its teacher's files are not as they were sealed.
     """
-    splits = splits or read_data(recipe).divided(recipe.data, seed=recipe.run.seed)
+    unlabelled = None
+    if splits is None or recipe.learns_unlabelled:
+        undivided = read_data(recipe)
+        splits = splits or undivided.divided(recipe.data, seed=recipe.run.seed)
+        if recipe.learns_unlabelled:
+            assert isinstance(recipe.data, TextData)
+            unlabelled = read_unlabelled(recipe.data, undivided, splits, say)[-1].dataset
     set_seed(recipe.run.seed)
     classifier = build_classifier(
         recipe,
@@ -243,7 +271,35 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Exper
     classifier = _with_channel_numbers(recipe, classifier, splits.train)
     settled, said = settle(recipe, _provenance(splits, classifier))
     settled = judged(settled, HEADLINES[classifier.target])
-    return Experiment(settled, splits, classifier, settled, said)
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = find_teacher(recipe, splits, unlabelled, target=classifier.target)
+    return Experiment(settled, splits, classifier, settled, said, unlabelled, teacher)
+
+
+def teacher_answers(experiment: Experiment, accelerator: Accelerator, say: Say = tell) -> Answers | None:
+    """What the teacher answers to the training rows, asked for once; None: there is no teacher. Called by every process.
+
+    Raises:
+        RecipeError, RunError, Stopped: see `hftl.training.teacher.ask`.
+    """
+    if experiment.teacher is None:
+        return None
+    if not experiment.answers:
+        main = accelerator.is_main_process
+        found = ask(experiment.teacher, experiment.rows, accelerator, say if main else lambda line: None)
+        experiment.answers.append(found)
+    return experiment.answers[0]
+
+
+def teacher_loss(experiment: Experiment, accelerator: Accelerator) -> TeacherLoss | None:
+    """How a stage learns from its teacher; None: there is none."""
+    answers, section = teacher_answers(experiment, accelerator), experiment.recipe.teacher
+    if answers is None or section is None:
+        return None
+    rows = torch.from_numpy(answers.rows).to(accelerator.device)
+    labelled, target = len(experiment.splits.train), experiment.classifier.target
+    return TeacherLoss(rows, labelled, section.temperature, section.weight, target)
 
 
 def _with_channel_numbers(recipe: Recipe, classifier: Classifier, train: Dataset) -> Classifier:

@@ -41,6 +41,7 @@ from hftl.training.experiment import Experiment, make_samples, serving_samples
 from hftl.training.machine import evaluation_batch_size, tokens_per_batch
 from hftl.training.open_run import OpenRun
 from hftl.training.sessions import count_sessions, record_session
+from hftl.training.teacher import compare_with_teacher
 from hftl.training.together import main_first
 
 
@@ -161,6 +162,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         split: Answers(predicted, load_viewed(run.viewed_predictions(split))).metrics(label_names, skipped=skipped[split])
         for split, predicted in predictions.items()
     }
+    of_teacher = compare_with_teacher(run)
     write_figures(run, metrics)
     write_json(run.metrics, metrics)
     recipe = run.load_recipe()
@@ -173,7 +175,7 @@ def conclude(run: RunDirectory, predictions: Mapping[str, Predictions], *, say: 
         enlarge=_key_of_validation(recipe.data, data, n=metrics["validation"]["n"]),
     ):
         say(line)
-    for line in (*said_of_views(metrics), *said(run), *said_of_openings(run)):
+    for line in (*said_of_views(metrics), *said(run), *of_teacher, *said_of_openings(run)):
         say(line)
 
 

@@ -24,11 +24,12 @@ from hftl.records.metrics import read_metrics
 from hftl.records.openings import read_openings
 from hftl.run import RunDirectory, check_sealed, remove_partial
 from hftl.training.baseline import run_beside
-from hftl.training.checks import check_run_directory, check_same_data, check_same_recipe, other_precision
+from hftl.training.checks import check_run_directory, check_same_recipe, other_precision
 from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import conclude, predict_split, write_opening
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator, process_state
 from hftl.training.origin import extra_at_commits, other_versions
+from hftl.training.rows_again import check_same_data
 from hftl.training.sessions import record_versions
 from hftl.training.together import main_first
 

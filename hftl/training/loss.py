@@ -6,6 +6,7 @@ Shapes: B examples, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -221,3 +222,39 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
         return -(wanted * present + (1 - wanted) * absent).mean(dim=1)
 
     return of_examples
+
+
+@dataclass(frozen=True)
+class TeacherLoss:
+    """What a stage minimises where a teacher has answered its rows: the loss of labels and that of the answers, by `weight`."""
+
+    answers: torch.Tensor
+    """(N, K) the teacher's logits of every training row, on the device that computes."""
+    labelled: int
+    """The first so many rows have labels; of the others the teacher's part is all there is."""
+    temperature: float
+    weight: float
+    target: str
+
+    def __call__(self, of_labels: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """The loss of B examples, (B,), from that of their labels, their logits (of two passes (2 B, K)) and their rows (B,)."""
+        passes = len(logits) // len(index)
+        answers = self.answers[index].repeat(passes, 1)
+        of_teacher = soft_loss(logits, answers, self.temperature, target=self.target).reshape(passes, -1).mean(dim=0)
+        both = self.weight * of_teacher + (1 - self.weight) * of_labels
+        return torch.where(index < self.labelled, both, of_teacher)
+
+
+def soft_loss(logits: torch.Tensor, answers: torch.Tensor, temperature: float, *, target: str = ONE_LABEL) -> torch.Tensor:
+    """``T ** 2 * KL(teacher, model)`` of each example, (B,), with both probabilities at the temperature T.
+
+    T ** 2 keeps the gradient's size where T changes (Hinton et al. 2015, section 2). Of several labels it is the mean over the
+    labels of the divergence of the answers yes and no. At a temperature of 1 a teacher that says 3/4 and 1/4 and a model that says
+    1/2 and 1/2 are 3/4 log(3/2) + 1/4 log(1/2) = 0.131 apart.
+    """
+    model, teacher = logits / temperature, answers / temperature
+    if target == SEVERAL_LABELS:
+        yes, no = (F.logsigmoid(sign * teacher) - F.logsigmoid(sign * model) for sign in (1, -1))
+        return temperature**2 * (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).mean(dim=1)
+    divergence = F.kl_div(model.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True)
+    return temperature**2 * divergence.sum(dim=1)

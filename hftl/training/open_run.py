@@ -30,7 +30,6 @@ from hftl.training.checks import (
     check_batch_sizes,
     check_pieces,
     check_run_directory,
-    check_same_data,
     check_same_precision,
     check_space,
     number_format,
@@ -42,6 +41,7 @@ from hftl.training.origin import check_same_base, other_versions
 from hftl.training.plan import Plan, plan_on_record
 from hftl.training.planning import make_plan
 from hftl.training.progress import Progress, Session
+from hftl.training.rows_again import check_same_data
 from hftl.training.sessions import adapt_threads, count_sessions, record_session
 from hftl.training.threads import Threads
 from hftl.training.together import check_run_directory_together, check_same, one_answer

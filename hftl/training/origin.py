@@ -106,10 +106,14 @@ def check_same_base(record: Mapping[str, Any], run: RunDirectory) -> list[str]:
 
 
 def pinned(recipe: Recipe, run: RunDirectory) -> Recipe:
-    """The recipe with the commits of data set and checkpoint that the run was started with: branches of the Hub may move on."""
+    """The recipe with the commits of data set and checkpoint that the run was started with, since branches of the Hub may move on;
+    and with the answers of its teacher that lie beside the run."""
     if not run.data.is_file():  # it was stopped before it had started
         return recipe
     data, with_commits = read_data(run), recipe
+    if recipe.teacher is not None and run.teacher.is_file():
+        kept = recipe.teacher.model_copy(update={"run": str(run.teacher.parent)})
+        with_commits = with_commits.model_copy(update={"teacher": kept})
     of_data, of_model = data["revision"], data["model"]["revision"]
     if recipe.data.extra:
         with_commits = with_commits.model_copy(

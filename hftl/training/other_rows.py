@@ -16,9 +16,8 @@ from datasets import disable_progress_bars
 
 from hftl.data.labelled import LabelledRows, count_seen, load_labelled_rows
 from hftl.data.layout import Role
-from hftl.data.source import load_splits
 from hftl.environment import now
-from hftl.errors import DataError, RunError
+from hftl.errors import RunError
 from hftl.evaluation.evaluated import Evaluated
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.evaluation.views import Answers
@@ -26,15 +25,14 @@ from hftl.files import PARTIAL, flush, write_json
 from hftl.memory import is_kept
 from hftl.models import load_classifier
 from hftl.names import Tta
-from hftl.recipe import LOCAL, ImageData, Recipe, TextData, local_name, without_places
+from hftl.recipe import ImageData, Recipe, TextData, local_name
 from hftl.records.data import read_data
 from hftl.records.metrics import read_metrics
 from hftl.run import RunDirectory, check_sealed, seal, sealed_files
-from hftl.training.checks import check_same_data
 from hftl.training.experiment import check_views, make_samples
 from hftl.training.finish import predict_split
 from hftl.training.machine import disk_errors, explain_dead_processes, make_accelerator
-from hftl.training.origin import extra_at_commits
+from hftl.training.rows_again import read_again
 from hftl.training.together import main_first
 
 
@@ -80,7 +78,7 @@ def evaluate_on(
     classifier = load_classifier(run.model)
     with main_first():
         rows = load_labelled_rows(section, label_names, kind=classifier.target, split=split)
-        seen, seen_unknown = _seen(run, recipe, rows)
+        seen, seen_unknown = _seen(run, rows)
         samples = make_samples(recipe, classifier, rows.dataset, train=False)
         check_views(recipe, samples, tta)
     _refuse_test_rows(run, rows, seen)
@@ -118,25 +116,10 @@ def _name_of(section: TextData | ImageData, split: str | None) -> str:
     return "-".join(filter(None, words))[:96] or "rows"
 
 
-def _seen(run: RunDirectory, recipe: Recipe, rows: LabelledRows) -> tuple[Mapping[Role, int] | None, str | None]:
+def _seen(run: RunDirectory, rows: LabelledRows) -> tuple[Mapping[Role, int] | None, str | None]:
     """How many of the rows are in each split of the run; or None, and why that is not known."""
-    if run.published_as is not None:
-        recipe = without_places(recipe)
-    if any(each.source.startswith(LOCAL) for each in (recipe.data, *recipe.data.extra)):
-        return None, "its training data lay on the author's machine"
-    revision = read_data(run)["revision"]
-    on_duplicate = "keep" if recipe.data.on_duplicate == "error" else recipe.data.on_duplicate
-    section = recipe.data.model_copy(
-        update={"revision": revision, "on_duplicate": on_duplicate, "extra": extra_at_commits(recipe, run)}
-    )
-    try:
-        splits = load_splits(section, seed=recipe.run.seed)
-        check_same_data(splits, run)
-    except DataError:
-        return None, "the data that it was trained on cannot be read any more"
-    except RunError:
-        return None, "the data that it was trained on have changed since"
-    return count_seen(rows, splits), None
+    splits = read_again(run)
+    return (None, splits) if isinstance(splits, str) else (count_seen(rows.fingerprints, splits), None)
 
 
 def _refuse_test_rows(run: RunDirectory, rows: LabelledRows, seen: Mapping[Role, int] | None) -> None:

@@ -45,7 +45,7 @@ def make_plan(experiment: Experiment, *, source: str = "recipe", measure: torch.
         experiment.stages,
         classifier.model,
         classifier.chain,
-        train_examples=len(experiment.splits.train),
+        train_examples=len(experiment.rows),
         forward=experiment.forward,
         forward_of={stage.name: experiment.forward_of(stage) for stage in experiment.stages},
         adapters_of={stage.name: experiment.adapters_of(stage) for stage in experiment.stages},
@@ -71,7 +71,7 @@ def _padding_share(experiment: Experiment, device: torch.device) -> float | None
         return None
     # As many as fill pools of the full size, since fewer would be harder to sort into batches of similar length.
     full = POOLS * POOL * recipe.run.batch_size
-    drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.splits.train), full))
+    drawn = np.random.default_rng(0).choice(lengths, size=min(len(experiment.rows), full))
     budget = tokens_per_batch(recipe, device)
     return padding_share(drawn, batch_size=recipe.run.batch_size, seed=recipe.run.seed, epoch=0, tokens_per_batch=budget)
 
@@ -79,6 +79,8 @@ def _padding_share(experiment: Experiment, device: torch.device) -> float | None
 def _run_remarks(experiment: Experiment, precision: str) -> Iterator[str]:
     """Lines about the whole run: how it chooses its weights, what it trains on, what it costs beside the stages."""
     recipe = experiment.recipe
+    if experiment.teacher is not None:
+        yield from experiment.teacher.remarks()
     if experiment.classifier.target == SEVERAL_LABELS and recipe.run.chooser != "accuracy":
         yield f"The weights are chosen by {METRICS[recipe.run.chooser]} on validation (run.metric={recipe.run.chooser})."
     elif experiment.classifier.target == SEVERAL_LABELS:
@@ -180,7 +182,7 @@ def _cached_prefixes(experiment: Experiment, *, bf16: bool) -> tuple[dict[str, C
                 " leaves them of the validation split is computed once."
             )
             continue
-        train, validation = views * len(experiment.splits.train), len(experiment.splits.validation)
+        train, validation = views * len(experiment.rows), len(experiment.splits.validation)
         tokens = 0.0 if lengths is None else (train + validation) * float(np.mean(lengths))
         total = boundary.nbytes(examples=train + validation, tokens=tokens, bf16=bf16)
         own = experiment.training_boundary(next(stage for stage in experiment.stages if stage.name == name))

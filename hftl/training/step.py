@@ -18,7 +18,7 @@ from accelerate.scheduler import AcceleratedScheduler
 
 from hftl.data.loader import Batch, Samples, training_batches
 from hftl.recipe import Recipe
-from hftl.training.loss import ExampleLoss
+from hftl.training.loss import ExampleLoss, TeacherLoss
 from hftl.training.machine import LEAST_SCALE, gradient_scale, tokens_per_batch
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import shrink
@@ -89,7 +89,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
             if stage.loss.passes > 1:  # as one of so many times the rows: dropout differs by row, and DDP wants a single call
                 inputs = {name: torch.cat([tensor] * stage.loss.passes) for name, tensor in inputs.items()}
             logits = working.model(**inputs).logits  # (B, K), of two passes (2 B, K)
-            loss = _losses(example_loss, logits.float(), batch).sum()
+            loss = _losses(example_loss, logits.float(), batch, working.teacher).sum()
             # The weights divide by those of the whole step; DDP divides by the processes once more.
             accelerator.backward(loss * accelerator.num_processes)
         loss_sum += loss.detach()
@@ -115,9 +115,11 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     return Step(value, grad_norm if changed else None, rates)
 
 
-def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch, teacher: TeacherLoss | None) -> torch.Tensor:
     """What each example adds to the loss of the step, (B,): its loss times its weight; of a mixed one the mean of that for its own
     target and weight and for those of its partner, by shares."""
+    if teacher is not None:  # a row without a label has -1, and the loss of any class in its place is not looked at
+        return teacher(example_loss(logits, batch.targets.clamp(min=0)), logits, batch.index) * batch.weight
     own = example_loss(logits, batch.targets) * batch.weight
     if batch.partner_targets is None:
         return own

@@ -32,7 +32,8 @@ from hftl.models.recompute import recompute_layers
 from hftl.recipe import Soup
 from hftl.training.average import WeightAverage, WeightSoup, trained_tensors
 from hftl.training.checkpoint import load_training_state
-from hftl.training.experiment import Experiment
+from hftl.training.experiment import Experiment, teacher_loss
+from hftl.training.loss import TeacherLoss
 from hftl.training.machine import begin_scaling
 from hftl.training.proof import GroupHashes, group_hashes, tensors_of
 from hftl.training.resolved import ResolvedStage
@@ -61,6 +62,8 @@ class Working:
     """None: the end of the stage makes none of its epochs."""
     saving: RemovableHandle | None
     """Has either written into every checkpoint."""
+    teacher: TeacherLoss | None
+    """None: its rows have labels and no more."""
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
@@ -159,4 +162,5 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         load_training_state(checkpoint, accelerator)
         if mean is not None:
             mean.load(checkpoint)
-    return Working(stage, chain, chain_of_copy, accelerator, bare, model, optimizer, schedule, average, soup, saving)
+    teacher = teacher_loss(experiment, accelerator)
+    return Working(stage, chain, chain_of_copy, accelerator, bare, model, optimizer, schedule, average, soup, saving, teacher)
