@@ -97,7 +97,7 @@ def effective(recipe: Recipe, *, seed: bool = True) -> dict[str, object]:
 
     Without `seed` what all seeds have in common; which rows a seed divides is another matter.
     """
-    no_effect = _NO_EFFECT if seed else (*_NO_EFFECT, "run.seed", "data.split_seed", "data.sample_seed")
+    no_effect: tuple[str, ...] = _NO_EFFECT if seed else (*_NO_EFFECT, "run.seed", "data.split_seed", "data.sample_seed")
     if recipe.learns_unlabelled:
         no_effect = tuple(key for key in no_effect if key != "data.unlabelled")
     says = {key: value for key, value in flat(recipe) if not key.startswith(no_effect)}

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def cut(minilm: Path, reviews: list[str], folder: Path, *, layers: int, size: in
 
     model = AutoModel.from_pretrained(minilm, dtype=torch.float32, add_pooling_layer=False)
     words = model.embeddings.word_embeddings.weight[rows].detach().clone()
-    model.embeddings.word_embeddings = nn.Embedding.from_pretrained(words, freeze=False, padding_idx=0)
+    model.embeddings.word_embeddings = nn.Embedding.from_pretrained(words, freeze=False, padding_idx=0)  # type: ignore[no-untyped-call]
     model.encoder.layer = model.encoder.layer[:layers]
     model.config.vocab_size, model.config.num_hidden_layers = len(pieces), layers
     write(model, folder)
@@ -123,7 +124,10 @@ def teach(minilm: Path, start: Path, reviews: list[str], folder: Path, arguments
     rows = rows_of(start, reviews)
 
     weights = list(student.parameters())
-    decayed = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": 0.01}, {"params": [w for w in weights if w.ndim < 2]}]
+    decayed: list[dict[str, Any]] = [
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": 0.01},
+        {"params": [w for w in weights if w.ndim < 2]},
+    ]
     optimizer = torch.optim.AdamW(decayed, lr=arguments.lr, weight_decay=0.0, fused=True)
     steps = min(arguments.tokens // (arguments.batch_size * ROW), len(rows) // arguments.batch_size)
     warmup = max(1, round(0.06 * steps))

@@ -59,7 +59,7 @@ from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.sharing import card
 from hftl.sharing.verify import verify
-from hftl.training import engine, experiment, finish, open_run
+from hftl.training import engine, experiment, finish, open_run, planning
 from hftl.training.checkpoint import newest_checkpoint
 from hftl.training.finished import missing
 from hftl.training.journal import Journal
@@ -243,7 +243,7 @@ def noise(folder: Path) -> Path:
 def warm(case: Case) -> None:
     """Read the data and build the model here, for every child that is forked from now on: they find it in their memory."""
     ready = experiment.prepare_experiment(case.recipe)
-    plan = experiment.make_plan(ready)
+    plan = planning.make_plan(ready)
     setattr(engine, "prepare", lambda recipe, **options: ready)  # noqa: B010  # mypy minds the assignment
     setattr(open_run, "make_plan", lambda experiment, **options: plan)  # noqa: B010
     gc.freeze()  # what is here already is not touched, and so not copied, by every child

@@ -152,12 +152,13 @@ def test_what_is_for_colours_is_refused_with_the_way_out() -> None:
     ):
         with pytest.raises(RecipeError, match=said):
             data(Path("x"), **settings)
-    for changed, said in (
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"model": CNN()}, 'data.bands: model.family "cnn" reads pictures of RGB alone; write model.family=timm'),
         ({"model": Timm(checkpoint="x", pooling="pyramid")}, "data.bands: model.pooling=pyramid reads pictures of RGB alone"),
         ({"model": Timm(checkpoint="x", in_chans=1)}, "model.in_chans: the first layer has as many channels as data.bands says"),
         ({"run": RunSettings(tta="flip")}, "run.tta: views are made of pictures of RGB"),
-    ):
+    )
+    for changed, said in changes:
         with pytest.raises(RecipeError, match=said):
             Recipe(name="x", data=data(Path("x")), stages=stages, **{"model": Timm(checkpoint="x"), **changed})
     with pytest.raises(RecipeError, match=r"arrays of 13 bands are data\.bands=13"):
@@ -174,7 +175,7 @@ def test_the_first_layer_has_the_three_channels_again_and_again_and_numbers_are_
     built = vision.build(spec, names, image_size=None, bands=5)
     own, network = load_file(checkpoint / "model.safetensors")[FIRST], built.model.timm_model
     expected = own[:, [0, 1, 2, 0, 1]] * (3 / 5)
-    torch.testing.assert_close(network.state_dict()[FIRST], expected)  # type: ignore[operator, index]
+    torch.testing.assert_close(network.state_dict()[FIRST], expected)  # type: ignore[union-attr]
     assert vision.awaits_channel_numbers(built) and built.facts["input_size"] == [5, 32, 32]
     splits = load_splits(data(fields), seed=0)
     mean, std = content_of(data(fields)).channel_numbers(splits.train) or ((), ())
@@ -196,8 +197,8 @@ def test_the_first_layer_has_the_three_channels_again_and_again_and_numbers_are_
     assert list(foreign(tmp_path, [path.name for path in tmp_path.iterdir()])) == []
     inputs = torch.randn(2, 5, 32, 32)
     with torch.no_grad():
-        expected = classifier.model.eval()(inputs).logits
-        assert torch.equal(load_classifier(tmp_path).model.eval()(inputs).logits, expected)
+        expected = classifier.model.train(False)(inputs).logits
+        assert torch.equal(load_classifier(tmp_path).model.train(False)(inputs).logits, expected)
         assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(inputs), expected)
     again = vision.build(Timm(checkpoint=str(tmp_path)), names, image_size=None, bands=5)
     assert again.facts["std"] == std and not vision.awaits_channel_numbers(again)  # what it was trained with stays

@@ -93,7 +93,7 @@ def test_it_is_exported_with_equal_logits_at_any_batch(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     recipe = Recipe(name="x", data=ImageData(source="x"), model=CNN(channels=(4, 8)), stages={"all": Stage(lr=1e-3)})
     built = build(channels=(4, 8))
-    batches = export._batches(recipe, built)
+    batches = export.batches_to_compare(recipe, built)
     expected = [export.saved_logits(evaluated(built.model), batch) for batch in batches]
     with export._quiet():
         export._write(built.model, recipe, batches[0], tmp_path / export.FILE)

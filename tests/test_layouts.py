@@ -788,7 +788,7 @@ def test_a_table_to_predict_is_made_of_its_text_a_block_at_a_time_as_often_as_it
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
 def test_lines_of_json_to_predict_have_one_type_a_column_whatever_block_says_it(name: str, tmp_path: Path) -> None:
     """In blocks of two: `n` is whole in the first and broken in the second, `of` is in the last alone, `x` has no one type."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         *({"text": "a\u2028b", "n": 1, "x": 1, "l": []}, {"text": "b", "n": 2, "none": None}),
         *({"text": "c", "n": 0.5, "x": "y", "l": ["z"]}, {"text": "d"}, {"text": "e", "of": {"a": 1}}),
     ]

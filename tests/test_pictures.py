@@ -202,7 +202,7 @@ def test_it_is_exported_with_equal_logits_for_any_batch(tmp_path: Path) -> None:
         model=Transformer(checkpoint="x"),
         stages={"head": Stage(unfreeze="head", lr=1e-3, epochs=1)},
     )
-    batches = export._batches(recipe, built)
+    batches = export.batches_to_compare(recipe, built)
     expected = [export.saved_logits(evaluated(built.model), batch) for batch in batches]
     with export._quiet():
         export._write(built.model, recipe, batches[0], tmp_path / export.FILE)

@@ -287,7 +287,7 @@ def test_it_is_exported_with_equal_logits_for_any_batch_and_padding(bert: Path, 
         model=Transformer(checkpoint="x", pooling="attention"),
         stages={"head": Stage(unfreeze="head", lr=1e-3, epochs=1)},
     )
-    batches = export._batches(recipe, built)
+    batches = export.batches_to_compare(recipe, built)
     assert len(batches) > 3
     expected = [export.saved_logits(evaluated(built.model), batch) for batch in batches]
     with export._quiet():

@@ -486,6 +486,7 @@ class Numbers:
     size_unit: Literal["tokens"] = "tokens"
     fingerprint = "numbers"
     to_device = staticmethod(transfer)
+    weights = None
 
     def __init__(self, size: int, lengths: Sequence[int] | None) -> None:
         self.ids = [f"train/{i}" for i in range(size)]

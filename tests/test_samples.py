@@ -4,6 +4,7 @@ import importlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,7 @@ def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, mo
     maker = importlib.import_module("pretrain_bert_nano")
     tokenizer = AutoTokenizer.from_pretrained(small.BERT_NANO)
     torch.manual_seed(0)
-    layers = {
+    layers: dict[str, Any] = {
         "num_hidden_layers": 6,
         "num_attention_heads": 2,
         "hidden_size": 16,
@@ -126,8 +127,8 @@ def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, mo
     assert [cut.convert_tokens_to_ids(piece) for piece in maker.SPECIAL] == [0, 1, 2, 3, 4]
     # A piece has its vector still, rounded to half precision.
     whole, kept = (model.embeddings.word_embeddings.weight for model in (teacher, start))
-    place, before = cut.convert_tokens_to_ids("film"), tokenizer.convert_tokens_to_ids("film")
-    assert torch.equal(kept[place], whole[before].half().float())
+    piece, before = cut.convert_tokens_to_ids("film"), tokenizer.convert_tokens_to_ids("film")
+    assert torch.equal(kept[piece], whole[before].half().float())
     # What was learned: states nearer to those of the teacher's fourth layer, on a text of no training row.
     known = cut("A film about a river that I would gladly see again.", return_tensors="pt")
     same = [tokenizer.convert_tokens_to_ids(piece) for piece in cut.convert_ids_to_tokens(known["input_ids"][0])]

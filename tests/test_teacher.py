@@ -328,7 +328,7 @@ def test_a_model_of_several_labels_learns_from_another(tmp_path: Path) -> None:
         ]
         write_rows(tmp_path / "mails" / f"{split}.csv", rows)
     (tmp_path / "more.txt").write_text("one more mail\nand another one\n", encoding="utf-8")
-    data = TextData(source=str(tmp_path / "mails"), label_column=list(names), max_length=16)
+    data = TextData(source=str(tmp_path / "mails"), label_column=tuple(names), max_length=16)
     several = train(nano("several", data, {"all": Stage(lr=3e-4)}, log_every=1), tmp_path / "several")
     run = train(pupil(several.path, data=data.model_copy(update={"unlabelled": str(tmp_path / "more.txt")})), tmp_path / "pupil")
     record = read_teacher(run)

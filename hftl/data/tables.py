@@ -449,6 +449,7 @@ def open_rows(
         DataError: the file cannot be read, or has the columns of no choice.
     """
     problems: list[Problem] = []
+    wrong: list[str] = []  # what keeps lines of JSON from being a whole
     remarks: list[str] = []
     types: dict[str, pa.DataType] = {}
     blocks: _Blocks
@@ -465,7 +466,7 @@ def open_rows(
             opened = dialect.open_rows(file, text, problems, wanted=wanted, delimiter=data.delimiter, at_once=at_once)
             remarks += opened.remarks
             types, blocks = dict.fromkeys(opened.header, pa.string()), opened.blocks
-        elif (whole := _whole_json(file, text, wrong := [])) is _LINES:
+        elif (whole := _whole_json(file, text, wrong)) is _LINES:
             types, blocks = _open_lines(file, text, problems, at_once)
         else:
             names, rows = _checked(file, _entries(whole, file, wrong, problems, remarks), wrong, problems)

@@ -118,7 +118,7 @@ class Recipe(Section):
         if not isinstance(self.data, ImageData) or self.data.bands is None:
             return self
         if not self.in_timms_format:
-            own = "model.pooling=pyramid" if isinstance(self.model, Timm) else f'model.family "{self.model.family}"'
+            own = f"model.pooling={self.model.pooling}" if isinstance(self.model, Timm) else f'model.family "{self.model.family}"'
             raise ValueError(
                 f"data.bands: {own} reads pictures of RGB alone; write model.family=timm, without a pooling of its own"
             )

@@ -71,7 +71,7 @@ def check_run_directory(run: RunDirectory, recipe: Recipe, *, resume: bool) -> N
 
 def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
     """Refuse to go on with a run by another recipe than its own."""
-    free = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
+    free: tuple[str, ...] = FREE_TO_CHANGE if run.test_openings.is_file() else (*FREE_TO_CHANGE, "run.test: open -> sealed")
     if recipe.learns_unlabelled:
         free = tuple(key for key in free if key != "data.unlabelled:")
     started = run.load_recipe()

@@ -115,7 +115,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     return Step(value, grad_norm if changed else None, rates)
 
 
-def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch, teacher: TeacherLoss | None) -> torch.Tensor:
+def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch, teacher: TeacherLoss | None = None) -> torch.Tensor:
     """What each example adds to the loss of the step, (B,): its loss times its weight; of a mixed one the mean of that for its own
     target and weight and for those of its partner, by shares."""
     if teacher is not None:  # a row without a label has -1, and the loss of any class in its place is not looked at
