@@ -42,9 +42,9 @@ from hftl.names import ONE_LABEL
 from hftl.recipe import Extra, ImageData, Recipe, TextData, local_name
 from hftl.run import RunDirectory
 from hftl.training.baseline import draw
-from hftl.training.rows_again import check_same_data
 from hftl.training.experiment import read_data
 from hftl.training.origin import pinned
+from hftl.training.rows_again import check_same_data
 from hftl.training.together import main_first
 from hftl.wording import count, listed, percent
 

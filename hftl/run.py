@@ -136,6 +136,11 @@ class RunDirectory:
         return self.teacher.parent / self.predictions(split).name
 
     @property
+    def shrink(self) -> Path:
+        """The smaller forms of the model, measured; beside it these, see `hftl.shrinking`."""
+        return self.path / "shrink" / "shrink.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 

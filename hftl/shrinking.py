@@ -351,7 +351,8 @@ def _ratio(form: Form, target_ms: float | None, target_mb: float | None) -> floa
 
 def _nothing_reaches(run: RunDirectory, record: ShrinkRecord) -> str:
     target_ms, target_mb = record["target_ms"], record["target_mb"]
-    asked = [f"{target_ms:g} ms for one input"] * (target_ms is not None) + [f"{target_mb:g} MB"] * (target_mb is not None)
+    asked = [] if target_ms is None else [f"{target_ms:g} ms for one input"]
+    asked += [] if target_mb is None else [f"{target_mb:g} MB"]
     usable = [form for form in record["forms"] if form["not_worse"]] or record["forms"]
     nearest = min(usable, key=lambda form: _ratio(form, target_ms, target_mb))
     reach = [form["name"] for form in record["forms"] if form["reaches"]]

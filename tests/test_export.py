@@ -375,7 +375,7 @@ def test_the_printed_lines_for_texts_answer_as_predict_does(family: str, tmp_pat
         run = transformer_run(tmp_path / "it's a \\run", BertConfig(**SMALL), segments=family == "segments")
     done = export_onnx(run, run.path / "onnx")
     texts = ["a very good film", " ".join(40 * ["not", "bad"]), "very bad "]
-    lines = export.usage(run, done)
+    lines = export.usage(run.load_recipe(), done)
     example = 'texts = ["Put a text here.", "And another one there."]'
     assert example in lines and '["Put' in lines
     same_as_predict(run_lines(lines.replace(example, f"texts = {texts!r}"), tmp_path / "lines.py"), run, texts)
@@ -391,7 +391,7 @@ def test_the_printed_lines_for_pictures_answer_as_predict_does(tmp_path: Path, m
     write_text(run.recipe, recipe.model_copy(update={"data": data}).to_yaml())
     done = export_onnx(run, run.path / "onnx")
     files = odd_pictures(tmp_path)
-    lines = export.usage(run, done)
+    lines = export.usage(run.load_recipe(), done)
     assert 'files = ["picture.jpg"]' in lines
     found = run_lines(lines.replace('files = ["picture.jpg"]', f"files = {files!r}"), tmp_path / "lines.py")
     same_as_predict(found, run, files)

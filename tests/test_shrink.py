@@ -54,7 +54,9 @@ def test_the_pieces_of_the_texts_alone_give_them_the_same_logits(texts_only: Run
     loaded = load_classifier(tmp_path / "fewer")
     for text in TEXTS:
         assert whole.preprocessor.tokenize(text) == loaded.preprocessor.tokenize(text)
-        assert torch.equal(logits_of(whole, text), logits_of(loaded, text))
+        torch.testing.assert_close(
+            logits_of(whole, text), logits_of(loaded, text), rtol=0, atol=1e-6
+        )  # in other memory sums may round otherwise
     assert loaded.preprocessor.pad_token_id == loaded.model.config.pad_token_id == 0
     # A word whose piece has gone is read letter by letter, and is not unknown.
     pieces = loaded.preprocessor.tokenize("cinema")
@@ -155,6 +157,7 @@ def shrunk(texts_only: RunDirectory) -> RunDirectory:
     return texts_only
 
 
+@pytest.mark.slow
 def test_every_form_is_measured_on_the_validation_rows_and_what_is_not_worse_is_kept(shrunk: RunDirectory) -> None:
     record = read_shrink(shrunk)
     assert record is not None and record["n"] == 21 and record["threads"] == 1
@@ -179,6 +182,7 @@ def test_every_form_is_measured_on_the_validation_rows_and_what_is_not_worse_is_
     assert record["chosen"] is not None and forms[record["chosen"]]["accuracy"] == best
 
 
+@pytest.mark.slow
 def test_the_card_has_the_table_and_the_figure(shrunk: RunDirectory) -> None:
     card = render_card(shrunk)
     assert "## Smaller forms" in card and "(shrink/front.png)" in card and "**chosen**" in card
@@ -186,11 +190,13 @@ def test_the_card_has_the_table_and_the_figure(shrunk: RunDirectory) -> None:
     assert api.load(shrunk.path).verify().failed == ()
 
 
+@pytest.mark.slow
 def test_it_is_not_done_over_what_is_there(shrunk: RunDirectory) -> None:
     with pytest.raises(RunError, match="nothing is written over; remove it first"):
         api.load(shrunk.path).shrink(say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_a_target_that_nothing_reaches_is_one_message_and_the_table_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +229,7 @@ def test_a_student_of_other_rows_and_a_run_without_its_data_are_refused(
         api.load(other.path).shrink(target_ms=0, say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_the_forms_answers_are_those_of_the_model(shrunk: RunDirectory) -> None:
     stored = Predictions.load(shrunk.predictions("validation"))
     assert read_json(shrunk.metrics)["validation"]["accuracy"] == pytest.approx(float(stored.right.mean()))

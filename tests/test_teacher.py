@@ -222,7 +222,7 @@ def test_a_run_that_is_stopped_goes_on_without_its_teacher_to_the_same_end(
     assert read_json(stopped.environment)["sessions"] == 3
     assert_same_run(taught, stopped)
     assert read_json(stopped.teacher) == read_json(taught.teacher)
-    assert parse_recipe(stopped.recipe.read_text(encoding="utf-8"), source="it") == recipe
+    assert stopped.load_recipe().teacher == recipe.teacher  # its own run, and not the folder of its answers
 
 
 def test_a_run_is_repeated_by_the_answers_that_lie_beside_it(
@@ -328,7 +328,7 @@ def test_a_model_of_several_labels_learns_from_another(tmp_path: Path) -> None:
         ]
         write_rows(tmp_path / "mails" / f"{split}.csv", rows)
     (tmp_path / "more.txt").write_text("one more mail\nand another one\n", encoding="utf-8")
-    data = TextData(source=str(tmp_path / "mails"), label_column=tuple(names), max_length=16)
+    data = TextData(source=str(tmp_path / "mails"), label_column=names, max_length=16)
     several = train(nano("several", data, {"all": Stage(lr=3e-4)}, log_every=1), tmp_path / "several")
     run = train(pupil(several.path, data=data.model_copy(update={"unlabelled": str(tmp_path / "more.txt")})), tmp_path / "pupil")
     record = read_teacher(run)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hftl.sharing.export import Export
     from hftl.sharing.hub import Pushed
     from hftl.sharing.verify import Verdict
+    from hftl.shrinking import Shrunk
     from hftl.studies.runs import Runs
 
 # --- a run --------------------------------------------------------------------------------------------------------------------
@@ -532,6 +533,46 @@ class Run:
         from hftl.sharing.export import export_onnx
 
         return export_onnx(self.paths, place)
+
+    def shrink(
+        self,
+        *,
+        target_ms: float | None = None,
+        target_mb: float | None = None,
+        students: Sequence[Run | str | Path] = (),
+        margin: float = 0.01,
+        threads: int | None = None,
+        say: Say = tell,
+    ) -> Shrunk:
+        """Measure smaller and faster forms of the model on this machine, and keep those that are not worse, in RUN/shrink.
+
+        The forms are ONNX in float32 and 8 bits, with the vocabulary of the training texts alone, and those of students. Needs
+        `pip install "hftl[onnx]"`.
+
+        Args:
+            target_ms: milliseconds that the median answer to one input may take; None: any.
+            target_mb: megabytes that a form may take on the disk; None: any.
+            students: finished runs on the same validation rows, such as `hftl.distill` makes them, or their directories.
+            margin: of validation accuracy that a form may lose: it is not worse where the 95 % interval of the paired difference
+                lies above minus that.
+            threads: of an answer; None: one a core.
+            say: is told what is being measured.
+
+        Raises:
+            RunError: the run or a student is not fit, the packages are missing, or there is a RUN/shrink already; or no form that
+                is not worse reaches the targets, and then the table is there.
+        """
+        from hftl.sharing.card import write_card
+        from hftl.sharing.publication import refuse_pulled
+        from hftl.shrinking import shrink
+
+        refuse_pulled(self.paths, "it is left as it was published")
+        paths = [each.paths if isinstance(each, Run) else RunDirectory(Path(each)) for each in students]
+        try:
+            return shrink(self.paths, paths, target_ms=target_ms, target_mb=target_mb, margin=margin, threads=threads, say=say)
+        finally:
+            if self.paths.shrink.is_file() and self.finished:
+                write_card(self.paths)
 
     # --- how it is shown
 

@@ -35,7 +35,7 @@ for command in (  # in the order in which `hftl --help` shows them
     *(training.plan, training.audit, training.train),
     *(runs.test, runs.evaluate, runs.compare, runs.runs),
     *(studies.ablate, studies.repeat, studies.baseline, studies.curve, studies.find_lr, studies.tune),
-    *(runs.predict, runs.features, training.show, runs.card, runs.push, runs.pull, runs.verify, runs.export),
+    *(runs.predict, runs.features, training.show, runs.card, runs.push, runs.pull, runs.verify, runs.export, runs.shrink),
     *(training.distill, training.vectors, training.pretrain, labelling.pseudo_label, training.doctor, training.schema),
 ):
     app.command()(command)

@@ -332,3 +332,31 @@ def export(
     hftl export runs/quickstart
     """
     show_on(out, api.load(run).export(format, output))
+
+
+def shrink(
+    run: RunArgument,
+    target_ms: Annotated[
+        float | None, typer.Option("--target-ms", help="Milliseconds for one input, the median.", show_default=False)
+    ] = None,
+    target_mb: Annotated[float | None, typer.Option("--target-mb", help="Megabytes on the disk.", show_default=False)] = None,
+    student: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN2", help="A distilled run, another form of it; once for each of several.", show_default=False),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of validation accuracy that a form may lose.")] = 0.01,
+    threads: Annotated[int | None, typer.Option(help="Of an answer; default: one a core.", show_default=False)] = None,
+) -> None:
+    """Measure smaller and faster forms of a finished run's model on this machine; needs `pip install "hftl[onnx]"`.
+
+    ONNX in float32 and in 8 bits, the vocabulary of the training texts alone, and distilled students: accuracy on validation,
+    time, size and memory of each. What is not worse is kept in RUN/shrink, and what reaches the targets best is chosen.
+
+        hftl shrink runs/bert --target-ms 5 --student runs/textcnn
+    """
+    show_on(
+        out,
+        api.load(run).shrink(
+            target_ms=target_ms, target_mb=target_mb, students=student or (), margin=margin, threads=threads, say=tell
+        ),
+    )

@@ -1,7 +1,7 @@
 """A smaller vocabulary: the pieces that some texts are made of keep their rows of the embedding table, and the others go.
 
 A WordPiece tokenizer takes from the front of a word the longest piece that it knows. Without the pieces that none of the texts is
-made of it reads these texts as before, so that the model's logits of them stay to the bit. Other texts may be read in smaller
+made of it reads these texts as before, so that the model's logits of them stay what they were. Other texts may be read in smaller
 pieces: single letters stay, so that no word becomes unknown that was none.
 
 Of a vocabulary of words (GloVe's) nothing goes: training has taken it from the same texts. Byte-level BPE and Unigram would read

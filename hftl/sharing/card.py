@@ -33,6 +33,7 @@ from hftl.records.metrics import Metrics, kind_of, of_one_label, read_metrics, r
 from hftl.records.openings import LedgerRecord, read_openings, read_test_ledger
 from hftl.records.plan import PlanRecord, read_plan
 from hftl.records.seeds import read_seeds
+from hftl.records.shrink import read_shrink
 from hftl.records.teacher import read_teacher
 from hftl.run import RunDirectory
 from hftl.sharing.card_results import by_size, calibration, confusions, results, small_classes, worst_class, worst_label
@@ -162,6 +163,7 @@ def _facts(
         "headline": values,
         "baseline": _baseline(run, split),
         "teacher": _teacher(run, recipe, split),
+        "shrunk": read_shrink(run),
         "results": results(metrics, split),
         "views": VIEWS_IN_WORDS.get(values["tta"]["views"], "") if "tta" in values else "",
         "by_class": values["per_class"],

@@ -106,15 +106,21 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
         RunError: the extra `onnx` is not installed, the folder is in use, there is no complete model in the run, torch cannot
             export it, or the file gives other logits than the saved model.
     """
-    absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if absent:
-        raise RunError(f'ONNX needs what is not installed ({", ".join(absent)}): pip install "hftl[onnx]"')
+    return export_model(run.model, run.load_recipe(), folder)
+
+
+def export_model(saved: Path, recipe: Recipe, folder: Path) -> Export:
+    """`export_onnx` of a model folder, as `save_classifier` writes it, and the recipe that says what it reads.
+
+    Raises:
+        RunError: see `export_onnx`.
+    """
+    check_installed()
     check_name(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise RunError(f"{folder}: nothing is written over; remove it, or name another folder")
-    recipe = run.load_recipe()
     with _quiet():
-        classifier = load_classifier(run.model)
+        classifier = load_classifier(saved)
         model = classifier.model
         batches = batches_to_compare(recipe, classifier)
         expected = [saved_logits(model, batch) for batch in batches]
@@ -124,7 +130,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
             file = beside / FILE
             opset = _write(model, recipe, batches[0], file)
             apart = compare(file, batches, expected)
-            for path in run.model.iterdir():
+            for path in saved.iterdir():
                 if is_model_file(path.name) and path.suffix in SERVING_SUFFIXES and not path.name.endswith(".index.json"):
                     shutil.copy(path, beside)
             config = json.loads((beside / "config.json").read_text(encoding="utf-8"))
@@ -137,7 +143,18 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     done = Export(folder / FILE, opset, size, sha256, len(batches), apart)
-    return replace(done, usage=usage(run, done))
+    return replace(done, usage=usage(recipe, done))
+
+
+def check_installed() -> None:
+    """Refuse to begin where the extra is missing.
+
+    Raises:
+        RunError: it is.
+    """
+    absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise RunError(f'ONNX needs what is not installed ({", ".join(absent)}): pip install "hftl[onnx]"')
 
 
 def saved_logits(model: nn.Module, batch: Batch) -> Logits:
@@ -152,28 +169,109 @@ def compare(file: Path, batches: Sequence[Batch], expected: Sequence[Logits]) ->
     Raises:
         RunError: the file cannot be run on one of them, or a logit differs by more than `TOLERANCE`.
     """
-    import onnxruntime
+    session = Session(file)
+    return max(difference(session.logits(batch), logits, shape_of(batch)) for batch, logits in zip(batches, expected, strict=True))
+
+
+class Session:
+    """An ONNX file in memory, ready to answer, on the CPU.
+
+    Args:
+        file: the file.
+        threads: that one answer is computed with; None: as many as there are cores.
+
+    Raises:
+        RunError: onnxruntime cannot read it.
+    """
+
+    def __init__(self, file: Path, *, threads: int | None = None) -> None:
+        import onnxruntime
+
+        self._file, self._refused = file, _refusals()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised as well
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except self._refused as error:
+            raise RunError(f"onnxruntime cannot read {file.name}: {_one_line(error)}") from None
+
+    @property
+    def names(self) -> list[str]:
+        """What it takes."""
+        return [given.name for given in self._session.get_inputs()]
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Logits:
+        """(B, K) of a batch.
+
+        Raises:
+            RunError: the file cannot be run on it.
+        """
+        try:
+            [logits] = self._session.run([OUTPUT], {name: tensor.contiguous().numpy() for name, tensor in batch.items()})
+        except self._refused as error:
+            raise RunError(f"onnxruntime cannot run {self._file.name} on {shape_of(batch)}: {_one_line(error)}") from None
+        return cast(Logits, logits)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises over a file."""
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-    refused = (
-        *(runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented),
-        runtime.RuntimeException,
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    named = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented)
+    return (*named, runtime.RuntimeException)
+
+
+def shape_of(batch: Mapping[str, Tensor]) -> str:
+    """ "a batch of 3 x 128"."""
+    return f"a batch of {' x '.join(str(number) for number in next(iter(batch.values())).shape)}"
+
+
+# --- fewer bits ---------------------------------------------------------------------------------------------------------------
+
+
+def to_int8(file: Path, smaller: Path, calibration: Sequence[Batch] = ()) -> None:
+    """Write an ONNX file again with weights of 8 bits, a scale for each output channel.
+
+    Without `calibration` activations are rounded by what each batch holds (dynamic); with it by the least and largest values that
+    these batches show (static).
+
+    Raises:
+        RunError: onnxruntime cannot.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]  # it ships no types
+        def __init__(self) -> None:
+            self._left = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._left, None)
+            return None if batch is None else {name: tensor.contiguous().numpy() for name, tensor in batch.items()}
+
+    prepared = smaller.with_name("prepared.onnx")
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises, by the root logger, what is done here
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except refused as error:
-        raise RunError(f"onnxruntime cannot read {file.name}: {_one_line(error)}") from None
-    largest = 0.0
-    for batch, logits in zip(batches, expected, strict=True):
-        place = f"a batch of {' x '.join(str(number) for number in next(iter(batch.values())).shape)}"
-        try:
-            [onnx_logits] = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.items()})
-        except refused as error:
-            raise RunError(f"onnxruntime cannot run {file.name} on {place}: {_one_line(error)}") from None
-        largest = max(largest, difference(onnx_logits, logits, place))
-    return largest
+        quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        del model.graph.value_info[:]  # the exporter's shapes of weights, which are turned round on the way
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a channel of nothing but zeros the scale is 0
+            if calibration:
+                kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+                quantize_static(model, smaller, Rows(), per_channel=True, **kinds)
+            else:
+                # Not convolutions, whose dynamic form a CPU has no kernel for.
+                quantize_dynamic(model, smaller, ["MatMul", "Gather", "LSTM"], per_channel=True, weight_type=QuantType.QInt8)
+    except (*_refusals(), ValueError, RuntimeError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+        raise RunError(f"onnxruntime cannot bring {file.name} to 8 bits: {_one_line(error)}") from None
+    finally:
+        root.setLevel(level)
+        prepared.unlink(missing_ok=True)
 
 
 def difference(found: Logits, expected: Logits, place: str) -> float:
@@ -357,9 +455,9 @@ def _quiet() -> Iterator[None]:
             hub_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def usage(run: RunDirectory, done: Export) -> str:
+def usage(recipe: Recipe, done: Export) -> str:
     """The lines of Python that run the exported file, and answer as `hftl predict` does."""
-    recipe, folder = run.load_recipe(), done.file.parent
+    folder = done.file.parent
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     data = recipe.data
     if isinstance(data, TextData):

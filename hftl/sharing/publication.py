@@ -51,7 +51,7 @@ RUN_FILES = (
     *("freeze_proof.json", "metrics.json", "predictions/validation.parquet", "predictions/test.parquet", "test_openings.jsonl"),
     *("predictions/validation_views.parquet", "predictions/test_views.parquet", "test_ledger.json", "seeds.json"),
     *("baseline/baseline.json", "baseline/validation.parquet", "baseline/test.parquet"),
-    *("teacher/teacher.json", "teacher/validation.parquet", "teacher/test.parquet"),
+    *("teacher/teacher.json", "teacher/validation.parquet", "teacher/test.parquet", "shrink/shrink.json", "shrink/front.png"),
     "figures/learning_curves.png",
     *sorted({f"figures/{name}" for names in FIGURES.values() for name in names}),
 )
@@ -109,7 +109,7 @@ def check_plain(run: RunDirectory) -> None:
     Raises:
         RunError: with all of them.
     """
-    folders = {"model", "figures", "predictions", "baseline", "teacher", "evaluations"}  # which may be links themselves
+    folders = {"model", "figures", "predictions", "baseline", "teacher", "shrink", "evaluations"}  # which may be links themselves
     names = [name for name in all_files(run.path) if is_published(name) or name.split("/")[0] in folders]
     problems = [Problem(name, why) for name in names if (why := _not_plain(run, name)) is not None]
     if problems:
@@ -192,7 +192,7 @@ def _copy(run: RunDirectory, folder: Path) -> tuple[list[Problem], list[str]]:
         published = in_model if is_model_file(in_model) else name if is_run_file(name) else None
         if name == "manifest.json":  # the repository has one of its own
             continue
-        if published is None and name not in {model, "figures", "predictions", "baseline", "teacher", "evaluations"}:
+        if published is None and name not in {model, "figures", "predictions", "baseline", "teacher", "shrink", "evaluations"}:
             left_out.append(name)
             continue
         try:
