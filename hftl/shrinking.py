@@ -325,7 +325,11 @@ def _timed(folder: Path, samples: Samples, session: Session, *, threads: int) ->
     batches = {"batch_1": _inputs(samples, [median], session), "batch_32": _inputs(samples, many, session)}
     with tempfile.TemporaryDirectory(prefix="hftl-shrink-") as beside:
         given = Path(beside) / "inputs.npz"
-        np.savez(given, **{f"{name}/{key}": tensor.numpy() for name, batch in batches.items() for key, tensor in batch.items()})
+        np.savez(
+            given,
+            allow_pickle=False,
+            **{f"{name}/{key}": tensor.numpy() for name, batch in batches.items() for key, tensor in batch.items()},
+        )
         command = [sys.executable, "-P", "-W", "ignore", str(TIME), str(folder / FILE), str(given), str(threads), str(SECONDS)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -44,14 +44,14 @@ def logits_of(classifier: Any, text: str) -> torch.Tensor:
 
 
 def test_the_pieces_of_the_texts_alone_give_them_the_same_logits(texts_only: RunDirectory, tmp_path: Path) -> None:
-    whole = load_classifier(texts_only.model)
-    fewer = trimmed(whole, TEXTS)
+    whole: Any = load_classifier(texts_only.model)
+    fewer: Any = trimmed(whole, TEXTS)
     assert fewer is not None
-    rows = fewer.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = fewer.model.get_input_embeddings().weight.shape[0]
     assert rows == fewer.model.config.vocab_size == len(fewer.preprocessor.get_vocab()) < 1_000
-    assert whole.model.get_input_embeddings().weight.shape[0] == 8192  # type: ignore[union-attr]  # it stays as it was
+    assert whole.model.get_input_embeddings().weight.shape[0] == 8192  # it stays as it was
     save_classifier(fewer, tmp_path / "fewer")
-    loaded = load_classifier(tmp_path / "fewer")
+    loaded: Any = load_classifier(tmp_path / "fewer")
     for text in TEXTS:
         assert whole.preprocessor.tokenize(text) == loaded.preprocessor.tokenize(text)
         torch.testing.assert_close(
@@ -66,7 +66,7 @@ def test_the_pieces_of_the_texts_alone_give_them_the_same_logits(texts_only: Run
 def test_special_pieces_that_lie_further_behind_get_their_new_numbers_everywhere(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(BERT_NANO, tmp_path / "bert"))
     classifier = load_classifier_of(folder)
-    fewer = trimmed(classifier, ["good"])
+    fewer: Any = trimmed(classifier, ["good"])
     assert fewer is not None
     ids = fewer.preprocessor("good")["input_ids"]
     assert fewer.preprocessor.convert_ids_to_tokens(ids) == ["[CLS]", "good", "[SEP]"]

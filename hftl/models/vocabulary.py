@@ -56,7 +56,7 @@ def trimmed(classifier: Classifier, texts: Iterable[Any]) -> Classifier | None:
         if isinstance(old := getattr(model.config, f"{name}_token_id", None), int):
             setattr(model.config, f"{name}_token_id", new_id.get(old))
     of_fewer = copy.deepcopy(tokenizer)
-    of_fewer._tokenizer = Tokenizer.from_str(json.dumps(_renumbered(state, new_id)))  # type: ignore[attr-defined]
+    of_fewer._tokenizer = Tokenizer.from_str(json.dumps(_renumbered(state, new_id)))
     return Classifier(model, of_fewer, classifier.chain, classifier.facts)
 
 

@@ -253,6 +253,8 @@ def to_int8(file: Path, smaller: Path, calibration: Sequence[Batch] = ()) -> Non
             return None if batch is None else {name: tensor.contiguous().numpy() for name, tensor in batch.items()}
 
     prepared = smaller.with_name("prepared.onnx")
+    # The quantizer is Python, and says of a graph that it was not made for what its lines happen to raise.
+    refused: tuple[type[Exception], ...] = (*_refusals(), ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises, by the root logger, what is done here
@@ -267,7 +269,7 @@ def to_int8(file: Path, smaller: Path, calibration: Sequence[Batch] = ()) -> Non
             else:
                 # Not convolutions, whose dynamic form a CPU has no kernel for.
                 quantize_dynamic(model, smaller, ["MatMul", "Gather", "LSTM"], per_channel=True, weight_type=QuantType.QInt8)
-    except (*_refusals(), ValueError, RuntimeError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+    except refused as error:
         raise RunError(f"onnxruntime cannot bring {file.name} to 8 bits: {_one_line(error)}") from None
     finally:
         root.setLevel(level)
