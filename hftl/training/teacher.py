@@ -315,7 +315,7 @@ def _asked(teacher: KnownTeacher, rows: Dataset, accelerator: Accelerator, say: 
         }
     )
     found = store.find(key) if teacher.recipe.run.cache_gb else None
-    if found is not None and not all(gather_object([found is not None])):
+    if not all(gather_object([found is not None])):  # each process asks, whatever it has found itself
         found = None
     if found is not None:
         return np.stack([found[row] for row in range(len(found))])
