@@ -74,7 +74,7 @@ def constants(script: str) -> dict[str, Any]:
 def claims() -> tuple[Claim, ...]:
     """All of them, in the order of the table: cheap ones first."""
     quickstart, film_reviews = constants("quickstart"), constants("film_reviews")
-    clothing = ("data.source=../shared/data/clothing", "data.image_size=160", "stages.head.epochs=1", "stages.top.epochs=1")
+    clothing: tuple[str, ...] = ("data.source=../shared/data/clothing", "data.image_size=160", "stages.head.epochs=1", "stages.top.epochs=1")
     clothing = (*clothing, "stages.all.epochs=2")
     sample, ten = "photos of clothes, 5 classes, 60 of each", "clothing, 10 classes, 3,068 photos; the recipe shortened"
     return (
@@ -184,7 +184,7 @@ def main() -> int:
             for seed in options.seeds:
                 measure(claim, seed, threads=options.threads)
     if DEMO in options.names:
-        measure_demo(threads=options.demo_threads)
+        measure_demo()
     records = read_records()
     write_all(known, records)
     broken = [line for claim in known for line in does_not_hold(claim, records)]
@@ -199,7 +199,6 @@ def parse(names: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--skip", default="", help="names, with commas between")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1, help="of each run; two would round sums otherwise")
-    parser.add_argument("--demo-threads", type=int, default=2, help="of `make quickstart` as a whole, whose seconds are recorded")
     options = parser.parse_args()
     only, skip = (
         [name for name in text.split(",") if name]
@@ -271,13 +270,13 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def measure_demo(*, threads: int) -> None:
+def measure_demo() -> None:
     """Run recipes/quickstart.py as `make quickstart` does, and keep its seconds and its lines."""
     print(f"{time.strftime('%H:%M:%S')} {DEMO}", flush=True)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        printed = python([str(REPOSITORY / "recipes/quickstart.py")], threads=threads, folder=folder)
+        printed = python([str(REPOSITORY / "recipes/quickstart.py")], threads=None, folder=folder)
         seconds = time.perf_counter() - began
         found = outcome(Path(folder) / "runs/quickstart")
         figures = Path(folder) / "runs/quickstart/figures"
@@ -287,11 +286,12 @@ def measure_demo(*, threads: int) -> None:
     keep(RESULTS / f"{DEMO}.json", said | found | {"git_commit": commit()})
 
 
-def python(command: Sequence[str], *, threads: int, folder: str | None = None) -> str:
-    """Run this checkout's hftl in a process of its own, with so many threads, an empty cache and no Hub; what it printed."""
+def python(command: Sequence[str], *, threads: int | None, folder: str | None = None) -> str:
+    """Run this checkout's hftl in a process of its own, with so many threads (None: as it chooses), an empty cache and no Hub; what
+    it printed."""
     with tempfile.TemporaryDirectory() as cache:
         own = {
-            "OMP_NUM_THREADS": str(threads),
+            **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
             "HF_HUB_OFFLINE": "1",
             "HFTL_CACHE": cache,
             "HFTL_LEDGER": f"{cache}/test_openings.jsonl",  # what is printed does not depend on what else ran here
@@ -469,7 +469,7 @@ def quickstart(records: Records) -> str:
         return "Not measured yet."
     (demo,) = records[DEMO]
     shown = shortened(demo["printed"])
-    where = f"{demo['threads']} threads of {demo['cores']} cores ({demo['cpu']}, commit {short(demo['git_commit'])})"
+    where = f"{demo['cores']} cores ({demo['cpu']}, commit {short(demo['git_commit'])})"
     beside = f", beside other work that kept {demo['load_before']:.0f} processes busy" if demo["load_before"] >= 1 else ""
     took = f"All of it took {seconds(demo['seconds'])} after the install, on {where}{beside}."
     return "\n".join(f"    {line}".rstrip() for line in shown) + "\n\n" + wrapped(f"{took} {said_of_quickstart(records)}")
