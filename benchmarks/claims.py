@@ -74,8 +74,8 @@ def constants(script: str) -> dict[str, Any]:
 def claims() -> tuple[Claim, ...]:
     """All of them, in the order of the table: cheap ones first."""
     quickstart, film_reviews = constants("quickstart"), constants("film_reviews")
-    clothing: tuple[str, ...] = ("data.source=../shared/data/clothing", "data.image_size=160", "stages.head.epochs=1", "stages.top.epochs=1")
-    clothing = (*clothing, "stages.all.epochs=2")
+    place = ("data.source=../shared/data/clothing", "data.image_size=160")
+    clothing = (*place, "stages.head.epochs=1", "stages.top.epochs=1", "stages.all.epochs=2")
     sample, ten = "photos of clothes, 5 classes, 60 of each", "clothing, 10 classes, 3,068 photos; the recipe shortened"
     return (
         Claim("quickstart", "quickstart", sample, "MobileNetV2"),
