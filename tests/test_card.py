@@ -302,7 +302,7 @@ def test_the_stage_table_shows_rates_as_planned(text_run: RunDirectory) -> None:
     assert rows["layer.3"] == ["198,272", "frozen", "2.4e-04", "2.4e-04"]  # 3e-4 * 0.8
     assert rows["embeddings"] == ["1,114,368", "frozen", "frozen", "9.8e-05"]  # 3e-4 * 0.8 ** 5
     assert rows["*trains*"] == ["1,924,226", "0.9 %", "21.5 %", "100 %"]
-    assert rows["*schedule*"] == ["", "constant", "linear", "slanted triangular"]
+    assert rows["*schedule*"] == ["", "constant", "linear", "slanted_triangular"]
     assert rows["*steps*"] == ["", "12", "12", "18"]  # 87 examples / 16 = 6 steps an epoch
     assert rows["*best epoch*"] == ["", "2", "2", "3"]
 
@@ -1006,6 +1006,7 @@ def test_no_path_of_this_machine_is_on_the_card(fresh: Fresh, tmp_path: Path, fa
 
 def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
     run = fresh("textcnn")
+    write_json(run.model / "config.json", {"model_type": "hftl_textcnn"})
     card = render_card(run, repo_id="me/reviews")
     assert "import hftl.models.glove  # the architecture" in card and "trust_remote_code" not in card
     known = (
@@ -1013,7 +1014,8 @@ def test_a_glove_model_says_what_it_needs_to_load(fresh: Fresh) -> None:
         '3.1 % are outside the vocabulary. The most frequent words without a vector: "terrible" "1/10".'
     )
     assert known in card
-    write_json(run.model / "config.json", {"auto_map": {"AutoModelForSequenceClassification": "modeling.TextCNN"}})
+    auto_map = {"AutoModelForSequenceClassification": "modeling.TextCNN"}
+    write_json(run.model / "config.json", {"model_type": "hftl_textcnn", "auto_map": auto_map})
     card = render_card(run, repo_id="me/reviews")
     assert "import hftl.models.glove  # the architecture" in card  # the way without foreign code comes first
     assert card.index("import hftl.models.glove") < card.index("trust_remote_code")

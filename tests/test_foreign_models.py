@@ -721,7 +721,7 @@ PREPROCESSING: dict[str, tuple[dict[str, Any], str]] = {
     "size of texts": ({"input_size": ["3", "64", "64"]}, 'has "input_size": '),
     "negative size": ({"input_size": [3, -64, 64]}, 'has "input_size": [3, -64, 64]'),
     "grey": ({"input_size": [1, 64, 64]}, "one number was expected, one a channel"),
-    "two channels": ({"input_size": [2, 64, 64]}, "takes pictures of 2 channels"),
+    "two channels": ({"input_size": [2, 64, 64]}, "2 numbers were expected, one a channel"),
     "crop": ({"crop_pct": 1e-9}, 'has "crop_pct": 1e-09'),
     "crop that is a text": ({"crop_pct": "0.9"}, 'has "crop_pct": '),
     "deviation": ({"std": [0, 0, 0]}, 'has "std": [0, 0, 0]'),

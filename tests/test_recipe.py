@@ -329,7 +329,7 @@ def test_an_option_that_does_not_apply_is_refused_with_the_place_where_it_does(v
         ),
         ("stages.all.mix=randaugment", '"randaugment" is a word of data.augmentation'),
         ("model.pooling=pyramid", '"pyramid" is a word of model.pooling, where model.family is timm'),
-        ("run.metric=r_drop", "or 'hamming_loss'; found 'r_drop'\n      \"r_drop\" is a word of stages.NAME.loss"),
+        ("run.metric=r_drop", "or 'auto'; found 'r_drop'\n      \"r_drop\" is a word of stages.NAME.loss"),
         ("run.precision=int8", "or 'fp16'; found 'int8'\n"),  # no key has it
         ("stages.all.loss=none", 'no loss "none".\n      allowed'),  # many have it
         ("run.metric=macro-f1", '. Did you mean "macro_f1"?'),

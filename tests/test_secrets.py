@@ -95,7 +95,7 @@ def test_a_recipe_with_a_token_is_not_written_and_the_message_does_not_show_it(t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["stanfordnlp/imdb", "google-bert/bert-base-uncased", "bert-base", "accuracy"])
+@pytest.mark.parametrize("value", ["stanfordnlp/imdb", "google-bert/bert-base-uncased", "bert-base", "auto"])
 def test_a_name_that_a_telling_variable_happens_to_hold_is_a_name(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

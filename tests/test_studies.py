@@ -20,7 +20,7 @@ from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
 from hftl.evaluation.seeds import PairedDifference, Spread, paired_difference, spread
 from hftl.files import read_json, write_json
-from hftl.recipe import Stage, TextCNN, TextData, override, without_places
+from hftl.recipe import Stage, TextCNN, TextData, judged, override, without_places
 from hftl.run import RunDirectory
 from hftl.samples import REVIEWS
 from hftl.sharing.verify import verify
@@ -254,7 +254,7 @@ def test_the_page_says_what_came_out(ablation: tuple[hftl.Study, list[str]]) -> 
 def test_the_best_arm_is_a_recipe_that_may_open_the_test_split(ablation: tuple[hftl.Study, list[str]]) -> None:
     study, _ = ablation
     means = study.table.groupby("arm")["accuracy"].mean()
-    best = arms_of(RECIPE, ["staged", "flat"])[max(means.index[::-1], key=lambda arm: means[arm])]
+    best = arms_of(judged(RECIPE, "accuracy"), ["staged", "flat"])[max(means.index[::-1], key=lambda arm: means[arm])]
     assert study.best == best and study.best.opens_test
 
 

@@ -351,7 +351,7 @@ def in_four_channels(folder: Path) -> None:
         (with_a_text_model, 'is no timm model: its config.json has no "architecture" and "pretrained_cfg"'),
         (with_an_unknown_architecture, 'does not know. Did you mean "test_resnet"?'),
         (with_an_unknown_argument, "timm cannot make test_resnet with {'colour': 'red'"),
-        (in_four_channels, "takes pictures of 4 channels; hftl prepares RGB, which has 3, and grey, which has 1"),
+        (in_four_channels, "4 numbers were expected, one a channel"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, break_it: Callable[[Path], None], message: str) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hftl.studies.find_lr import RangePlan
     from hftl.studies.search import Pruner, Sampler
     from hftl.studies.space import Space
+    from hftl.studies.trials import Experiments
     from hftl.studies.tune import Settings, TuningPlan
 
 
@@ -141,11 +142,11 @@ def ablate(
     from hftl.studies.ablate import ablate as run_ablation
     from hftl.studies.ablate import ablation
 
-    recipe = _judged(recipe)
+    recipe, experiments = _judged_once(recipe)
     arms, question = ablation(recipe, over, seeds=seeds, budget=budget, open_test=open_test, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-ablate")
     with _interruptible():
-        cells = run_ablation(study.paths, recipe, arms, question, say=say)
+        cells = run_ablation(study.paths, recipe, arms, question, say=say, experiments=experiments)
     if open_test:
         for cell in cells:
             _finish_trial(study, cell.name, open_test=True, say=say)
@@ -178,11 +179,11 @@ def repeat(
     from hftl.studies.ablate import repeat as run_repetition
     from hftl.studies.ablate import repetition
 
-    recipe = _judged(recipe)
+    recipe, experiments = _judged_once(recipe)
     question = repetition(seeds=seeds, folds=folds, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
     with _interruptible():
-        run_repetition(study.paths, recipe, question, say=say)
+        run_repetition(study.paths, recipe, question, say=say, experiments=experiments)
     return study
 
 
@@ -272,11 +273,11 @@ def curve(
     from hftl.studies.curve import curve as run_curve
     from hftl.studies.curve import question_of
 
-    recipe = _judged(recipe)
+    recipe, experiments = _judged_once(recipe)
     question = question_of(sizes, seeds=seeds, full=full, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
     with _interruptible():
-        run_curve(study.paths, recipe, question, say=say, source=source)
+        run_curve(study.paths, recipe, question, say=say, source=source, experiments=experiments)
     return study
 
 
@@ -374,7 +375,7 @@ def tune(
     """
     from hftl.studies.tune import tune as run_tuning
 
-    recipe = _judged(recipe)
+    recipe, experiments = _judged_once(recipe)
     read, settings = _tuning(
         recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=storage, source=source
     )
@@ -384,7 +385,7 @@ def tune(
         return _finish_trial(study, name, open_test=recipe.opens_test, say=say).paths
 
     with _interruptible():
-        run_tuning(study.paths, recipe, read, settings, join=join, finish=finish, say=say)
+        run_tuning(study.paths, recipe, read, settings, join=join, finish=finish, say=say, experiments=experiments)
     return study
 
 
@@ -410,6 +411,14 @@ def plan_tuning(
         recipe, space, trials=trials, minutes=minutes, sampler=sampler, pruner=pruner, storage=None, source=source
     )
     return plan_trials(recipe, read, settings)
+
+
+def _judged_once(recipe: Recipe) -> tuple[Recipe, Experiments]:
+    """The same as `_judged`, and what keeps the data that were read for it, for the trials."""
+    from hftl.studies.trials import Experiments
+
+    experiments = Experiments()
+    return experiments.judged(recipe), experiments
 
 
 def _judged(recipe: Recipe) -> Recipe:

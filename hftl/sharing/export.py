@@ -106,6 +106,7 @@ def export_onnx(run: RunDirectory, folder: Path) -> Export:
         RunError: the extra `onnx` is not installed, the folder is in use, there is no complete model in the run, torch cannot
             export it, or the file gives other logits than the saved model.
     """
+    check_installed()
     return export_model(run.model, run.load_recipe(), folder)
 
 

@@ -73,15 +73,19 @@ def plan_ablation(arms: Mapping[str, Recipe], question: Question) -> StudyPlan:
     return plan_study(f"ablate over {listed(arms)}", arms, times=question.settings["seeds"], experiments=experiments)
 
 
-def ablate(study: StudyDirectory, recipe: Recipe, arms: Mapping[str, Recipe], question: Question, *, say: Say) -> list[Cell]:
+def ablate(
+    study: StudyDirectory, recipe: Recipe, arms: Mapping[str, Recipe], question: Question, *, say: Say, experiments: Experiments
+) -> list[Cell]:
     """Run an ablation, or go on with it, and write its table, figure and page. Returns its trials, for those who open test.
+
+    Args:
+        experiments: what was read for the recipe already, which its trials share.
 
     Raises:
         RunError: the folder holds another study, or every trial failed.
         Stopped: a signal asked for it.
     """
     with open_study(study, recipe, question):
-        experiments = Experiments()
         if question.settings["budget"] == "equal-cost":
             arms = at_equal_cost(arms, experiments)
         cells = seeded(arms, question.settings["seeds"])
@@ -109,8 +113,11 @@ def repetition(*, seeds: int | None, folds: int | None, source: str = "recipe") 
     return Question("repeat", {key: number})
 
 
-def repeat(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Say) -> None:
+def repeat(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Say, experiments: Experiments) -> None:
     """Fit a recipe with several seeds, or on several folds, and write the mean and the spread.
+
+    Args:
+        experiments: what was read for the recipe already, which its trials share.
 
     Raises:
         RunError: the folder holds another study, or every trial failed.
@@ -118,7 +125,7 @@ def repeat(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Sa
     """
     with open_study(study, recipe, question):
         cells = cells_of_repetition(recipe, question)
-        trials = run_grid(study, cells, say=say)
+        trials = run_grid(study, cells, say=say, experiments=experiments)
         title = f"{recipe.name}, {count(len(cells), next(iter(question.settings))[:-1])}"
         more = [f"On the card of a run of this recipe: hftl card RUN --study {study.path}"] if "seeds" in question.settings else []
         _write(study, recipe, cells, trials, title=title, more=more)

@@ -213,15 +213,19 @@ def check_sizes(recipe: Recipe, question: Question, experiments: Experiments, *,
         raise RecipeError(source, problems)
 
 
-def curve(study: StudyDirectory, recipe: Recipe, question: Question, *, say: Say, source: str = "recipe") -> None:
+def curve(
+    study: StudyDirectory, recipe: Recipe, question: Question, *, say: Say, experiments: Experiments, source: str = "recipe"
+) -> None:
     """Fit each size with each seed, or go on with it, and write table, figure and page.
+
+    Args:
+        experiments: what was read for the recipe already, which its trials share.
 
     Raises:
         RecipeError, DataError: the recipe cannot be used, or a size is larger than train.
         RunError: the folder holds another study, every trial failed, or fewer than two sizes have a complete trial.
         Stopped: a signal asked for it.
     """
-    experiments = Experiments()
     check_sizes(recipe, question, experiments, source=source)
     with open_study(study, recipe, question):
         cells = cells_of(recipe, question)

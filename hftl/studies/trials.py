@@ -23,7 +23,7 @@ from hftl.records.trial import State, read_trial_record
 from hftl.run import InUse, RunDirectory
 from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
-from hftl.training.experiment import Experiment, prepare_experiment, read_data
+from hftl.training.experiment import Experiment, judged_by_its_data, prepare_experiment, read_data
 from hftl.training.finish import predict_split
 from hftl.training.open_run import OpenRun, open_run, prepare_computer
 from hftl.wording import count
@@ -93,11 +93,22 @@ class Experiments:
         """
         of_data = divided(recipe).data  # a seed that has no say in the rows divides them no second time
         if self._splits is None or self._splits[0] != of_data:
-            of_source = recipe.data.model_copy(update=dict.fromkeys(DIVISION))
-            if self._read is None or self._read[0] != of_source:
-                self._read = (of_source, read_data(recipe))
-            self._splits = (of_data, self._read[1].divided(recipe.data, seed=recipe.run.seed))
+            self._splits = (of_data, self._reading(recipe).divided(recipe.data, seed=recipe.run.seed))
         return self._splits[1]
+
+    def judged(self, recipe: Recipe) -> Recipe:
+        """The recipe with the metric that picks the weights and compares trials, where it leaves that to the data.
+
+        Raises:
+            RecipeError, DataError: the data, which are read to know it, cannot be used.
+        """
+        return judged_by_its_data(recipe, read=lambda: self._reading(recipe))
+
+    def _reading(self, recipe: Recipe) -> Undivided:
+        of_source = recipe.data.model_copy(update=dict.fromkeys(DIVISION))
+        if self._read is None or self._read[0] != of_source:
+            self._read = (of_source, read_data(recipe))
+        return self._read[1]
 
     def of(self, recipe: Recipe) -> Experiment:
         """The experiment of a recipe, its model as it is before training.

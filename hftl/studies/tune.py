@@ -104,12 +104,14 @@ def tune(
     join: bool,
     finish: Callable[[str], RunDirectory],
     say: Say,
+    experiments: Experiments,
 ) -> None:
     """Run a tuning study, or go on with it, and write its table, figures, page and best recipe.
 
     Args:
         join: beside other processes at the same study.
         finish: finishes the trial of a name, which is the best one; called when no trial is running.
+        experiments: what was read for the recipe already, which its trials share.
 
     Raises:
         RunError: the folder holds another study, the storage cannot be used, or every trial failed.
@@ -122,7 +124,6 @@ def tune(
             search = _search(study, recipe, space, settings)
         if settings.sampler == "grid":
             say(said_of_grid(space.grid_size(), settings))
-        experiments = Experiments()
         while deadline is None or time.monotonic() < deadline:
             taken = _take(study, search, limit=settings.trials)
             if taken is None:

@@ -75,7 +75,8 @@ def check_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
     if recipe.learns_unlabelled:
         free = tuple(key for key in free if key != "data.unlabelled:")
     started = run.load_recipe()
-    changed = [line for line in difference(started, judged(recipe, started.run.chooser)) if not line.startswith(free)]
+    before, now = (judged(each, started.run.chooser) for each in (started, recipe))
+    changed = [line for line in difference(before, now) if not line.startswith(free)]
     if changed:
         raise RunError(
             "\n".join(

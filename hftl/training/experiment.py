@@ -5,7 +5,7 @@ Data and models never import each other; this is where they meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -230,15 +230,20 @@ def read_data(recipe: Recipe) -> Undivided:
     return undivided
 
 
-def judged_by_its_data(recipe: Recipe) -> Recipe:
+def judged_by_its_data(recipe: Recipe, *, read: Callable[[], Undivided] | None = None) -> Recipe:
     """The recipe with the metric that picks the weights, where it leaves that to the data, which are read to know it.
+
+    Args:
+        recipe: which.
+        read: gives its data where somebody has read them; None: `read_data`.
 
     Raises:
         DataError, RecipeError: as `read_data`.
     """
     if recipe.run.metric != "auto":
         return recipe
-    return judged(recipe, HEADLINES[kind_of(read_data(recipe).targets.of_rows["train"])])
+    undivided = read_data(recipe) if read is None else read()
+    return judged(recipe, HEADLINES[kind_of(undivided.targets.of_rows["train"])])
 
 
 def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None, say: Say = lambda line: None) -> Experiment:

@@ -18,7 +18,7 @@ from hftl.evaluation.views import Answers
 from hftl.facts import continued, contradictions
 from hftl.models import load_classifier
 from hftl.names import Tta
-from hftl.recipe import LOCAL, Recipe, without_places
+from hftl.recipe import LOCAL, Recipe, judged, without_places
 from hftl.records.data import read_data
 from hftl.records.metrics import read_metrics
 from hftl.records.openings import read_openings
@@ -52,7 +52,8 @@ def complete(recipe: Recipe, run: RunDirectory, *, say: Callable[[str], object])
     if not (lacks := missing(run)):
         check_run_directory(run, recipe, resume=True)
     check_same_recipe(run, recipe)
-    recipe, said = continued(recipe, run.load_recipe())
+    started = run.load_recipe()
+    recipe, said = continued(judged(recipe, started.run.chooser), started)
     if problems := contradictions(recipe, read_data(run)):
         raise RecipeError(str(run.recipe), problems)
     with run.lock(), disk_errors(run):
