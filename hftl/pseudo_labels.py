@@ -49,6 +49,8 @@ from hftl.training.together import main_first
 from hftl.wording import count, listed, percent
 
 CONFIDENCE, WEIGHT = "confidence", "weight"
+PSEUDO_LABELLED = "pseudo-labelled"
+"""What `data.extra` calls the rows that a round has labelled."""
 _AT_ONCE = 1_000
 MOST_ROWS = 20_000
 """Of one's own rows, by which a domain classifier learns what they look like."""
@@ -67,6 +69,8 @@ class PseudoLabels:
     left_out: Mapping[str, int]
     """Rows that were not looked at, by the reason."""
     believed: Believed
+    accepted: float | None
+    """The share of wrong labels that was asked for; None: a confidence was."""
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -76,6 +80,11 @@ class PseudoLabels:
         low, high = self.believed.interval
         of = f"{self.believed.wrong:,} of {self.believed.rows:,} validation rows that are as sure (of {self.believed.of:,})"
         yield f"expected noise: {percent(self.believed.noise)} [{percent(low)}, {percent(high)}], {of}"
+        if self.accepted is not None and self.believed.noise > self.accepted:
+            more = f"That is more than --noise {self.accepted:g}"
+            yield f"{more}: look at some of them before a run learns from them, or give a higher --confidence"
+        if len([number for number in self.per_class.values() if number]) == 1:
+            yield "All of them have one class: what is trained on them learns to answer it more often"
         yield "labels: " + listed(f"{name} {number:,}" for name, number in self.per_class.items())
 
 
@@ -158,7 +167,7 @@ def label_rows(
     }
     _write(output, blocks, said)
     in_order = {name: per_class[name] for name in names}
-    return PseudoLabels(output, labelled, asked.count, in_order, left_out, sure)
+    return PseudoLabels(output, labelled, asked.count, in_order, left_out, sure, noise if confidence is None else None)
 
 
 def _check_output(output: Path) -> None:
@@ -215,14 +224,15 @@ def _asked(texts: Dataset) -> Asked:
 
 
 def _known(splits: Splits) -> dict[bytes, str]:
-    """The contents of a run's splits -> which split has them."""
+    """The contents of a run's splits -> which split has them; those that an earlier round has labelled may be labelled again."""
     known: dict[bytes, str] = {}
     datasets = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for role, dataset in datasets.items():
         if dataset is not None:
             scans = splits.image_scans.get(role)  # type: ignore[call-overload]
             fingerprints = text_fingerprints(dataset) if scans is None else picture_fingerprints(scans)
-            known.update(dict.fromkeys((row.tobytes() for row in fingerprints), role))
+            given = [not place.startswith(f"{PSEUDO_LABELLED}/") for place in dataset["id"]]
+            known.update(dict.fromkeys((row.tobytes() for row in fingerprints[given]), role))
     return known
 
 

@@ -129,6 +129,10 @@ def test_rounds_train_anew_with_labels_by_the_run_before_and_go_on_from_what_is_
     assert (extra.name, extra.weight, extra.source) == ("pseudo-labelled", 0.5, str(tmp_path / "rounds" / "round-1" / "labels"))
     assert run.finished and not run.predictions("test").is_file()
     assert hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", rounds=1, say=lambda line: None) == []
+    [two] = hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", noise=0.3, rounds=2, weight=0.5, say=lambda line: None)
+    assert two.of == one[0].of == 40  # all of them are labelled once more, by the run that has learned from some
+    [extra] = RunDirectory(tmp_path / "rounds" / "round-2" / "run").load_recipe().data.extra
+    assert extra.source == str(tmp_path / "rounds" / "round-2" / "labels")
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,10 @@ def pseudo_label(
 
 def _with_labels(recipe: Recipe, labels: Path, weight: float, *, name: str) -> Recipe:
     """The recipe with labelled rows in place of those of a round before, and the test split shut."""
-    own = tuple(each for each in recipe.data.extra if each.name != "pseudo-labelled")
-    extra = (*own, Extra(source=str(labels), name="pseudo-labelled", weight=weight))
+    from hftl.pseudo_labels import PSEUDO_LABELLED
+
+    own = tuple(each for each in recipe.data.extra if each.name != PSEUDO_LABELLED)
+    extra = (*own, Extra(source=str(labels), name=PSEUDO_LABELLED, weight=weight))
     changed = {
         "data": recipe.data.model_copy(update={"extra": extra}),
         "run": recipe.run.model_copy(update={"test": "sealed"}),

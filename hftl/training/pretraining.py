@@ -93,6 +93,9 @@ class Pretrained(Shown):
         yield f"{self.path}: {self.facts['tokens']:,} tokens, {count(self.facts['steps'], 'step')}"
         yield f"  loss at the masked places of {held_out} held out: {first:.3f} before, {last:.3f} after"
         yield f"  perplexity of a masked token: {math.exp(first):,.1f} before, {math.exp(last):,.1f} after"
+        if last > first:
+            rate = self.facts["lr"]
+            yield f"  It guesses worse than before: take a lower rate, --lr {rate / 10:.2g} (it was {rate:.2g}), or more texts"
 
 
 @dataclass(frozen=True)
