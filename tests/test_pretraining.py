@@ -294,7 +294,7 @@ def test_what_was_begun_goes_on_as_itself_alone_and_nothing_is_written_over(whol
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
     with pytest.raises(RunError, match="was begun and stopped"):
         run(tmp_path / "run")
-    with pytest.raises(RunError, match=r"this is not what was begun there:\n  settings: .*'mask': 0.15.* -> .*'mask': 0.3"):
+    with pytest.raises(RunError, match=r"this is not what was begun there:\n  mask: 0.15 -> 0.3\n"):
         run(tmp_path / "run", resume=True, mask=0.3)
 
 

@@ -20,7 +20,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -232,8 +232,8 @@ def _begin(task: Task, output: Path, say: Say) -> tuple[Place, Path | None]:
                 raise RunError(f"{output}: {what}. Make room, or name another disk")
         return Place(task.asked), None
     place = Place(**read_state(checkpoint, processes=task.accelerator.num_processes))
-    asked = json.loads(json.dumps(task.asked))  # as it came back from the file
-    changed = [f"  {key}: {place.asked.get(key)} -> {value}" for key, value in asked.items() if place.asked.get(key) != value]
+    before, now = dict(_flat(place.asked)), dict(_flat(json.loads(json.dumps(task.asked))))  # as it came back from the file
+    changed = [f"  {key}: {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
     if changed:
         way_out = "  Go on without the change, or name another folder"
         raise RunError("\n".join([f"{output}: this is not what was begun there:", *changed, way_out]))
@@ -373,6 +373,12 @@ def held_out_loss(training: Training) -> float:
         number += len(piece.places)
     total, places = accelerator.reduce(torch.stack([loss_sum, torch.tensor(float(number)).to(loss_sum)]), "sum").tolist()
     return float(total / places)
+
+
+def _flat(asked: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a run is of, option by option."""
+    for key, value in asked.items():
+        yield from value.items() if isinstance(value, dict) else ((key, value),)
 
 
 def _losses(model: nn.Module, rows: MaskedRows, device: torch.device) -> torch.Tensor:
