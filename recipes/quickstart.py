@@ -21,11 +21,12 @@ many epochs, all of it from the first, at the better of two rates (1e-3, 3e-3) b
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,11 +102,14 @@ def main() -> None:
     for earlier in folders:  # the demonstration may be repeated; `hftl train` writes its recipes elsewhere
         shutil.rmtree(earlier, ignore_errors=True)
 
+    elsewhere = dict(os.environ)
+    # Half of the cores are for what is shown, so that its numbers do not depend on what is free; the comparisons take what is.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     from_scratch = runpy.run_path(str(texts_script), run_name="hftl_recipe")["FROM_SCRATCH"]
     beside = ThreadPoolExecutor(max_workers=1)
     try:
-        untrained = beside.submit(train_beside, Path(__file__), FROM_SCRATCH, folders[1])
-        untaught = beside.submit(train_beside, texts_script, from_scratch, folders[3])
+        untrained = beside.submit(train_beside, Path(__file__), FROM_SCRATCH, folders[1], elsewhere)
+        untaught = beside.submit(train_beside, texts_script, from_scratch, folders[3], elsewhere)
 
         say("[2/4] photos: MobileNetV2, pretrained on ImageNet, learns five kinds of clothes from 60 photos of each, in 3 stages")
         photos = hftl.train(recipe(), run_dir=folders[0], console=console, source="recipes/quickstart.py")
@@ -124,10 +128,10 @@ def main() -> None:
     say(f"\n  {photos.paths.card}, {texts.paths.card}  the model cards")
 
 
-def train_beside(script: Path, overrides: Sequence[str], folder: Path) -> hftl.Run:
+def train_beside(script: Path, overrides: Sequence[str], folder: Path, environment: Mapping[str, str]) -> hftl.Run:
     """Train a recipe's script in a process of its own; what it says is shown where it fails."""
     command = [sys.executable, str(script), *overrides, "run.baseline=none", "--run-dir", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(done.stdout)
     return hftl.load(folder)
