@@ -470,7 +470,7 @@ def quickstart(records: Records) -> str:
     (demo,) = records[DEMO]
     shown = shortened(demo["printed"])
     where = f"{demo['cores']} cores ({demo['cpu']}, commit {short(demo['git_commit'])})"
-    beside = f", beside other work that kept {demo['load_before']:.0f} processes busy" if demo["load_before"] >= 1 else ""
+    beside = f", beside other work (a load of {demo['load_before']:.1f} before)" if demo["load_before"] >= 1 else ""
     took = f"All of it took {seconds(demo['seconds'])} after the install, on {where}{beside}."
     return "\n".join(f"    {line}".rstrip() for line in shown) + "\n\n" + wrapped(f"{took} {said_of_quickstart(records)}")
 
