@@ -124,11 +124,11 @@ def shrink(
             that is not worse reaches the targets: then the table is there.
     """
     check_installed()
-    if run.shrink.parent.exists():
-        raise RunError(f"{run.shrink.parent}: nothing is written over; remove it first")
     for name, value in (("--target-ms", target_ms), ("--target-mb", target_mb), ("--margin", margin), ("--threads", threads)):
         if value is not None and value <= 0:
             raise RunError(f"{name}: {value:g} is not greater than 0")
+    if run.shrink.parent.exists():
+        raise RunError(f"{run.shrink.parent}: nothing is written over; remove it first")
     disable_progress_bars()
     sources = [_source(run, run), *(_source(student, run) for student in students)]
     splits = read_again(run)
@@ -142,6 +142,7 @@ def shrink(
         place = run.path / f".shrink.{os.getpid()}{PARTIAL}"
         place.mkdir()
         forms, left_out = list[Form](), list[LeftOut]()
+        recipes: dict[str, Recipe] = {}  # of each form
         for source in sources:
             for name, folder, classifier, why in _forms(source, splits.train, place):
                 if folder is None or classifier is None:
@@ -152,6 +153,7 @@ def shrink(
                 form = _measured(name, folder, classifier, samples, source, stored, margin=margin, threads=threads)
                 form["reaches"] = _ratio(form, target_ms, target_mb) <= 1
                 forms.append(form)
+                recipes[name] = source.recipe
         kept = {form["folder"] for form in forms}
         for folder in [path for path in place.iterdir() if path.name not in kept]:  # forms of 8 bits were made of some of them
             shutil.rmtree(folder)
@@ -179,8 +181,7 @@ def shrink(
     lines = ""
     if best is not None:
         file = run.shrink.parent / str(best["folder"]) / FILE
-        of = next((source for source in sources[1:] if best["name"].startswith(source.prefix)), sources[0])
-        lines = usage(of.recipe, Export(file, 0, best["bytes"], "", 0, 0.0))
+        lines = usage(recipes[best["name"]], Export(file, 0, best["bytes"], "", 0, 0.0))
     return Shrunk(record, run.shrink.parent, lines)
 
 

@@ -61,6 +61,17 @@ def is_installed() -> bool:
     return signal.getsignal(signal.SIGINT) is _on_signal
 
 
+@contextmanager
+def interruptible(way_on: str) -> Iterator[None]:
+    """Ctrl-C in somebody's own program raises KeyboardInterrupt, as in any library; `way_on` says how the work is gone on with."""
+    try:
+        yield
+    except Stopped as stopped:
+        if stopped.signal is signal.SIGINT and not is_installed():
+            raise KeyboardInterrupt(way_on) from None
+        raise
+
+
 def _heeded() -> list[signal.Signals]:
     """Those that this process was not told to ignore by `nohup`; a shell's `&` ignores SIGINT, and asks for nothing by it."""
     return [number for number in SIGNALS if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN]

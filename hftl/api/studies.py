@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +25,9 @@ if TYPE_CHECKING:
     from hftl.studies.space import Space
     from hftl.studies.trials import Experiments
     from hftl.studies.tune import Settings, TuningPlan
+
+GOES_ON = "the same call goes on with the study"
+"""After Ctrl-C."""
 
 
 class Study:
@@ -145,7 +146,7 @@ def ablate(
     recipe, experiments = _judged_once(recipe)
     arms, question = ablation(recipe, over, seeds=seeds, budget=budget, open_test=open_test, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-ablate")
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         cells = run_ablation(study.paths, recipe, arms, question, say=say, experiments=experiments)
     if open_test:
         for cell in cells:
@@ -182,7 +183,7 @@ def repeat(
     recipe, experiments = _judged_once(recipe)
     question = repetition(seeds=seeds, folds=folds, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         run_repetition(study.paths, recipe, question, say=say, experiments=experiments)
     return study
 
@@ -207,7 +208,7 @@ def baseline(recipe: Recipe, *, study_dir: str | Path | None = None, source: str
 
     recipe = _judged(recipe)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-baseline")
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         run_baselines(study.paths, recipe, source=source, say=say)
     return study
 
@@ -276,7 +277,7 @@ def curve(
     recipe, experiments = _judged_once(recipe)
     question = question_of(sizes, seeds=seeds, full=full, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         run_curve(study.paths, recipe, question, say=say, source=source, experiments=experiments)
     return study
 
@@ -317,7 +318,7 @@ def find_lr(
     recipe = _judged(recipe)
     question = question_of(recipe, stage, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-find-lr")
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         run_test(study.paths, recipe, question, say=say, source=source)
     return study
 
@@ -384,7 +385,7 @@ def tune(
     def finish(name: str) -> RunDirectory:
         return _finish_trial(study, name, open_test=recipe.opens_test, say=say).paths
 
-    with _interruptible():
+    with signals.interruptible(GOES_ON):
         run_tuning(study.paths, recipe, read, settings, join=join, finish=finish, say=say, experiments=experiments)
     return study
 
@@ -449,17 +450,6 @@ def _tuning(
     settings = Settings(sampler, pruner, trials, minutes, storage or STORAGE)
     check_settings(read, settings, source=source)
     return read, settings
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C in somebody's own program raises KeyboardInterrupt, as in `train`; what was fitted is kept."""
-    try:
-        yield
-    except signals.Stopped as stopped:
-        if stopped.signal is signal.SIGINT and not signals.is_installed():
-            raise KeyboardInterrupt("the same call goes on with the study") from None
-        raise
 
 
 def _finish_trial(study: Study, name: str, *, open_test: bool, say: Say) -> Run:

@@ -208,12 +208,8 @@ def pretrain(
     from hftl.training.pretraining import pretrain as pretrain_model
 
     settings = _pretraining(epochs=epochs, tokens=tokens, lr=lr, warmup=warmup, weight_decay=weight_decay, mask=mask)
-    try:
+    with signals.interruptible("the same call goes on with resume=True"):
         return pretrain_model(recipe, Path(output), settings, resume=resume, say=say)
-    except signals.Stopped as stopped:
-        if stopped.signal is signal.SIGINT and not signals.is_installed():
-            raise KeyboardInterrupt("the same call goes on with resume=True") from None
-        raise
 
 
 def plan_pretraining(

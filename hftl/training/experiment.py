@@ -246,13 +246,12 @@ def judged_by_its_data(recipe: Recipe, *, read: Callable[[], Undivided] | None =
     return judged(recipe, HEADLINES[kind_of(undivided.targets.of_rows["train"])])
 
 
-def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None, say: Say = lambda line: None) -> Experiment:
+def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None) -> Experiment:
     """Read the data and build the model; the seed is set before random weights are drawn.
 
     Args:
         recipe: what would be trained.
         splits: the recipe's data, where they have been read already.
-        say: is told which files of unlabelled texts are left out.
 
     Raises:
         DataError, RecipeError: the data or the checkpoint cannot be used, its teacher may not teach it, or a fact of the card
@@ -265,7 +264,7 @@ def prepare_experiment(recipe: Recipe, *, splits: Splits | None = None, say: Say
         splits = splits or undivided.divided(recipe.data, seed=recipe.run.seed)
         if recipe.learns_unlabelled:
             assert isinstance(recipe.data, TextData)
-            unlabelled = read_unlabelled(recipe.data, undivided, splits, say)[-1].dataset
+            unlabelled = read_unlabelled(recipe.data, undivided, splits, lambda line: None)[-1].dataset
     set_seed(recipe.run.seed)
     classifier = build_classifier(
         recipe,
