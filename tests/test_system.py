@@ -66,8 +66,9 @@ def small(size):
     assert os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_bsize < 2e7
 
 def sums(samples, workers, after_first=lambda: None):
-    found = []
+    found, held = [], []  # a batch that is let go makes room for the next: whether in time is chance
     for batch in evaluation_batches(samples, batch_size=8, workers=workers):
+        held.append(batch)
         found.append((batch.index.tolist(), float(batch.inputs["pixels"].sum())))
         if len(found) == 1: after_first()
     return found
