@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from hftl.cli import main
     from hftl.errors import DataError, HftlError, RecipeError, RunError
+    from hftl.evaluation.alignment import coral
     from hftl.recipe import (
         CNN,
         EMA,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         BiLSTM,
         Card,
         ConstantSchedule,
+        ContrastiveLoss,
         CosineRestartsSchedule,
         CosineSchedule,
         CrossEntropyLoss,
@@ -112,6 +114,7 @@ __all__ = [
     "BiLSTM",
     "Card",
     "ConstantSchedule",
+    "ContrastiveLoss",
     "CosineRestartsSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",
@@ -164,6 +167,7 @@ __all__ = [
     "baseline",
     "borrow",
     "compare",
+    "coral",
     "curve",
     "distill",
     "features",
@@ -212,6 +216,7 @@ _MODULES = {
     ),
     "hftl.cli": ("main",),
     "hftl.errors": ("DataError", "HftlError", "RecipeError", "RunError"),
+    "hftl.evaluation.alignment": ("coral",),
 }
 """Where a name is defined; every other one is a section of a recipe."""
 

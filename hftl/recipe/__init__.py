@@ -17,7 +17,7 @@ from hftl.recipe.card import ABOUT, AUTHOR, Card
 from hftl.recipe.data import ImageData, TextData, Windows
 from hftl.recipe.extra import Extra
 from hftl.recipe.lora import Lora
-from hftl.recipe.loss import AsymmetricLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
+from hftl.recipe.loss import AsymmetricLoss, ContrastiveLoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, Loss, RDropLoss
 from hftl.recipe.mix import CutMix, Mix, Mixup, MixupOrCutMix
 from hftl.recipe.model import CNN, BagOfEmbeddings, BiLSTM, Pretrained, TextCNN, Timm, Transformer, WordVectors
 from hftl.recipe.optimizer import SGD, Adafactor, Adam, AdamW, Lamb, Lion, Muon, NAdam, Optimizer, RAdam, RMSprop
@@ -64,6 +64,7 @@ __all__ = [
     "Card",
     "ClassWeights",
     "ConstantSchedule",
+    "ContrastiveLoss",
     "CosineRestartsSchedule",
     "CosineSchedule",
     "CrossEntropyLoss",

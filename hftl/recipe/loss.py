@@ -64,5 +64,17 @@ class RDropLoss(_Loss):
     alpha: Annotated[float, Field(gt=0.0)] = 1.0
 
 
-Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss | RDropLoss
+class ContrastiveLoss(_Loss):
+    """Cross-entropy, and for vectors that enter the output layer: those of one class of a step are drawn together and away from all
+    others (Khosla et al. 2020, arXiv:2004.11362, equation 2). For few labels (Gunel et al. 2021, arXiv:2011.01403; SetFit, Tunstall
+    et al. 2022, arXiv:2209.11055). For one label an example."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    weight: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """Of what compares the examples; cross-entropy has the rest."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.3
+    """Cosines are divided by it: the smaller, the more the nearest others count."""
+
+
+Loss = CrossEntropyLoss | FocalLoss | AsymmetricLoss | LogitAdjustedLoss | RDropLoss | ContrastiveLoss
 _Loss.kinds = typing.get_args(Loss)

@@ -54,8 +54,8 @@ class Stage(Section):
     schedule: AnySchedule = LinearSchedule()
     """A word such as "cosine", or a section: `hftl.CosineSchedule(warmup=0.1)`, in YAML ``{kind: cosine, warmup: 0.1}``."""
     loss: AnyLoss = CrossEntropyLoss()
-    """A word, "cross_entropy", "focal", "r_drop", "logit_adjusted" or (of several labels an example) "asymmetric", or a section:
-    `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
+    """A word, "cross_entropy", "focal", "r_drop", "contrastive", "logit_adjusted" or (of several labels an example) "asymmetric",
+    or a section: `hftl.FocalLoss(gamma=3)`, in YAML ``{kind: focal, gamma: 3}``."""
     class_weights: AnyClassWeights | None = None
     """"balanced" (n / (K * n_k)), "effective" or `hftl.EffectiveWeights(beta=0.99)`, or a weight for each class name; scaled so
     that the mean over train is 1. Of several labels an example a weight for the presence of each label, its absence having 1:

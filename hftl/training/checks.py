@@ -22,7 +22,7 @@ from hftl.models.chain import UnknownGroup
 from hftl.models.image_size import why_not
 from hftl.models.recompute import check_recomputable
 from hftl.names import CHOOSERS, ONE_LABEL, SEVERAL_LABELS
-from hftl.recipe import Adafactor, Muon, Recipe, difference, judged, refuse_secrets
+from hftl.recipe import Adafactor, ContrastiveLoss, Muon, Recipe, TextData, difference, judged, refuse_secrets
 from hftl.records.environment import read_environment
 from hftl.run import RunDirectory
 from hftl.system import LOCK
@@ -121,6 +121,7 @@ def check_stages(experiment: Experiment, source: str) -> None:
             for stage in experiment.stages
             if stage.loss.passes > 1 and not _passes_differ(experiment, stage)
         ]
+        problems += _incomparable(experiment)
     if recipe.run.chooser not in CHOOSERS[target]:
         wanted, given = ("one label", "several") if target == SEVERAL_LABELS else ("several labels", "one each")
         what = f'"{recipe.run.chooser}" is a metric of {wanted} an example, and these examples have {given}'
@@ -165,6 +166,35 @@ def _frozen_random_groups(experiment: Experiment) -> Iterator[Problem]:
         what = f"freezes {', '.join(frozen)}, whose weights model.reinitialize makes random: what is above would learn from noise"
         help = f'let it train "last {len(random)}" or more, or leave model.reinitialize out'
         yield Problem(f"stages.{name}.unfreeze", what, (help,))
+
+
+def _incomparable(experiment: Experiment) -> Iterator[Problem]:
+    """The stages whose loss compares the examples of a step with each other, and cannot, or to no effect."""
+    recipe, classifier = experiment.recipe, experiment.classifier
+    for stage in experiment.stages:
+        if not isinstance(stage.loss, ContrastiveLoss):
+            continue
+        where, compares = f"stages.{stage.name}", '"contrastive" compares the examples of a step'
+        if stage.mix is not None:
+            yield Problem(f"{where}.mix", f"{compares} by their class, and a mixed one has two", ("leave out one of both",))
+        if recipe.teacher is not None:
+            yield Problem(f"{where}.loss", f"{compares}, and a teacher answers each by itself", ("leave out one of both",))
+        if recipe.run.gradient_accumulation > 1:
+            what = f"{compares}, and run.gradient_accumulation cuts the step into {recipe.run.gradient_accumulation} pieces"
+            yield Problem(f"{where}.loss", what, (f"leave it out, or write a smaller {where}.batch_size",))
+        if isinstance(recipe.data, TextData) and recipe.data.windows is not None:
+            what = f"{compares}, and with data.windows what enters the output layer is a window of one"
+            yield Problem(f"{where}.loss", what, ("write data.truncate=head+tail instead of windows, or another loss",))
+            continue
+        try:
+            output = experiment.output_layer
+        except RecipeError as error:
+            yield from (Problem(f"{where}.loss", problem.what, problem.help) for problem in error.problems)
+            continue
+        trained = [name for group in stage.trains for name in classifier.chain.parameters[group]]
+        if stage.adapters is None and all(name.rpartition(".")[0] == output for name in trained):
+            what = f"{compares} by what enters the output layer, and this stage trains nothing before that"
+            yield Problem(f"{where}.loss", what, (f'let it train more, such as {where}.unfreeze="last 2"',))
 
 
 def _passes_differ(experiment: Experiment, stage: ResolvedStage) -> bool:

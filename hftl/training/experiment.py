@@ -32,6 +32,7 @@ from hftl.models import build_classifier
 from hftl.models.boundary import Boundary, NotSeparable, activation_shape, find_boundary
 from hftl.models.family import Classifier
 from hftl.models.image_size import grey, preprocessor_at
+from hftl.models.transformer import output_layer
 from hftl.names import HEADLINES, Tta
 from hftl.recipe import ImageData, Recipe, Stage, TextData, check_places, judged
 from hftl.records.data import Provenance
@@ -139,6 +140,16 @@ class Experiment:
             return boundary
         inputs = grey(self.classifier, stage.image_size)
         return replace(boundary, shape=activation_shape(self.classifier.model, boundary, inputs))
+
+    @cached_property
+    def output_layer(self) -> str:
+        """Name of the layer that gives the logits.
+
+        Raises:
+            RecipeError: it is not a linear layer with one output a class.
+        """
+        model, inputs = self.classifier.model, two_examples(self)
+        return output_layer(model, self.classifier.chain, lambda: model(**inputs))
 
     @cached_property
     def stages(self) -> tuple[ResolvedStage, ...]:

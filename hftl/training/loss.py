@@ -5,10 +5,12 @@ Shapes: B examples, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hftl.errors import RecipeError, did_you_mean
@@ -16,6 +18,7 @@ from hftl.names import ONE_LABEL, SEVERAL_LABELS
 from hftl.recipe import (
     AsymmetricLoss,
     BalancedWeights,
+    ContrastiveLoss,
     CrossEntropyLoss,
     EffectiveWeights,
     FocalLoss,
@@ -111,6 +114,9 @@ def check_loss(loss: Loss, target: str) -> None:
             '"logit_adjusted" is for one label an example, where classes share what is certain; these examples have several labels'
         )
         raise RecipeError.single("loss", what, "write class_weights=effective, which weighs a rare label up")
+    if isinstance(loss, ContrastiveLoss) and target == SEVERAL_LABELS:
+        what = '"contrastive" draws examples of one class together, and these examples have several labels each'
+        raise RecipeError.single("loss", what, 'write loss="cross_entropy"')
     if isinstance(loss, FocalLoss) and loss.alpha is not None and target == ONE_LABEL:
         what = "weighs a label that is there against one that is not, and these examples have one label each"
         raise RecipeError.single(
@@ -164,6 +170,8 @@ def one_label_loss(loss: Loss, weights: torch.Tensor | None, class_counts: Seque
 
     def unweighted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         match loss:
+            case ContrastiveLoss():  # the rest of it is `Contrast`
+                return F.cross_entropy(logits, labels, reduction="none")
             case CrossEntropyLoss(label_smoothing=smoothing):
                 return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
             case FocalLoss(gamma=gamma):  # without alpha, see check_loss
@@ -198,7 +206,7 @@ def several_labels_loss(loss: Loss, weights: torch.Tensor | None) -> ExampleLoss
             gamma_present = gamma_absent = gamma
         case AsymmetricLoss(gamma_present=gamma_present, gamma_absent=gamma_absent, margin=margin):
             pass
-        case LogitAdjustedLoss() | RDropLoss():
+        case LogitAdjustedLoss() | RDropLoss() | ContrastiveLoss():
             raise AssertionError  # check_loss has refused it; make_loss has made it
 
     def of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -258,3 +266,41 @@ def soft_loss(logits: torch.Tensor, answers: torch.Tensor, temperature: float, *
         return temperature**2 * (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).mean(dim=1)
     divergence = F.kl_div(model.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True)
     return temperature**2 * divergence.sum(dim=1)
+
+
+class Contrast:
+    """What a stage minimises beside cross-entropy where its loss is contrastive: vectors of one class lie together.
+
+    The vectors are those that enter the output layer, so that what is drawn together is what the classes are told apart by.
+    """
+
+    def __init__(self, output: nn.Module, loss: ContrastiveLoss) -> None:
+        """Catch what enters `output`, the layer that gives the logits, at every call of the model from now on."""
+        self.loss = loss
+        self._entered: torch.Tensor | None = None
+        output.register_forward_pre_hook(self._catch)
+
+    def _catch(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._entered = inputs[0]
+
+    def __call__(self, cross_entropies: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of the B examples that the model was called with last, (B,), from their cross-entropies and labels, (B,)."""
+        vectors, self._entered = self._entered, None
+        assert vectors is not None
+        compared = contrastive(vectors.float(), labels, self.loss.temperature)
+        return self.loss.weight * compared + (1 - self.loss.weight) * cross_entropies
+
+
+def contrastive(vectors: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The supervised contrastive loss of each example, (B,), from vectors (B, D); one without another of its class has 0.
+
+    With s the cosines over the temperature, it is the mean over the others p of the example's class of
+    ``-log(exp(s_p) / sum of exp(s_a) over all others a)`` (Khosla et al. 2020, equation 2). Of two equal vectors of one class and a
+    third of another class, at a right angle to them, the first two have log(1 + 1/e) = 0.313 at a temperature of 1.
+    """
+    unit = F.normalize(vectors, dim=1)
+    similar = unit @ unit.T / temperature
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    shares = similar.masked_fill(itself, -math.inf).log_softmax(dim=1)
+    alike = (labels[:, None] == labels) & ~itself
+    return -shares.masked_fill(~alike, 0.0).sum(dim=1) / alike.sum(dim=1).clamp(min=1)

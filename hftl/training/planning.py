@@ -18,7 +18,7 @@ from hftl.data.targets import in_words, targets_of
 from hftl.models.boundary import NotSeparable
 from hftl.models.chain import Chain
 from hftl.names import METRICS, SEVERAL_LABELS, VIEWS
-from hftl.recipe import ImageData, LogitAdjustedLoss
+from hftl.recipe import ContrastiveLoss, ImageData, LogitAdjustedLoss
 from hftl.training.average import average_bytes, trained_tensors
 from hftl.training.checks import check_stages
 from hftl.training.costs import kept_bytes, step_flops
@@ -157,6 +157,11 @@ def _stage_remarks(experiment: Experiment, stage: ResolvedStage) -> Iterator[str
     if isinstance(stage.loss, LogitAdjustedLoss):
         added = log_shares(class_counts(experiment), stage.loss.tau)
         yield f"Stage {stage.name} adds to the logits, in training alone ({stage.loss.words}): {ends(added.tolist())}."
+    if isinstance(stage.loss, ContrastiveLoss):
+        yield (
+            f"Stage {stage.name} compares the {stage.batch_size} examples of a step with each other (loss {stage.loss.words}): they"
+            " are computed at once, on several processes each its own share."
+        )
     if stage.loss.passes > 1:
         pieces = experiment.recipe.run.gradient_accumulation
         yield (

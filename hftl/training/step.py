@@ -6,6 +6,7 @@ Shapes: B examples in a micro-batch, K classes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
 
 from hftl.data.loader import Batch, Samples, training_batches
-from hftl.recipe import Recipe
-from hftl.training.loss import ExampleLoss, TeacherLoss
+from hftl.recipe import ContrastiveLoss, Recipe
+from hftl.training.loss import Contrast, ExampleLoss, TeacherLoss
 from hftl.training.machine import LEAST_SCALE, gradient_scale, tokens_per_batch
 from hftl.training.resolved import ResolvedStage
 from hftl.training.stage import shrink
@@ -66,12 +67,19 @@ def batches_of_epoch(
         start=start,
         accumulation=recipe.run.gradient_accumulation,
         sampling=stage.sampling,
-        tokens_per_batch=tokens_per_batch(recipe, accelerator.device) // stage.loss.passes,
+        tokens_per_batch=_tokens_at_once(stage, recipe, accelerator.device),
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
         workers=workers,
         mix=stage.mix,
     )
+
+
+def _tokens_at_once(stage: ResolvedStage, recipe: Recipe, device: torch.device) -> int:
+    """Of a micro-batch; no bound where the loss compares the examples of a step, which pieces could not."""
+    if isinstance(stage.loss, ContrastiveLoss):
+        return sys.maxsize
+    return tokens_per_batch(recipe, device) // stage.loss.passes
 
 
 def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleLoss) -> Step | None:
@@ -89,7 +97,7 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
             if stage.loss.passes > 1:  # as one of so many times the rows: dropout differs by row, and DDP wants a single call
                 inputs = {name: torch.cat([tensor] * stage.loss.passes) for name, tensor in inputs.items()}
             logits = working.model(**inputs).logits  # (B, K), of two passes (2 B, K)
-            loss = _losses(example_loss, logits.float(), batch, working.teacher).sum()
+            loss = _losses(example_loss, logits.float(), batch, working.teacher, working.contrast).sum()
             # The weights divide by those of the whole step; DDP divides by the processes once more.
             accelerator.backward(loss * accelerator.num_processes)
         loss_sum += loss.detach()
@@ -115,11 +123,19 @@ def take_step(working: Working, batches: Iterator[Batch], example_loss: ExampleL
     return Step(value, grad_norm if changed else None, rates)
 
 
-def _losses(example_loss: ExampleLoss, logits: torch.Tensor, batch: Batch, teacher: TeacherLoss | None = None) -> torch.Tensor:
+def _losses(
+    example_loss: ExampleLoss,
+    logits: torch.Tensor,
+    batch: Batch,
+    teacher: TeacherLoss | None = None,
+    contrast: Contrast | None = None,
+) -> torch.Tensor:
     """What each example adds to the loss of the step, (B,): its loss times its weight; of a mixed one the mean of that for its own
     target and weight and for those of its partner, by shares."""
     if teacher is not None:  # a row without a label has -1, and the loss of any class in its place is not looked at
         return teacher(example_loss(logits, batch.targets.clamp(min=0)), logits, batch.index) * batch.weight
+    if contrast is not None:
+        return contrast(example_loss(logits, batch.targets), batch.targets) * batch.weight
     own = example_loss(logits, batch.targets) * batch.weight
     if batch.partner_targets is None:
         return own

@@ -29,11 +29,11 @@ from hftl.models.boundary import Boundary
 from hftl.models.chain import Chain
 from hftl.models.fast_training import use_fast_training
 from hftl.models.recompute import recompute_layers
-from hftl.recipe import Soup
+from hftl.recipe import ContrastiveLoss, Soup
 from hftl.training.average import WeightAverage, WeightSoup, trained_tensors
 from hftl.training.checkpoint import load_training_state
 from hftl.training.experiment import Experiment, teacher_loss
-from hftl.training.loss import TeacherLoss
+from hftl.training.loss import Contrast, TeacherLoss
 from hftl.training.machine import begin_scaling
 from hftl.training.proof import GroupHashes, group_hashes, tensors_of
 from hftl.training.resolved import ResolvedStage
@@ -64,6 +64,8 @@ class Working:
     """Has either written into every checkpoint."""
     teacher: TeacherLoss | None
     """None: its rows have labels and no more."""
+    contrast: Contrast | None
+    """None: the loss looks at each example alone."""
 
     def train_mode(self) -> None:
         """Training mode for the groups that train, evaluation mode for the frozen ones."""
@@ -163,4 +165,9 @@ def open_stage(experiment: Experiment, stage: ResolvedStage, accelerator: Accele
         if mean is not None:
             mean.load(checkpoint)
     teacher = teacher_loss(experiment, accelerator)
-    return Working(stage, chain, chain_of_copy, accelerator, bare, model, optimizer, schedule, average, soup, saving, teacher)
+    loss, contrast = stage.loss, None
+    if isinstance(loss, ContrastiveLoss):
+        contrast = Contrast(bare.get_submodule(experiment.output_layer), loss)
+    return Working(
+        stage, chain, chain_of_copy, accelerator, bare, model, optimizer, schedule, average, soup, saving, teacher, contrast
+    )
