@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import hftl
 from hftl.files import write_json
@@ -61,9 +63,8 @@ def add(found: dict[str, list[float]], name: str, value: float) -> None:
 
 def score(features: NDArray[np.float32], labels: object, others: NDArray[np.float32], truth: object) -> float:
     """Accuracy on `others` of logistic regression that has learned from `features`, in units of their own spread."""
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    model = LogisticRegression(C=0.01, max_iter=2_000).fit((features - mean) / spread, labels)
-    return float(model.score((others - mean) / spread, truth))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2_000)).fit(features, labels)
+    return float(model.score(others, truth))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 from hftl import cores
 
 # torch -> the torchvision that is compiled against it; pip alone does not keep them together.
-PAIRS = {"2.12": "0.27", "2.13": "0.28", "2.14": "0.29"}
+PAIRS = {"2.11": "0.26", "2.12": "0.27", "2.13": "0.28", "2.14": "0.29"}
 INSTALL_PAIR = 'pip install "torch==2.14.*" "torchvision==0.29.*"'
 NMS = "operator torchvision::nms does not exist"
 OPTIONAL = {"tensorboard": 'pip install "hftl[tensorboard]"', "onnx": "pip install onnx", "onnxruntime": "pip install onnxruntime"}

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from packaging.version import Version
 from PIL import Image
 from rich.console import Console
 from transformers import TimmWrapperImageProcessor
@@ -27,6 +29,8 @@ from hftl.training import engine
 
 BERT_NANO = str(Path(__file__).resolve().parent / "bert-nano")
 """A BERT with 4 layers, 128 wide: the one inside the package before it was made again. A step of it is a sixth of the work."""
+OLDER_TRANSFORMERS = Version(version("transformers")) < Version("5.23")
+"""Than that of constraints.txt: `make test-oldest` has one."""
 SIDE = 32
 STAGES = {
     "head": Stage(unfreeze="head", lr=1e-3, epochs=1),

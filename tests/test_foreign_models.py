@@ -20,7 +20,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from small import Bomb, rewrite
+from small import OLDER_TRANSFORMERS, Bomb, rewrite
 from small_models import MOODS, WRITERS, build_on, recipes_refusal, refusal
 
 from hftl.errors import RecipeError
@@ -334,6 +334,10 @@ def test_classes_that_make_no_sense_are_refused_with_their_head_and_do_not_count
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
     rewrite(folder / "config.json", **values)
     assert message in refusal(folder)
+    if OLDER_TRANSFORMERS and "num_labels" not in values and 1 in values["id2label"].values():
+        with pytest.raises(RecipeError, match="cannot be read as a transformer"):  # which checks the names that will be replaced
+            build_on(folder)
+        return
     built = build_on(folder)
     assert built.model.config.id2label == {0: "yes", 1: "no"}
     assert built.facts["new_parameters"] == ["classifier.bias", "classifier.weight"]
@@ -540,6 +544,8 @@ def test_settings_of_a_tokenizer_that_make_no_sense_are_refused(
 ) -> None:
     folder = shutil.copytree(saved["bert"], tmp_path / "model")
     rewrite(folder / "tokenizer_config.json", **values)
+    if OLDER_TRANSFORMERS and "tokenizer_object" in values:
+        pytest.skip("an older transformers does not look at it")
     assert "token" in refusal(folder)
     assert "token" in recipes_refusal(folder)
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import OLDER_TRANSFORMERS
 
 import hftl
 
@@ -78,11 +79,13 @@ def test_help_and_doctor_and_a_card_work_where_libraries_are_missing_or_broken(t
 def test_a_plan_loads_no_library_that_it_does_not_need_and_leaves_the_collector_as_it_was() -> None:
     code = """
 import gc, json, sys
+before = gc.get_freeze_count()  # Python 3.12 begins with some
 import hftl.training.planning
 names = ["matplotlib", "peft", "sklearn", "evaluate", "albumentations", "timm", "optuna"]
-print(json.dumps([[name for name in names if name in sys.modules], gc.isenabled(), gc.get_freeze_count()]))
+print(json.dumps([[name for name in names if name in sys.modules], gc.isenabled(), gc.get_freeze_count() - before]))
 """
-    assert json.loads(python(code).stdout) == [[], True, 0]
+    # An older transformers itself loads scikit-learn.
+    assert json.loads(python(code).stdout) == [["sklearn"] if OLDER_TRANSFORMERS else [], True, 0]
 
 
 def test_the_auto_classes_know_the_glove_families_once_the_models_are_imported() -> None:

@@ -7,6 +7,7 @@ import os
 import pytest
 import timm
 from model_sweep import DOCUMENT, TIMM, Roads, line, text_classes
+from small import OLDER_TRANSFORMERS
 
 # One of each mechanism: taken with all kept, a head before the body, lists in step, one layer for all weights, shared tables, lists
 # of tables, a decoder, experts, padding on the other side; refused for two lists, pictures, hashes, padding, chance, packages.
@@ -45,7 +46,9 @@ def documented() -> dict[str, str]:
 
 def test_the_document_has_every_text_classifier_of_transformers_and_every_module_of_timm() -> None:
     assert set(timm.list_modules()) == set(TIMM)
-    assert documented().keys() == {*text_classes(), *TIMM}
+    there = {*text_classes(), *TIMM}
+    # An older transformers lacks the latest ones, and has none beside.
+    assert documented().keys() > there if OLDER_TRANSFORMERS else documented().keys() == there
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_the_farewell_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, mon
     with signal_at(monkeypatch, step=5, number=signal.SIGINT), pytest.raises(Stopped) as stopped:
         engine.train(bert(), RunDirectory(tmp_path / "run"), console=Console(file=said, width=300))
     assert stopped.value.code == 130
-    last = said.getvalue().splitlines()[-1]
+    last = said.getvalue().rstrip().splitlines()[-1]  # an older rich ends its progress with an empty line
     assert last == f'saved at step 5, in stage "top" (checkpoint verified). Continue with:  hftl train {tmp_path / "run"} --resume'
     said = io.StringIO()
     engine.train(bert(), RunDirectory(tmp_path / "run"), resume=True, console=Console(file=said, width=300))
