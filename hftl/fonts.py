@@ -14,13 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from packaging.version import Version
 
 DEFAULT = "DejaVu Sans"
+KNOWS_DIRECTION = Version(matplotlib.__version__) >= Version("3.11")
 
 _NO_LETTER = 0xFDD0  # assigned to nothing, for ever: only a font of stand-ins has a glyph for it
 
@@ -76,8 +79,12 @@ def settle(figure: Figure) -> None:
 
 
 def isolated(name: str) -> str:
-    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it."""
-    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
+    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it.
+
+    Before 3.11 matplotlib sets letter after letter from left to right, and would draw the marks as boxes.
+    """
+    turned = KNOWS_DIRECTION and any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name)
+    return f"\u2068{name}\u2069" if turned else name
 
 
 def _faces() -> list[Face]:

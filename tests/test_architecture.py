@@ -172,7 +172,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "hftl.environment": frozenset(),
     "hftl.run": frozenset(),
     "hftl.store": frozenset({"numpy"}),
-    "hftl.fonts": frozenset({"matplotlib"}),
+    "hftl.fonts": frozenset({"matplotlib", "packaging"}),
     "hftl.ledger": frozenset(),
     "hftl.doctor": frozenset({"packaging"}),
     "hftl.freeze_proof": frozenset(),

@@ -223,6 +223,7 @@ def drawn(figure: Any, path: Path) -> np.ndarray:
     """The picture, drawn with every warning an error: a letter without a glyph is one."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # an older matplotlib's, of pyparsing
         figure.savefig(path)
     with Image.open(path) as image:
         return np.asarray(image.convert("L"))
@@ -354,7 +355,8 @@ def test_names_of_every_script_are_drawn_without_a_warning_and_never_two_alike(
 
 def test_a_name_from_right_to_left_keeps_its_count_at_its_side() -> None:
     rows, columns = ticks(confusion_figure(matrix(("إيجابي", "neg")), "test"))
-    assert (rows, columns) == (["\u2068إيجابي\u2069  (10)", "neg  (11)"], ["\u2068إيجابي\u2069", "neg"])
+    name = "\u2068إيجابي\u2069" if fonts.KNOWS_DIRECTION else "إيجابي"
+    assert (rows, columns) == ([f"{name}  (10)", "neg  (11)"], [name, "neg"])
 
 
 def test_two_names_that_are_one_when_shortened_are_numbered() -> None:

@@ -196,6 +196,7 @@ def test_csv_whose_columns_are_known_once_it_is_read(hub: LocalHub) -> None:
     assert splits.label_names == ("0", "1")
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # of older pandas
 def test_a_lone_stream_whose_column_puts_rows_into_other_splits_is_refused_and_read_whole_it_is_divided(hub: LocalHub) -> None:
     marks = ["train", "train", "test"]
     rows = "".join(f"film {row},{row % 2},{marks[row % 3]}\n" for row in range(90))

@@ -16,6 +16,6 @@ try:
 finally:
     if _collects:
         gc.enable()
-if not gc.get_freeze_count():  # else somebody has frozen objects, which are to stay so
+if gc.get_freeze_count() < 10_000:  # some hundred are frozen when Python 3.12 begins; more are somebody's, and are to stay so
     gc.freeze()
     gc.unfreeze()
