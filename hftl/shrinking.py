@@ -13,25 +13,24 @@ Shapes: N validation rows, K classes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from matplotlib.figure import Figure
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from hftl import cores
@@ -43,29 +42,28 @@ from hftl.environment import cpu_name, now
 from hftl.errors import RunError, printable
 from hftl.evaluation.intervals import mean_interval
 from hftl.evaluation.predictions import Predictions, stored_label_names
-from hftl.evaluation.report import BLUE, INK, QUIET, STYLE, VERMILION, WIDTH, save_figure
 from hftl.files import PARTIAL, write_json
 from hftl.models import load_classifier, save_classifier
 from hftl.models.family import Classifier
 from hftl.models.vocabulary import trimmed
 from hftl.recipe import Recipe, TextData
 from hftl.records.data import read_data
-from hftl.records.shrink import Form, Latency, LeftOut, ShrinkRecord
+from hftl.records.shrink import Form, Latency, LeftOut, ShrinkRecord, read_shrink
 from hftl.run import RunDirectory
 from hftl.sharing.export import FILE, Export, Session, check_installed, difference, export_model, to_int8, usage
+from hftl.sharing.forms import MANY, draw, nothing_reaches, ratio, table_of
 from hftl.terminal import Say, Shown
 from hftl.training.machine import disk_errors
 from hftl.training.rows_again import read_again
-from hftl.wording import size
 
 TIME = Path(__file__).parent / "sharing" / "time_onnx.py"
 SECONDS = 3.0
 """That the answers to one batch are timed for, but for the first few."""
 CALIBRATION = 128
 """Training rows that show how large activations are."""
-MANY = 32
-"""Inputs of the larger batch that is timed."""
 FRONT = "front.png"
+FORMS = ("fp32", "int8 dynamic", "int8 static", "trimmed fp32", "trimmed int8 dynamic")
+"""What the names of forms end with."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +106,7 @@ def shrink(
     threads: int | None,
     say: Say,
 ) -> Shrunk:
-    """Make, measure and keep the smaller forms of a finished run's model in RUN/shrink.
+    """Make, measure and keep the smaller forms of a finished run's model in RUN/shrink; with other targets choose again among them.
 
     Args:
         run: a finished one, whose data can be read.
@@ -120,21 +118,28 @@ def shrink(
         say: is told what is being measured.
 
     Raises:
-        RunError: the extra `onnx` is not installed, the run or a student is not fit, or there is a RUN/shrink already; or no form
-            that is not worse reaches the targets: then the table is there.
+        RunError: the extra `onnx` is not installed, the run or a student is not fit, or there is a RUN/shrink of other students,
+            margin or threads; or no form that is not worse reaches the targets: then the table is there.
     """
     check_installed()
     for name, value in (("--target-ms", target_ms), ("--target-mb", target_mb), ("--margin", margin), ("--threads", threads)):
         if value is not None and value <= 0:
             raise RunError(f"{name}: {value:g} is not greater than 0")
+    called = distinct([student.path.resolve().name for student in students])
+    sources = [_source(run, run, ""), *(_source(student, run, f"{name} ") for student, name in zip(students, called, strict=True))]
+    threads = threads or len(cores.affinity())
+    asked = {"threads": threads, "margin": margin, "sources": {source.prefix: _fingerprint(source.run) for source in sources}}
     if run.shrink.parent.exists():
-        raise RunError(f"{run.shrink.parent}: nothing is written over; remove it first")
+        record = _measured_before(run, asked)
+        _choose(record, target_ms, target_mb)
+        with run.lock(), disk_errors(run):
+            write_json(run.shrink, record)
+            draw(record, run.shrink.parent / FRONT)
+        return _result(run, record, sources)
     disable_progress_bars()
-    sources = [_source(run, run), *(_source(student, run) for student in students)]
     splits = read_again(run)
     if isinstance(splits, str):
         raise RunError(f"{run.path}: its forms cannot be measured: {splits}")
-    threads = threads or len(cores.affinity())
     stored = Predictions.load(run.predictions("validation"))
     with run.lock(), disk_errors(run):
         for left in run.path.glob(f".shrink.*{PARTIAL}"):
@@ -142,7 +147,6 @@ def shrink(
         place = run.path / f".shrink.{os.getpid()}{PARTIAL}"
         place.mkdir()
         forms, left_out = list[Form](), list[LeftOut]()
-        recipes: dict[str, Recipe] = {}  # of each form
         for source in sources:
             for name, folder, classifier, why in _forms(source, splits.train, place):
                 if folder is None or classifier is None:
@@ -151,41 +155,86 @@ def shrink(
                 say(f"measuring {name}")
                 samples = content_of(source.recipe.data).samples(splits.validation, classifier.preprocessor, seed=0, train=False)
                 form = _measured(name, folder, classifier, samples, source, stored, margin=margin, threads=threads)
-                form["reaches"] = _ratio(form, target_ms, target_mb) <= 1
                 forms.append(form)
-                recipes[name] = source.recipe
         kept = {form["folder"] for form in forms}
         for folder in [path for path in place.iterdir() if path.name not in kept]:  # forms of 8 bits were made of some of them
             shutil.rmtree(folder)
-        given = target_ms is not None or target_mb is not None
-        fit = [form for form in forms if form["not_worse"] and form["reaches"]]
-        best = max(fit, key=lambda form: (form["accuracy"], -form["batch_1"]["median"]), default=None) if given else None
-        record: ShrinkRecord = {
+        record = {
             "time": now(),
             "processor": cpu_name() or "not recorded",
-            "threads": threads,
             "runtime": f"onnxruntime {metadata.version('onnxruntime')}",
             "n": len(stored),
-            "margin": margin,
-            "target_ms": target_ms,
-            "target_mb": target_mb,
+            **asked,
+            "target_ms": None,
+            "target_mb": None,
             "forms": forms,
             "left_out": left_out,
-            "chosen": None if best is None else best["name"],
+            "chosen": None,
         }
+        _choose(record, target_ms, target_mb)
         write_json(place / run.shrink.name, record)
-        _draw(record, place / FRONT)
+        draw(record, place / FRONT)
         place.rename(run.shrink.parent)
-    if given and best is None:
-        raise RunError(_nothing_reaches(run, record))
-    lines = ""
-    if best is not None:
-        file = run.shrink.parent / str(best["folder"]) / FILE
-        lines = usage(recipes[best["name"]], Export(file, 0, best["bytes"], "", 0, 0.0))
-    return Shrunk(record, run.shrink.parent, lines)
+    return _result(run, record, sources)
 
 
-def _source(run: RunDirectory, shrunk: RunDirectory) -> _Source:
+def _measured_before(run: RunDirectory, asked: Mapping[str, Any]) -> ShrinkRecord:
+    """What an earlier call has measured, for other targets.
+
+    Raises:
+        RunError: that was something else, or the folder is none of `shrink`.
+    """
+    record = read_shrink(run)
+    changed = [key for key, value in asked.items() if record is None or record[key] != value]  # type: ignore[literal-required]
+    if record is None or changed:
+        what = f": it has measured with other {' and '.join(changed)}" if record is not None else ""
+        raise RunError(f"{run.shrink.parent}: is there already{what}; nothing is written over: remove it first")
+    return record
+
+
+def _choose(record: ShrinkRecord, target_ms: float | None, target_mb: float | None) -> None:
+    """Note the targets, which forms reach them, and the most accurate of those that are not worse, of equal ones the fastest."""
+    record["target_ms"], record["target_mb"] = target_ms, target_mb
+    for form in record["forms"]:
+        form["reaches"] = ratio(form, target_ms, target_mb) <= 1
+    fit = [form for form in record["forms"] if form["not_worse"] and form["reaches"]]
+    best = max(fit, key=lambda form: (form["accuracy"], -form["batch_1"]["median"]), default=None)
+    given = target_ms is not None or target_mb is not None
+    record["chosen"] = best["name"] if given and best is not None else None
+
+
+def _result(run: RunDirectory, record: ShrinkRecord, sources: Sequence[_Source]) -> Shrunk:
+    """What to show.
+
+    Raises:
+        RunError: no form that is not worse reaches the targets.
+    """
+    if record["chosen"] is None:
+        if record["target_ms"] is not None or record["target_mb"] is not None:
+            raise RunError(nothing_reaches(run, record))
+        return Shrunk(record, run.shrink.parent)
+    best = next(form for form in record["forms"] if form["name"] == record["chosen"])
+    of = next(source for source in sources if best["name"].removeprefix(source.prefix) in FORMS)
+    file = run.shrink.parent / str(best["folder"]) / FILE
+    return Shrunk(record, run.shrink.parent, usage(of.recipe, Export(file, 0, best["bytes"], "", 0, 0.0)))
+
+
+def _fingerprint(run: RunDirectory) -> str:
+    """Of a run's answers to the validation rows: another model, or other rows, have other ones."""
+    with run.predictions("validation").open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of which those that come again get a number: a, a, b are a, a-2, b."""
+    seen, found = Counter[str](), list[str]()
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found
+
+
+def _source(run: RunDirectory, shrunk: RunDirectory, prefix: str) -> _Source:
     if not run.finished:
         raise RunError(f"{run.path}: the run is not finished; there is no model to make smaller")
     own, names = (stored_label_names(each.predictions("validation")) for each in (run, shrunk))
@@ -194,7 +243,7 @@ def _source(run: RunDirectory, shrunk: RunDirectory) -> _Source:
     if read_data(run)["contents"].get("validation") != read_data(shrunk)["contents"]["validation"]:
         raise RunError(f"{run.path}: the student has other validation rows than {shrunk.path}; divide as there: data.split_seed")
     order = np.array([own.index(name) for name in names], dtype=np.int64)
-    return _Source(run, run.load_recipe(), "" if run is shrunk else f"{run.path.resolve().name} ", order)
+    return _Source(run, run.load_recipe(), prefix, order)
 
 
 # --- the forms ----------------------------------------------------------------------------------------------------------------
@@ -339,95 +388,3 @@ def _timed(folder: Path, samples: Samples, session: Session, *, threads: int) ->
     for name, batch in batches.items():
         difference(np.asarray(found[name]["logits"], dtype=np.float32), session.logits(batch), f"{name} in a fresh process")
     return found
-
-
-# --- the choice ---------------------------------------------------------------------------------------------------------------
-
-
-def _ratio(form: Form, target_ms: float | None, target_mb: float | None) -> float:
-    """How far a form is from its targets: 1 and less reaches them; 7.5 ms where 5 are asked for is 1.5."""
-    ratios = [0.0]
-    if target_ms is not None:
-        ratios.append(1e3 * form["batch_1"]["median"] / target_ms)
-    if target_mb is not None:
-        ratios.append(form["bytes"] / 1e6 / target_mb)
-    return max(ratios)
-
-
-def _nothing_reaches(run: RunDirectory, record: ShrinkRecord) -> str:
-    target_ms, target_mb = record["target_ms"], record["target_mb"]
-    asked = [] if target_ms is None else [f"{target_ms:g} ms for one input"]
-    asked += [] if target_mb is None else [f"{target_mb:g} MB"]
-    usable = [form for form in record["forms"] if form["not_worse"]] or record["forms"]
-    nearest = min(usable, key=lambda form: _ratio(form, target_ms, target_mb))
-    reach = [form["name"] for form in record["forms"] if form["reaches"]]
-    worse = f" What reaches it is worse: {', '.join(reach)}." if reach else ""
-    return (
-        f"{run.path}: no form that is not worse reaches {' and '.join(asked)}. The nearest is {nearest['name']}:"
-        f" {1e3 * nearest['batch_1']['median']:.3g} ms, {nearest['bytes'] / 1e6:.3g} MB, accuracy"
-        f" {nearest['difference']:+.4f}.{worse} The table is in {run.shrink.parent}. A smaller network that it teaches is another"
-        f" form:  hftl distill {run.path} --student RECIPE, and then --student THAT_RUN"
-    )
-
-
-def table_of(record: ShrinkRecord) -> Table:
-    """The forms, a line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
-    for heading in ("form", "size", "memory", "1 input, ms", "p95", f"{MANY} inputs, ms", "p95", "accuracy", "difference", ""):
-        table.add_column(heading, justify="left" if heading in ("form", "") else "right", no_wrap=True)
-    for form in record["forms"]:
-        interval = form["difference_interval"]
-        shown = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-        verdict = "not worse" if form["not_worse"] else "worse, or not settled"
-        table.add_row(
-            printable(form["name"]),
-            size(form["bytes"]),
-            size(form["peak_bytes"]),
-            *(f"{1e3 * value:.3g}" for batch in (form["batch_1"], form["batch_32"]) for value in (batch["median"], batch["p95"])),
-            f"{form['accuracy']:.4f}",
-            f"{form['difference']:+.4f}{shown}",
-            verdict + (", chosen" if form["name"] == record["chosen"] else ""),
-        )
-    return table
-
-
-def _draw(record: ShrinkRecord, path: Path) -> None:
-    """Accuracy over the time of one answer, the area of a point its size; what is not worse is filled."""
-    forms = record["forms"]
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-        axes = figure.subplots()
-        largest = max(form["bytes"] for form in forms)
-        for form in forms:
-            at, colour = 1e3 * form["batch_1"]["median"], BLUE if form["not_worse"] else QUIET
-            fill = colour if form["not_worse"] else "none"
-            axes.scatter(at, form["accuracy"], s=20 + 380 * form["bytes"] / largest, color=fill, edgecolors=colour, alpha=0.75)
-            label = printable(f"{form['name']}, {size(form['bytes'])}")
-            axes.annotate(label, (at, form["accuracy"]), xytext=(7, 5), textcoords="offset points", fontsize=8, color=INK)
-        front = front_of(forms)
-        axes.plot(
-            [1e3 * form["batch_1"]["median"] for form in front], [form["accuracy"] for form in front], color=BLUE, linewidth=1
-        )
-        if record["target_ms"] is not None:
-            axes.axvline(record["target_ms"], color=VERMILION, linestyle=":", linewidth=1)
-        axes.set_xscale("log")
-        axes.margins(x=0.25, y=0.15)
-        axes.set_xlabel(f"milliseconds for one input, {record['threads']} threads")
-        axes.set_ylabel("accuracy on validation")
-        axes.set_title("smaller forms of the model: filled is not worse, the area is the size on the disk")
-        save_figure(figure, path)
-
-
-def front_of(forms: Sequence[Form]) -> list[Form]:
-    """The forms that no other one beats in accuracy, time and size at once, the fastest first."""
-
-    def beats(one: Form, other: Form) -> bool:
-        better = [
-            (one["accuracy"], other["accuracy"]),
-            (-one["batch_1"]["median"], -other["batch_1"]["median"]),
-            (-one["bytes"], -other["bytes"]),
-        ]
-        return all(a >= b for a, b in better) and any(a > b for a, b in better)
-
-    left = [form for form in forms if not any(beats(other, form) for other in forms)]
-    return sorted(left, key=lambda form: form["batch_1"]["median"])

@@ -23,7 +23,8 @@ from hftl.records.shrink import Form, ShrinkRecord, read_shrink
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
 from hftl.sharing.card import render_card
-from hftl.shrinking import _nothing_reaches, _ratio, front_of
+from hftl.sharing.forms import front_of, nothing_reaches, ratio
+from hftl.shrinking import distinct
 
 TEXTS = ("A warm, funny film.", "It drags, and nobody cares.", "Unforgettable!")
 
@@ -119,9 +120,9 @@ def test_the_front_has_the_forms_that_no_other_beats_in_everything() -> None:
     assert [each["name"] for each in front_of(FORMS)] == ["static", "int8", "fp32"]
 
 
-def test_how_far_a_form_is_from_its_targets_is_its_larger_ratio() -> None:
-    assert _ratio(FORMS[1], 5, None) == pytest.approx(1.6) and _ratio(FORMS[1], 16, 10) == pytest.approx(2.5)
-    assert _ratio(FORMS[1], None, None) == 0
+def test_how_far_a_form_is_from_its_targets_is_its_largerratio() -> None:
+    assert ratio(FORMS[1], 5, None) == pytest.approx(1.6) and ratio(FORMS[1], 16, 10) == pytest.approx(2.5)
+    assert ratio(FORMS[1], None, None) == 0
 
 
 def test_where_nothing_reaches_the_message_names_the_nearest_that_is_not_worse() -> None:
@@ -137,10 +138,11 @@ def test_where_nothing_reaches_the_message_names_the_nearest_that_is_not_worse()
         "forms": [*FORMS[:2], {**FORMS[2], "reaches": True}],
         "left_out": [],
         "chosen": None,
+        "sources": {"": "0"},
     }
-    said = _nothing_reaches(RunDirectory(Path("runs/x")), record)
+    said = nothing_reaches(RunDirectory(Path("runs/x")), record)
     assert "no form that is not worse reaches 7 ms for one input. The nearest is int8: 8 ms, 25 MB, accuracy -0.0050." in said
-    assert "What reaches it is worse: static." in said and "hftl distill runs/x --student RECIPE" in said
+    assert "What reaches it is worse: static." in said and "\nint8 " in said and "hftl distill runs/x --student RECIPE" in said
 
 
 # --- whole ones ---------------------------------------------------------------------------------------------------------------
@@ -191,9 +193,25 @@ def test_the_card_has_the_table_and_the_figure(shrunk: RunDirectory) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_not_done_over_what_is_there(shrunk: RunDirectory) -> None:
-    with pytest.raises(RunError, match="nothing is written over; remove it first"):
-        api.load(shrunk.path).shrink(say=lambda line: None)
+def test_with_other_targets_it_chooses_again_and_with_another_question_nothing_is_written_over(shrunk: RunDirectory) -> None:
+    before, run, student = read_json(shrunk.shrink), api.load(shrunk.path), shrunk.path.parent / "student"
+    smallest = min((form for form in before["forms"] if form["not_worse"]), key=lambda form: form["bytes"])
+    said: list[str] = []
+    again = run.shrink(target_mb=1.001 * smallest["bytes"] / 1e6, students=[student], threads=1, say=said.append)
+    assert again.record["chosen"] == smallest["name"] and not any("measuring" in line for line in said)
+    after = read_json(shrunk.shrink)
+    assert (after["chosen"], after["time"]) == (smallest["name"], before["time"])
+    assert [form["batch_1"] for form in after["forms"]] == [form["batch_1"] for form in before["forms"]]
+    run.shrink(target_ms=1e4, students=[student], threads=1, say=said.append)
+    assert read_json(shrunk.shrink) == before
+    with pytest.raises(RunError, match="measured with other sources; nothing is written over: remove it first"):
+        run.shrink(threads=1, say=said.append)
+    with pytest.raises(RunError, match="measured with other margin; nothing"):
+        run.shrink(margin=0.5, students=[student], threads=1, say=said.append)
+
+
+def test_students_of_one_folder_name_are_told_apart() -> None:
+    assert distinct(["run", "small", "run", "run"]) == ["run", "small", "run-2", "run-3"]
 
 
 @pytest.mark.slow

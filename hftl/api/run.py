@@ -559,8 +559,8 @@ class Run:
             say: is told what is being measured.
 
         Raises:
-            RunError: the run or a student is not fit, the packages are missing, or there is a RUN/shrink already; or no form that
-                is not worse reaches the targets, and then the table is there.
+            RunError: the run or a student is not fit, the packages are missing, or there is a RUN/shrink of other students,
+                margin or threads; or no form that is not worse reaches the targets, and then the table is there.
         """
         from hftl.sharing.card import write_card
         from hftl.sharing.publication import refuse_pulled

@@ -55,6 +55,9 @@ class ShrinkRecord(TypedDict):
     n: int
     """Validation rows that the forms have answered."""
     margin: float
+    sources: dict[str, str]
+    """What the names of a model's forms begin with (nothing of the run's own, a student's name) -> SHA-256 of its predictions on
+    validation."""
     target_ms: float | None
     """Of the median answer to one input."""
     target_mb: float | None
