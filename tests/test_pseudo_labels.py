@@ -128,7 +128,16 @@ def test_rounds_train_anew_with_labels_by_the_run_before_and_go_on_from_what_is_
     [extra] = run.load_recipe().data.extra
     assert (extra.name, extra.weight, extra.source) == ("pseudo-labelled", 0.5, str(tmp_path / "rounds" / "round-1" / "labels"))
     assert run.finished and not run.predictions("test").is_file()
-    assert hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", rounds=1, say=lambda line: None) == []
+    again = hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", noise=0.3, rounds=1, weight=0.5, say=lambda line: None)
+    assert again == []
+    with pytest.raises(
+        RunError, match=r"rounds are of something else:\n  noise: 0.3 -> 0.2\n  weight: 0.5 -> 1.0\n  Go on without"
+    ):
+        hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", noise=0.2, rounds=2, say=lambda line: None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(RunError, match="is there already, and no rounds are in it"):
+        hftl.pseudo_label(trained.run.path, "more", tmp_path / "other", rounds=1, say=lambda line: None)
     [two] = hftl.pseudo_label(trained.run.path, "more", tmp_path / "rounds", noise=0.3, rounds=2, weight=0.5, say=lambda line: None)
     assert two.of == one[0].of == 40  # all of them are labelled once more, by the run that has learned from some
     [extra] = RunDirectory(tmp_path / "rounds" / "round-2" / "run").load_recipe().data.extra

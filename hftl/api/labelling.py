@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hftl.api.run import Run, load
 from hftl.api.training import load_recipe, train
 from hftl.errors import RunError
 from hftl.facts import with_facts
+from hftl.files import read_json, write_json
 from hftl.launch import is_main_process
 from hftl.recipe import Extra, Recipe
 from hftl.run import RunDirectory
@@ -16,6 +18,10 @@ from hftl.terminal import Say, tell
 
 if TYPE_CHECKING:
     from hftl.pseudo_labels import Borrowed, PseudoLabels
+
+
+ROUNDS = "rounds.json"
+"""Beside the rounds: what they are of."""
 
 
 def pseudo_label(
@@ -67,6 +73,9 @@ def pseudo_label(
 
     if rounds == 0:
         return [label(found, output)]
+    settings = {"noise": noise, "confidence": confidence, "weight": weight}
+    if is_main_process():
+        _check_rounds(output / ROUNDS, {"run": str(found._source["model"]), "unlabelled": str(unlabelled), **settings})
     recipe = found.recipe
     labelled: list[PseudoLabels] = []
     for number in range(1, rounds + 1):
@@ -80,6 +89,26 @@ def pseudo_label(
             load(trained.path) if trained.finished else train(with_labels, run_dir=trained.path, resume=trained.recipe.is_file())
         )
     return labelled
+
+
+def _check_rounds(asked_before: Path, asked: Mapping[str, Any]) -> None:
+    """Note what the rounds of a folder are of; where it is noted already, refuse anything else.
+
+    Raises:
+        RunError: the folder has rounds of something else, or other things.
+    """
+    folder = asked_before.parent
+    if not asked_before.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder}: is there already, and no rounds are in it; name another folder with --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(asked_before, asked)
+        return
+    before = read_json(asked_before)
+    changed = [f"  {key}: {before.get(key)} -> {value}" for key, value in asked.items() if before.get(key) != value]
+    if changed:
+        what = f"{folder}: its rounds are of something else:"
+        raise RunError("\n".join([what, *changed, "  Go on without the change, or name another folder with --output"]))
 
 
 def _with_labels(recipe: Recipe, labels: Path, weight: float, *, name: str) -> Recipe:

@@ -88,7 +88,9 @@ class Checkpoint:
         return path
 
     def _inside(self) -> list[str]:
-        """The way out where the folder is one too high: that of a run, or of several checkpoints."""
+        """The way out where the folder is one too high, that of a run or of several checkpoints, or a pretraining has not ended."""
+        if self.local and (Path(self.name) / "checkpoints").is_dir() and not (Path(self.name) / "model").is_dir():
+            return [f"it is a pretraining that has not ended: go on with hftl pretrain ... --output {self.name} --resume"]
         folders = sorted(file.parent for file in Path(self.name).glob("*/" + CONFIG)) if self.local else []
         return [f"checkpoints are in it: model.checkpoint={folder}" for folder in folders[:3]]
 
