@@ -61,6 +61,9 @@ class Bench:
 
 SETS: Mapping[str, Bench] = {
     "trec": Bench(Set("trec", "minilm", validation=1_000, max_length=64), rare=("ABBR",)),  # 86 of 5,452
+    # 16 questions a class: for what is meant for few labels.
+    "trec-96": Bench(Set("trec", "minilm", 96, 1_000, max_length=64), changes=("model.pooling=mean",)),
+    "trec-1000": Bench(Set("trec", "minilm", 1_000, 1_000, max_length=64)),
     "goemotions": Bench(
         Set("goemotions", "minilm", 8_000, max_length=64, label_column="labels"),
         rare=("grief", "pride", "relief", "nervousness", "embarrassment"),  # 77 to 303 of 43,410
@@ -104,6 +107,17 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "sampling-sqrt": each("sampling=sqrt"),
         **REGULARISATION,
         "head-dropout": ("model.head_dropout=0.3",),
+    },
+    "trec-96": {
+        "contrastive": ("stages.all.loss=contrastive",),
+        "contrastive-half": ("stages.all.loss={kind: contrastive, weight: 0.5}",),
+        "r-drop": ("stages.all.loss=r_drop",),
+        "native": ("model.pooling=native",),
+    },
+    "trec-1000": {  # an adapter wants a higher rate than the weights that it stands beside
+        "lora-8": ("stages.all.lora=8", "stages.all.lr=1e-3"),
+        "lora-32": ("stages.all.lora=32", "stages.all.lr=1e-3"),
+        "lora-8-low": ("stages.all.lora=8", "stages.all.lr=3e-4"),
     },
     "hotdog": {
         **REGULARISATION,
