@@ -82,8 +82,7 @@ def recipe_of(name: str, chosen: Set, data: Path, models: Path) -> hftl.Recipe:
         model = Timm(checkpoint=checkpoint)
     experiment = prepare_experiment(default_recipe(name, section, model, rows=1, parameters=1))
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
-    rows, target = len(experiment.splits.train), experiment.classifier.target
-    return default_recipe(name, section, model, rows=rows, parameters=parameters, target=target)
+    return default_recipe(name, section, model, rows=len(experiment.splits.train), parameters=parameters)
 
 
 def main() -> None:

@@ -128,9 +128,9 @@ def shrink(
     called = distinct([student.path.resolve().name for student in students])
     sources = [_source(run, run, ""), *(_source(student, run, f"{name} ") for student, name in zip(students, called, strict=True))]
     threads = threads or len(cores.affinity())
-    asked = {"threads": threads, "margin": margin, "sources": {source.prefix: _fingerprint(source.run) for source in sources}}
+    fingerprints = {source.prefix: _fingerprint(source.run) for source in sources}
     if run.shrink.parent.exists():
-        record = _measured_before(run, asked)
+        record = _measured_before(run, {"threads": threads, "margin": margin, "sources": fingerprints})
         _choose(record, target_ms, target_mb)
         with run.lock(), disk_errors(run):
             write_json(run.shrink, record)
@@ -164,7 +164,9 @@ def shrink(
             "processor": cpu_name() or "not recorded",
             "runtime": f"onnxruntime {metadata.version('onnxruntime')}",
             "n": len(stored),
-            **asked,
+            "threads": threads,
+            "margin": margin,
+            "sources": fingerprints,
             "target_ms": None,
             "target_mb": None,
             "forms": forms,

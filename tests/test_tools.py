@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small import BERT_NANO
 
 from hftl.evaluation.predictions import Predictions
 from hftl.recipe import ImageData, Recipe, Stage, TextData, Timm, Transformer, override
+from hftl.samples import REVIEWS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -35,10 +37,19 @@ def test_a_set_has_all_of_its_arms_or_those_that_are_named_after_the_plain_one(t
 def test_every_arm_is_a_change_that_a_recipe_takes(tools: Any) -> None:
     stages = {name: Stage(lr=1, unfreeze=name, epochs=4) for name in ("head", "all")}
     recipe = Recipe(name="x", data=TextData(source="x"), model=Transformer(checkpoint="x"), stages=stages)
-    of_texts = [changes for name in ("trec", "goemotions") for changes in tools.ARMS[name].values()]
-    assert len(of_texts) > 10 and set(tools.ARMS) <= set(tools.SETS)
-    changed = [override(recipe, changes) for changes in of_texts]
-    assert all(arm != recipe for arm in changed)
+    assert set(tools.ARMS) <= set(tools.SETS)
+    for name in ("trec", "trec-96", "trec-1000", "goemotions"):
+        plain = override(recipe, tools.SETS[name].changes)
+        changed = [override(plain, changes) for changes in tools.ARMS[name].values()]
+        assert len(changed) > 2 and all(arm != plain for arm in changed)
+
+
+def test_the_recipe_of_a_set_is_the_default_one_for_its_rows_and_its_model(tools: Any, tmp_path: Path) -> None:
+    (tmp_path / "reviews").symlink_to(REVIEWS)
+    recipe = tools.recipe_of("x", tools.Set("reviews", "bert-nano", 40, 20, 32), tmp_path, Path(BERT_NANO).parent)
+    # Few rows: steps of 16, and of 8 and 8 epochs all but one for all layers.
+    assert (recipe.run.batch_size, recipe.stages["head"].epochs, recipe.stages["all"].epochs) == (16, 1, 15)
+    assert recipe.data.max_train_samples == 40 and recipe.data.max_validation_samples == 20
 
 
 def test_every_arm_of_pictures_is_a_change_that_a_recipe_of_pictures_takes(tools: Any) -> None:
