@@ -79,12 +79,13 @@ def settle(figure: Figure) -> None:
 
 
 def isolated(name: str) -> str:
-    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it.
+    """A name that is written from right to left, marked so that what stands beside it is not taken for a part of it."""
+    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name) else name
 
-    Before 3.11 matplotlib sets letter after letter from left to right, and would draw the marks as boxes.
-    """
-    turned = KNOWS_DIRECTION and any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name)
-    return f"\u2068{name}\u2069" if turned else name
+
+def in_figure(name: str) -> str:
+    """The same for matplotlib, which before 3.11 sets letter after letter from left to right, and would draw the marks as boxes."""
+    return isolated(name) if KNOWS_DIRECTION else name
 
 
 def _faces() -> list[Face]:

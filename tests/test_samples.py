@@ -93,14 +93,14 @@ def test_bert_nano_is_stored_in_half_precision_and_trained_in_single() -> None:
 
 def test_bert_nano_spells_every_text_of_the_sample() -> None:
     tokenizer = AutoTokenizer.from_pretrained(BERT_NANO)
-    assert len(tokenizer) == json.loads((Path(BERT_NANO) / "config.json").read_text())["vocab_size"] == 6000
-    assert tokenizer.convert_ids_to_tokens(tokenizer("Wonderfully!")["input_ids"]) == ["[CLS]", "wonderful", "##ly", "!", "[SEP]"]
+    assert len(tokenizer) == json.loads((Path(BERT_NANO) / "config.json").read_text())["vocab_size"] == 11_500
+    assert tokenizer.convert_ids_to_tokens(tokenizer("Wonderfully!")["input_ids"]) == ["[CLS]", "wonderfully", "!", "[SEP]"]
     ids = tokenizer([row["text"] for row in reviews("train") + reviews("test")])["input_ids"]
     assert len(ids) == 1180 and sum(row.count(tokenizer.unk_token_id) for row in ids) == 2  # long dashes
 
 
 def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher of 6 layers, 16 wide; 3 layers and 700 pieces of it are cut out, and taught for 40 steps of 16 rows."""
+    """A teacher of 6 layers, 16 wide, 32 inside: 3 layers, 24 inside, and 700 pieces are left, and taught for 60 steps."""
     monkeypatch.syspath_prepend(RECIPES)
     maker = importlib.import_module("pretrain_bert_nano")
     tokenizer = AutoTokenizer.from_pretrained(small.BERT_NANO)
@@ -114,10 +114,11 @@ def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, mo
     }
     BertModel(BertConfig(vocab_size=len(tokenizer), **layers)).save_pretrained(tmp_path / "minilm")
     tokenizer.save_pretrained(tmp_path / "minilm")
-    for split, place in (("train", "train"), ("unsupervised", "test")):
-        pd.DataFrame({"text": [row["text"] for row in reviews(place)] * 3}).to_parquet(tmp_path / f"{split}.parquet")
+    texts = [row["text"] for row in reviews("train")] * 6
+    for split, some in (("train", texts[::2]), ("unsupervised", texts[1::2])):
+        pd.DataFrame({"text": some}).to_parquet(tmp_path / f"{split}.parquet")
     words = ["--minilm", tmp_path / "minilm", "--reviews", tmp_path, "--output", tmp_path / "made", "--pieces", 700]
-    words += ["--tokens", 40 * 16 * maker.ROW, "--batch-size", 16, "--lr", 3e-3]
+    words += ["--width", 24, "--tokens", 60 * 16 * maker.ROW, "--batch-size", 16, "--lr", 3e-3]
     maker.main([str(word) for word in words])
 
     start, taught = (AutoModel.from_pretrained(tmp_path / "made" / name, dtype=torch.float32) for name in ("cut", "taught"))
@@ -129,16 +130,53 @@ def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, mo
     whole, kept = (model.embeddings.word_embeddings.weight for model in (teacher, start))
     piece, before = cut.convert_tokens_to_ids("film"), tokenizer.convert_tokens_to_ids("film")
     assert torch.equal(kept[piece], whole[before].half().float())
-    # What was learned: states nearer to those of the teacher's fourth layer, on a text of no training row.
-    known = cut("A film about a river that I would gladly see again.", return_tensors="pt")
-    same = [tokenizer.convert_tokens_to_ids(piece) for piece in cut.convert_ids_to_tokens(known["input_ids"][0])]
-    target = teacher(torch.tensor([same]), output_hidden_states=True).hidden_states[maker.TEACHER_LAYERS]
-    apart = [float((model(**known).last_hidden_state - target).square().mean().detach()) for model in (start.eval(), taught.eval())]
+    assert [len(layer.intermediate.dense.bias) for layer in taught.encoder.layer] == [24, 24, 24]
+    # What was learned: words nearer to what the teacher's fourth layer makes of them with its own pieces, on unseen texts.
+    unseen = [row["text"] for row in reviews("test")]
+    own, others = maker.rows_of(unseen, *(maker.read(tmp_path / place) for place in ("made/cut", "minilm")))
+    assert (own.words.max(axis=1) == others.words.max(axis=1)).all() and len(own.ids) > 100
+    teacher.encoder.layer = teacher.encoder.layer[: maker.TEACHER_LAYERS]
+    some = np.arange(100)
+    with torch.no_grad():
+        target = maker.read_words(teacher.eval(), others, some)
+        apart = [float((maker.read_words(model.eval(), own, some) - target).square().mean()) for model in (start, taught)]
     assert apart[1] < 0.8 * apart[0]
 
     written = (tmp_path / "made/taught/model.safetensors").stat().st_mtime_ns
     maker.main([str(word) for word in words])
     assert (tmp_path / "made/taught/model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_words_of_a_row_are_the_same_for_every_tokenizer_and_have_the_means_of_their_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(RECIPES)
+    maker = importlib.import_module("pretrain_bert_nano")
+    (row,) = [[[7], [8, 9]]]
+    rows = maker._as_rows([row], maker.read(Path(small.BERT_NANO)))
+    assert rows.words[0, :5].tolist() == [-1, 0, 1, 1, -1] and rows.ids[0, 1:4].tolist() == [7, 8, 9]
+    states = torch.arange(64.0)[None, :, None].expand(1, 64, 2)
+    means = maker.of_words(states, torch.from_numpy(rows.words))
+    assert means[0, :3, 0].tolist() == [1.0, 2.5, 0.0]
+
+
+def test_what_is_left_out_of_a_layer_goes_into_the_bias_with_its_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(RECIPES)
+    maker = importlib.import_module("pretrain_bert_nano")
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=30, num_hidden_layers=1, num_attention_heads=1, hidden_size=4, intermediate_size=6)
+    model = BertModel(config, add_pooling_layer=False).eval()
+    layer = model.encoder.layer[0]
+    with torch.no_grad():  # two of the six always are gelu(3) and gelu(-3)
+        layer.intermediate.dense.weight *= 20
+        layer.intermediate.dense.weight[[1, 4]] = 0
+        layer.intermediate.dense.bias[[1, 4]] = torch.tensor([3.0, -3.0])
+        layer.output.dense.weight[:, [1, 4]] *= 0.01
+    ids = torch.randint(0, 30, (3, 7))
+    before = model(input_ids=ids).last_hidden_state.detach()
+    maker.narrow(model, ids, 4)
+    assert layer.intermediate.dense.weight.shape == (4, 4) and model.config.intermediate_size == 4
+    torch.testing.assert_close(model(input_ids=ids).last_hidden_state.detach(), before, atol=1e-5, rtol=0)
 
 
 def test_the_samples_are_what_their_maker_writes(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,8 +299,8 @@ def confusion_figure(values: OneLabelMetrics, split: str) -> Figure:
     shares = np.divide(confusion, n[:, None], out=np.zeros(confusion.shape), where=n[:, None] > 0)
     names, families = _drawable([row["label"] for row in values["per_class"]])
     numbered = classes > NUMBERED or len({*names, ""}) <= classes  # two are the same, or one is ""
-    rows = [f"{fonts.isolated(name)}  ({count:,})" if name else f"({count:,})" for name, count in zip(names, n, strict=True)]
-    columns = [fonts.isolated(name) for name in names]
+    rows = [f"{fonts.in_figure(name)}  ({count:,})" if name else f"({count:,})" for name, count in zip(names, n, strict=True)]
+    columns = [fonts.in_figure(name) for name in names]
     if numbered:
         rows = [f"{name}   {number}" for number, name in enumerate(rows, start=1)]
         columns = [str(number) for number in range(1, classes + 1)]
@@ -341,7 +341,7 @@ def confusion_figure(values: OneLabelMetrics, split: str) -> Figure:
         figure.text(0.02, note_room + 0.14, heading, va="top", fontsize=9).set_in_layout(False)
         times = Counter(names)
         called = [
-            fonts.isolated(name) if name and times[name] == 1 else f"class {number}" for number, name in enumerate(names, start=1)
+            fonts.in_figure(name) if name and times[name] == 1 else f"class {number}" for number, name in enumerate(names, start=1)
         ]
         lines = _worst_confusions(confusion, n, called)
         for x, half in ((0.02, lines[: -(-len(lines) // 2)]), (0.51, lines[-(-len(lines) // 2) :])):
@@ -373,7 +373,7 @@ def labels_figure(values: SplitMetrics, split: str) -> Figure:
     left_out = len(rows) - MOST_LABELS
     rows = rows[:MOST_LABELS]
     names, families = _drawable([row["label"] for row in rows])
-    called = [f"{fonts.isolated(name) or '(no font)'}  ({row['n']:,})" for name, row in zip(names, rows, strict=True)]
+    called = [f"{fonts.in_figure(name) or '(no font)'}  ({row['n']:,})" for name, row in zip(names, rows, strict=True)]
     figure = Figure(figsize=(WIDTH, min(8.8, 1.4 + 0.26 * len(rows))), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(rows))
@@ -423,7 +423,7 @@ def thresholds_figure(predictions: Predictions, values: SplitMetrics, split: str
         right = np.r_[0, hits][answers]
         f1[line] = 2 * right / (answers + row["n"])
         look = {"color": LINES[line] if few else QUIET, "linewidth": 1.4 if few else 0.7, "alpha": 1.0 if few else 0.45}
-        name = f"{fonts.isolated(names[line]) or '(no font)'}  ({row['n']:,})" if few else None
+        name = f"{fonts.in_figure(names[line]) or '(no font)'}  ({row['n']:,})" if few else None
         curves.step(np.r_[0, recall], np.r_[precision[0], precision], where="pre", label=name, **look)
         thresholds.plot(grid, f1[line], **look)
         thresholds.plot([own[place]], [f1_of(row)], ".", color=look["color"], markersize=9 if few else 5, clip_on=False)
