@@ -37,6 +37,8 @@ def recipe() -> hftl.Recipe:
                 head_lr_multiplier=3,
                 epochs=4,
                 schedule=hftl.LinearSchedule(warmup=0.1),
+                # Reviews of one label are drawn together: chosen on validation, 0.814 against 0.786 over three seeds.
+                loss="contrastive",
             ),
         },
         run=hftl.RunSettings(batch_size=16, seed=0),
