@@ -36,6 +36,7 @@ from hftl.environment import now
 from hftl.errors import HftlError
 from hftl.evaluation.predictions import Predictions, stored_label_names
 from hftl.files import read_json, write_json, write_text
+from hftl.recipe import judged
 from hftl.run import RunDirectory
 from hftl.studies.trials import Experiments, Trial, divided, run_trial, sealed
 from hftl.terminal import tell
@@ -226,7 +227,7 @@ def measure(
     for seed in range(seeds):
         for arm, changes in arms.items():
             trial = fitted(folder / f"{arm}-{seed}", sealed(divided(hftl.override(recipe, changes)), seed=seed), experiments)
-            tell(f"{folder.name} {arm}, seed {seed}: {recipe.run.metric} {trial.value}, {trial.seconds:,.0f} s")
+            tell(f"{folder.name} {arm}, seed {seed}: {trial.value}, {trial.seconds:,.0f} s")
             trials[arm].append(trial)
     for arm, changes in arms.items():
         record = {
@@ -257,8 +258,10 @@ def fitted(path: Path, recipe: hftl.Recipe, experiments: Experiments) -> Trial:
         SystemExit: the folder has the trial of another recipe, or the trial has failed.
     """
     run = RunDirectory(path)
-    if run.recipe.is_file() and run.load_recipe() != recipe:
-        raise SystemExit(f"{path}: holds the trial of another recipe; remove it, and it is fitted again")
+    if run.recipe.is_file():
+        before = run.load_recipe()
+        if before != judged(recipe, before.run.chooser):  # it has the metric that "auto" has come to
+            raise SystemExit(f"{path}: holds the trial of another recipe; remove it, and it is fitted again")
     trial = run_trial(run, recipe, experiments)
     if trial.state != "complete":
         raise SystemExit(f"{path}: {trial.reason}")
