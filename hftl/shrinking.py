@@ -79,7 +79,7 @@ class Shrunk(Shown):
         yield table_of(self.record)
         for left_out in self.record["left_out"]:
             yield Text(printable(f"no {left_out['name']}: {left_out['why']}"))
-        yield Text(printable(f"\n{self.folder}/  the forms that are not worse, the table, {FRONT}"))
+        yield Text(printable(f"\n{self.folder}/  the forms that are not worse (kept), the table, {FRONT}; the card has more of it"))
         if self.record["chosen"] is not None:
             yield Text(printable(f"chosen: {self.record['chosen']}\n\n{self.usage}"))
 

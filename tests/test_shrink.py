@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from small import mails, nano, noisy_pictures, reviews, train, write_rows
 
@@ -16,9 +17,9 @@ from hftl.cli import main
 from hftl.errors import RunError
 from hftl.evaluation.predictions import Predictions
 from hftl.files import read_json
-from hftl.models import load_classifier, save_classifier
+from hftl.models import load_classifier, save_classifier, transformer
 from hftl.models.vocabulary import trimmed
-from hftl.recipe import CNN, Stage, TextCNN, TextData
+from hftl.recipe import CNN, Stage, TextCNN, TextData, Transformer, Windows
 from hftl.records.shrink import Form, ShrinkRecord, read_shrink
 from hftl.run import RunDirectory
 from hftl.samples import BERT_NANO
@@ -42,6 +43,19 @@ def logits_of(classifier: Any, text: str) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = classifier.model(**classifier.preprocessor(text, return_tensors="pt")).logits
     return logits
+
+
+@pytest.mark.parametrize("windows", [None, Windows(length=16, overlap=4)], ids=["pooled", "pooled in windows"])
+def test_a_model_around_another_is_saved_with_its_fewer_pieces(windows: Windows | None, tmp_path: Path) -> None:
+    classifier: Any = transformer.build(Transformer(checkpoint=small.BERT_NANO, pooling="mean"), ["a", "b"], windows=windows)
+    classifier.model.eval()
+    texts = ["A warm, funny film.", "It drags, and nobody cares, not even about the end of it, which does not come for hours."]
+    fewer: Any = trimmed(classifier, texts)
+    save_classifier(fewer, tmp_path / "fewer")
+    loaded: Any = load_classifier(tmp_path / "fewer")
+    assert loaded.model.get_input_embeddings().weight.shape[0] == len(loaded.preprocessor.get_vocab()) < 1_000
+    for text in texts:
+        torch.testing.assert_close(logits_of(classifier, text), logits_of(loaded, text), rtol=0, atol=1e-6)
 
 
 def test_the_pieces_of_the_texts_alone_give_them_the_same_logits(texts_only: RunDirectory, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftl.models.family import Classifier
 
@@ -51,13 +51,24 @@ def trimmed(classifier: Classifier, texts: Iterable[Any]) -> Classifier | None:
     smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=padding, _weight=rows)
     model.set_input_embeddings(smaller)
     smaller.weight.requires_grad_(table.weight.requires_grad)
-    model.config.vocab_size = len(kept)
-    for name in ("pad", "bos", "eos", "sep", "cls", "unk", "mask"):
-        if isinstance(old := getattr(model.config, f"{name}_token_id", None), int):
-            setattr(model.config, f"{name}_token_id", new_id.get(old))
+    # Of a pooled or windowed model each part has a configuration, and those around it hold it as JSON.
+    for config in {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}.values():
+        _renumber(vars(config), new_id)
     of_fewer = copy.deepcopy(tokenizer)
     of_fewer._tokenizer = Tokenizer.from_str(json.dumps(_renumbered(state, new_id)))
     return Classifier(model, of_fewer, classifier.chain, classifier.facts)
+
+
+def _renumber(config: dict[str, Any], new_id: Mapping[int, int]) -> None:
+    """What a configuration, and each one in it, says of the vocabulary."""
+    if isinstance(config.get("vocab_size"), int):
+        config["vocab_size"] = len(new_id)
+    for name in ("pad", "bos", "eos", "sep", "cls", "unk", "mask"):
+        if isinstance(old := config.get(f"{name}_token_id"), int):
+            config[f"{name}_token_id"] = new_id.get(old)
+    for name in ("encoder", "network"):
+        if isinstance(config.get(name), dict):
+            _renumber(config[name], new_id)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,7 @@ from hftl.wording import size
 
 MANY = 32
 """Inputs of the larger batch that is timed."""
-TABLE_WIDTH = 160
+TABLE_WIDTH = 100
 
 
 def ratio(form: Form, target_ms: float | None, target_mb: float | None) -> float:
@@ -56,22 +57,23 @@ def _as_text(record: ShrinkRecord) -> str:
 
 
 def table_of(record: ShrinkRecord) -> Table:
-    """The forms, a line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
-    for heading in ("form", "size", "memory", "1 input, ms", "p95", f"{MANY} inputs, ms", "p95", "accuracy", "difference", ""):
-        table.add_column(heading, justify="left" if heading in ("form", "") else "right", no_wrap=True)
+    """The forms, a line each, for a terminal of 80 columns; memory and 95th percentiles are on the card."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("form")
+    for heading in ("size", "ms for 1", f"for {MANY}", "accuracy", "difference, 95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
     for form in record["forms"]:
         interval = form["difference_interval"]
-        shown = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-        verdict = "not worse" if form["not_worse"] else "worse, or not settled"
+        shown = "" if interval is None else f" [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+        chosen = form["name"] == record["chosen"]
         table.add_row(
             printable(form["name"]),
             size(form["bytes"]),
-            size(form["peak_bytes"]),
-            *(f"{1e3 * value:.3g}" for batch in (form["batch_1"], form["batch_32"]) for value in (batch["median"], batch["p95"])),
+            *(f"{1e3 * batch['median']:.3g}" for batch in (form["batch_1"], form["batch_32"])),
             f"{form['accuracy']:.4f}",
-            f"{form['difference']:+.4f}{shown}",
-            verdict + (", chosen" if form["name"] == record["chosen"] else ""),
+            f"{form['difference']:+.3f}{shown}",
+            ("chosen" if chosen else "kept") if form["not_worse"] else "",
         )
     return table
 
@@ -83,12 +85,19 @@ def draw(record: ShrinkRecord, path: Path) -> None:
         figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
         axes = figure.subplots()
         largest = max(form["bytes"] for form in forms)
-        for form in forms:
+        for number, form in enumerate(sorted(forms, key=lambda form: form["batch_1"]["median"])):
             at, colour = 1e3 * form["batch_1"]["median"], BLUE if form["not_worse"] else QUIET
             fill = colour if form["not_worse"] else "none"
             axes.scatter(at, form["accuracy"], s=20 + 380 * form["bytes"] / largest, color=fill, edgecolors=colour, alpha=0.75)
             label = printable(f"{form['name']}, {size(form['bytes'])}")
-            axes.annotate(label, (at, form["accuracy"]), xytext=(7, 5), textcoords="offset points", fontsize=8, color=INK)
+            axes.annotate(
+                label,
+                (at, form["accuracy"]),
+                xytext=(7, -14 if number % 2 else 7),
+                textcoords="offset points",
+                fontsize=8,
+                color=INK,
+            )
         front = front_of(forms)
         axes.plot(
             [1e3 * form["batch_1"]["median"] for form in front], [form["accuracy"] for form in front], color=BLUE, linewidth=1
@@ -96,6 +105,9 @@ def draw(record: ShrinkRecord, path: Path) -> None:
         if record["target_ms"] is not None:
             axes.axvline(record["target_ms"], color=VERMILION, linestyle=":", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.25, y=0.15)
         axes.set_xlabel(f"milliseconds for one input, {record['threads']} threads")
         axes.set_ylabel("accuracy on validation")
