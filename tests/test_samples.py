@@ -4,7 +4,7 @@ import importlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -136,10 +136,10 @@ def test_bert_nano_is_made_by_its_script_from_a_small_teacher(tmp_path: Path, mo
     own, others = maker.rows_of(unseen, *(maker.read(tmp_path / place) for place in ("made/cut", "minilm")))
     assert (own.words.max(axis=1) == others.words.max(axis=1)).all() and len(own.ids) > 100
     teacher.encoder.layer = teacher.encoder.layer[: maker.TEACHER_LAYERS]
-    some = np.arange(100)
+    first = np.arange(100)
     with torch.no_grad():
-        target = maker.read_words(teacher.eval(), others, some)
-        apart = [float((maker.read_words(model.eval(), own, some) - target).square().mean()) for model in (start, taught)]
+        target = maker.read_words(teacher.eval(), others, first)
+        apart = [float((maker.read_words(model.eval(), own, first) - target).square().mean()) for model in (start, taught)]
     assert apart[1] < 0.8 * apart[0]
 
     written = (tmp_path / "made/taught/model.safetensors").stat().st_mtime_ns
@@ -165,7 +165,7 @@ def test_what_is_left_out_of_a_layer_goes_into_the_bias_with_its_mean(monkeypatc
     maker = importlib.import_module("pretrain_bert_nano")
     torch.manual_seed(0)
     config = BertConfig(vocab_size=30, num_hidden_layers=1, num_attention_heads=1, hidden_size=4, intermediate_size=6)
-    model = BertModel(config, add_pooling_layer=False).eval()
+    model = cast(Any, BertModel(config, add_pooling_layer=False)).eval()
     layer = model.encoder.layer[0]
     with torch.no_grad():  # two of the six always are gelu(3) and gelu(-3)
         layer.intermediate.dense.weight *= 20

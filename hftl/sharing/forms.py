@@ -90,14 +90,8 @@ def draw(record: ShrinkRecord, path: Path) -> None:
             fill = colour if form["not_worse"] else "none"
             axes.scatter(at, form["accuracy"], s=20 + 380 * form["bytes"] / largest, color=fill, edgecolors=colour, alpha=0.75)
             label = printable(f"{form['name']}, {size(form['bytes'])}")
-            axes.annotate(
-                label,
-                (at, form["accuracy"]),
-                xytext=(7, -14 if number % 2 else 7),
-                textcoords="offset points",
-                fontsize=8,
-                color=INK,
-            )
+            beside = (7, -14 if number % 2 else 7)  # of neighbours one above and one below
+            axes.annotate(label, (at, form["accuracy"]), xytext=beside, textcoords="offset points", fontsize=8, color=INK)
         front = front_of(forms)
         axes.plot(
             [1e3 * form["batch_1"]["median"] for form in front], [form["accuracy"] for form in front], color=BLUE, linewidth=1
