@@ -107,7 +107,8 @@ over the first token: "native" learns one.
 | MiniLM | 1,000 | 65.9 (0.1) | 65.6 (0.7) | 75.5 (0.1) | 62.3 (1.4) |
 
 With a frozen encoder the mean is worth 6 to 11 points here, and max at most one. Where every layer is trained it was measured on 96
-questions of TREC with MiniLM: 3.3 points (1.5 to 5.2; [findings.md](findings.md#tools)). The default stays `native`, which needs no modelling file. MiniLM's 1,000 rows are the same for all seeds, in another order.
+questions of TREC with MiniLM: 3.3 points (1.5 to 5.2; [findings.md](findings.md#tools)). The default stays `native`, which needs no
+modelling file. MiniLM's 1,000 rows are the same for all seeds, in another order.
 
 ## Pictures: transformers
 
