@@ -20,10 +20,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def shrink(
     for name, value in (("--target-ms", target_ms), ("--target-mb", target_mb), ("--margin", margin), ("--threads", threads)):
         if value is not None and value <= 0:
             raise RunError(f"{name}: {value:g} is not greater than 0")
-    called = distinct([student.path.resolve().name for student in students])
+    called = distinct([student.path.resolve().name for student in students], taken=["trimmed"])  # as the run's own forms are
     sources = [_source(run, run, ""), *(_source(student, run, f"{name} ") for student, name in zip(students, called, strict=True))]
     threads = threads or len(cores.affinity())
     fingerprints = {source.prefix: _fingerprint(source.run) for source in sources}
@@ -227,12 +227,12 @@ def _fingerprint(run: RunDirectory) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names of which those that come again get a number: a, a, b are a, a-2, b."""
-    seen, found = Counter[str](), list[str]()
+def distinct(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Names of which those that are taken, or come again, get a number: a, a, b are a, a-2, b."""
+    found: list[str] = []
     for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        found.append(next(each for each in numbered if each not in {*taken, *found}))
     return found
 
 

@@ -225,7 +225,8 @@ def test_with_other_targets_it_chooses_again_and_with_another_question_nothing_i
 
 
 def test_students_of_one_folder_name_are_told_apart() -> None:
-    assert distinct(["run", "small", "run", "run"]) == ["run", "small", "run-2", "run-3"]
+    assert distinct(["run", "small", "run", "run-2"]) == ["run", "small", "run-2", "run-2-2"]
+    assert distinct(["trimmed"], taken=["trimmed"]) == ["trimmed-2"]
 
 
 @pytest.mark.slow
