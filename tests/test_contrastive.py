@@ -166,6 +166,7 @@ def test_the_plan_says_that_a_step_is_compared_in_one_piece(experiment: Experime
             r"stages\.head\.loss: .*trains nothing before that(.|\n)*unfreeze=\"last 2\"",
         ),
         (("run.gradient_accumulation=2",), r"stages\.all\.loss: .*cuts the step into 2 pieces(.|\n)*batch_size"),
+        (("run.compile=true",), r"stages\.all\.loss: .*compiled layers(.|\n)*leave run\.compile out"),
         (("data.max_length=48", "data.windows={length: 16, overlap: 8}"), r"stages\.all\.loss: .*a window of one(.|\n)*head\+tail"),
     ],
 )

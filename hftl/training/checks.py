@@ -182,6 +182,9 @@ def _incomparable(experiment: Experiment) -> Iterator[Problem]:
         if recipe.run.gradient_accumulation > 1:
             what = f"{compares}, and run.gradient_accumulation cuts the step into {recipe.run.gradient_accumulation} pieces"
             yield Problem(f"{where}.loss", what, (f"leave it out, or write a smaller {where}.batch_size",))
+        if recipe.run.compile:
+            what = f"{compares} by what enters the output layer, and nobody has tried to look there in compiled layers"
+            yield Problem(f"{where}.loss", what, ("leave run.compile out, or write another loss",))
         if isinstance(recipe.data, TextData) and recipe.data.windows is not None:
             what = f"{compares}, and with data.windows what enters the output layer is a window of one"
             yield Problem(f"{where}.loss", what, ("write data.truncate=head+tail instead of windows, or another loss",))
