@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
@@ -476,8 +477,10 @@ def test_links_that_leave_the_folder_are_refused_and_others_followed(tmp_path: P
     (root / "dog" / "gone.jpg").symlink_to(root / "dog" / "absent.jpg")
     report = refused(image(root))
     assert report.splitlines()[0].startswith("6 problems in")
-    for name in ("cat/file.jpg", "cat/folder", "cat/up", "dog/self"):
+    for name in ("cat/file.jpg", "cat/folder", "cat/up"):
         assert f"{root / name}: a link that leaves the data folder" in report
+    # From Python 3.13 on a link to itself leads nowhere, and before it could lead anywhere.
+    assert re.search(rf"{re.escape(str(root / 'dog/self'))}: a link (that leaves the data folder|to nothing)", report)
     assert f"{root / 'dog/circle'}: a link to a folder that it lies in" in report
     assert f"{root / 'dog/gone.jpg'}: a link to nothing" in report
 

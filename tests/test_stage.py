@@ -428,6 +428,7 @@ def test_slanted_triangular_rises_over_a_tenth_and_falls_to_a_thirty_second() ->
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch.compile itself
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # too
 def test_compiled_layers_give_the_gradients_of_plain_ones_at_every_length() -> None:
     model = small_model(TRANSFORMERS["bert"])
     chain = transformer.chain(model)
