@@ -273,7 +273,10 @@ def test_workers_and_order_change_no_pixel(reverse: bool, processor: TimmWrapper
         order = pairs[::-1] if reverse and workers else pairs
         # The loader asks a data set for __len__ and __getitem__ alone; the sampler says with what.
         data = cast("torch.utils.data.Dataset[Any]", samples)
-        loader = DataLoader(data, batch_size=3, sampler=Pairs(order), num_workers=workers, collate_fn=samples.collate)
+        fork = "fork" if workers else None  # as hftl's loader has it, from Python 3.14 on too
+        loader = DataLoader(
+            data, batch_size=3, sampler=Pairs(order), num_workers=workers, collate_fn=samples.collate, multiprocessing_context=fork
+        )
         pixels = torch.cat([batch["pixel_values"] for batch in loader])
         seen[workers] = dict(zip(order, pixels, strict=True))
     assert len(seen[0]) == 12

@@ -317,6 +317,8 @@ def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -
         timeout=POLL_SECONDS if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin,
+        # As Linux had it before Python 3.14: a forked worker has the samples, which need not be sent to it.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )
