@@ -84,6 +84,11 @@ def test_texts_and_a_cpu_get_no_workers_unless_the_recipe_asks() -> None:
     assert loader_workers(0, device=GPU, pictures=True, processes_here=1) == 0
 
 
+def test_where_a_worker_cannot_be_forked_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftl.training.machine.FORKS_WORKERS", False)  # of Linux it is true
+    assert loader_workers(None, device=GPU, pictures=True, processes_here=1) == 0
+
+
 def counter(powercap: Path, name: str, microjoules: int, *, range: int = 1_000_000) -> None:
     folder = powercap / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from hftl import cores
 from hftl.data.batches import TOKENS_PER_BATCH
-from hftl.data.loader import WorkerError
+from hftl.data.loader import FORKS_WORKERS, WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.models import family_of
 from hftl.recipe import Recipe, RunSettings
@@ -262,13 +262,14 @@ def check_compile(run: RunSettings, device: torch.device) -> None:
 def loader_workers(requested: int | None, *, device: torch.device, pictures: bool, processes_here: int) -> int:
     """How many loader processes one training process gets; `processes_here` of them share this machine.
 
-    What the recipe asks for (`requested`), otherwise none for texts, which are token ids by then, and on a CPU, where training has
-    the cores itself; pictures for a GPU get the cores that are left, at least 1 and at most 8. 16 cores, 2 processes: 7 each.
+    What the recipe asks for (`requested`), otherwise none for texts, which are token ids by then, on a CPU, where training has the
+    cores itself, and where a worker cannot be forked (macOS, Windows); pictures for a GPU get the cores that are left, at least 1
+    and at most 8. 16 cores, 2 processes: 7 each.
     Cores are those that this process may run on, which in a container or a job may be fewer than the machine has.
     """
     if requested is not None:
         return requested
-    if not pictures or device.type == "cpu":
+    if not pictures or device.type == "cpu" or not FORKS_WORKERS:
         return 0
     return max(1, min(8, len(cores.affinity()) // processes_here - 1))
 
