@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,6 +29,10 @@ LOCK = ".lock"
 _HELD = "held-"
 """How the name of a file begins that says, by its lock, that a file beside it is in use; see `hold`."""
 _OUR_FILE = 0o600
+FORKS_WORKERS = sys.platform == "linux"
+"""Elsewhere samples would have to be sent to a loader's worker, which those of pictures cannot be."""
+FROZEN_BY_PYTHON = 10_000
+"""Fewer objects than that are frozen (`gc.freeze`) when Python begins, some hundred in 3.12; more are somebody's, and stay so."""
 
 
 # --- locks --------------------------------------------------------------------------------------------------------------------

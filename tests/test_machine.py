@@ -85,7 +85,7 @@ def test_texts_and_a_cpu_get_no_workers_unless_the_recipe_asks() -> None:
 
 
 def test_where_a_worker_cannot_be_forked_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hftl.training.machine.FORKS_WORKERS", False)  # of Linux it is true
+    monkeypatch.setattr("hftl.system.FORKS_WORKERS", False)  # of Linux it is true
     assert loader_workers(None, device=GPU, pictures=True, processes_here=1) == 0
 
 

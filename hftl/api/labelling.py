@@ -57,6 +57,7 @@ def pseudo_label(
         RecipeError, DataError: what cannot be read, or trained on.
     """
     from hftl.pseudo_labels import label_rows
+    from hftl.training.together import main_first
 
     for name, share in (("--noise", noise), ("--confidence", 0.5 if confidence is None else confidence)):
         if not 0 < share < 1:
@@ -74,7 +75,7 @@ def pseudo_label(
     if rounds == 0:
         return [label(found, output)]
     settings = {"noise": noise, "confidence": confidence, "weight": weight}
-    if is_main_process():
+    with main_first():
         _check_rounds(output / ROUNDS, {"run": str(found._source["model"]), "unlabelled": str(unlabelled), **settings})
     recipe = found.recipe
     labelled: list[PseudoLabels] = []

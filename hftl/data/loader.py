@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 # nearly loaded is still finished and saved, a worker that hangs on a network disk is not waited for.
 POLL_SECONDS, POLLS = 5, 3
 
-FORKS_WORKERS = sys.platform == "linux"
-"""Elsewhere samples would have to be sent to a worker, which those of pictures cannot be."""
-
 
 class WorkerError(RunError):
     """A loader's worker cannot be started or has died; the process that it works for says so."""
@@ -321,7 +318,7 @@ def _loader(samples: Samples, batches: Iterable[list[Position]], workers: int) -
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin,
         # As Linux had it before Python 3.14: a forked worker has the samples, which need not be sent to it.
-        multiprocessing_context="fork" if workers and FORKS_WORKERS else None,
+        multiprocessing_context="fork" if workers and system.FORKS_WORKERS else None,
         # Of its own: a loader that starts, in the middle of an epoch after a resume, must not take a number out of dropout's.
         generator=torch.Generator(),
     )

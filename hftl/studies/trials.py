@@ -21,6 +21,7 @@ from hftl.recipe import Recipe
 from hftl.records.plan import read_plan
 from hftl.records.trial import State, read_trial_record
 from hftl.run import InUse, RunDirectory
+from hftl.system import FROZEN_BY_PYTHON
 from hftl.training.checkpoint import CheckpointError
 from hftl.training.engine import Evaluation, fit
 from hftl.training.experiment import Experiment, judged_by_its_data, prepare_experiment, read_data
@@ -132,7 +133,7 @@ class Experiments:
 @contextmanager
 def standing() -> Iterator[None]:
     """Leave what is there already out of the searches for what nobody needs, with which each stage ends, until this is over."""
-    if gc.get_freeze_count() >= 10_000:  # somebody's, and to stay so; some hundred are frozen when Python 3.12 begins
+    if gc.get_freeze_count() >= FROZEN_BY_PYTHON:
         yield
         return
     gc.freeze()

@@ -7,6 +7,8 @@ once.
 
 import gc
 
+from hftl.system import FROZEN_BY_PYTHON
+
 _collects = gc.isenabled()
 gc.disable()
 try:
@@ -16,6 +18,6 @@ try:
 finally:
     if _collects:
         gc.enable()
-if gc.get_freeze_count() < 10_000:  # some hundred are frozen when Python 3.12 begins; more are somebody's, and are to stay so
+if gc.get_freeze_count() < FROZEN_BY_PYTHON:
     gc.freeze()
     gc.unfreeze()

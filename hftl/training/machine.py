@@ -22,9 +22,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, parse_flag_from_env
 from safetensors import SafetensorError
 
-from hftl import cores
+from hftl import cores, system
 from hftl.data.batches import TOKENS_PER_BATCH
-from hftl.data.loader import FORKS_WORKERS, WorkerError
+from hftl.data.loader import WorkerError
 from hftl.errors import FULL_OR_LOCKED, RecipeError, RunError, did_you_mean
 from hftl.models import family_of
 from hftl.recipe import Recipe, RunSettings
@@ -269,7 +269,7 @@ def loader_workers(requested: int | None, *, device: torch.device, pictures: boo
     """
     if requested is not None:
         return requested
-    if not pictures or device.type == "cpu" or not FORKS_WORKERS:
+    if not pictures or device.type == "cpu" or not system.FORKS_WORKERS:
         return 0
     return max(1, min(8, len(cores.affinity()) // processes_here - 1))
 
