@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,29 @@ def test_a_storage_that_cannot_be_reached_is_one_message(storage: str, tmp_path:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="the storage of the study cannot be used"):
         hftl.tune(RECIPE, SPACE, trials=1, storage=storage, study_dir=tmp_path / "study")
+
+
+def test_a_study_that_is_done_has_closed_each_connection_to_its_database(tmp_path: Path) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    counts = {"connect": 0, "close": 0}
+
+    def counting(what: str) -> Callable[..., None]:
+        def counted(*_: object) -> None:
+            counts[what] += 1
+
+        return counted
+
+    listening = {what: counting(what) for what in counts}
+    for what, listener in listening.items():
+        event.listen(Pool, what, listener)
+    try:
+        hftl.tune(RECIPE, SPACE, trials=1, study_dir=tmp_path / "study")
+    finally:
+        for what, listener in listening.items():
+            event.remove(Pool, what, listener)
+    assert counts["connect"] == counts["close"] > 0
 
 
 def test_one_database_does_not_give_two_folders_the_same_study(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,8 +68,13 @@ class Asked:
 class Search:
     """The trials of a study in their storage."""
 
-    def __init__(self, study: optuna.Study, space: Space, sampler: Sampler, seed: int, shown: str) -> None:
+    def __init__(self, study: optuna.Study, space: Space, sampler: Sampler, seed: int, shown: str, held: ExitStack) -> None:
         self._study, self._space, self._sampler, self._seed, self._shown = study, space, sampler, seed, shown
+        self._held = held
+
+    def close(self) -> None:
+        """Let go of the connections to the storage; what is in it stays."""
+        self._held.close()
 
     def drawn(self) -> list[Drawn]:
         """All trials that were drawn so far, by number.
@@ -177,7 +182,7 @@ def draw_values(space: Space, number: int, *, seed: int) -> list[dict[str, Value
     """
     optuna = _optuna()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    search = Search(study, space, "random", seed, "memory")
+    search = Search(study, space, "random", seed, "memory", ExitStack())
     return [dict(search._asked(study.ask()).values) for _ in range(number)]
 
 
@@ -187,7 +192,7 @@ def draw_values(space: Space, number: int, *, seed: int) -> list[dict[str, Value
 def open_search(
     folder: Path, storage: str, space: Space, *, sampler: Sampler, pruner: Pruner, metric: str, seed: int, epochs: int, token: str
 ) -> Search:
-    """The study in its storage, a new one or the one that is there. Called by one process at a time.
+    """The study in its storage, a new one or the one that is there, to be closed. Called by one process at a time.
 
     Args:
         folder: of the study, whose name the study has in the storage too.
@@ -201,25 +206,26 @@ def open_search(
     """
     optuna = _optuna()
     shown = shown_storage(storage)
-    with _answering(shown, opening=True):
-        study = optuna.create_study(
-            storage=_storage(folder, storage),
-            study_name=folder.resolve().name,
-            direction="maximize" if METRICS[metric].higher_is_better else "minimize",
-            load_if_exists=True,
-            sampler=_sampler("random", seed),
-            pruner=_pruner(pruner, epochs),
-        )
-        about = study.user_attrs.get(_ABOUT)
-        if about is None and not study.get_trials(deepcopy=False):
-            about = {"token": token}
-            study.set_user_attr(_ABOUT, about)
-    if about != {"token": token}:
-        raise RunError(
-            f'{shown}: it holds a study "{folder.resolve().name}" already, of another folder than {folder}. Processes that join a'
-            " study share its folder; for another study choose another name with --study-dir"
-        )
-    return Search(study, space, sampler, seed, shown)
+    with ExitStack() as held:
+        with _answering(shown, opening=True):
+            study = optuna.create_study(
+                storage=_storage(folder, storage, held),
+                study_name=folder.resolve().name,
+                direction="maximize" if METRICS[metric].higher_is_better else "minimize",
+                load_if_exists=True,
+                sampler=_sampler("random", seed),
+                pruner=_pruner(pruner, epochs),
+            )
+            about = study.user_attrs.get(_ABOUT)
+            if about is None and not study.get_trials(deepcopy=False):
+                about = {"token": token}
+                study.set_user_attr(_ABOUT, about)
+        if about != {"token": token}:
+            raise RunError(
+                f'{shown}: it holds a study "{folder.resolve().name}" already, of another folder than {folder}. Processes that join'
+                " a study share its folder; for another study choose another name with --study-dir"
+            )
+        return Search(study, space, sampler, seed, shown, held.pop_all())
 
 
 def shown_storage(storage: str) -> str:
@@ -241,7 +247,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _storage(folder: Path, storage: str) -> Any:
+def _storage(folder: Path, storage: str, held: ExitStack) -> Any:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -250,7 +256,10 @@ def _storage(folder: Path, storage: str) -> Any:
     if "://" not in storage:
         return JournalStorage(JournalFileBackend(storage))
     waits: dict[str, Any] = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True, **waits})  # an epoch is longer than a server keeps silent
+    database = RDBStorage(storage, engine_kwargs={"pool_pre_ping": True, **waits})  # an epoch is longer than a server keeps silent
+    held.callback(database.engine.dispose)
+    held.callback(database.remove_session)  # first: its connection goes back to the engine
+    return database
 
 
 @contextmanager

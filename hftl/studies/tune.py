@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -119,9 +119,9 @@ def tune(
     """
     deadline = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
     begun, ran = now(), 0
-    with _entered(study, recipe, settings.question(space), join=join):
+    with _entered(study, recipe, settings.question(space), join=join) as held:
         with turn(study):
-            search = _search(study, recipe, space, settings)
+            search = held.enter_context(closing(_search(study, recipe, space, settings)))
         if settings.sampler == "grid":
             say(said_of_grid(space.grid_size(), settings))
         while deadline is None or time.monotonic() < deadline:
@@ -153,8 +153,8 @@ def said_of_grid(points: int, settings: Settings) -> str:
 
 
 @contextmanager
-def _entered(study: StudyDirectory, recipe: Recipe, question: Question, *, join: bool) -> Iterator[None]:
-    """Be at work on the study: alone, or as one of several."""
+def _entered(study: StudyDirectory, recipe: Recipe, question: Question, *, join: bool) -> Iterator[ExitStack]:
+    """Be at work on the study: alone, or as one of several; yields what is let go of when the work ends."""
     check_same_question(study, recipe, question)  # before anything is written
     with ExitStack() as held:
         with turn(study):
@@ -163,7 +163,7 @@ def _entered(study: StudyDirectory, recipe: Recipe, question: Question, *, join:
                 held.enter_context(joined(study))
             else:
                 refuse_others(study)
-        yield
+        yield held
 
 
 def _search(study: StudyDirectory, recipe: Recipe, space: Space, settings: Settings) -> Search:
