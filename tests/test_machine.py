@@ -11,7 +11,7 @@ import torch
 
 from hftl.errors import RecipeError
 from hftl.recipe import BiLSTM, Recipe, RunSettings, Stage, TextData, Transformer
-from hftl.training.machine import EnergyMeter, check_compile, loader_workers, tokens_per_batch, tune_kernels
+from hftl.training.machine import EnergyMeter, check_device, loader_workers, tokens_per_batch, tune_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -62,9 +62,9 @@ def test_on_a_cpu_no_kernel_is_chosen(kernels: Callable[[], tuple[object, ...]])
 
 def test_compiling_is_refused_on_a_cpu_and_where_it_is_not_asked_for_nothing_is() -> None:
     with pytest.raises(RecipeError, match=r"run\.compile: .* on a CPU"):
-        check_compile(RunSettings(compile=True), CPU)
-    check_compile(RunSettings(compile=True), GPU)
-    check_compile(RunSettings(), CPU)
+        check_device(RunSettings(compile=True), CPU)
+    check_device(RunSettings(compile=True), GPU)
+    check_device(RunSettings(), CPU)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,10 @@ def test_texts_and_a_cpu_get_no_workers_unless_the_recipe_asks() -> None:
 def test_where_a_worker_cannot_be_forked_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hftl.system.FORKS_WORKERS", False)  # of Linux it is true
     assert loader_workers(None, device=GPU, pictures=True, processes_here=1) == 0
+    assert loader_workers(0, device=CPU, pictures=True, processes_here=1) == 0
+    check_device(RunSettings(workers=0), CPU)
+    with pytest.raises(RecipeError, match=r"run\.workers: 2: on macOS and Windows no process is forked"):
+        check_device(RunSettings(workers=2), CPU)
 
 
 def counter(powercap: Path, name: str, microjoules: int, *, range: int = 1_000_000) -> None:

@@ -109,7 +109,7 @@ def export_adapter(run: RunDirectory, folder: Path) -> AdapterFolder:
         raise RunError(f"{run.path}: {error}; {error.help}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return AdapterFolder(folder, r, modules, size, base_model, largest, _usage(trained, folder, base_model, revision))
+    return AdapterFolder(folder, r, modules, size, base_model, largest, _usage(recipe, trained, folder, base_model, revision))
 
 
 def _base(recipe: Recipe, trained: Classifier, revision: str | None) -> Classifier:
@@ -126,7 +126,8 @@ def _names(trained: Classifier) -> list[str]:
     return list(cast("dict[int, str]", trained.model.config.id2label).values())
 
 
-def _usage(trained: Classifier, folder: Path, base_model: str | None, revision: str | None) -> str:
+def _usage(recipe: Recipe, trained: Classifier, folder: Path, base_model: str | None, revision: str | None) -> str:
+    assert isinstance(recipe.model, Pretrained)  # others have no adapters
     auto = "AutoModelForSequenceClassification" if trained.kind == "text" else "AutoModelForImageClassification"
     of = "" if revision is None or base_model is None else f", revision={revision!r}"
     labels = f"num_labels={len(_names(trained))}, ignore_mismatched_sizes=True"
@@ -135,7 +136,7 @@ def _usage(trained: Classifier, folder: Path, base_model: str | None, revision: 
             "from peft import PeftModel",
             f"from transformers import {auto}",
             "",
-            f"base = {auto}.from_pretrained({base_model or 'the base checkpoint'!r}{of}, {labels})",
+            f"base = {auto}.from_pretrained({base_model or str(recipe.model.checkpoint)!r}{of}, {labels})",
             f"model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()",
         ]
     )

@@ -247,12 +247,17 @@ def tune_kernels(run: RunSettings, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def check_compile(run: RunSettings, device: torch.device) -> None:
-    """Refuse `run.compile` where there is nothing to gain, or nobody has tried.
+def check_device(run: RunSettings, device: torch.device) -> None:
+    """Refuse `run.compile` where there is nothing to gain, or nobody has tried, and `run.workers` where there can be none.
 
     Raises:
-        RecipeError: it is asked for on a CPU, or on a GPU of Apple.
+        RecipeError: compiling is asked for on a CPU, or on a GPU of Apple; or workers are where no process can be forked.
     """
+    if run.workers and not system.FORKS_WORKERS:
+        what = (
+            f"{run.workers}: on macOS and Windows no process is forked, and what prepares the examples cannot be sent to a new one"
+        )
+        raise RecipeError.single("run.workers", what, "leave it out: the training process prepares them itself")
     if run.compile and device.type == "cpu":
         raise RecipeError.single("run.compile", "compiling takes a minute on a CPU and gains nothing; leave it out")
     if run.compile and device.type == "mps":
@@ -382,7 +387,7 @@ def make_accelerator(recipe: Recipe, run: RunDirectory | None) -> Accelerator:
     """
     state = process_state()
     precision = mixed_precision(recipe.run, state.device)
-    check_compile(recipe.run, state.device)
+    check_device(recipe.run, state.device)
     tune_kernels(recipe.run, state.device)
     known = [tracker.value for tracker in LoggerType if tracker is not LoggerType.ALL]
     trackers = () if run is None else recipe.run.trackers
