@@ -1,4 +1,4 @@
-"""Does staging pay? The default recipe of `hftl.fine_tune` beside other arms, on several data sets: docs/findings.md.
+"""Does staging pay? The default recipe of `hftl.fine_tune` beside other arms, and recipes beside other rates: docs/findings.md.
 
     python benchmarks/findings.py --data DIR --models DIR [--only imdb-200,trec] [--seeds 3]
     python benchmarks/findings.py --only ""         no measurement: the table of docs/findings.md from the JSON files once more
@@ -29,6 +29,8 @@ from hftl.terminal import tell
 from hftl.training.experiment import prepare_experiment
 
 ARMS = ("staged", "flat", "decay", "head")
+RATES = ("half-rate=stages.all.lr=1e-3", "double-rate=stages.all.lr=4e-3", "longer=stages.all.epochs=8")
+"""Of the recipes below, whose one stage has 2e-3."""
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "findings", HERE.parent / "docs" / "findings.md"
 
@@ -61,6 +63,9 @@ SETS: Mapping[str, Set] = {
     "hotdog": Set("hotdog", "resnet18", 400, 400, image_size=128),
     "clothing": Set("clothing", "mobilenetv2_100", 1000, image_size=128),
 }
+RECIPES: Mapping[str, str] = {"waimai-textcnn": "waimai", "waimai-bilstm": "waimai"}
+"""Networks from random weights, for which `hftl.fine_tune` has no rule: name -> folder of the data; recipes/MODEL_DATA.py has the
+rest."""
 
 
 def recipe_of(name: str, chosen: Set, data: Path, models: Path) -> hftl.Recipe:
@@ -85,18 +90,28 @@ def recipe_of(name: str, chosen: Set, data: Path, models: Path) -> hftl.Recipe:
     return default_recipe(name, section, model, rows=len(experiment.splits.train), parameters=parameters)
 
 
+def own_recipe(name: str, data: Path) -> hftl.Recipe:
+    """A recipe of the project, on the data of a folder."""
+    source, _, model = name.partition("-")
+    return hftl.load_recipe(HERE.parent / "recipes" / f"{model}_{source}.py", [f"data.source={data / RECIPES[name]}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--models", type=Path, default=Path())
-    parser.add_argument("--only", default=",".join(SETS))
+    parser.add_argument("--only", default=",".join([*SETS, *RECIPES]))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--studies", type=Path, default=Path("build/findings"))
     asked = parser.parse_args()
     for name in filter(None, asked.only.split(",")):
-        recipe = recipe_of(name, SETS[name], asked.data, asked.models)
+        if name in RECIPES:
+            recipe, arms = own_recipe(name, asked.data), ("staged", *RATES)
+        else:
+            recipe = recipe_of(name, SETS[name], asked.data, asked.models)
+            arms = (*ARMS, *divided(recipe))
         tell(f"{name}: {', '.join(f'{stage} x {each.epochs}' for stage, each in recipe.stages.items())}")
-        study = hftl.ablate(recipe, (*ARMS, *divided(recipe)), seeds=asked.seeds, study_dir=asked.studies / name)
+        study = hftl.ablate(recipe, arms, seeds=asked.seeds, study_dir=asked.studies / name)
         keep(name, study, recipe)
     write_page(PAGE)
 
@@ -121,7 +136,7 @@ def keep(name: str, study: hftl.Study, recipe: hftl.Recipe) -> None:
         trials.setdefault(str(row.arm), []).append(trial)
     first = study.trial(trials["staged"][0].name)
     record = {
-        "set": asdict(SETS[name]),
+        "set": asdict(SETS[name]) if name in SETS else {"source": RECIPES[name], "model": recipe.model.family},
         "metric": recipe.run.metric,
         "rows": {split: facts["n"] for split, facts in read_json(first.paths.data)["splits"].items()},
         "stages": {name: {"epochs": stage.epochs, "lr": stage.lr} for name, stage in recipe.stages.items()},
@@ -142,13 +157,13 @@ def write_page(page: Path) -> None:
         ValueError: the page has no place for it.
     """
     rows = "\n".join(row for file in sorted(RESULTS.glob("*.json")) for row in rows_of(file.stem, read_json(file)))
-    head = "| data | arm | accuracy on validation, mean (seeds) | against staged | operations, of flat |\n|---|---|---|---|--:|"
+    head = "| data | arm | accuracy on validation, mean (seeds) | against staged | operations, of the most |\n|---|---|---|---|--:|"
     write_text(page, replace_between(page.read_text(encoding="utf-8"), "arms", f"{head}\n{rows}"))
 
 
 def rows_of(name: str, record: Mapping[str, Any]) -> list[str]:
     """A row of the table for each arm of a set."""
-    of_flat = next(arm["flops"] for arm in record["arms"] if arm["arm"] == "flat")
+    most = max(arm["flops"] for arm in record["arms"])
     stages = ", ".join(f"{stage} {values['epochs']}" for stage, values in record["stages"].items())
     said = f"{name}: {record['rows']['train']:,} rows, {record['rows']['validation']:,} of validation; {record['set']['model']}"
     rows = []
@@ -159,8 +174,9 @@ def rows_of(name: str, record: Mapping[str, Any]) -> list[str]:
         if against is not None:
             low, high = against["interval"]
             gain = f"{against['difference']:+.3f} [{low:+.3f}, {high:+.3f}], p {arm['p']:.2g}"
-        called = f"staged ({stages})" if arm["arm"] == "staged" else arm["arm"]
-        rows.append(f"| {said} | {called} | {shown} | {gain} | {arm['flops'] / of_flat:.2f} |")
+        of_stages = f"{'staged' if len(record['stages']) > 1 else 'the recipe'} ({stages})"
+        called = of_stages if arm["arm"] == "staged" else arm["arm"]
+        rows.append(f"| {said} | {called} | {shown} | {gain} | {arm['flops'] / most:.2f} |")
         said = ""
     return rows
 
