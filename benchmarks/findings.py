@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--studies", type=Path, default=Path("build/findings"))
     asked = parser.parse_args()
     for name in filter(None, asked.only.split(",")):
+        arms: tuple[str, ...]
         if name in RECIPES:
             recipe, arms = own_recipe(name, asked.data), ("staged", *RATES)
         else:
