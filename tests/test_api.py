@@ -204,6 +204,14 @@ def test_a_model_of_pictures_takes_pictures_arrays_and_files(tmp_path: Path) -> 
         _ = model.tokenizer
 
 
+def test_a_misspelt_run_directory_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "reviews").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    said = r'^runs/revews: no such folder\. Did you mean "runs/reviews"\? A run of the Hub is written hub:runs/revews here$'
+    with pytest.raises(hftl.RunError, match=said):
+        hftl.load("runs/revews")
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(hftl.RunError, match="no such folder; a published run is written OWNER/NAME"):
         hftl.load(tmp_path / "nothing")

@@ -579,6 +579,13 @@ def test_a_connection_cut_in_the_middle_of_an_upload_loses_nothing_and_the_push_
     assert hftl("verify", "me/digits").code == 0
 
 
+def test_a_hub_that_does_not_answer_and_no_copy_of_the_run_are_one_message(hub: LocalHub, hftl: Hftl, token: str) -> None:
+    hub.fail("GET", "/api/models/me/reviews", 503, times=20)
+    outcome = hftl("predict", "me/reviews", "A joy.")
+    assert outcome.code == 2 and outcome.err.startswith("RunError: me/reviews: no such folder here; http")
+    assert outcome.err.strip().endswith("cannot be reached, and the cache of this machine does not have it. Try again")
+
+
 def test_a_server_error_at_the_commit_leaves_the_branch_as_it_was(own: RunDirectory, hub: LocalHub, hftl: Hftl, token: str) -> None:
     hub.fail("POST", "/commit/", 500)
     with pytest.raises(RunError, match="the Hub answered 500"):

@@ -60,6 +60,9 @@ def load(name: str | Path, *, revision: str | None = None, model_only: bool = Fa
         return Run(run)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
+    if path.parent.is_dir():  # "runs/revews", and not an owner of the Hub
+        others = [str(each) for each in sorted(path.parent.iterdir()) if each.is_dir()]
+        raise RunError(f"{name}: no such folder.{did_you_mean(name, others)} A run of the Hub is written hub:{name} here")
     from hftl.sharing.hub import TO_PREDICT, fetch
 
     published = name if revision is None else f"{name}@{revision}"

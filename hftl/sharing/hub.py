@@ -20,6 +20,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     HTTPError,  # of the library that the client speaks HTTP with: httpx2, before 2.0 httpx
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -400,6 +401,9 @@ def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
         raise RunError(f"{repo_id}: no such repository, or it is private and this token may not read it") from None
     except RevisionNotFoundError:
         raise RunError(f"{repo_id}: no such branch, tag or commit") from None
+    except LocalEntryNotFoundError:
+        what = f"{HfApi().endpoint} cannot be reached, and the cache of this machine does not have it"
+        raise RunError(f"{repo_id}: no such folder here; {what}. {again}") from None
     except EntryNotFoundError as error:
         raise RunError(f"{repo_id}: {_message(error)}") from None
     except OfflineModeIsEnabled:
