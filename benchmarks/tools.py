@@ -114,6 +114,8 @@ ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "contrastive-half": ("stages.all.loss={kind: contrastive, weight: 0.5}",),
         "r-drop": ("stages.all.loss=r_drop",),
         "native": ("model.pooling=native",),
+        "lora-8": ("stages.all.lora=8", "stages.all.lr=1e-3"),
+        "lora-32": ("stages.all.lora=32", "stages.all.lr=1e-3"),
     },
     "trec-1000": {  # an adapter wants a higher rate than the weights that it stands beside
         "lora-8": ("stages.all.lora=8", "stages.all.lr=1e-3"),
