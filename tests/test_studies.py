@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import Hftl
 from small import nano, reviews
 
 import hftl
+from hftl import signals
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
@@ -504,3 +506,18 @@ def test_no_study_no_page(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="not done"):
             getattr(hftl.Study(tmp_path), what)
     assert StudyDirectory(tmp_path).sessions() == []
+
+
+def test_a_study_that_a_signal_stops_says_how_it_goes_on_and_is_no_run(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("trial 1 of 2"):
+            raise signals.Stopped(signal.SIGTERM)
+
+    with pytest.raises(signals.Stopped):
+        hftl.repeat(RECIPE, seeds=2, study_dir=tmp_path / "study", say=say)
+    assert said[-1] == "stopped; the same command goes on with the study"
+    with pytest.raises(RunError, match=r"study: a study, and no run\. What came out is in .*README\.md, its fits are in .*trials"):
+        hftl.load(tmp_path / "study")

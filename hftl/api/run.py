@@ -55,6 +55,10 @@ def load(name: str | Path, *, revision: str | None = None, model_only: bool = Fa
     path, name = Path(name), str(name)
     if path.exists():
         run = RunDirectory(path)
+        if (path / "study.yaml").is_file():
+            raise RunError(
+                f"{name}: a study, and no run. What came out is in {path / 'README.md'}, its fits are in {path / 'trials'}"
+            )
         if revision is not None:
             raise RunError(f"{name}: a folder of this machine, which has no revision")
         return Run(run)

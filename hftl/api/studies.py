@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -146,7 +147,7 @@ def ablate(
     recipe, experiments = _judged_once(recipe)
     arms, question = ablation(recipe, over, seeds=seeds, budget=budget, open_test=open_test, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-ablate")
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         cells = run_ablation(study.paths, recipe, arms, question, say=say, experiments=experiments)
     if open_test:
         for cell in cells:
@@ -183,7 +184,7 @@ def repeat(
     recipe, experiments = _judged_once(recipe)
     question = repetition(seeds=seeds, folds=folds, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         run_repetition(study.paths, recipe, question, say=say, experiments=experiments)
     return study
 
@@ -208,7 +209,7 @@ def baseline(recipe: Recipe, *, study_dir: str | Path | None = None, source: str
 
     recipe = _judged(recipe)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-baseline")
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         run_baselines(study.paths, recipe, source=source, say=say)
     return study
 
@@ -277,7 +278,7 @@ def curve(
     recipe, experiments = _judged_once(recipe)
     question = question_of(sizes, seeds=seeds, full=full, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-curve")
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         run_curve(study.paths, recipe, question, say=say, source=source, experiments=experiments)
     return study
 
@@ -318,7 +319,7 @@ def find_lr(
     recipe = _judged(recipe)
     question = question_of(recipe, stage, source=source)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-find-lr")
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         run_test(study.paths, recipe, question, say=say, source=source)
     return study
 
@@ -385,7 +386,7 @@ def tune(
     def finish(name: str) -> RunDirectory:
         return _finish_trial(study, name, open_test=recipe.opens_test, say=say).paths
 
-    with signals.interruptible(GOES_ON):
+    with _stoppable(say):
         run_tuning(study.paths, recipe, read, settings, join=join, finish=finish, say=say, experiments=experiments)
     return study
 
@@ -462,3 +463,14 @@ def _finish_trial(study: Study, name: str, *, open_test: bool, say: Say) -> Run:
     if open_test and "test" not in run.metrics:
         run.test(say=say)
     return run
+
+
+@contextmanager
+def _stoppable(say: Say) -> Iterator[None]:
+    """A signal stops the trial that is running, whose progress nobody sees: say that nothing is lost."""
+    try:
+        with signals.interruptible(GOES_ON):
+            yield
+    except signals.Stopped:
+        say("stopped; the same command goes on with the study")
+        raise
