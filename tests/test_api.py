@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import Hftl
 from rich.console import Console
 from small import BERT_NANO, quiet
@@ -414,6 +415,18 @@ def test_fine_tune_trains_the_default_recipe_and_the_run_has_it(tmp_path: Path, 
     assert run.recipe.model_dump()["data"]["max_length"] == 32 and run.recipe.run.batch_size == 16
     with pytest.raises(hftl.RunError, match="holds a finished run"):
         hftl.fine_tune((table["review"].tolist(), table["label"]), BERT_NANO)
+
+
+def test_the_first_recipe_is_the_one_that_fine_tune_trains_and_is_read_back_equal(tmp_path: Path) -> None:
+    changes = ["data.max_length=32", "data.max_train_samples=100", "stages.all.schedule=constant"]
+    recipe = hftl.first_recipe(REVIEWS, BERT_NANO, overrides=changes)
+    assert isinstance(recipe.model, hftl.Transformer)
+    assert recipe == hftl.override(default_recipe(recipe.name, recipe.data, recipe.model, rows=100, parameters=3_000_000), changes)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_brief_yaml())
+    assert hftl.load_recipe(tmp_path / "recipe.yaml") == recipe
+    values = yaml.safe_load(recipe.to_brief_yaml())
+    assert list(values["data"])[:2] == ["kind", "source"] and values["data"]["max_length"] == 32 and len(values["data"]) == 4
+    assert list(values["stages"]["head"])[:3] == ["unfreeze", "lr", "epochs"] and values["model"]["family"] == "transformer"
 
 
 # --- the order of the gates ---------------------------------------------------------------------------------------------------

@@ -318,6 +318,19 @@ def test_predict_refuses_an_output_it_cannot_write_before_it_computes(hftl: Hftl
     assert "no such folder" in hftl("predict", run.path, "text", "--output", tmp_path / "nowhere" / "out.csv").err
 
 
+def test_init_writes_a_recipe_that_plan_takes_and_writes_over_nothing(hftl: Hftl, tmp_path: Path) -> None:
+    recipe = tmp_path / "first.yaml"
+    begun = hftl("init", REVIEWS, BERT_NANO, "data.max_train_samples=50", "--output", recipe)
+    assert begun.code == 0 and f"hftl plan {recipe}" in begun.err.replace("\n", "")
+    assert hftl("plan", recipe).code == 0
+    again = hftl("init", REVIEWS, BERT_NANO, "--output", recipe)
+    assert again.code == 2 and "is there already, and nothing is written over" in again.err
+    assert "a recipe is written as .yaml" in hftl("init", REVIEWS, BERT_NANO, "--output", tmp_path / "first.py").err
+    lost = hftl("init", tmp_path / "nowhere", BERT_NANO, "--output", tmp_path / "other.yaml")
+    assert lost.code == 2 and "no such file or folder" in lost.err and not (tmp_path / "other.yaml").exists()
+    assert "no such folder" in hftl("init", REVIEWS, BERT_NANO, "--output", tmp_path / "gone" / "first.yaml").err
+
+
 def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
     outcome = hftl("predict", tmp_path / "nothing", "text")
     assert outcome.code == 2 and "no such folder; a published run is written OWNER/NAME" in outcome.err

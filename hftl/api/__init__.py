@@ -3,7 +3,7 @@
 A notebook and the command line go through it, so each promise (one opening of the test split, a card after training, every gate
 before a push) holds for both. What is heavy is imported where it is used: the door loads neither torch nor transformers.
 
-    training    load_recipe, plan, audit, show, vectors, pretrain; train, fine_tune, distill
+    training    init, load_recipe, first_recipe, plan, audit, show, vectors, pretrain; train, fine_tune, distill
     labelling   pseudo_label, borrow
     run         Run, load, compare, runs, pull; features, features_to, of a checkpoint too
     studies     Study, ablate, repeat, baseline, tune, curve, find_lr
@@ -31,6 +31,8 @@ from hftl.api.training import (
     distill,
     examine,
     fine_tune,
+    first_recipe,
+    init,
     load_recipe,
     plan,
     plan_pretraining,
@@ -55,6 +57,8 @@ __all__ = [
     "features_to",
     "find_lr",
     "fine_tune",
+    "first_recipe",
+    "init",
     "load",
     "load_recipe",
     "plan",

@@ -15,6 +15,7 @@ from hftl import signals
 from hftl.api.run import Run
 from hftl.defaults import default_recipe
 from hftl.errors import HftlError, RecipeError, RunError
+from hftl.files import write_text
 from hftl.launch import is_main_process
 from hftl.memory import ROWS, copy_beside, is_kept
 from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Timm, Transformer, local_name, moved, override
@@ -389,20 +390,62 @@ def fine_tune(
         KeyboardInterrupt: Ctrl-C; ``hftl.load(run_dir).resume()`` goes on.
     """
     from hftl.training.checks import check_run_directory
-    from hftl.training.experiment import prepare_experiment
 
+    draft = _draft(data, model, name, overrides)
+    run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
+    check_run_directory(RunDirectory(run_dir), draft, resume=False)  # before the data are read
+    return train(_by_the_rule(draft, overrides), run_dir=run_dir, console=console)
+
+
+def first_recipe(data: Any, model: str | Transformer | Timm, *, name: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that `fine_tune` trains, to be looked at and changed. Reads the data and the model, and trains nothing.
+
+    ``hftl.first_recipe("reviews.csv", "google-bert/bert-base-uncased").to_brief_yaml()`` is what `hftl init` writes.
+
+    Args:
+        data, model, name, overrides: as of `fine_tune`.
+
+    Raises:
+        RecipeError, DataError: the model or the data cannot be used.
+    """
+    return _by_the_rule(_draft(data, model, name, overrides), overrides)
+
+
+def init(data: str, checkpoint: str, output: Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Write the first recipe of some data and a checkpoint as YAML.
+
+    Raises:
+        RecipeError, DataError: the model or the data cannot be used.
+        RunError: the file is there already, or its folder is not.
+    """
+    if output.suffix not in {".yaml", ".yml"}:
+        raise RunError(f"{output}: a recipe is written as .yaml")
+    if output.exists():
+        raise RunError(f"{output}: is there already, and nothing is written over; name another file with --output")
+    if not output.absolute().parent.is_dir():
+        raise RunError(f"{output}: no such folder: {output.absolute().parent}")
+    recipe = first_recipe(data, checkpoint, overrides=overrides)
+    write_text(output, recipe.to_brief_yaml())
+    return recipe
+
+
+def _draft(data: Any, model: str | Transformer | Timm, name: str | None, overrides: Sequence[str]) -> Recipe:
+    """The recipe before its rows and parameters are counted: its stages are of the smallest run."""
     section = model_section(model) if isinstance(model, str) else model
     if not isinstance(data, TextData | ImageData):
         data = ImageData(source=data) if reads_pictures(section) else TextData(source=data)
-    name = name or _name_of(section, data)
-    draft = override(default_recipe(name, data, section, rows=1, parameters=1), overrides)
-    run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
-    check_run_directory(RunDirectory(run_dir), draft, resume=False)  # before the data are read
+    return override(default_recipe(name or _name_of(section, data), data, section, rows=1, parameters=1), overrides)
+
+
+def _by_the_rule(draft: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe for as many rows and parameters as the draft comes to."""
+    from hftl.training.experiment import prepare_experiment
+
+    assert isinstance(draft.model, Transformer | Timm)
     experiment = prepare_experiment(draft)
-    rows = len(experiment.splits.train)
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
-    recipe = override(default_recipe(name, data, section, rows=rows, parameters=parameters), overrides)
-    return train(recipe, run_dir=run_dir, console=console)
+    recipe = default_recipe(draft.name, draft.data, draft.model, rows=len(experiment.splits.train), parameters=parameters)
+    return override(recipe, overrides)
 
 
 def model_section(checkpoint: str) -> Transformer | Timm:

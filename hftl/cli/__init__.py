@@ -29,10 +29,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Fine-tune a pretrained text or image classifier in stages, evaluate it honestly, and share it.
 
-A first look, without training: `hftl plan recipes/quickstart.py`. Then: `hftl train recipes/quickstart.py`.""",
+Begin with `hftl init DATA CHECKPOINT`, which writes a recipe.yaml. A look at it, without training: `hftl plan recipe.yaml`. Then:
+`hftl train recipe.yaml`.""",
 )
 for command in (  # in the order in which `hftl --help` shows them
-    *(training.plan, training.audit, training.train),
+    *(training.init, training.plan, training.audit, training.train),
     *(runs.test, runs.evaluate, runs.compare, runs.runs),
     *(studies.ablate, studies.repeat, studies.baseline, studies.curve, studies.find_lr, studies.tune),
     *(runs.predict, runs.features, training.show, runs.card, runs.push, runs.pull, runs.verify, runs.export, runs.shrink),

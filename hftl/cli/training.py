@@ -19,6 +19,32 @@ from hftl.terminal import show as show_on
 from hftl.terminal import tell
 
 
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or a Hub data set.", show_default=False)],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A pretrained model: a Hub id or a local folder.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the recipe is written.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a first recipe for your data and a checkpoint: its stages, rates and epochs by a rule that was measured.
+
+        hftl init reviews.csv google-bert/bert-base-uncased data.text_column=review
+
+        hftl init photos/ timm/resnet18.a1_in1k --output photos.yaml
+
+    Reads both, and trains nothing. The rule goes by the number of rows and the size of the model; `help(hftl.defaults)` in Python
+    says how. Keys that the recipe does not have are at their defaults, and `hftl schema` explains each.
+    """
+    api.init(data, checkpoint, output, overrides=overrides or ())
+    for line in (
+        f"{output}  the recipe\n",
+        f"  look:   hftl plan {output}      what trains at which rate, and what it costs",
+        f"  train:  hftl train {output} --no-test      hftl test opens the test split, once",
+    ):
+        show_on(err, line)
+
+
 def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,

@@ -242,6 +242,18 @@ class Recipe(Section):
         values["card"] |= {fact: Card.model_fields[fact].default for fact in self.lapsed() if fact != "name"}
         return write_yaml(values)
 
+    def to_brief_yaml(self) -> str:
+        """The recipe as somebody writes it: what differs from the defaults, and the kind, rate and epochs that one looks for."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        values["data"] = {"kind": self.data.kind, **values["data"]}
+        values["model"] = {"family": self.model.family, **values["model"]}
+        for name, stage in self.stages.items():
+            brief, whole = values["stages"][name], stage.model_dump(mode="json")
+            values["stages"][name] = {key: whole[key] for key in ("unfreeze", "lr", "epochs")} | brief
+            if "schedule" in brief:
+                values["stages"][name]["schedule"] = {"kind": whole["schedule"]["kind"], **brief["schedule"]}
+        return write_yaml(values)
+
 
 def flat(recipe: Recipe) -> list[tuple[str, Any]]:
     """Each dotted key of a recipe with its value, as JSON has it."""
