@@ -239,7 +239,7 @@ def measure(
             "rare": list(bench.rare),
             "changes": [
                 change.replace(f"{folder.parent}/", "") for change in (*bench.changes, *changes)
-            ],  # no place of this machine
+            ],
             "values": compared(folder, arm, seeds=seeds, rare=bench.rare),
             "flops": [trial.flops for trial in trials[arm]],
             "cost": sum(trial.flops for trial in trials[arm]) / sum(trial.flops for trial in trials[PLAIN]),
