@@ -237,9 +237,7 @@ def measure(
             "model": bench.set.model,
             "rows": {split: facts["n"] for split, facts in read_json(RunDirectory(folder / f"{PLAIN}-0").data)["splits"].items()},
             "rare": list(bench.rare),
-            "changes": [
-                change.replace(f"{folder.parent}/", "") for change in (*bench.changes, *changes)
-            ],
+            "changes": [change.replace(f"{folder.parent}/", "") for change in (*bench.changes, *changes)],
             "values": compared(folder, arm, seeds=seeds, rare=bench.rare),
             "flops": [trial.flops for trial in trials[arm]],
             "cost": sum(trial.flops for trial in trials[arm]) / sum(trial.flops for trial in trials[PLAIN]),
