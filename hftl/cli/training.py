@@ -159,7 +159,7 @@ def _say_what_next(run: api.Run) -> None:
     if is_main_process():
         data, example = run.recipe.data, "PICTURE..."
         if isinstance(data, TextData):
-            example = "TABLE.csv" if data.joins else '"A warm, funny film with a wonderful cast."'
+            example = "TABLE.csv" if data.joins else '"A text of yours"'
         for line in (
             f"\n  {run.paths.card}  the model card\n  {run.paths.figures}/  learning curves, and what shows its answers",
             f"  try:    hftl predict {run.path} {example}",
