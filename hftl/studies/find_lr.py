@@ -195,7 +195,7 @@ def _told(test: RangeTest) -> str:
     found = f"the loss falls fastest at {test.steepest:.1e} and is lowest at {test.lowest:.1e}"
     if test.suggests:
         low, high = sorted((test.steepest, test.lowest / 10))
-        return f"{found}; a rate to try lies between {low:.1e} and {high:.1e}: where it falls fastest, and a tenth of where it is lowest"
+        return f"{found}; a rate to try lies between {low:.1e} and {high:.1e}: the first of these, and a tenth of the second"
     return (
         f"{found}. No rate is suggested: pretrained transformers that train as a whole want rates far below these (1e-5 to 1e-4"
         " with AdamW and a warmup), which a test of so few steps without a warmup does not find; choose by validation"
