@@ -404,6 +404,23 @@ def test_asking_a_model_leaves_its_weights_its_mode_and_the_random_numbers_as_th
     assert all(torch.equal(tensor, before[name]) for name, tensor in built.model.state_dict().items())
 
 
+def test_a_difference_that_only_rounding_makes_is_none(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build(checkpoint)
+    before = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
+    tokenizer: Any = built.preprocessor
+    monkeypatch.setattr(answers, "SAME_ANSWER", 1e-10)  # of float32's rounding every difference is more, of float64's none
+    assert answers.check_answers(tokenizer, built.model, "classifier") == []
+    after = built.model.state_dict()
+    assert all(torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items())
+    with monkeypatch.context() as unable:
+        unable.setattr(built.model, "double", lambda: None)
+        with pytest.raises(RecipeError, match="depend on padding"):
+            answers.check_answers(tokenizer, built.model, "classifier")
+    with pytest.raises(RecipeError, match="depend on padding"):  # which is no rounding
+        folder = fnet(tmp_path)
+        answers.check_answers(tokenizer, transformers.AutoModelForSequenceClassification.from_pretrained(folder), "classifier")
+
+
 def test_xlnet_reads_its_answer_off_the_last_token_and_so_pads_on_the_left(tmp_path: Path) -> None:
     built = build(saved_model(XLNET, tmp_path / "model"))
     tokenizer: Any = built.preprocessor
