@@ -29,8 +29,6 @@ from hftl.terminal import tell
 from hftl.training.experiment import prepare_experiment
 
 ARMS = ("staged", "flat", "decay", "head")
-RATES = ("half-rate=stages.all.lr=1e-3", "double-rate=stages.all.lr=4e-3", "longer=stages.all.epochs=8")
-"""Of the recipes below, whose one stage has 2e-3."""
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "findings", HERE.parent / "docs" / "findings.md"
 
@@ -66,6 +64,9 @@ SETS: Mapping[str, Set] = {
 RECIPES: Mapping[str, str] = {"waimai-textcnn": "waimai", "waimai-bilstm": "waimai"}
 """Networks from random weights, for which `hftl.fine_tune` has no rule: name -> folder of the data; recipes/MODEL_DATA.py has the
 rest."""
+RATES = "-rates"
+"""Ends the name of a set on which the rule is held against half and double of its rates, and not against other stages."""
+WITH_RATES = ("imdb-200-rates", "imdb-1000-rates", "hymenoptera-rates")
 
 
 def recipe_of(name: str, chosen: Set, data: Path, models: Path) -> hftl.Recipe:
@@ -100,21 +101,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--models", type=Path, default=Path())
-    parser.add_argument("--only", default=",".join([*SETS, *RECIPES]))
+    parser.add_argument("--only", default=",".join([*SETS, *WITH_RATES, *RECIPES]))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--studies", type=Path, default=Path("build/findings"))
     asked = parser.parse_args()
     for name in filter(None, asked.only.split(",")):
         arms: tuple[str, ...]
         if name in RECIPES:
-            recipe, arms = own_recipe(name, asked.data), ("staged", *RATES)
+            recipe = own_recipe(name, asked.data)
+            arms = ("staged", *other_rates(recipe), "longer=stages.all.epochs=8")
         else:
-            recipe = recipe_of(name, SETS[name], asked.data, asked.models)
-            arms = (*ARMS, *divided(recipe))
+            base = name.removesuffix(RATES)
+            recipe = recipe_of(base, SETS[base], asked.data, asked.models)
+            arms = ("staged", *other_rates(recipe)) if name.endswith(RATES) else (*ARMS, *divided(recipe))
         tell(f"{name}: {', '.join(f'{stage} x {each.epochs}' for stage, each in recipe.stages.items())}")
         study = hftl.ablate(recipe, arms, seeds=asked.seeds, study_dir=asked.studies / name)
         keep(name, study, recipe)
     write_page(PAGE)
+
+
+def other_rates(recipe: hftl.Recipe) -> list[str]:
+    """Arms of half and of double the rate in each stage."""
+    factors = {"half-rate": 0.5, "double-rate": 2.0}
+    return [
+        f"{arm}={','.join(f'stages.{name}.lr={stage.lr * factor!r}' for name, stage in recipe.stages.items())}"
+        for arm, factor in factors.items()
+    ]
 
 
 def divided(recipe: hftl.Recipe) -> list[str]:
@@ -137,7 +149,9 @@ def keep(name: str, study: hftl.Study, recipe: hftl.Recipe) -> None:
         trials.setdefault(str(row.arm), []).append(trial)
     first = study.trial(trials["staged"][0].name)
     record = {
-        "set": asdict(SETS[name]) if name in SETS else {"source": RECIPES[name], "model": recipe.model.family},
+        "set": {"source": RECIPES[name], "model": recipe.model.family}
+        if name in RECIPES
+        else asdict(SETS[name.removesuffix(RATES)]),
         "metric": recipe.run.metric,
         "rows": {split: facts["n"] for split, facts in read_json(first.paths.data)["splits"].items()},
         "stages": {name: {"epochs": stage.epochs, "lr": stage.lr} for name, stage in recipe.stages.items()},
