@@ -72,6 +72,8 @@ class Predictor:
     def __init__(self, model_or_run: Path) -> None:
         disable_progress_bars()  # of datasets
         run = RunDirectory(model_or_run)
+        if run.recipe.is_file() and not run.model.is_dir():
+            run.check_finished("there is no model to predict with")
         self.classifier = load_classifier(run.model if run.model.is_dir() else model_or_run)
         data = run.load_recipe().data if run.recipe.is_file() else None
         channels = self.classifier.facts.get("input_size", [3])[0]

@@ -108,8 +108,7 @@ def label_rows(
         DataError: rows that cannot be read; there are none, or all are in the run's splits.
     """
     _check_output(output)
-    if not run.finished:
-        raise RunError(f"{run.path}: the run is not finished; there is no model to label with")
+    run.check_finished("there is no model to label with")
     validation = Predictions.load(run.predictions("validation"))
     if validation.kind != ONE_LABEL:
         what = "labels rows with one class each, and this run has several labels an example, each with a threshold of its own"

@@ -219,6 +219,29 @@ class RunDirectory:
         """metrics.json is there. Only the card comes after it."""
         return self.metrics.is_file()
 
+    @property
+    def is_trial(self) -> bool:
+        """It is one of the fits of a study, done or not."""
+        of_study = self.path.absolute().parent
+        return self.trial.is_file() or (of_study.name == "trials" and (of_study.parent / "study.yaml").is_file())
+
+    def check_finished(self, lack: str) -> None:
+        """Refuse what only a finished run can do, and say how this one comes to it.
+
+        Args:
+            lack: what cannot be done without: "there is no model to test".
+
+        Raises:
+            RunError: it is not finished.
+        """
+        if self.finished:
+            return
+        self.load_recipe()
+        if self.is_trial:
+            what = f"a trial of a study, which is fitted and not finished; {lack}. To train its recipe as a run of its own"
+            raise RunError(f"{self.path}: {what}:  hftl train {self.path} --run-dir RUN")
+        raise RunError(f"{self.path}: the run is not finished; {lack}. To go on with it:  hftl train {self.path} --resume")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing this run; the folder is made where it is not there. The lock dies with its process.

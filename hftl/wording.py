@@ -35,7 +35,9 @@ def count(number: int, thing: str) -> str:
 def listed(names: Iterable[object], most: int | None = None) -> str:
     """Names in a sentence; of more than `most` the first ones: "a, b and 3 more"."""
     shown = [str(name) for name in names]
-    return ", ".join(shown[:most]) + ("" if most is None else and_more(len(shown), most))
+    if most is None or len(shown) == most + 1:  # "and 1 more" takes the room of its name
+        return ", ".join(shown)
+    return ", ".join(shown[:most]) + and_more(len(shown), most)
 
 
 def quoted(names: Iterable[object], most: int | None = None) -> str:

@@ -170,8 +170,12 @@ def test_one_run_the_same_run_and_an_unfinished_one_are_refused(tmp_path: Path) 
     for runs in ([run], [run, RunDirectory(tmp_path / "a")]):
         with pytest.raises(RunError, match="needs two runs or more, and each of them once"):
             compare(runs)
-    with pytest.raises(RunError, match="the run is not finished"):
+    with pytest.raises(RunError, match="nothing: no run here"):
         compare([run, RunDirectory(tmp_path / "nothing")])
+    begun = RunDirectory(tmp_path / "begun")
+    begun.write_recipe(make_recipe())
+    with pytest.raises(RunError, match=r"begun: the run is not finished; there is nothing to compare\. .*begun --resume"):
+        compare([run, begun])
 
 
 def test_the_recipes_difference_is_named_without_what_changes_nothing(tmp_path: Path) -> None:

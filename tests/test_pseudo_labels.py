@@ -208,8 +208,10 @@ def test_a_run_of_several_labels_and_one_of_several_columns_are_refused(
         patched.setattr(Predictions, "load", classmethod(lambda cls, path: of_several))
         with pytest.raises(RunError, match="several labels an example"):
             hftl.pseudo_label(trained.run.path, "more", tmp_path / "labels")
-    with pytest.raises(RunError, match="not finished"):
-        hftl.pseudo_label(hftl.Run(RunDirectory(tmp_path)), "more", tmp_path / "labels")
+    begun = RunDirectory(tmp_path / "begun")
+    begun.write_recipe(hftl.load(trained.run.path).recipe)
+    with pytest.raises(RunError, match=r"not finished; there is no model to label with\. .*hftl train .*begun --resume"):
+        hftl.pseudo_label(hftl.Run(begun), "more", tmp_path / "labels")
 
 
 # --- borrowed rows ------------------------------------------------------------------------------------------------------------

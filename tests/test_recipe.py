@@ -235,12 +235,19 @@ def test_a_dotted_key_changes_one_option_and_a_word_replaces_the_section() -> No
         schedule("stages.all.schedule.kind=cosine")
 
 
-def test_the_difference_of_two_schedules_is_told_by_their_options() -> None:
-    changed = override(small(), ["stages.all.schedule=step"])
+def test_what_one_recipe_alone_can_have_is_a_difference_where_it_is_no_default() -> None:
+    changed = override(small(), ["stages.all.schedule={kind: step, every: 3}"])
     assert difference(small(), changed) == [
         "stages.all.schedule.kind: linear -> step",
-        "stages.all.schedule.every: (absent) -> 1",
-        "stages.all.schedule.gamma: (absent) -> 0.1",
+        "stages.all.schedule.every: (absent) -> 3",
+    ]
+    assert difference(changed, small())[1] == "stages.all.schedule.every: 3 -> (absent)"
+    more = override(small(), ["stages.more={lr: 1e-3, epochs: 2}"])
+    order = ", ".join(small().stages)
+    assert difference(small(), more) == [
+        f"stages: {order} -> {order}, more",
+        "stages.more.lr: (absent) -> 0.001",
+        "stages.more.epochs: (absent) -> 2",
     ]
 
 

@@ -16,7 +16,7 @@ from conftest import Hftl
 from small import nano, reviews
 
 import hftl
-from hftl import signals
+from hftl import Study, signals
 from hftl.data.source import load_splits
 from hftl.errors import DataError, RecipeError, RunError
 from hftl.evaluation.compare import mcnemar
@@ -243,6 +243,19 @@ def test_trials_are_light_and_their_test_split_is_shut(ablation: tuple[hftl.Stud
         assert not trial.finished and not trial.paths.checkpoints.exists() and not trial.paths.model.exists()
         assert not trial.paths.test_openings.exists() and trial.recipe.run.test == "sealed"
     assert not (study.path / "trials" / "staged-seed0" / "predictions" / "test.parquet").exists()
+
+
+def test_trials_are_compared_by_their_validation_and_do_nothing_else_that_a_run_does(
+    hftl: Hftl, ablation: tuple[Study, list[str]]
+) -> None:
+    study, _ = ablation
+    trials = [study.trial(name) for name in ("staged-seed0", "flat-seed0")]
+    compared = hftl("compare", *(trial.path for trial in trials))
+    assert compared.code == 0 and "stages: head, all -> all" in compared.out
+    for command in (("predict", "a film"), ("card",), ("verify",), ("test",), ("evaluate", "--split", "validation")):
+        refused = hftl(command[0], trials[0].path, *command[1:])
+        assert refused.code == 2 and "a trial of a study, which is fitted and not finished; " in refused.err
+        assert refused.err.rstrip().endswith(f"hftl train {trials[0].path} --run-dir RUN")
 
 
 def test_the_page_says_what_came_out(ablation: tuple[hftl.Study, list[str]]) -> None:

@@ -124,8 +124,8 @@ def compare(runs: Sequence[RunDirectory], *, split: str | None = None) -> Compar
     if len(runs) < 2 or len({run.path.resolve() for run in runs}) < len(runs):
         raise RunError("a comparison needs two runs or more, and each of them once")
     for run in runs:
-        if not run.finished:
-            raise RunError(f"{run.path}: no metrics.json, so there is nothing to compare; the run is not finished")
+        if not run.predictions("validation").is_file():  # a trial that is done has them as well
+            run.check_finished("there is nothing to compare")
     split = split or ("test" if all(run.predictions("test").is_file() for run in runs) else "validation")
     names = stored_label_names(runs[0].predictions(split))
     own = [Predictions.load(run.predictions(split)) for run in runs]
@@ -375,9 +375,9 @@ def report(comparison: Comparison, *, most: int = 5) -> Iterator[str]:
         yield from _where(pair, comparison.size_unit, most)
         if pair.recipes:
             yield f"the recipes differ in {len(pair.recipes)} key{'s' if len(pair.recipes) > 1 else ''}:"
-            yield from (f"  {line}" for line in pair.recipes[: 2 * most])
-            if len(pair.recipes) > 2 * most:
-                yield f"  and {len(pair.recipes) - 2 * most} more"
+            yield from (f"  {line}" for line in pair.recipes[: 4 * most])
+            if len(pair.recipes) > 4 * most:
+                yield f"  and {len(pair.recipes) - 4 * most} more"
         else:
             yield "the recipes agree in all that training depends on"
 
@@ -398,6 +398,7 @@ def _in_a_sentence(pair: Pair, *, several: bool) -> str:
 def _where(pair: Pair, unit: str | None, most: int) -> Iterator[str]:
     flips = [row for row in pair.flips_by_class if row["first"] + row["second"]]
     if flips:
+        most = most if len(flips) > most + 1 else most + 1  # "and 1 more" takes the room of its class
         shown = "; ".join(f'"{row["label"]}" A {row["first"]}, B {row["second"]} of {row["n"]:,}' for row in flips[:most])
         yield f"by class: {shown}" + (f"; and {len(flips) - most} more" if len(flips) > most else "")
     if pair.flips_by_size is not None and flips and len(pair.flips_by_size) > 1:

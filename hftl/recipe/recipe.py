@@ -332,13 +332,17 @@ def moved(recipe: Recipe, to: Mapping[str, str]) -> Recipe:
 
 
 def difference(before: Recipe, after: Recipe) -> list[str]:
-    """The dotted keys whose values differ, as lines ``key: old -> new``."""
-    old, new = dict(leaves(before.model_dump(mode="json"))), dict(leaves(after.model_dump(mode="json")))
+    """The dotted keys whose values differ, as lines ``key: old -> new``.
+
+    What only one of them can have, as a stage or a key of its family, is named where its value is not the default.
+    """
+    old, new = dict(flat(before)), dict(flat(after))
+    chosen = {key for recipe in (before, after) for key, _ in leaves(recipe.model_dump(mode="json", exclude_defaults=True))}
     missing = "(absent)"
     order = [", ".join(recipe.stages) for recipe in (before, after)]
     moved = [f"stages: {order[0]} -> {order[1]}"] if order[0] != order[1] else []
     return moved + [
         f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
         for key in {**old, **new}
-        if old.get(key, missing) != new.get(key, missing)
+        if old.get(key, missing) != new.get(key, missing) and (key in chosen or (key in old and key in new))
     ]

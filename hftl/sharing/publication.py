@@ -123,9 +123,8 @@ def prepare(run: RunDirectory, repo_id: str) -> Publication:
         RunError: the run is not finished, or something may not or cannot be published: all problems in one report.
     """
     check_repo_id(repo_id)
+    run.check_finished("there is nothing to publish")
     run.load_recipe()
-    if not run.finished:
-        raise RunError(f"{run.path}: the run is not finished (no metrics.json), so there is nothing to publish")
     refuse_pulled(run, "push the run it came from, or train its recipe again")
     folder = Path(tempfile.mkdtemp(prefix="hftl-push-"))
     try:

@@ -159,8 +159,7 @@ def verify(run: RunDirectory, *, repo_id: str | None = None, beside: Sequence[st
     Raises:
         RunError: it is no finished run, or files of it are not what hftl writes.
     """
-    if not run.finished:
-        raise RunError(f"{run.path}: no metrics.json, so there is nothing to verify; the run is not finished")
+    run.check_finished("there is no metrics.json whose numbers could be verified")
     recipe, stated, published = run.load_recipe(), read_metrics(run), repository(run)
     if repo_id is not None and published is None:
         raise RunError(f"{repo_id}: no manifest of a publication in it; was it pushed by hftl?")

@@ -73,8 +73,7 @@ def open_test(run: RunDirectory, *, say: Callable[[str], object]) -> None:
     Raises:
         RunError: the run is not finished, has no test split, or has opened it; or the data are not those of the run.
     """
-    if not run.finished:
-        raise RunError(f"{run.path}: the run is not finished; there is no model to test")
+    run.check_finished("there is no model to test")
     if "test" in read_metrics(run):
         times = ", ".join(opening["time"] for opening in read_openings(run))
         raise RunError(
@@ -122,8 +121,7 @@ def evaluate(
         RunError: the run is not finished, its data have no such split, the test split is still sealed, or the data are not those of
             the run.
     """
-    if not run.finished:
-        raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
+    run.check_finished("there is no model to evaluate")
     if split == "test" and "test" not in read_metrics(run) and not run.load_recipe().opens_test:
         raise RunError(f"{run.path}: its test split is sealed; to open it, once:  hftl test {run.path}")
     return _evaluate(run, split=split, source=source, opened_by=opened_by, say=log.warning, tta=tta)

@@ -104,6 +104,9 @@ class Journal:
     def stopped(self, stage: str, *, step: int) -> None:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several, command = self.accelerator.num_processes, f"hftl train {self.run.path} --resume"
+        if self.run.is_trial:
+            self.say(f'saved at step {step}, in stage "{stage}" (checkpoint verified). The same command goes on with the study')
+            return
         here = int(os.environ.get("LOCAL_WORLD_SIZE", several))
         if here < several or self.accelerator.distributed_type is DistributedType.FSDP:
             command = f"-m {command}   (launched as before, as {several} processes)"

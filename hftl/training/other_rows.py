@@ -63,8 +63,7 @@ def evaluate_on(
         DataError: the rows cannot be used, or have classes that the model does not know; or there are no such views of what the
             model reads.
     """
-    if not run.finished:
-        raise RunError(f"{run.path}: the run is not finished; there is no model to evaluate")
+    run.check_finished("there is no model to evaluate")
     recipe, label_names = run.load_recipe(), stored_label_names(run.predictions("validation"))
     section = _section(recipe, data)
     name = name or _name_of(section, split)
