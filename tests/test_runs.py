@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from run_factory import make_recipe, make_run, opening
 
 import hftl
@@ -25,7 +27,7 @@ PHOTOS = "cd" * 32
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, one that was sealed, one unfinished, a study with two trials, three that are broken, and a recipe."""
+    """Two finished runs, one that was sealed, one unfinished, a study with three trials, three that are broken, and a recipe."""
     path = tmp_path_factory.mktemp("runs")
     for name, seed, changes in (("bert", 0, []), ("slow", 1, ["stages.all.lr=1e-5"]), ("sealed", 2, ["run.test=sealed"])):
         recipe = override(make_recipe(), [f"name={name}", *changes])
@@ -42,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unfinished.write_recipe(override(make_recipe("timm"), ["name=unfinished"]))
     write_json(unfinished.plan, {})
     study = path / "study"
-    for part, value in (("a", 0.7), ("b", 0.9)):
+    for part, value in (("a-seed0", 0.7), ("b-seed0", 0.8), ("b-seed1", 0.9)):
         trial = RunDirectory(study / "trials" / part)
         trial.path.mkdir(parents=True)
         trial.write_recipe(override(make_recipe(), [f"name={part}", "run.test=sealed"]))
@@ -81,9 +83,11 @@ def test_the_list_has_every_run_and_study_and_says_what_is_broken(folder: Path) 
 
 def test_the_trials_of_studies_are_listed_on_demand(folder: Path) -> None:
     found = hftl.runs(folder, trials=True, where=["kind=trial"], sort="accuracy")
-    assert [(row.path.name, row.state) for row in found.rows] == [("b", "complete"), ("a", "complete")]
+    assert [(row.path.name, row.state) for row in found.rows] == [
+        (trial, "complete") for trial in ("b-seed1", "b-seed0", "a-seed0")
+    ]
     study = next(row for row in hftl.runs(folder).rows if row.kind == "ablate")
-    assert (study.trials, study.validation["accuracy"], study.seconds) == (2, 0.9, 10.0)
+    assert (study.trials, study.validation["accuracy"], study.seconds) == (3, pytest.approx(0.85), 15.0)  # the better arm's mean
 
 
 @pytest.mark.parametrize(
@@ -163,3 +167,26 @@ def test_the_list_starts_without_a_heavy_library(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert done.stdout.split() == ["5"]
+
+
+def test_a_study_without_trials_has_no_time_and_a_baseline_has_its_best_method(tmp_path: Path) -> None:
+    for name, kind in (("rates", "find-lr"), ("simple", "baseline")):
+        write_text(tmp_path / name / "recipe.yaml", make_recipe().to_yaml())
+        write_text(tmp_path / name / "study.yaml", f"kind: {kind}\n")
+    write_text(tmp_path / "simple" / "table.csv", 'baseline,accuracy,seconds\nmajority,0.25,0.0\n"words, SVM",0.75,2.5\n')
+    rows = {row.path.name: row for row in hftl.runs(tmp_path).rows}
+    assert rows["simple"].validation == {"accuracy": 0.75} and rows["rates"].validation == {}
+    assert {row.seconds for row in rows.values()} == {None}
+
+
+def test_no_name_is_cut_in_a_narrow_terminal(folder: Path) -> None:
+    def shown(width: int) -> str:
+        console = Console(width=width, file=io.StringIO())
+        console.print(hftl.runs(folder))
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    narrow, wide = shown(80), shown(140)
+    assert "deep/er/unfinished [unfinished]" in narrow and "(ablate, 3 trials)" in narrow and "\u2026" not in narrow
+    assert "A terminal of 130 columns shows data, stages, openings, time and date too" in narrow
+    assert all(len(line) <= 80 for line in narrow.split("\n\n")[0].splitlines())
+    assert "opened" in wide and "A terminal of" not in wide

@@ -13,18 +13,21 @@ A run that lacks the key does not meet the condition.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from hftl.errors import HftlError, Problem, RecipeError, RunError, did_you_mean, printable
+from hftl.files import read_text
 from hftl.ledger import Counted, Opening, counted, ledger_path, read_ledger
 from hftl.names import METRICS
 from hftl.recipe import flat, load_recipe, local_name
@@ -53,6 +56,12 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
+_WIDE = 130
+"""Columns of a terminal from which on every column of the list is shown; below, what tells runs apart is not cut."""
+_NARROW = (0, 2, 4, 5)
+"""The columns of a narrow one: run, model, validation and test."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A run, a trial of a study, or a study."""
@@ -68,7 +77,7 @@ class Row:
     recipe: Mapping[str, Any]
     """Dotted key -> value."""
     validation: Mapping[str, Any] = field(default_factory=dict)
-    """Metrics; of a study those of its best trial."""
+    """Metrics; of a study those of its best: of tuning a trial, of a baseline a method, otherwise the mean of an arm's trials."""
     test: Mapping[str, Any] = field(default_factory=dict)
     """Metrics with their intervals; empty: it is shut, or there is none."""
     seconds: float | None = None
@@ -125,14 +134,19 @@ class Runs(Shown):
         return {"folder": str(self.folder), "rows": [_as_json(row) for row in self.rows], "problems": list(self.problems)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        title = METRICS[self.metric].title
+        wide, bare = options.max_width >= _WIDE, METRICS[self.metric].bare
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        columns = ("run", "data", "model", "stages", f"{title} on validation", "on test", "opened", "time", "date")
-        for column in columns:
-            table.add_column(column, justify="right" if column in columns[4:8] else "left")
+        columns = ("run", "data", "model", "stages", f"{bare},\nvalidation", f"{bare},\ntest", "opened", "time", "date")
+        shown = [number for number in range(len(columns)) if wide or number in _NARROW]
+        for number in shown:
+            right, folds = 4 <= number < 8, number in (0, 3)
+            table.add_column(columns[number], justify="right" if right else "left", overflow="fold", no_wrap=not folds)
         for row in self.rows:
-            table.add_row(*(printable(" ".join(cell.split())) for cell in self._cells(row)))
+            cells = list(self._cells(row))
+            table.add_row(*(_lines(cells[number], " " if wide and number else "\n") for number in shown))
         yield table if self.rows else f"no run in {printable(str(self.folder))} is to be shown"
+        if self.rows and not wide:
+            yield f"\nA terminal of {_WIDE} columns shows data, stages, openings, time and date too; --json everything."
         said = dict.fromkeys(_of_test_rows(row) for row in self.rows if row.of_rows is not None and row.of_rows.openings > 1)
         for line in [*said, *(f"not read: {problem}" for problem in self.problems)]:
             yield ""
@@ -140,9 +154,9 @@ class Runs(Shown):
 
     def _cells(self, row: Row) -> Iterator[str]:
         trials = f", {count(row.trials, 'trial')}" if row.trials else ""
-        what = "" if row.kind == "run" else f" ({row.kind}{trials})"
+        what = "" if row.kind == "run" else f"\n({row.kind}{trials})"
         state = "" if row.state in {"finished", "complete"} else f" [{row.state}]"
-        yield f"{_beneath(row.path, self.folder)}{what}{state}".replace("[", r"\[")
+        yield f"{' '.join(str(_beneath(row.path, self.folder)).split())}{what}{state}".replace("[", r"\[")
         yield local_name(str(row.recipe["data.source"]))
         model = row.recipe.get("model.checkpoint") or row.recipe.get("model.vectors")
         yield f"{row.recipe['model.family']}" if model is None else local_name(str(model))
@@ -151,12 +165,17 @@ class Runs(Shown):
         yield ", ".join(f"{name} x {row.recipe[f'stages.{name}.epochs']}" for name in order)
         yield _number(row.validation.get(self.metric))
         interval = row.test.get(f"{self.metric}_interval")
-        beside = r" \[{:.3f}, {:.3f}]".format(*interval) if interval else ""
+        beside = "\n\\[{:.3f}, {:.3f}]".format(*interval) if interval else ""
         yield f"{_number(row.test.get(self.metric))}{beside}"
         of_rows = "" if row.of_rows is None or not row.of_rows.openings else f" of {row.of_rows.openings}"
         yield f"{row.opened}{of_rows}" if row.opened or of_rows else "-"
         yield "-" if row.seconds is None else duration(row.seconds)
         yield row.date[:10]
+
+
+def _lines(cell: str, between: str) -> str:
+    """A cell that may have two lines, without what a terminal would act on."""
+    return between.join(printable(" ".join(line.split())) for line in cell.split("\n"))
 
 
 def _beneath(path: Path, folder: Path) -> Path:
@@ -262,9 +281,17 @@ def _read_study(path: Path) -> Row:
     question, recipe = read_question(study), load_recipe(study.best if study.best.is_file() else study.recipe)
     read = (read_trial_record(RunDirectory(file.parent)) for file in sorted(study.trials.glob("*/trial.json")))
     done = [trial for trial in read if trial is not None]
-    values = [(trial["value"], trial) for trial in done if trial["state"] == "complete" and trial["value"] is not None]
-    higher = METRICS[recipe.run.chooser].higher_is_better
-    best = (max if higher else min)(values, key=lambda pair: pair[0], default=(None, None))[1]
+    arms: dict[str, list[Mapping[str, float]]] = {}
+    for trial in done:
+        if trial["state"] == "complete":
+            arm = trial["name"] if question.kind == "tune" else trial["name"].rpartition("-")[0]
+            arms.setdefault(arm, []).append(trial["metrics"])
+    chooser = recipe.run.chooser
+    means = [*map(_mean, arms.values()), *(_methods(study) if question.kind == "baseline" else ())]
+    judged = [metrics for metrics in means if chooser in metrics]
+    best: Mapping[str, float] = (max if METRICS[chooser].higher_is_better else min)(
+        judged, key=lambda metrics: metrics[chooser], default={}
+    )
     return Row(
         path,
         question.kind,
@@ -272,10 +299,23 @@ def _read_study(path: Path) -> Row:
         recipe.name,
         _changed(study.page if study.page.is_file() else study.question),
         {**dict(flat(recipe)), "stages": list(recipe.stages)},
-        validation={} if best is None else best["metrics"],
-        seconds=sum(trial["seconds"] for trial in done),
+        validation=best,
+        seconds=sum(trial["seconds"] for trial in done) if done else None,
         trials=len(done),
     )
+
+
+def _mean(of_trials: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each metric that all of them have."""
+    shared = [key for key in of_trials[0] if all(key in metrics for metrics in of_trials)]
+    return {key: fmean(metrics[key] for metrics in of_trials) for key in shared}
+
+
+def _methods(study: StudyDirectory) -> Iterator[dict[str, float]]:
+    """What each method of a baseline reached, by metric."""
+    if study.table.is_file():
+        for row in csv.DictReader(read_text(study.table).splitlines()):
+            yield {key: float(value) for key, value in row.items() if key in METRICS}
 
 
 def _changed(path: Path) -> str:
