@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from hftl.wording import short
@@ -134,3 +135,13 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A guess to end an error with: ``' Did you mean "layer4"?'``, or nothing when no name is near."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def beside(path: Path) -> str:
+    """The same for a file or a folder that there is not, by what lies where it should, with the full stop before it."""
+    try:
+        names = {each.name: str(path.parent / each.name) for each in sorted(path.parent.iterdir())}
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f'. Did you mean "{names[near[0]]}"?' if near else ""

@@ -208,7 +208,7 @@ def test_a_model_of_pictures_takes_pictures_arrays_and_files(tmp_path: Path) -> 
 def test_a_misspelt_run_directory_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "reviews").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    said = r'^runs/revews: no such folder\. Did you mean "runs/reviews"\? A run of the Hub is written hub:runs/revews here$'
+    said = r'^runs/revews: no such folder; a run of the Hub is written hub:runs/revews here\. Did you mean "runs/reviews"\?$'
     with pytest.raises(hftl.RunError, match=said):
         hftl.load("runs/revews")
 

@@ -336,6 +336,26 @@ def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> N
     assert outcome.code == 2 and "no such folder; a published run is written OWNER/NAME" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["--epochs", "3"], "stages.STAGE.epochs=..."),
+        (["--batch-size", "3"], "run.batch_size=... or stages.STAGE.batch_size=..."),
+        (["lr=3"], "there is stages.head.lr, stages.all.lr"),
+        (["stages.all.unfreeze=last2"], 'Did you mean "last 2"?'),
+        (["data.source={here}/reviws"], 'Did you mean "{here}/reviews"?'),
+        (["model.checkpoint={here}/reviws"], 'Did you mean "{here}/reviews"?'),
+    ],
+)
+def test_what_somebody_meant_is_in_the_message(
+    hftl: Hftl, recipe_file: Path, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    (tmp_path / "reviews").mkdir()
+    refused = hftl("plan", recipe_file, *(each.format(here=tmp_path) for each in overrides))
+    words = " ".join(refused.err.replace("\u2502", " ").split())  # without the frame, whose lines are as wide as the terminal
+    assert refused.code == 2 and expected.format(here=tmp_path) in words
+
+
 def test_doctor_says_what_it_found(hftl: Hftl) -> None:
     outcome = hftl("doctor")
     assert "torch" in outcome.out and outcome.code in {0, 1}

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from hftl.errors import RunError, did_you_mean, printable
+from hftl.errors import RunError, beside, did_you_mean, printable
 from hftl.files import write_json
 from hftl.launch import is_main_process
 from hftl.memory import as_list
@@ -63,10 +63,9 @@ def load(name: str | Path, *, revision: str | None = None, model_only: bool = Fa
             raise RunError(f"{name}: a folder of this machine, which has no revision")
         return Run(run)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME")
+        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME{beside(path)}")
     if path.parent.is_dir():  # "runs/revews", and not an owner of the Hub
-        others = [str(each) for each in sorted(path.parent.iterdir()) if each.is_dir()]
-        raise RunError(f"{name}: no such folder.{did_you_mean(name, others)} A run of the Hub is written hub:{name} here")
+        raise RunError(f"{name}: no such folder; a run of the Hub is written hub:{name} here{beside(path)}")
     from hftl.sharing.hub import TO_PREDICT, fetch
 
     published = name if revision is None else f"{name}@{revision}"

@@ -182,7 +182,7 @@ def repeat(
     from hftl.studies.ablate import repetition
 
     recipe, experiments = _judged_once(recipe)
-    question = repetition(seeds=seeds, folds=folds, source=source)
+    question = repetition(seeds=seeds, folds=folds)
     study = Study(study_dir if study_dir is not None else Path("studies") / f"{recipe.name}-repeat")
     with _stoppable(say):
         run_repetition(study.paths, recipe, question, say=say, experiments=experiments)
@@ -242,7 +242,7 @@ def plan_repetition(recipe: Recipe, *, seeds: int | None = None, folds: int | No
     from hftl.studies.ablate import repetition
     from hftl.studies.cost import plan_study
 
-    question = repetition(seeds=seeds, folds=folds, source=source)
+    question = repetition(seeds=seeds, folds=folds)
     (times,) = question.settings.values()
     return plan_study("repeat", {recipe.name: recipe}, times=times)
 

@@ -13,7 +13,7 @@ import typer
 
 from hftl import signals
 from hftl.cli import labelling, runs, studies, training
-from hftl.cli.arguments import NoTest, Overrides, Resume, RunDir
+from hftl.cli.arguments import Command, NoTest, Overrides, Resume, RunDir
 from hftl.cli.printing import err
 from hftl.errors import HftlError, RecipeError, RunError, from_system
 from hftl.launch import is_main_process, start_missing_processes
@@ -39,7 +39,7 @@ for command in (  # in the order in which `hftl --help` shows them
     *(runs.predict, runs.features, training.show, runs.card, runs.push, runs.pull, runs.verify, runs.export, runs.shrink),
     *(training.distill, training.vectors, training.pretrain, labelling.pseudo_label, training.doctor, training.schema),
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main(
@@ -83,7 +83,7 @@ def _script(recipe: Recipe, argv: Sequence[str] | None) -> typer.Typer:
     script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     source = sys.argv[0] if argv is None else recipe.name
 
-    @script.command(help=f"Train the recipe `{recipe.name}`. See its plan first with: hftl plan {source}")
+    @script.command(cls=Command, help=f"Train the recipe `{recipe.name}`. See its plan first with: hftl plan {source}")
     def run(overrides: Overrides = None, run_dir: RunDir = None, resume: Resume = False, no_test: NoTest = False) -> None:
         chosen = override(recipe, training.sealed(overrides, no_test), source=source)
         training.train_recipe(chosen, run_dir=run_dir, resume=resume, source=source)

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+from hftl.recipe import ImageData, RunSettings, Stage, TextData
+
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""click's, of which Typer may have a copy of its own."""
+_SECTIONS = {
+    "data": TextData.model_fields | ImageData.model_fields,
+    "run": RunSettings.model_fields,
+    "stages.STAGE": Stage.model_fields,
+}
+
+
+class Command(TyperCommand):
+    """A command that knows the keys of a recipe where somebody writes one as an option: ``--epochs 3``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+            homes = [f"{section}.{key}=..." for section, keys in _SECTIONS.items() if key in keys]
+            if homes and any(parameter.name == "overrides" for parameter in self.params):
+                error.message += f". Keys of the recipe are written without dashes, after it: {' or '.join(homes)}"
+            raise
+
 
 RecipeArgument = Annotated[
     str,

@@ -34,7 +34,7 @@ from hftl.data.layout import (
 from hftl.data.rows import NO_SPLIT, Source, Table, asked_for
 from hftl.data.saved import configured, is_saved, open_saved
 from hftl.data.tables import table_source, ways_to_convert
-from hftl.errors import DataError, Problem, did_you_mean
+from hftl.errors import DataError, Problem, beside, did_you_mean
 from hftl.recipe import ImageData, TextData
 
 
@@ -50,7 +50,7 @@ def open_source(data: TextData | ImageData) -> Source:
             what = "an address: hftl reads files and folders of this machine, and data sets on the Hub by their id"
             raise DataError(data.source, [Problem("data.source", what, ("download it, and name the file or the folder",))])
         if looks_like_a_path(data.source):
-            raise DataError(data.source, [Problem("data.source", f"no such file or folder: {path.absolute()}")])
+            raise DataError(data.source, [Problem("data.source", f"no such file or folder: {path.absolute()}{beside(path)}")])
         if not HUB_ID.fullmatch(data.source) or data.source in BUILDERS:
             what = f"no such file or folder: {path.absolute()}; and no id of a data set on the Hub either"
             raise DataError(data.source, [Problem("data.source", what, ("an id is OWNER/NAME",))])

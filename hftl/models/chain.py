@@ -126,7 +126,8 @@ class Chain:
         wanted = [unfreeze] if isinstance(unfreeze, str) else list(unfreeze)
         unknown = [name for name in wanted if name not in self.names]
         if unknown:
-            raise UnknownGroup(" ".join(f'no layer group "{name}".{did_you_mean(name, self.names)}' for name in unknown))
+            words = [*self.names, "all", *(f"last {k}" for k in range(1, len(self) + 1))]
+            raise UnknownGroup(" ".join(f'no layer group "{name}".{did_you_mean(name, words)}' for name in unknown))
         if not wanted:
             raise UnknownGroup("names no layer group; nothing would train")
         return tuple(name for name in self.names if name in wanted)

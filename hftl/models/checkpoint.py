@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from hftl.errors import RecipeError, RunError, printable
+from hftl.errors import RecipeError, RunError, beside, printable
 from hftl.files import fingerprint
 from hftl.recipe import Timm, Transformer
 from hftl.records.data import FurtherPretrained
@@ -154,9 +154,8 @@ def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise refused(
-            f'no such folder: "{spec.checkpoint}"', "A checkpoint is a local folder, or a Hub id such as name/model."
-        ) from None
+        what = f'no such folder: "{spec.checkpoint}"{beside(Path(name))}'
+        raise refused(what, "A checkpoint is a local folder, or a Hub id such as name/model.") from None
     # The hash rather than "main": transformers offers to convert pickled weights of a branch, which hftl refuses.
     return Checkpoint(name, _commit_of(name, spec.revision))
 

@@ -15,7 +15,7 @@ from hftl.recipe.model import AnyModel
 from hftl.recipe.problems import kind_words, options_of
 from hftl.recipe.reading import build_recipe
 from hftl.recipe.recipe import Recipe, carry_facts
-from hftl.recipe.section import Choice
+from hftl.recipe.section import Choice, leaves
 from hftl.recipe.stage import Stage
 from hftl.recipe.text import read_yaml
 
@@ -86,6 +86,9 @@ def _value(key: str, text: str) -> Any:
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> Iterator[Problem]:
     place, where, rest = values, "", key
+    if "." not in key and key not in values and (homes := [known for known, _ in leaves(values) if known.endswith(f".{key}")]):
+        yield Problem(key, f'unknown key "{key}".', (f"there is {', '.join(homes)}",))
+        return
     while "." in rest and rest not in place:
         part = rest.partition(".")[0]
         if isinstance(place.get(part), str) and _is_choice(part, where):

@@ -39,7 +39,7 @@ def ablation(
         RecipeError: arms that cannot be compared, or fewer than one seed.
     """
     if seeds < 1:
-        raise RecipeError.single("--seeds", f"{seeds}: at least 1", source=source)
+        raise RecipeError.single("--seeds", f"{seeds}: at least 1", source="the question")
     arms = arms_of(recipe, over, source=source)
     settings = {"over": list(over), "seeds": seeds, "budget": budget, "test": "open" if open_test else "sealed"}
     return arms, Question("ablate", settings)
@@ -98,18 +98,18 @@ def ablate(
     return cells
 
 
-def repetition(*, seeds: int | None, folds: int | None, source: str = "recipe") -> Question:
+def repetition(*, seeds: int | None, folds: int | None) -> Question:
     """The question of a repetition.
 
     Raises:
         RecipeError: neither or both are given, or fewer than two.
     """
     if (seeds is None) == (folds is None):
-        raise RecipeError.single("--seeds", "either --seeds or --folds says how often", source=source)
+        raise RecipeError.single("--seeds", "either --seeds or --folds says how often", source="the question")
     key, number = ("seeds", seeds) if seeds is not None else ("folds", folds)
     assert number is not None
     if number < 2:
-        raise RecipeError.single(f"--{key}", f"{number}: a spread takes 2 or more", source=source)
+        raise RecipeError.single(f"--{key}", f"{number}: a spread takes 2 or more", source="the question")
     return Question("repeat", {key: number})
 
 
