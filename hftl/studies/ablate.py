@@ -237,23 +237,20 @@ def _signed(found: PairedDifference, *, turned: bool = False) -> str:
 
 
 def shown(summary: Sequence[ArmSummary]) -> list[list[str]]:
-    """The table of the page, its head first."""
-    several = len(summary) > 1
-    head = ["arm", "n", "mean", "deviation", *(["difference", "95 % interval", "p (Holm)"] if several else []), "time", "TFLOP"]
-    rows = [head]
+    """The table of the page, its head first; a column that says nothing of any arm is left out."""
+    repeated, several = any(row.trials > 1 for row in summary), len(summary) > 1
+    head = ["arm", *(["n", "mean", "deviation"] if repeated else ["value"])]
+    rows = [[*head, *([f"against {summary[0].arm}", "p (Holm)"] if several else []), "time", "TFLOP"]]
     for row in summary:
         own, against = row.spread, row.against_first
-        interval = (
-            "-" if against is None or against.interval is None else f"{against.interval[0]:+.4f} to {against.interval[1]:+.4f}"
-        )
-        paired = ["-" if against is None else f"{against.difference:+.4f}", interval, "-" if row.p is None else f"{row.p:.4f}"]
+        mean = "-" if own is None else f"{own.mean:.4f}"
+        deviation = "-" if own is None or own.deviation is None else f"{own.deviation:.4f}"
+        p = "-" if row.p is None else "< 0.0001" if row.p < 0.0001 else f"{row.p:.4f}"
         rows.append(
             [
                 row.arm,
-                str(row.trials),
-                "-" if own is None else f"{own.mean:.4f}",
-                "-" if own is None or own.deviation is None else f"{own.deviation:.4f}",
-                *(paired if several else []),
+                *([str(row.trials), mean, deviation] if repeated else [mean]),
+                *(["-" if against is None else _signed(against), p] if several else []),
                 duration(row.seconds),
                 f"{row.flops / 1e12:,.2f}",
             ]
