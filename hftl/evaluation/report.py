@@ -252,16 +252,21 @@ def _learning_rates(panel: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
     colours = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(curves)))
     at = np.array([record["step"] for record in steps])
     stages = np.array([record["stage"] for record in steps])
+    drawn_over: dict[str, Counter[bytes]] = {
+        stage: Counter(np.array(curve)[stages == stage].tobytes() for curve in curves) for stage in {*stages.tolist()}
+    }
     for (curve, members), colour in zip(curves.items(), colours, strict=True):
         label = members[0] if len(members) == 1 else f"{members[0]} to {members[-1]}"
         for stage in dict.fromkeys(stages.tolist()):  # no line from one stage's last rate to the next one's first
             here = stages == stage
             rates = np.array(curve)[here]
+            drawn_over[stage][rates.tobytes()] -= 1  # what is left comes on top of it, and is not to hide it
             panel.plot(
                 at[here],
                 np.where(rates > 0, rates, np.nan),
                 color=colour,
                 label=label,
+                linewidth=1.8 + 2.6 * min(3, drawn_over[stage][rates.tobytes()]),
                 marker="o" if here.sum() == 1 else None,
                 markersize=4,
             )
@@ -314,9 +319,9 @@ def confusion_figure(values: OneLabelMetrics, split: str) -> Figure:
         height = 3.6 if classes == 2 else 5.2 if classes <= 6 else 7.0
         figure = Figure(figsize=(WIDTH, height), layout=layout)
         panel = figure.subplots()
-        panel.set_anchor("W")
-        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        rotated = LETTER * max(map(_width, columns)) > (height - 1.0) / classes  # an inch goes to the title and what is below
+        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        room_beside = LETTER * max(map(_width, rows)) + 0.4  # and the name of the axis
+        rotated = LETTER * max(map(_width, columns)) > (WIDTH - room_beside) / classes
         panel.set_yticks(range(classes), rows)
         panel.set_xticks(
             range(classes), columns, rotation=45 if rotated else 0, rotation_mode="anchor", ha="right" if rotated else "center"
@@ -487,9 +492,11 @@ def calibration_figure(predictions: Predictions, values: OneLabelMetrics, split:
     by_chance = f" (by chance {low_chance:.3f} to {high_chance:.3f})"
     reliability.set_title(f"{split.capitalize()} split, n = {values['n']:,}, expected calibration error {error:.3f}{by_chance}")
     widths = [b.high - b.low for b in bins]
-    histogram.bar(
+    of_bin = histogram.bar(
         [b.low for b in bins], [b.n / len(predictions) for b in bins], widths, align="edge", color=BLUE, edgecolor="white"
     )
+    histogram.bar_label(of_bin, [f"{b.n:,}" for b in bins], fontsize=8, padding=1)  # one of a thousand is no bar that is seen
+    histogram.margins(y=0.3)
     histogram.set_ylabel("predictions")
     histogram.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     histogram.set_xlabel("confidence (probability of the predicted class)")
