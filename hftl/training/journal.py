@@ -92,7 +92,7 @@ class Journal:
         stage, step, best = stages[progress.cursor.stage], progress.cursor.step, progress.run_best
         self.record("continued", stage=stage, step=step)
         self.say(
-            f'continuing at stage "{stage}", step {step} (checkpoint {checkpoint}):'
+            f'continuing at stage "{stage}", step {step:,} (checkpoint {checkpoint}):'
             " same data order, same augmentations, same generators"
         )
         if best is not None:
@@ -105,7 +105,7 @@ class Journal:
         """The farewell of a run that a signal has stopped; its checkpoint is written and verified."""
         several, command = self.accelerator.num_processes, f"hftl train {self.run.path} --resume"
         if self.run.is_trial:
-            self.say(f'saved at step {step}, in stage "{stage}" (checkpoint verified). The same command goes on with the study')
+            self.say(f'saved at step {step:,}, in stage "{stage}" (checkpoint verified). The same command goes on with the study')
             return
         here = int(os.environ.get("LOCAL_WORLD_SIZE", several))
         if here < several or self.accelerator.distributed_type is DistributedType.FSDP:
@@ -113,7 +113,7 @@ class Journal:
         elif several > 1:
             cpu = " --cpu" if self.accelerator.device.type == "cpu" else ""
             command = f"accelerate launch{cpu} --num_processes {several} -m {command}"
-        self.say(f'saved at step {step}, in stage "{stage}" (checkpoint verified). Continue with:  {command}')
+        self.say(f'saved at step {step:,}, in stage "{stage}" (checkpoint verified). Continue with:  {command}')
 
     def threads(self, line: str) -> None:
         """Another number of threads, from here on."""
@@ -125,7 +125,7 @@ class Journal:
     ) -> None:
         if not resumed:
             self.record("stage_start", stage=name, step=step, steps=steps, trains=list(trains))
-        self.say(f"stage {number} of {stages}: {name} (trains {', '.join(trains)}; {steps} steps)")
+        self.say(f"stage {number} of {stages}: {name} (trains {', '.join(trains)}; {steps:,} steps)")
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._note = ""
