@@ -22,8 +22,8 @@ def ablate(
         str,
         typer.Option(
             metavar="ARM,ARM...",
-            help="`staged` (the recipe), `flat` (one stage of all layers), `head-x10` (flat, ten times the rate for the head), `decay`"
-            " (flat, lower rates below), `head` (it alone), `scratch` (flat, from random weights). All against the first.",
+            help="`staged` (the recipe), `flat` (one stage of all layers), `head-x10` (flat, ten times the rate for the head),"
+            " `decay` (flat, lower rates below), `head` (it alone), `scratch` (flat, from random weights). All against the first.",
         ),
     ] = "staged,flat,head-x10,decay",
     arm: Annotated[
