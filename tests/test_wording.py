@@ -31,6 +31,7 @@ def test_a_duration_has_two_units_at_the_most(seconds: float, said: str) -> None
 def test_a_list_names_the_first_and_counts_the_rest() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed(range(1500), 2) == "0, 1 and 1,498 more"
-    assert quoted(["a", "b", "c"], 2) == '"a", "b" and 1 more'
+    assert quoted(["a", "b", "c", "d"], 2) == '"a", "b" and 2 more'
+    assert quoted(["a", "b", "c"], 2) == '"a", "b", "c"'  # "and 1 more" takes the room of its name
     assert (count(1, "row"), count(1200, "row")) == ("1 row", "1,200 rows")
     assert short("abcdef", 4) == "abcd... and 2 more characters"

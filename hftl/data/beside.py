@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hftl.data.tables import open_rows
 from hftl.errors import DataError
 from hftl.recipe import ImageData, TextData
-from hftl.wording import and_more, listed
+from hftl.wording import listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,7 +55,7 @@ def with_columns(predictions: DataFrame, table: DataFrame | str | os.PathLike[st
         twice = listed(list(dict.fromkeys(keyed.index[keyed.index.duplicated()]))[:_SHOWN])
         raise DataError.single("data.id_column", f"ids that several rows have: {twice}", source=source)
     if len(absent := [id for id in predictions["id"] if id not in keyed.index]):
-        what = f"no rows for {listed(absent[:_SHOWN])}{and_more(len(absent), _SHOWN)}"
+        what = f"no rows for {listed(absent, _SHOWN)}"
         raise DataError.single("beside", what, "name the table that they came from", source=source)
     found = keyed.loc[predictions["id"]].reset_index(drop=True)
     column = data.label_column if isinstance(data.label_column, str) else None
@@ -67,7 +67,7 @@ def with_columns(predictions: DataFrame, table: DataFrame | str | os.PathLike[st
             if one != own
         ]
         if other:
-            what = f"another label than the run has read for {listed(other[:_SHOWN])}{and_more(len(other), _SHOWN)}"
+            what = f"another label than the run has read for {listed(other, _SHOWN)}"
             raise DataError.single("beside", what, "name the table that they came from", source=source)
     own = {name: f"predicted {name}" for name in predictions.columns if name in found.columns and name != "id"}
     rest = predictions.drop(columns="id").rename(columns=own).reset_index(drop=True)

@@ -51,7 +51,7 @@ from hftl.data.targets import (
 )
 from hftl.errors import DataError, Problem
 from hftl.recipe import ImageData, TextData
-from hftl.wording import and_more, count, listed, quoted
+from hftl.wording import count, listed, quoted
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def understood(
     splits = f"{count(len(roles), 'split')} from {source.splits_from}: {listed(f'{role} ({name})' for role, name in shown.items())}"
     made = [role for role, share in (("validation", 1.0), ("test", data.test_fraction)) if role not in roles and share]
     splits += f"; {listed(made)} made of train" if made else ""
-    some = f"{listed(names[:_SHOWN])}{and_more(len(names), _SHOWN)}"
+    some = listed(names, _SHOWN)
     if tables["train"].labelled_by_folder:
         return [splits, f"labels from {count(len(names), 'class folder')}: {some}; each file is a {content.thing}"]
     columns = f"{content.thing}s from {_columns(content.columns)}"
