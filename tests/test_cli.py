@@ -329,6 +329,8 @@ def test_init_writes_a_recipe_that_plan_takes_and_writes_over_nothing(hftl: Hftl
     lost = hftl("init", tmp_path / "nowhere", BERT_NANO, "--output", tmp_path / "other.yaml")
     assert lost.code == 2 and "no such file or folder" in lost.err and not (tmp_path / "other.yaml").exists()
     assert "no such folder" in hftl("init", REVIEWS, BERT_NANO, "--output", tmp_path / "gone" / "first.yaml").err
+    without = hftl("init", REVIEWS, BERT_NANO, "data.test_split=none", "--output", tmp_path / "without.yaml")
+    assert "hftl train" in without.err and "--no-test" in begun.err and "--no-test" not in without.err
 
 
 def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
