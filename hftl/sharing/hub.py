@@ -402,8 +402,10 @@ def _hub_errors(repo_id: str, *, again: str = "Try again") -> Iterator[None]:
     except RevisionNotFoundError:
         raise RunError(f"{repo_id}: no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
-        hub = "the Hub is switched off (HF_HUB_OFFLINE=1)" if constants.HF_HUB_OFFLINE else f"{HfApi().endpoint} cannot be reached"
-        raise RunError(f"{repo_id}: no such folder here; {hub}, and the cache of this machine does not have it. {again}") from None
+        hub, way = f"{HfApi().endpoint} cannot be reached", again
+        if constants.HF_HUB_OFFLINE:
+            hub, way = "the Hub is switched off (HF_HUB_OFFLINE=1)", "HF_HUB_OFFLINE=0 asks the Hub"
+        raise RunError(f"{repo_id}: no such folder here; {hub}, and the cache of this machine does not have it. {way}") from None
     except EntryNotFoundError as error:
         raise RunError(f"{repo_id}: {_message(error)}") from None
     except OfflineModeIsEnabled:
