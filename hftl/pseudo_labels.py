@@ -30,10 +30,10 @@ from hftl.data.decoding import read
 from hftl.data.duplicates import picture_fingerprints, text_fingerprints
 from hftl.data.extra import read_section
 from hftl.data.inputs import Asked, Inputs, Say, as_unlabelled
-from hftl.data.layout import PROVENANCE
+from hftl.data.layout import PROVENANCE, find_name
 from hftl.data.source import Splits
 from hftl.data.unlabelled import read_unlabelled
-from hftl.errors import RunError
+from hftl.errors import RunError, beside
 from hftl.evaluation.baselines import NoBaseline, Rows, cheap_text_baseline, color_baseline
 from hftl.evaluation.calibration import Believed, believed, confidences_of
 from hftl.evaluation.predictions import Predictions, stored_label_names
@@ -128,6 +128,10 @@ def label_rows(
         check_same_data(splits, run)
         predictor = Predictor(run.path)
         if isinstance(recipe.data, TextData):
+            path = Path(unlabelled).expanduser()
+            if find_name(unlabelled, list(undivided.source.splits)) is None and not path.exists():
+                what = f"no such file or folder, and no split of that name in the data of {run.path}"
+                raise RunError(f"{unlabelled}: {what}{beside(path)}")
             of_texts = recipe.data.model_copy(update={"unlabelled": unlabelled})
             texts = read_unlabelled(of_texts, undivided, splits, say)[1]
             asked, left_out = _fresh(_asked(texts.dataset), _known(splits), _of_texts, texts.left_out)

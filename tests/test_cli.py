@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import Hftl
 from digits import write_digits
+from PIL import Image
 from rich.console import Console
 from small import BERT_NANO
 
@@ -336,6 +337,34 @@ def test_init_writes_a_recipe_that_plan_takes_and_writes_over_nothing(hftl: Hftl
 def test_predict_names_inputs_that_do_not_exist(hftl: Hftl, tmp_path: Path) -> None:
     outcome = hftl("predict", tmp_path / "nothing", "text")
     assert outcome.code == 2 and "no such folder; a published run is written OWNER/NAME" in outcome.err
+
+
+def test_init_says_what_it_understood_and_which_way_out_there_is(hftl: Hftl, tmp_path: Path) -> None:
+    table, pairs, photos = tmp_path / "questions.csv", tmp_path / "pairs.csv", tmp_path / "photos"
+    table.write_text("text,label\n" + "".join(f"the {word} question,{'ab'[n % 2]}\n" for n, word in enumerate("abcdefghijkl")))
+    begun = hftl("init", table, BERT_NANO, "--output", tmp_path / "one.yaml")
+    assert (
+        begun.code == 0
+        and "no test split (data.test_fraction=0.2 makes one of train)" in begun.err
+        and "--no-test" not in begun.err
+    )
+    written = (tmp_path / "one.yaml").read_text(encoding="utf-8")
+    assert written.startswith("# Stages, epochs and rates by the rule of hftl.defaults, for 11 training rows.")
+    assert "name: bert-nano-questions\n" in written  # and not -questions.csv
+    pairs.write_text("first,second,label\nan a,a b,same\nan x,a y,other\n")
+    asked = hftl("init", pairs, BERT_NANO, "--output", tmp_path / "two.yaml")
+    assert "'data.text_column=[first, second]' data.pair=true" in asked.err
+    pairs.write_text("question,kind\nan a,same\nan x,other\n")
+    asked = hftl("init", pairs, BERT_NANO, "--output", tmp_path / "two.yaml")
+    assert "data.text_column=question\n" in asked.err and "data.label_column=kind\n" in asked.err
+    for name in ("cat", "dog"):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(photos / name / "1.png")
+    other = hftl("init", photos, BERT_NANO, "--output", tmp_path / "two.yaml")
+    assert other.code == 2 and "reads texts; where these data are pictures, name a checkpoint that reads them" in other.err
+    twice = hftl("init", table, BERT_NANO, "data.source=x.csv", "--output", tmp_path / "two.yaml")
+    assert twice.code == 2 and "data.source=x.csv: DATA and CHECKPOINT say this already" in twice.err
+    assert not (tmp_path / "two.yaml").exists()
 
 
 @pytest.mark.parametrize(

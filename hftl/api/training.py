@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hftl import signals
 from hftl.api.run import Run
 from hftl.defaults import default_recipe
-from hftl.errors import HftlError, RecipeError, RunError
+from hftl.errors import DataError, HftlError, Problem, RecipeError, RunError, beside
 from hftl.files import write_text
 from hftl.launch import is_main_process
 from hftl.memory import ROWS, copy_beside, is_kept
@@ -22,11 +22,13 @@ from hftl.recipe import ImageData, Recipe, Stage, TextCNN, TextData, Timm, Trans
 from hftl.recipe import load_recipe as read_recipe
 from hftl.run import RunDirectory
 from hftl.terminal import Say, progress_console, tell
+from hftl.wording import count
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hftl.data.audit import Audit
+    from hftl.data.source import Splits
     from hftl.doctor import Check
     from hftl.training.plan import Plan
     from hftl.training.pretraining import Pretrained, PretrainingPlan
@@ -356,6 +358,8 @@ def distill(
     source, recipe = ("recipe", student) if isinstance(student, Recipe) else (str(student), load_recipe(student))
     recipe = override(recipe, [f"teacher.run={json.dumps(str(path), ensure_ascii=False)}", *overrides], source=source)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / recipe.name
+    if not path.exists():  # before the student's folder, of which there may be something to say too
+        raise RunError(f"{path}: no such folder; a teacher is a finished run{beside(path)}")
     if run_dir.absolute() == path.absolute():
         raise RunError(f"{run_dir}: a run cannot teach itself; choose another place for the student with --run-dir")
     return train(recipe, run_dir=run_dir, resume=resume, source=source, console=console)
@@ -394,7 +398,7 @@ def fine_tune(
     draft = _draft(data, model, name, overrides)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / draft.name
     check_run_directory(RunDirectory(run_dir), draft, resume=False)  # before the data are read
-    return train(_by_the_rule(draft, overrides), run_dir=run_dir, console=console)
+    return train(_by_the_rule(draft, overrides)[0], run_dir=run_dir, console=console)
 
 
 def first_recipe(data: Any, model: str | Transformer | Timm, *, name: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -408,25 +412,50 @@ def first_recipe(data: Any, model: str | Transformer | Timm, *, name: str | None
     Raises:
         RecipeError, DataError: the model or the data cannot be used.
     """
-    return _by_the_rule(_draft(data, model, name, overrides), overrides)
+    return _by_the_rule(_draft(data, model, name, overrides), overrides)[0]
 
 
-def init(data: str, checkpoint: str, output: Path, *, overrides: Sequence[str] = ()) -> Recipe:
+def init(data: str, checkpoint: str, output: Path, *, overrides: Sequence[str] = (), say: Say) -> bool:
     """Write the first recipe of some data and a checkpoint as YAML.
+
+    Args:
+        say: is told what was understood of the data.
+
+    Returns:
+        Whether training would open a test split.
 
     Raises:
         RecipeError, DataError: the model or the data cannot be used.
         RunError: the file is there already, or its folder is not.
     """
+    if given := [change for change in overrides if change.partition("=")[0] in ("data.source", "model.checkpoint")]:
+        raise RunError(f"{given[0]}: DATA and CHECKPOINT say this already; give it there")
     if output.suffix not in {".yaml", ".yml"}:
         raise RunError(f"{output}: a recipe is written as .yaml")
     if output.exists():
         raise RunError(f"{output}: is there already, and nothing is written over; name another file with --output")
     if not output.absolute().parent.is_dir():
         raise RunError(f"{output}: no such folder: {output.absolute().parent}")
-    recipe = first_recipe(data, checkpoint, overrides=overrides)
-    write_text(output, recipe.to_brief_yaml())
-    return recipe
+    draft = _draft(data, checkpoint, None, overrides)
+    try:
+        recipe, splits = _by_the_rule(draft, overrides)
+    except DataError as error:
+        raise DataError(error.source, [_of_the_other_kind(each, draft, checkpoint) for each in error.problems]) from None
+    for line in splits.facts["understood"]:
+        say(line)
+    rule = f"# Stages, epochs and rates by the rule of hftl.defaults, for {count(len(splits.train), 'training row')}."
+    write_text(output, f"{rule} What is not here is at its default: hftl schema.\n{recipe.to_brief_yaml()}")
+    return recipe.opens_test and splits.test is not None
+
+
+def _of_the_other_kind(problem: Problem, draft: Recipe, checkpoint: str) -> Problem:
+    """The problem with the guess that the checkpoint is for texts and the data are pictures, or the other way round."""
+    pictures = draft.data.kind == "image"
+    if problem.where not in {"data.source", *(["data.image_column"] if pictures else [])} or not Path(draft.data.source).exists():
+        return problem
+    reads, others = ("pictures", "texts") if pictures else ("texts", "pictures")
+    guess = f"{checkpoint} reads {reads}; where these data are {others}, name a checkpoint that reads them"
+    return Problem(problem.where, problem.what, (*problem.help, guess))
 
 
 def _draft(data: Any, model: str | Transformer | Timm, name: str | None, overrides: Sequence[str]) -> Recipe:
@@ -437,15 +466,15 @@ def _draft(data: Any, model: str | Transformer | Timm, name: str | None, overrid
     return override(default_recipe(name or _name_of(section, data), data, section, rows=1, parameters=1), overrides)
 
 
-def _by_the_rule(draft: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe for as many rows and parameters as the draft comes to."""
+def _by_the_rule(draft: Recipe, overrides: Sequence[str]) -> tuple[Recipe, Splits]:
+    """The recipe for as many rows and parameters as the draft comes to, and the rows."""
     from hftl.training.experiment import prepare_experiment
 
     assert isinstance(draft.model, Transformer | Timm)
     experiment = prepare_experiment(draft)
     parameters = sum(tensor.numel() for tensor in experiment.classifier.model.parameters())
     recipe = default_recipe(draft.name, draft.data, draft.model, rows=len(experiment.splits.train), parameters=parameters)
-    return override(recipe, overrides)
+    return override(recipe, overrides), experiment.splits
 
 
 def model_section(checkpoint: str) -> Transformer | Timm:
@@ -476,7 +505,12 @@ def reads_pictures(section: Transformer | Timm) -> bool:
 
 def _name_of(model: Transformer | Timm, data: TextData | ImageData) -> str:
     """ "resnet18.a1_in1k-photos"; of rows in memory, which have no name, the model's alone."""
-    parts = [local_name(model.checkpoint)] + ([] if is_kept(data.source) else [local_name(data.source)])
+    from hftl.data.archives import ARCHIVES
+    from hftl.data.layout import TABLES
+
+    name = local_name(data.source)
+    ending = max((ending for ending in (*TABLES, *ARCHIVES) if name.lower().endswith(ending)), key=len, default="")
+    parts = [local_name(model.checkpoint)] + ([] if is_kept(data.source) else [name[: len(name) - len(ending)]])
     words = [re.sub(r"[^A-Za-z0-9_.-]+", "-", part.rpartition("/")[2]) for part in parts]
     return "-".join(word.strip("-.") for word in words)[:96] or "fine-tuned"
 

@@ -28,7 +28,10 @@ def pseudo_label(
         Path, typer.Option("--output", metavar="DIR", help="A new folder, which data.extra takes.", show_default=False)
     ],
     noise: Annotated[
-        float, typer.Option(help="The share of wrong labels that is accepted; the confidence is chosen on validation by it.")
+        float,
+        typer.Option(
+            help="The share of wrong labels that is aimed at: the confidence is chosen by validation, and what is expected is said."
+        ),
     ] = 0.05,
     confidence: Annotated[
         float | None, typer.Option(help="The confidence from which on a row is labelled; default: chosen.", show_default=False)

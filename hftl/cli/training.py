@@ -36,10 +36,10 @@ def init(
     Reads both, and trains nothing. The rule goes by the number of rows and the size of the model; `help(hftl.defaults)` in Python
     says how. Keys that the recipe does not have are at their defaults, and `hftl schema` explains each.
     """
-    recipe = api.init(data, checkpoint, output, overrides=overrides or ())
-    shut = " --no-test      hftl test opens the test split, once" if recipe.opens_test else ""
+    opens_test = api.init(data, checkpoint, output, overrides=overrides or (), say=lambda line: show_on(err, line))
+    shut = " --no-test      hftl test opens the test split, once" if opens_test else ""
     for line in (
-        f"{output}  the recipe\n",
+        f"\n{output}  the recipe\n",
         f"  look:   hftl plan {output}      what trains at which rate, and what it costs",
         f"  train:  hftl train {output}{shut}",
     ):

@@ -414,10 +414,11 @@ def column_problems(role: Role, table: Table, data: TextData | ImageData) -> lis
     contents = [(f"data.{data.kind}_column", column) for column in content_columns(data)]
     labels = (("data.label_column", column) for column in data.label_columns)
     ids = () if data.id_column is None else (("data.id_column", data.id_column),)
+    free = iter([name for name in table.columns if name not in named_columns(data)])
     for key, column in (*contents, *labels, *ids):
         if (table.columns or table.ids) and column not in table.columns:
             help = [f"columns there are: {', '.join(table.columns) or 'none'}"]
-            help += _ways_to_columns(key, table, data) if role == "train" else ()
+            help += _ways_to_columns(key, next(free, None), table, data) if role == "train" else ()
             if role == "test" and column in data.label_columns:
                 help.append(f'data.test_split="{NO_SPLIT}" leaves the source\'s test split alone')
             problems.append(
@@ -426,12 +427,14 @@ def column_problems(role: Role, table: Table, data: TextData | ImageData) -> lis
     return problems + table.problems
 
 
-def _ways_to_columns(key: str, table: Table, data: TextData | ImageData) -> Iterator[str]:
-    """What to write where a table calls its columns otherwise, or does not call them."""
-    first = next((name for name in table.columns if name not in named_columns(data)), None)
-    if first is None or key == "data.id_column":
+def _ways_to_columns(key: str, guess: str | None, table: Table, data: TextData | ImageData) -> Iterator[str]:
+    """What to write where a table calls its columns otherwise, or does not call them; `guess` is a column that nothing else is."""
+    if guess is None or key == "data.id_column":
         return
-    yield f"another name: {shlex.quote(f'{key}={first}')}"
+    yield f"another name: {shlex.quote(f'{key}={guess}')}"
+    others = [name for name in table.columns if name not in named_columns(data)]
+    if key == "data.text_column" and len(others) > 1 and set(data.label_columns) <= set(table.columns):
+        yield f"two texts that belong together: {shlex.quote(f'{key}=[{others[0]}, {others[1]}]')} data.pair=true"
     if not set(named_columns(data)) & set(table.columns):
         yield f"where the file begins with a row and not with names, put a line above it: {','.join(named_columns(data))}"
     elif key == "data.label_column" and len(table.columns) > 2:

@@ -164,7 +164,8 @@ def _evaluate(
         check_same_data(splits, run)
         dataset = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
         if dataset is None:
-            raise RunError(f'the data of {run.path} have no split "{split}"')
+            way = "" if split != "test" else f"; on rows that have lain aside:  hftl evaluate {run.path} --data SOURCE"
+            raise RunError(f'the data of {run.path} have no split "{split}"{way}')
         samples = make_samples(recipe, classifier, dataset, train=False)
         check_views(recipe, samples, tta)
     if split == "test" and opened_by is not None and accelerator.is_main_process:
