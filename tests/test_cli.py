@@ -343,11 +343,7 @@ def test_init_says_what_it_understood_and_which_way_out_there_is(hftl: Hftl, tmp
     table, pairs, photos = tmp_path / "questions.csv", tmp_path / "pairs.csv", tmp_path / "photos"
     table.write_text("text,label\n" + "".join(f"the {word} question,{'ab'[n % 2]}\n" for n, word in enumerate("abcdefghijkl")))
     begun = hftl("init", table, BERT_NANO, "--output", tmp_path / "one.yaml")
-    assert (
-        begun.code == 0
-        and "no test split (data.test_fraction=0.2 makes one of train)" in begun.err
-        and "--no-test" not in begun.err
-    )
+    assert begun.code == 0 and "no test split (data.test_fraction=0.2 makes one)" in begun.err and "--no-test" not in begun.err
     written = (tmp_path / "one.yaml").read_text(encoding="utf-8")
     assert written.startswith("# Stages, epochs and rates by the rule of hftl.defaults, for 11 training rows.")
     assert "name: bert-nano-questions\n" in written  # and not -questions.csv

@@ -113,7 +113,7 @@ def test_a_table_of_texts_goes_before_folders_of_texts(tmp_path: Path) -> None:
     splits = load_splits(text(root), seed=0)
     assert splits.facts["format"] == "csv" and splits.facts["unused"] == ["notes/"]
     assert splits.facts["understood"] == [
-        "1 split from file names: train (train.csv); validation made of train",
+        "1 split from file names: train (train.csv); validation made of train; no test split (data.test_fraction=0.2 makes one)",
         'labels from the column "label", 2 classes: 0, 1; texts from the column "text"',
     ]
 
@@ -304,7 +304,7 @@ def test_what_was_understood_of_a_source_is_said_in_two_lines(tmp_path: Path) ->
     )
     assert load_splits(text(tmp_path / "a.csv"), seed=0).facts["understood"] == [
         '2 splits from the column "split": train (6 rows with "train" in the column "split"),'
-        ' validation (2 rows with "dev" in the column "split")',
+        ' validation (2 rows with "dev" in the column "split"); no test split (data.test_fraction=0.2 makes one)',
         'labels from the column "label", 2 classes: 0, 1; texts from the column "text"',
     ]
     table = pa.table({"text": [f"t{n}" for n in range(8)], "label": [n % 2 for n in range(8)]})

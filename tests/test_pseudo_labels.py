@@ -148,7 +148,7 @@ def test_rounds_train_anew_with_labels_by_the_run_before_and_go_on_from_what_is_
     ("unlabelled", "options", "error", "words"),
     [
         ("validation", {}, DataError, "nothing may be learned from it"),
-        ("nowhere", {}, DataError, "no such file or folder"),
+        ("nowhere", {}, RunError, "no such file or folder, and no split of that name"),
         ("more", {"noise": 1.5}, RunError, "--noise: 1.5 is no share"),
         ("more", {"confidence": 0.9999999}, RunError, "none of 40 rows reaches"),
     ],

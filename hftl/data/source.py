@@ -265,7 +265,7 @@ def understood(
     made = [role for role, share in (("validation", 1.0), ("test", data.test_fraction)) if role not in roles and share]
     splits += f"; {listed(made)} made of train" if made else ""
     if "test" not in roles and not data.test_fraction and data.test_split != NO_SPLIT:
-        splits += "; no test split (data.test_fraction=0.2 makes one of train)"
+        splits += "; no test split (data.test_fraction=0.2 makes one)"
     some = listed(names, _SHOWN)
     if tables["train"].labelled_by_folder:
         return [splits, f"labels from {count(len(names), 'class folder')}: {some}; each file is a {content.thing}"]
