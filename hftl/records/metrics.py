@@ -147,7 +147,7 @@ def read_metrics(run: RunDirectory) -> Metrics:
     Raises:
         RunError: the run is not finished, or the file is not as hftl writes it.
     """
-    run.check_finished("it has no metrics")
+    run.check_finished("it has no metrics.json")
     values, source = read_json(run.metrics), str(run.metrics)
     if "validation" not in values or not set(values) <= {"validation", "test"}:
         raise RunError(f"{source}: has the splits {', '.join(values) or '(none)'}; a run has validation, and may have test")
