@@ -133,15 +133,20 @@ def printable(text: str) -> str:
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A guess to end an error with: ``' Did you mean "layer4"?'``, or nothing when no name is near."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    near = _nearest(name, allowed)
+    return "" if near is None else f' Did you mean "{near}"?'
 
 
-def beside(path: Path) -> str:
-    """The same for a file or a folder that there is not, by what lies where it should, with the full stop before it."""
+def beside(path: Path, *, folders: bool = False) -> str:
+    """The same for a file or a folder that there is not, by what lies where it should, with the full stop before it; `folders`: of
+    folders alone."""
     try:
-        names = {each.name: str(path.parent / each.name) for each in sorted(path.parent.iterdir())}
+        near = _nearest(path.name, [each.name for each in sorted(path.parent.iterdir()) if not folders or each.is_dir()])
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f'. Did you mean "{names[near[0]]}"?' if near else ""
+    return "" if near is None else f'. Did you mean "{path.parent / near}"?'
+
+
+def _nearest(name: str, allowed: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -63,9 +63,9 @@ def load(name: str | Path, *, revision: str | None = None, model_only: bool = Fa
             raise RunError(f"{name}: a folder of this machine, which has no revision")
         return Run(run)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME{beside(path)}")
+        raise RunError(f"{name}: no such folder; a published run is written OWNER/NAME{beside(path, folders=True)}")
     if path.parent.is_dir():  # "runs/revews", and not an owner of the Hub
-        raise RunError(f"{name}: no such folder; a run of the Hub is written hub:{name} here{beside(path)}")
+        raise RunError(f"{name}: no such folder; a run of the Hub is written hub:{name} here{beside(path, folders=True)}")
     from hftl.sharing.hub import TO_PREDICT, fetch
 
     published = name if revision is None else f"{name}@{revision}"

@@ -359,7 +359,7 @@ def distill(
     recipe = override(recipe, [f"teacher.run={json.dumps(str(path), ensure_ascii=False)}", *overrides], source=source)
     run_dir = Path(run_dir) if run_dir is not None else Path("runs") / recipe.name
     if not path.exists():  # before the student's folder, of which there may be something to say too
-        raise RunError(f"{path}: no such folder; a teacher is a finished run{beside(path)}")
+        raise RunError(f"{path}: no such folder; a teacher is a finished run{beside(path, folders=True)}")
     if run_dir.absolute() == path.absolute():
         raise RunError(f"{run_dir}: a run cannot teach itself; choose another place for the student with --run-dir")
     return train(recipe, run_dir=run_dir, resume=resume, source=source, console=console)

@@ -438,6 +438,6 @@ def _ways_to_columns(key: str, guess: str | None, table: Table, data: TextData |
     if not set(named_columns(data)) & set(table.columns):
         yield f"where the file begins with a row and not with names, put a line above it: {','.join(named_columns(data))}"
     elif key == "data.label_column" and len(table.columns) > 2:
-        free = ", ".join([name for name in table.columns if name not in named_columns(data)][:2])
-        yield f"where each label has a column of 0 and 1: {shlex.quote(f'{key}=[{free}]')}"
+        several = f"{key}=[{', '.join(others[:2])}]"
+        yield f"where each label has a column of 0 and 1: {shlex.quote(several)}"
     yield from table.remarks

@@ -86,7 +86,7 @@ def _worst_classes(split: str, values: OneLabelMetrics, stage: str, *, weighted:
         more = f"{TRY}more stages.{stage}.epochs, or another stages.{stage}.lr"
         yield f"  never predicted on {split}: {names}. {balanced if all(map(rare, never)) else more}"
     worst = min((row for row in rows if row not in never), key=f1_of, default=None)
-    if worst is not None and f1_of(worst) < 1 and worst["recall"] != 1:
+    if worst is not None and worst["recall"] != 1:
         recall_interval = worst["recall_interval"]
         assert recall_interval is not None  # the class has examples
         low, high = recall_interval

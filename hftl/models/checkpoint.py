@@ -154,7 +154,7 @@ def find_checkpoint(spec: Transformer | Timm) -> Checkpoint:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        what = f'no such folder: "{spec.checkpoint}"{beside(Path(name))}'
+        what = f'no such folder: "{spec.checkpoint}"{beside(Path(name), folders=True)}'
         raise refused(what, "A checkpoint is a local folder, or a Hub id such as name/model.") from None
     # The hash rather than "main": transformers offers to convert pickled weights of a branch, which hftl refuses.
     return Checkpoint(name, _commit_of(name, spec.revision))
